@@ -1,0 +1,68 @@
+"""Arrays of any library: their namespace, and the way between them and NumPy.
+
+An array of the array API standard comes in; its namespace, its device, or a NumPy view of its memory goes out. Everything that
+is specific to a library, to DLPack or to byte order lives here, so that the rest of the package sees arrays and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat
+import array_api_compat.numpy as numpy_namespace
+import numpy as np
+
+Array = Any
+"""An array of any library of the array API standard. No type describes them all, so the checker sees `Any`."""
+
+_DLPACK_CPU = 1
+
+
+def namespace_of(array: Array) -> Any:
+    """Return the array API namespace of an array, for NumPy without a look-up."""
+    if isinstance(array, np.ndarray):
+        return numpy_namespace
+    return array_api_compat.array_namespace(array)
+
+
+def device_of(array: Array) -> Any:
+    """Return the device an array lies on, in the words of its own library."""
+    return array_api_compat.device(array)
+
+
+def lies_on_cpu(array: Array) -> bool:
+    """Tell whether the memory of an array can be read by the CPU through DLPack."""
+    try:
+        return int(array.__dlpack_device__()[0]) == _DLPACK_CPU
+    except (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
+
+
+def to_numpy(array: Array) -> np.ndarray | None:
+    """Return a NumPy view of an array that lies on the CPU, C-contiguous, or None where its library does not hand it out.
+
+    Nothing is copied where the memory is contiguous already. The view must not be written to: it may share its memory with
+    an array of the caller.
+    """
+    if not lies_on_cpu(array):
+        return None
+    try:
+        return np.ascontiguousarray(np.from_dlpack(array))
+    except (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None
+
+
+def from_numpy(result: np.ndarray, like: Array) -> Array:
+    """Return a freshly computed NumPy array as an array of the library and on the device of `like`."""
+    xp = namespace_of(like)
+    return xp.asarray(result, device=device_of(like))
+
+
+def contiguous(array: Array) -> Array:
+    """Return an array in the layout every backend expects: C-contiguous, native byte order, no subclass.
+
+    For NumPy the array itself comes back where it fits already. Other libraries hide their layout, and get their array back.
+    """
+    if isinstance(array, np.ndarray):
+        return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return array

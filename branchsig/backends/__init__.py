@@ -1,0 +1,202 @@
+"""What a backend is, the problem it is handed, and which backend serves an array.
+
+The public functions check and transform their arguments and describe what is left in a `Problem`: two stacks of paths, how to
+pair them, and how fine to solve. A `Backend` turns a problem into logarithms of kernels, grids or gradients. It checks nothing,
+warns of nothing about values, and knows no array but those of the problem.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from branchsig._arrays import Array, from_numpy, to_numpy
+from branchsig.backends.reference import ReferenceBackend
+from branchsig.static_kernels import StaticKernel, is_built_in
+
+__all__ = ["Backend", "Problem", "backend_for"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Problem:
+    """Pairs of paths, and how their branched signature kernels are to be computed.
+
+    Attributes
+    ----------
+    path1 : array, shape (n1, length1, dimension)
+        C-contiguous, native byte order, float32 or float64, all transformations already applied. Read, never written.
+    path2 : array, shape (n2, length2, dimension)
+        Same library, dtype and device as `path1`; the same object for a symmetric Gram matrix.
+    pairing : {"paired", "gram", "symmetric"}
+        "paired": path k with path k, results of shape (n1,). "gram": all pairs, results of shape (n1, n2).
+        "symmetric": a Gram matrix of `path1` with itself at equal dyadic orders, of which one triangle is computed.
+    static_kernel : StaticKernel
+        The kernel on the space the paths live in.
+    depth : int
+        Largest tree depth, at least 0.
+    dyadic_order : tuple of int
+        A cell is split into ``2**dyadic_order[0]`` by ``2**dyadic_order[1]`` equal sub-cells.
+    n_jobs : int
+        Number of threads, at least 1.
+    max_batch : int
+        A Gram matrix holds at most ``max_batch**2`` pairs in flight; -1 leaves the choice to the backend.
+    progress : callable or None
+        Called with (pairs done, pairs in all) as the work goes on.
+    """
+
+    path1: Array
+    path2: Array
+    pairing: str
+    static_kernel: StaticKernel
+    depth: int
+    dyadic_order: tuple[int, int]
+    n_jobs: int = 1
+    max_batch: int = -1
+    progress: Callable[[int, int], None] | None = None
+
+
+class Backend(Protocol):
+    """What every backend offers. ``*pairs`` is (n1,) for paired problems and (n1, n2) for Gram matrices."""
+
+    name: str
+
+    def log_kernel(self, problem: Problem) -> Array:
+        """Return log K_depth at the end of both paths, shape (*pairs,)."""
+
+    def grid(self, problem: Problem, *, all_levels: bool) -> Array:
+        """Return K_depth at every node, shape (*pairs, grid1, grid2).
+
+        With `all_levels` the kernels K_0 to K_depth, shape (*pairs, depth + 1, grid1, grid2).
+        """
+
+    def gradients(
+        self,
+        problem: Problem,
+        derivs: Array,
+        *,
+        wrt_log: bool,
+        left: bool,
+        right: bool,
+        k_stack: Array | None = None,
+    ) -> tuple[Array | None, Array | None]:
+        """Return the gradients with respect to `path1` (where `left`) and `path2` (where `right`).
+
+        `derivs` are those of the result of `log_kernel`, shape (*pairs,), or of `grid`, shape (*pairs, grid1, grid2); with
+        respect to log K_depth where `wrt_log`, to K_depth otherwise. `k_stack` is the result of ``grid(all_levels=True)``.
+        A symmetric problem takes scalar derivs and gives the left gradient ``sum_j derivs[i, j] d_1 k(x_i, x_j)`` alone.
+        A pair whose value (any value of its grid) is not finite gives NaN in every entry of its own two paths.
+        """
+
+
+class ThroughNumpy:
+    """Serves arrays of another library that lie on the CPU: DLPack to NumPy, a backend for NumPy, and back.
+
+    A static kernel of the user's own expects arrays of the user's own library, and is therefore left to the reference.
+    """
+
+    def __init__(self, inner: Backend) -> None:
+        self.name = inner.name
+        self._inner = inner
+        self._own_namespace = ReferenceBackend()
+
+    def log_kernel(self, problem: Problem) -> Array:
+        """See `Backend.log_kernel`."""
+        converted = self._converted(problem)
+        if converted is None:
+            return self._own_namespace.log_kernel(problem)
+        return from_numpy(self._inner.log_kernel(converted), problem.path1)
+
+    def grid(self, problem: Problem, *, all_levels: bool) -> Array:
+        """See `Backend.grid`."""
+        converted = self._converted(problem)
+        if converted is None:
+            return self._own_namespace.grid(problem, all_levels=all_levels)
+        return from_numpy(self._inner.grid(converted, all_levels=all_levels), problem.path1)
+
+    def gradients(
+        self,
+        problem: Problem,
+        derivs: Array,
+        *,
+        wrt_log: bool,
+        left: bool,
+        right: bool,
+        k_stack: Array | None = None,
+    ) -> tuple[Array | None, Array | None]:
+        """See `Backend.gradients`."""
+        converted = self._converted(problem)
+        derivs_there = to_numpy(derivs)
+        stack_there = None if k_stack is None else to_numpy(k_stack)
+        if converted is None or derivs_there is None or (k_stack is not None and stack_there is None):
+            return self._own_namespace.gradients(
+                problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack
+            )
+        d_path1, d_path2 = self._inner.gradients(
+            converted, derivs_there, wrt_log=wrt_log, left=left, right=right, k_stack=stack_there
+        )
+        return (
+            None if d_path1 is None else from_numpy(d_path1, problem.path1),
+            None if d_path2 is None else from_numpy(d_path2, problem.path2),
+        )
+
+    @staticmethod
+    def _converted(problem: Problem) -> Problem | None:
+        if not is_built_in(problem.static_kernel):
+            return None
+        path1 = to_numpy(problem.path1)
+        path2 = path1 if problem.path2 is problem.path1 else to_numpy(problem.path2)
+        if path1 is None or path2 is None:
+            return None
+        return dataclasses.replace(problem, path1=path1, path2=path2)
+
+
+def _backend_for_numpy() -> Backend:
+    try:
+        from branchsig.backends.cpu import CpuBackend
+
+        return CpuBackend()
+    except ImportError as error:
+        warnings.warn(
+            f"the compiled core of branchsig is not available ({error}): NumPy arrays are served by the reference "
+            "implementation, which is slower and needs more memory. Install branchsig with a C compiler present "
+            "(pip install --force-reinstall --no-cache-dir branchsig) to get the core.",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+        return ReferenceBackend()
+
+
+_for_numpy: Backend | None = None
+_for_others: Backend | None = None
+
+
+def backend_for(array: Array) -> Backend:
+    """Return the backend that serves an array: the C core, or the reference where there is no core.
+
+    Parameters
+    ----------
+    array : array
+        The first path of a problem.
+
+    Returns
+    -------
+    Backend
+        One object for all NumPy arrays, one for all other arrays.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once per process, where the compiled core is missing.
+    """
+    global _for_numpy, _for_others  # noqa: PLW0603
+    if _for_numpy is None:
+        _for_numpy = _backend_for_numpy()
+    if isinstance(array, np.ndarray):
+        return _for_numpy
+    if _for_others is None:
+        _for_others = ThroughNumpy(_for_numpy)
+    return _for_others
