@@ -1,0 +1,226 @@
+"""The command line: ``branchsig info`` says what this installation has, ``branchsig demo`` runs it on real data.
+
+Arguments come in, text goes out on standard output, and the exit status is 0 where everything was as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import branchsig
+
+__all__ = ["main"]
+
+Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.str_]
+
+DEFAULT_PICTURE = Path("branchsig_gram.png")
+GRADIENT_TOLERANCE = 1e-6
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The arguments, without the name of the program. Default: those of the process.
+
+    Returns
+    -------
+    int
+        The exit status: 0, or 1 where the demo found a gradient that is wrong.
+    """
+    parser = argparse.ArgumentParser(prog="branchsig", description="Branched signature kernels of paths.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,demo}")
+    commands.add_parser("info", help="version, backends, instruction set and devices of this installation")
+    demo = commands.add_parser("demo", help="classify recorded motions, check a gradient, draw a Gram matrix")
+    demo.add_argument("--depth", type=_depth, default=3, help="largest depth of the trees (default: 3)")
+    demo.add_argument("--jobs", type=_jobs, default=1, help="threads, -1 for all cores (default: 1)")
+    demo.add_argument(
+        "--picture",
+        type=Path,
+        default=None,
+        help=f"where to write the picture (default: {DEFAULT_PICTURE}, where matplotlib is installed)",
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "info":
+        return _info()
+    if chosen.picture is not None and not _has("matplotlib"):
+        demo.error("--picture needs matplotlib: pip install 'branchsig[demo]'")
+    if chosen.picture is not None and not chosen.picture.absolute().parent.is_dir():
+        demo.error(f"--picture: the folder {chosen.picture.parent} does not exist")
+    return _demo(chosen.depth, chosen.jobs, chosen.picture)
+
+
+def _depth(text: str) -> int:
+    depth = int(text)
+    if depth < 1:
+        raise argparse.ArgumentTypeError(f"{depth} is not a depth that tells paths apart: give 1 or more")
+    return depth
+
+
+def _jobs(text: str) -> int:
+    jobs = int(text)
+    if jobs == 0:
+        raise argparse.ArgumentTypeError("0 threads can do nothing: give 1 or more, or -1 for all cores")
+    return jobs
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _info() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    extras = [name for name in ("matplotlib", "tqdm") if _has(name)]
+    rows = [
+        ("branchsig", importlib.metadata.version("branchsig")),
+        ("Python", platform.python_version()),
+        ("NumPy", np.__version__),
+        ("backends", _backends()),
+        ("devices", f"cpu ({platform.machine()}, {cores} cores usable)"),
+        ("optional", ", ".join(extras) or "none installed"),
+    ]
+    for name, value in rows:
+        print(f"{name:<10} {value}")
+    return 0
+
+
+def _backends() -> str:
+    try:
+        from branchsig.backends import cpu
+    except ImportError as error:
+        return f"reference (the C core is missing: {error})"
+    if not cpu.available():
+        return "reference (the C core is missing)"
+    return f"cpu (C core, instruction set {cpu.instruction_set()}), reference"
+
+
+def _demo(depth: int, jobs: int, picture: Path | None) -> int:
+    print("Recorded motions: 6 channels of a smart watch, 10 s at 10 Hz, of people standing, walking, running and")
+    print("playing badminton (BasicMotions, UEA archive).")
+    train, train_labels, test, test_labels = _motions()
+    print(f"  train {train.shape}, test {test.shape}: recordings x samples x channels")
+
+    print("Preparation: channels standardised on the train recordings, time added as a last channel, and every path")
+    print(
+        "  divided by its own length (1-variation). Unscaled, the kernel overflows on these recordings: it grows like"
+    )
+    print("  a tower of exponentials. On paths of lengths a and b with ab < 2 it is at most (1 - ab/2)^-2, here 4.")
+    train, test = _prepared(train, test)
+
+    print(f"Gram matrices of depth {depth}, {jobs} thread{'' if jobs == 1 else 's'}:")
+    gram_train = _timed("train x train (one triangle)", _gram, train, None, depth, jobs)
+    gram_test = _timed("test x train", _gram, test, train, depth, jobs)
+    self_test = _timed("test with itself", _self_kernels, test, depth, jobs)
+    largest = max(gram_train.max(), gram_test.max(), self_test.max())
+    smallest = np.linalg.eigvalsh(gram_train).min()
+    print(f"  largest value {largest:.6f}, smallest eigenvalue of train x train {smallest:.1e}")
+
+    correct = _nearest_neighbour(gram_train, gram_test, self_test, train_labels) == test_labels
+    print("Nearest neighbour in the kernel distance d^2 = k(x,x) - 2 k(x,y) + k(y,y):")
+    print(f"  {np.count_nonzero(correct)} of {correct.size} test recordings right ({correct.mean():.1%})")
+
+    error = _timed("gradient against finite differences", _gradient_error, test[:4], train[:4], depth, jobs)
+    right = error <= GRADIENT_TOLERANCE
+    print(f"  largest relative difference {error:.1e}: {'as it should be' if right else 'TOO LARGE'}")
+
+    if _has("matplotlib"):
+        target = DEFAULT_PICTURE if picture is None else picture
+        _draw(gram_train, train_labels, depth, target)
+        print(f"Picture of the train Gram matrix: {target}")
+    else:
+        print("No picture: matplotlib is not installed (pip install 'branchsig[demo]').")
+    return 0 if right else 1
+
+
+def _motions() -> tuple[Floats, Labels, Floats, Labels]:
+    with resources.files("branchsig").joinpath("data", "basic_motions.npz").open("rb") as file, np.load(file) as data:
+        return data["train_paths"], data["train_labels"], data["test_paths"], data["test_labels"]
+
+
+def _prepared(train: Floats, test: Floats) -> tuple[Floats, Floats]:
+    mean, deviation = train.mean(axis=(0, 1)), train.std(axis=(0, 1))
+    return _of_length_one((train - mean) / deviation), _of_length_one((test - mean) / deviation)
+
+
+def _of_length_one(paths: Floats) -> Floats:
+    augmented = branchsig.transform_path(paths, time_aug=True)
+    lengths = np.linalg.norm(np.diff(augmented, axis=1), axis=2).sum(axis=1)
+    scaled: Floats = augmented / lengths[:, np.newaxis, np.newaxis]
+    return scaled
+
+
+def _gram(paths1: Floats, paths2: Floats | None, depth: int, jobs: int) -> Floats:
+    gram: Floats = branchsig.branched_sig_kernel_gram(paths1, paths2, depth, n_jobs=jobs)
+    return gram
+
+
+def _self_kernels(paths: Floats, depth: int, jobs: int) -> Floats:
+    values: Floats = branchsig.branched_sig_kernel(paths, paths, depth, n_jobs=jobs)
+    return values
+
+
+def _nearest_neighbour(gram_train: Floats, gram_test: Floats, self_test: Floats, labels: Labels) -> Labels:
+    squared_distances = self_test[:, np.newaxis] - 2.0 * gram_test + np.diagonal(gram_train)
+    return labels[squared_distances.argmin(axis=1)]
+
+
+def _gradient_error(paths1: Floats, paths2: Floats, depth: int, jobs: int) -> float:
+    """Largest difference, relative to the largest derivative, along five random directions of all points at once."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((len(paths1), len(paths2)))
+    gradient, _ = branchsig.branched_sig_kernel_gram_backprop(weights, paths1, paths2, depth, n_jobs=jobs)
+    directions = rng.standard_normal((5, *paths1.shape))
+    step = 1e-5 * np.abs(paths1).max()
+    by_hand = np.array([(gradient * direction).sum() for direction in directions])
+
+    def output(paths: Floats) -> float:
+        return float((weights * _gram(paths, paths2, depth, jobs)).sum())
+
+    by_differences = np.array(
+        [(output(paths1 + step * v) - output(paths1 - step * v)) / (2.0 * step) for v in directions]
+    )
+    return float(np.abs(by_hand - by_differences).max() / np.abs(by_differences).max())
+
+
+def _draw(gram: Floats, labels: Labels, depth: int, target: Path) -> None:
+    from matplotlib.figure import Figure
+
+    order = np.argsort(labels, kind="stable")
+    names, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    diagonal = np.sqrt(np.diagonal(gram))
+    # Kernels of short paths are all close to 1: the logarithm of the cosine shows what sets them apart.
+    cosine = gram / (diagonal[:, np.newaxis] * diagonal)
+    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(np.log(cosine)[np.ix_(order, order)], cmap="viridis", interpolation="nearest")
+    for start in starts[1:]:
+        axes.axhline(start - 0.5, color="white", linewidth=0.8)
+        axes.axvline(start - 0.5, color="white", linewidth=0.8)
+    axes.set_xticks(starts + counts / 2 - 0.5, names)
+    axes.set_yticks(starts + counts / 2 - 0.5, names, rotation=90, va="center")
+    axes.tick_params(length=0)
+    axes.set_title(f"Branched signature kernel of depth {depth}: recorded motions")
+    figure.colorbar(image, ax=axes, label="log k(x,y) − (log k(x,x) + log k(y,y)) / 2")
+    figure.savefig(target, dpi=120)
+
+
+def _timed(what: str, function: Any, *arguments: Any) -> Any:
+    start = time.perf_counter()
+    result = function(*arguments)
+    print(f"  {what}: {time.perf_counter() - start:.3f} s")
+    return result
