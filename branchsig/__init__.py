@@ -1,0 +1,53 @@
+"""Branched signature kernels of paths, their Gram matrices and their gradients, on the arrays of any library."""
+
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
+from importlib.metadata import version as _version
+
+from branchsig.kernel import branched_sig_kernel, branched_sig_kernel_gram, branched_sig_kernel_stack
+from branchsig.kernel_backprop import (
+    branched_sig_kernel_backprop,
+    branched_sig_kernel_gram_backprop,
+    branched_sig_kernel_gram_vjp,
+    branched_sig_kernel_vjp,
+)
+from branchsig.static_kernels import (
+    Context,
+    LinearKernel,
+    Matern12Kernel,
+    Matern32Kernel,
+    Matern52Kernel,
+    PolynomialKernel,
+    RationalQuadraticKernel,
+    RBFKernel,
+    ScaledLinearKernel,
+    StaticKernel,
+)
+from branchsig.transforms import transform_path, transform_path_backprop
+
+try:
+    __version__ = _version("branchsig")
+except _PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Context",
+    "LinearKernel",
+    "Matern12Kernel",
+    "Matern32Kernel",
+    "Matern52Kernel",
+    "PolynomialKernel",
+    "RBFKernel",
+    "RationalQuadraticKernel",
+    "ScaledLinearKernel",
+    "StaticKernel",
+    "__version__",
+    "branched_sig_kernel",
+    "branched_sig_kernel_backprop",
+    "branched_sig_kernel_gram",
+    "branched_sig_kernel_gram_backprop",
+    "branched_sig_kernel_gram_vjp",
+    "branched_sig_kernel_stack",
+    "branched_sig_kernel_vjp",
+    "transform_path",
+    "transform_path_backprop",
+]

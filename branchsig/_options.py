@@ -1,0 +1,143 @@
+"""The options that the public functions share: their names, types, defaults, checks and documentation, each in one place.
+
+A function takes them as ``**options`` and hands them to `gather`; the decorator `public` writes them into its signature and its
+docstring. A new option is a field of `Settings`, a key of `PathOptions` or `KernelOptions`, a check and a paragraph here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict, TypeVar
+
+from branchsig import _validation
+from branchsig.static_kernels import LINEAR, StaticKernel
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class PathOptions(TypedDict, total=False):
+    """Options of every function that solves for kernels."""
+
+    static_kernel: StaticKernel | None
+    time_aug: bool
+    lead_lag: bool
+    end_time: float
+    n_jobs: int
+
+
+class KernelOptions(PathOptions, total=False):
+    """Options of the functions whose result is a kernel or the gradient of one."""
+
+    return_grid: bool
+    normalize: bool
+
+
+@dataclasses.dataclass(slots=True)
+class Settings:
+    """Checked options; the defaults are those of the public functions."""
+
+    depth: int
+    dyadic_order: tuple[int, int]
+    static_kernel: StaticKernel = LINEAR
+    time_aug: bool = False
+    lead_lag: bool = False
+    end_time: float = 1.0
+    n_jobs: int = 1
+    return_grid: bool = False
+    normalize: bool = False
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "static_kernel": _validation.static_kernel,
+    "time_aug": lambda value: _validation.flag(value, "time_aug"),
+    "lead_lag": lambda value: _validation.flag(value, "lead_lag"),
+    "end_time": _validation.end_time,
+    "n_jobs": _validation.n_jobs,
+    "return_grid": lambda value: _validation.flag(value, "return_grid"),
+    "normalize": lambda value: _validation.flag(value, "normalize"),
+}
+
+_DOCUMENTATION = {
+    "static_kernel": """\
+static_kernel : StaticKernel, optional
+    Kernel on the space the paths live in; `None` is the linear kernel.""",
+    "time_aug": """\
+time_aug : bool, default: False
+    Append time as the last channel of the paths, linear from 0 to `end_time`.""",
+    "lead_lag": """\
+lead_lag : bool, default: False
+    Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels, before time is appended.""",
+    "end_time": """\
+end_time : float, default: 1.0
+    Time of the last point, in the unit of time of the paths. Used with `time_aug`.""",
+    "n_jobs": """\
+n_jobs : int, default: 1
+    Number of threads, as in joblib: -1 for all cores, -2 for all but one. The result does not depend on it.""",
+    "return_grid": """\
+return_grid : bool, default: False
+    The result is the kernel at every node of the grid instead of the value at the end of both paths.""",
+    "normalize": """\
+normalize : bool, default: False
+    The kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms. Not together with `return_grid` or `k_stack`.""",
+}
+
+
+def gather(depth: Any, dyadic_order: Any, options: Mapping[str, Any], accepted: type = KernelOptions) -> Settings:
+    """Check depth, dyadic order and options, and return them as settings.
+
+    Raises
+    ------
+    TypeError
+        If an option has no such name, or not the type it must have.
+    ValueError
+        If an option is out of range, or two of them exclude each other.
+    """
+    settings = Settings(_validation.depth(depth), _validation.dyadic_order(dyadic_order))
+    if options:
+        names = accepted.__annotations__
+        for name, value in options.items():
+            if name not in names:
+                raise TypeError(_unexpected(name, list(names)))
+            setattr(settings, name, _CHECKS[name](value))
+        if settings.normalize and settings.return_grid:
+            raise ValueError(
+                "normalize=True with return_grid=True: only the value at the end of both paths is normalized. "
+                "Leave return_grid out, or take the grid without normalize"
+            )
+    return settings
+
+
+def _unexpected(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unexpected keyword argument {name!r}: expected one of {', '.join(names)}{hint}"
+
+
+def public(accepted: type) -> Callable[[_Function], _Function]:
+    """Write the options a function accepts into its signature and, for the line ``<options>``, into its docstring."""
+
+    def decorate(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        positional = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+        shared = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None if name == "static_kernel" else defaults[name],
+                annotation=annotation.__forward_arg__ if hasattr(annotation, "__forward_arg__") else annotation,
+            )
+            for name, annotation in accepted.__annotations__.items()
+        ]
+        keywords = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        function.__signature__ = signature.replace(parameters=[*positional, *shared, *keywords])  # type: ignore[attr-defined]
+        if function.__doc__:
+            text = "\n".join(_DOCUMENTATION[name] for name in accepted.__annotations__)
+            function.__doc__ = inspect.cleandoc(function.__doc__).replace("<options>", text)
+        return function
+
+    return decorate

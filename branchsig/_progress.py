@@ -1,0 +1,42 @@
+"""Reports of progress: a bar of tqdm, a function of the caller's, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from branchsig import _validation
+
+Report = Callable[[int, int], None]
+
+
+@contextlib.contextmanager
+def reporting(progress: Any) -> Iterator[Report | None]:
+    """Give the function that a backend reports its progress to, and close the bar at the end.
+
+    Raises
+    ------
+    ImportError
+        If a bar is asked for and tqdm is not installed.
+    """
+    progress = _validation.progress(progress)
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    if not progress:
+        yield None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError(
+            "progress=True needs tqdm: install it with 'pip install tqdm', or give a callable of (pairs done, pairs in all)"
+        ) from error
+    with tqdm(unit="pair") as bar:
+
+        def report(done: int, pairs: int) -> None:
+            bar.total = pairs
+            bar.update(done - bar.n)
+
+        yield report

@@ -1,0 +1,316 @@
+"""Every check of an argument, once, at the public edge.
+
+Arguments of the public functions come in; what goes out is checked, and in the form the rest of the package works with: numbers
+as int and float, paths as stacks ``(batch, length, dimension)`` in native byte order and C-contiguous. What is wrong is a
+TypeError or a ValueError that names the argument, what it was, what it must be and what to do. Plain NumPy arrays take the
+short way through each function; whatever is rarer is told apart behind it.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import os
+from collections.abc import Callable
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from branchsig._arrays import Array, contiguous, device_of, lies_on_cpu, namespace_of
+from branchsig.static_kernels import LINEAR, StaticKernel
+
+_INT64_MAX = 2**63 - 1
+_FLOAT64 = np.dtype(np.float64)
+_FLOAT32 = np.dtype(np.float32)
+_UNCHECKED_BYTES = 2**26
+"""Results up to this size are not held against the memory of the machine."""
+
+_LARGEST_ORDER = 62
+"""2**62 is the largest power of two that leaves room for a grid in 64 bits."""
+
+
+def _integer(value: Any, name: str, wanted: str) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {value!r}: expected {wanted}, not a truth value")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}: expected {wanted}, as an integer") from None
+
+
+def depth(value: Any) -> int:
+    """Check the depth: an integer, at least 0."""
+    if type(value) is not int:
+        value = _integer(value, "depth", "an integer >= 0")
+    if value < 0:
+        raise ValueError(f"depth is {value}: expected an integer >= 0, the largest depth of the trees")
+    return value  # type: ignore[no-any-return]
+
+
+def dyadic_order(value: Any) -> tuple[int, int]:
+    """Check the dyadic order: an integer, or a pair of integers, at least 0."""
+    if type(value) is int and 0 <= value <= _LARGEST_ORDER:
+        return value, value
+    wanted = "an integer >= 0 or a pair of them"
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(
+                f"dyadic_order is {value!r}, of length {len(value)}: expected {wanted}, one for path1 and one for path2"
+            )
+        orders = tuple(_integer(order, "dyadic_order", wanted) for order in value)
+    else:
+        orders = (_integer(value, "dyadic_order", wanted),) * 2
+    for order in orders:
+        if order < 0:
+            raise ValueError(f"dyadic_order is {value!r}: expected {wanted}")
+        if order > _LARGEST_ORDER:
+            raise ValueError(
+                f"dyadic_order is {value!r}: a grid of 2**{order} nodes overflows 64 bits; "
+                "expected an order of a few units, each of which doubles the nodes along a path"
+            )
+    return orders[0], orders[1]
+
+
+def flag(value: Any, name: str) -> bool:
+    """Check an option that is on or off."""
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    raise TypeError(f"{name} is {value!r}: expected True or False")
+
+
+def static_kernel(value: Any) -> StaticKernel:
+    """Check the static kernel: None for the linear one, or an instance of a subclass of `StaticKernel`."""
+    if value is None:
+        return LINEAR
+    if isinstance(value, StaticKernel):
+        return value
+    if isinstance(value, type) and issubclass(value, StaticKernel):
+        raise TypeError(f"static_kernel is the class {value.__name__}: expected an instance, such as {value.__name__}(...)")
+    raise TypeError(
+        f"static_kernel is {value!r}: expected None or an instance of a subclass of branchsig.StaticKernel, "
+        "such as branchsig.RBFKernel(sigma=1.0)"
+    )
+
+
+def end_time(value: Any) -> float:
+    """Check the end time: a finite number above 0."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"end_time is {value!r}: expected a finite number > 0")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"end_time is {value!r}: expected a finite number > 0, the time of the last point")
+    return float(value)
+
+
+def n_jobs(value: Any) -> int:
+    """Check the number of threads, counted as joblib does, and return it resolved."""
+    count = _integer(value, "n_jobs", "a number of threads, or -1 for all cores")
+    if count > 0:
+        return count
+    if count == 0:
+        raise ValueError("n_jobs is 0: expected a number of threads >= 1, or -1 for all cores, -2 for all but one")
+    return max(1, _cores() + 1 + count)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def max_batch(value: Any) -> int:
+    """Check the side of the blocks of a Gram matrix: an integer above 0, or -1 for no limit."""
+    side = _integer(value, "max_batch", "an integer >= 1, or -1 for no limit")
+    if side < -1 or side == 0:
+        raise ValueError(f"max_batch is {side}: expected an integer >= 1, or -1 for no limit")
+    return side
+
+
+def progress(value: Any) -> bool | Callable[[int, int], None]:
+    """Check how progress is reported: False, True for a bar, or a callable."""
+    if value is None or isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if callable(value):
+        return value  # type: ignore[no-any-return]
+    raise TypeError(f"progress is {value!r}: expected False, True for a bar, or a callable of (pairs done, pairs in all)")
+
+
+def _is_common(array: Any) -> bool:
+    """Tell whether an array is a plain NumPy array of a real type in native byte order."""
+    return type(array) is np.ndarray and (array.dtype is _FLOAT64 or array.dtype is _FLOAT32)
+
+
+def _real_array(array: Any, name: str) -> None:
+    """Check that an argument is an array of an array API library, of dtype float32 or float64."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: expected a plain array; fill what is masked, or leave it out")
+    if not isinstance(array, np.ndarray) and (isinstance(array, np.generic) or not array_api_compat.is_array_api_obj(array)):
+        raise TypeError(
+            f"{name} is of type {type(array).__name__}: expected an array of NumPy or another array API library; "
+            f"convert it with numpy.asarray({name}, dtype=float)"
+        )
+    if isinstance(array, np.ndarray):
+        dtype = array.dtype
+        if dtype.kind == "f" and dtype.itemsize in (4, 8):
+            return
+    else:
+        xp = namespace_of(array)
+        if array.dtype == xp.float64 or array.dtype == xp.float32:
+            return
+    raise TypeError(f"{name} has dtype {array.dtype}: expected float32 or float64; convert it to one of them")
+
+
+def _path(path: Any, name: str) -> None:
+    """Check one path, or one stack of paths."""
+    if not _is_common(path):
+        _real_array(path, name)
+    shape = path.shape
+    if len(shape) < 2 or shape[-2] == 0 or shape[-1] == 0:
+        raise ValueError(
+            f"{name} has shape {tuple(shape)}: expected (..., length, dimension) with length >= 1 and dimension >= 1"
+            + ("; give a path of one channel the shape (length, 1)" if len(shape) == 1 else "")
+        )
+
+
+def _same_kind(array: Array, name: str, like: Array, like_name: str) -> None:
+    """Check that two arrays share their library, dtype and device."""
+    if array.dtype is like.dtype and type(array) is type(like) is np.ndarray:
+        return
+    xp, like_xp = namespace_of(array), namespace_of(like)
+    if xp is not like_xp:
+        raise TypeError(
+            f"{name} is an array of {_library(array)} and {like_name} of {_library(like)}: expected one library; "
+            "convert one of them"
+        )
+    if _native(array.dtype) != _native(like.dtype):
+        raise TypeError(
+            f"{name} has dtype {array.dtype} and {like_name} has dtype {like.dtype}: expected one dtype; convert one of them"
+        )
+    if not isinstance(array, np.ndarray) and device_of(array) != device_of(like):
+        raise ValueError(
+            f"{name} lies on device {device_of(array)} and {like_name} on {device_of(like)}: expected one device; move one of them"
+        )
+
+
+def _library(array: Array) -> str:
+    return type(array).__module__.partition(".")[0]
+
+
+def _native(dtype: Any) -> Any:
+    return dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
+
+
+def _stacked(path: Array) -> Array:
+    """Return a path as a stack (batch, length, dimension), C-contiguous and in native byte order."""
+    if type(path) is np.ndarray and path.ndim == 3 and path.flags.c_contiguous and _is_common(path):
+        return path
+    shape = path.shape
+    return namespace_of(path).reshape(contiguous(path), (math.prod(shape[:-2]), shape[-2], shape[-1]))
+
+
+def paired_paths(path1: Any, path2: Any) -> tuple[Array, Array, tuple[int, ...]]:
+    """Check the paths of a function that pairs them up; return both as stacks, and their common batch shape."""
+    _path(path1, "path1")
+    _path(path2, "path2")
+    _same_kind(path2, "path2", path1, "path1")
+    shape1, shape2 = path1.shape, path2.shape
+    if shape1[-1] != shape2[-1]:
+        raise ValueError(_different_dimensions(shape1, shape2))
+    batch = shape1[:-2]
+    if batch != shape2[:-2]:
+        raise ValueError(
+            f"path1 has batch shape {tuple(batch)} and path2 {tuple(shape2[:-2])}: expected equal batch shapes; "
+            "use numpy.broadcast_to, or branched_sig_kernel_gram for all pairs"
+        )
+    x = _stacked(path1)
+    return x, x if path2 is path1 else _stacked(path2), tuple(batch)
+
+
+def gram_paths(path1: Any, path2: Any) -> tuple[Array, Array, tuple[int, ...]]:
+    """Check the paths of a Gram matrix; return both as stacks, one object where they are one, and the shape of the matrix."""
+    _path(path1, "path1")
+    x = _stacked(path1)
+    batch = tuple(path1.shape[:-2])
+    if path2 is None or path2 is path1:
+        return x, x, batch + batch
+    _path(path2, "path2")
+    _same_kind(path2, "path2", path1, "path1")
+    if path1.shape[-1] != path2.shape[-1]:
+        raise ValueError(_different_dimensions(path1.shape, path2.shape))
+    return x, _stacked(path2), batch + tuple(path2.shape[:-2])
+
+
+def _different_dimensions(shape1: tuple[int, ...], shape2: tuple[int, ...]) -> str:
+    return (
+        f"path1 has shape {tuple(shape1)} and path2 {tuple(shape2)}: expected (..., length, dimension) with one dimension, "
+        f"not {shape1[-1]} and {shape2[-1]}"
+    )
+
+
+def single_path(path: Any, name: str = "path") -> None:
+    """Check a path that comes alone."""
+    _path(path, name)
+
+
+def grid_shape(length1: int, length2: int, orders: tuple[int, int]) -> tuple[int, int]:
+    """Return the numbers of nodes along both paths, and check that a node still has an index."""
+    size1 = ((length1 - 1) << orders[0]) + 1
+    size2 = ((length2 - 1) << orders[1]) + 1
+    if size1 * size2 > _INT64_MAX:
+        raise ValueError(
+            f"dyadic_order is {orders}: with lengths {length1} and {length2} a grid has {size1} by {size2} nodes, "
+            "which overflows 64 bits; lower the dyadic order"
+        )
+    return size1, size2
+
+
+def same_shape(array: Any, name: str, shape: tuple[int, ...], like: Array, like_name: str) -> Array:
+    """Check derivatives or grids against the shape they must have; return them C-contiguous and in native byte order."""
+    if type(array) is np.ndarray and array.dtype is like.dtype and array.shape == shape and array.flags.c_contiguous:
+        return array
+    if isinstance(array, np.generic) and isinstance(like, np.ndarray):
+        array = np.asarray(array)  # what NumPy makes of a 0-d array under arithmetic
+    _real_array(array, name)
+    _same_kind(array, name, like, like_name)
+    if tuple(array.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(array.shape)}: expected {shape}")
+    return contiguous(array)
+
+
+def fits_memory(shape: tuple[int, ...], like: Array, what: str, remedy: str) -> None:
+    """Check that a result fits the memory of the machine, before it is allocated.
+
+    Raises
+    ------
+    MemoryError
+        If it is larger than what is available. Nothing is checked where that is unknown, nor on other devices.
+    """
+    items = math.prod(shape)
+    if items * 8 <= _UNCHECKED_BYTES or not (isinstance(like, np.ndarray) or lies_on_cpu(like)):
+        return
+    itemsize = 4 if like.dtype == namespace_of(like).float32 else 8
+    available = _available_memory()
+    if available is not None and items * itemsize > available:
+        raise MemoryError(
+            f"{what} of shape {shape} takes {items * itemsize / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are available: "
+            f"{remedy}"
+        )
+
+
+def _available_memory() -> int | None:
+    """Bytes that a process can still get, or None where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
