@@ -125,7 +125,7 @@ def forest_parts(integrals1, integrals2, depth, nodes, labels):
     )
 
 
-def taylor_coefficients(function, radius, order, degree=16):
+def taylor_coefficients(function, radius, order, degree=22):
     """Coefficients 0..order at 0 of an entire real function, from its values on [-radius, radius]."""
     nodes = np.polynomial.chebyshev.chebpts1(3 * degree)
     values = np.array([function(radius * node) for node in nodes])

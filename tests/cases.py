@@ -1,0 +1,87 @@
+"""What several tests draw from: static kernels with their oracles, paths, and problems."""
+
+import numpy as np
+import oracles
+
+import branchsig
+from branchsig.backends import Problem
+
+STATIC_KERNELS = {
+    "linear": (branchsig.LinearKernel, {}),
+    "scaled_linear": (branchsig.ScaledLinearKernel, {"scale": 0.8}),
+    "polynomial": (branchsig.PolynomialKernel, {"degree": 2.0, "gamma": 1.2, "scale": 0.6}),
+    "rbf": (branchsig.RBFKernel, {"sigma": 0.9}),
+    "matern12": (branchsig.Matern12Kernel, {"sigma": 0.7}),
+    "matern32": (branchsig.Matern32Kernel, {"sigma": 0.8}),
+    "matern52": (branchsig.Matern52Kernel, {"sigma": 1.1}),
+    "rational_quadratic": (branchsig.RationalQuadraticKernel, {"sigma": 0.9, "alpha": 0.7}),
+}
+
+
+def static_kernel(name):
+    """A built-in static kernel and its formula."""
+    kind, parameters = STATIC_KERNELS[name]
+    return kind(**parameters), oracles.static_kernel(name, **parameters)
+
+
+class QuarticKernel(branchsig.StaticKernel):
+    """A kernel of a user's own, (<x,y> + <x,y>^2 / 2) scaled: no built-in one, with gradients by hand."""
+
+    def __call__(self, ctx, x, y):
+        products = np.einsum("bik,bjk->bij", x, y)
+        ctx.save_for_backward(x, y, products)
+        kappa = products + products**2 / 2
+        return np.diff(np.diff(kappa, axis=1), axis=2)
+
+    def _weights(self, ctx, derivs):
+        products = ctx.saved_tensors[2]
+        padded = np.zeros_like(products)
+        for shift1, shift2, sign in ((1, 1, 1), (0, 1, -1), (1, 0, -1), (0, 0, 1)):
+            rows, columns = padded.shape[1] - 1 + shift1, padded.shape[2] - 1 + shift2
+            padded[:, shift1:rows, shift2:columns] += sign * derivs
+        return padded * (1 + products)
+
+    def grad_x(self, ctx, derivs):
+        return np.einsum("bij,bjk->bik", self._weights(ctx, derivs), ctx.saved_tensors[1])
+
+    def grad_y(self, ctx, derivs):
+        return np.einsum("bij,bik->bjk", self._weights(ctx, derivs), ctx.saved_tensors[0])
+
+
+def quartic(x, y, scalars):
+    product = sum(a * b for a, b in zip(x, y))
+    return product + product * product / 2
+
+
+def walk(rng, *shape, size=0.8, dtype=np.float64):
+    """Random walks of shape (..., length, dimension) whose end points lie about `size` from their start."""
+    length, dimension = shape[-2:]
+    steps = rng.standard_normal(shape) * size / np.sqrt(length * dimension)
+    return np.ascontiguousarray(steps.cumsum(axis=-2), dtype=dtype)
+
+
+def problem(x, y, depth, orders=(0, 0), pairing="paired", static_kernel=None, **options):
+    kernel = branchsig.LinearKernel() if static_kernel is None else static_kernel
+    return Problem(x, y, pairing, kernel, depth, orders, **options)
+
+
+def relative(found, wanted):
+    """Largest difference relative to each wanted value; infinities and NaN must stand in the same places."""
+    found, wanted = np.asarray(found, dtype=float), np.asarray(wanted, dtype=float)
+    assert found.shape == wanted.shape
+    same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
+    with np.errstate(all="ignore"):
+        difference = np.where(same, 0.0, np.abs(found - wanted) / np.abs(wanted))
+    return float(np.max(np.where(np.isnan(difference), np.inf, difference), initial=0.0))
+
+
+def relative_to_path(found, wanted):
+    """Largest difference of gradients relative to the largest entry of each path's gradient; NaN in the same places."""
+    found, wanted = np.asarray(found, dtype=float), np.asarray(wanted, dtype=float)
+    assert found.shape == wanted.shape
+    if found.size == 0:
+        return 0.0
+    assert np.array_equal(np.isnan(found), np.isnan(wanted))
+    difference = np.nan_to_num(np.abs(found - wanted), posinf=np.inf).max(axis=(-2, -1))
+    scale = np.nan_to_num(np.abs(wanted)).max(axis=(-2, -1))
+    return float(np.max(np.where(difference == 0, 0.0, difference / np.where(scale == 0, 1e-300, scale)), initial=0.0))

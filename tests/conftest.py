@@ -1,0 +1,73 @@
+"""Fixtures: which backend and which instruction set the tests run on, and what random numbers they draw.
+
+The C core is expected to be present; where it is not, one test says so and the rest runs on the reference alone.
+"""
+
+import os
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The tests are imported one by one, without a package around them: this makes `import oracles` find its neighbour.
+sys.path.insert(0, str(Path(__file__).parent))
+
+import branchsig.backends
+from branchsig.backends.reference import ReferenceBackend
+
+try:
+    from branchsig.backends import cpu
+except ImportError:
+    cpu = None
+
+# "ci" draws the same examples on every run; HYPOTHESIS_PROFILE=explore looks further.
+ALLOWED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, suppress_health_check=ALLOWED)
+settings.register_profile("explore", max_examples=2000, deadline=None, suppress_health_check=ALLOWED)
+settings.register_profile("bounded", max_examples=15, deadline=None, derandomize=True, suppress_health_check=ALLOWED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+INSTRUCTION_SETS = [] if cpu is None else list(cpu.instruction_sets())
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers that depend on the name of the test alone."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.split("::", 1)[-1].encode()))
+
+
+def _serving(backend):
+    """Let the public functions use `backend` for NumPy arrays, and take it back."""
+    saved = branchsig.backends._for_numpy, branchsig.backends._for_others
+    branchsig.backends._for_numpy, branchsig.backends._for_others = backend, None
+    yield backend
+    branchsig.backends._for_numpy, branchsig.backends._for_others = saved
+
+
+@pytest.fixture(scope="module", params=["reference", *(["cpu"] if cpu else [])])
+def backend(request):
+    """Every backend that serves NumPy arrays; the public functions use it too."""
+    yield from _serving(ReferenceBackend() if request.param == "reference" else cpu.CpuBackend())
+
+
+@pytest.fixture(scope="module", params=INSTRUCTION_SETS or [pytest.param(None, marks=pytest.mark.skip("no C core"))])
+def instruction_set(request):
+    """Every instruction set of the C core that this machine can run, set for the process."""
+    before = cpu.instruction_set()
+    cpu.set_instruction_set(request.param)
+    yield request.param
+    cpu.set_instruction_set(before)
+
+
+@pytest.fixture(scope="module")
+def core(instruction_set):
+    """The C core on one instruction set; the public functions use it too."""
+    yield from _serving(cpu.CpuBackend())
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return ReferenceBackend()
