@@ -102,8 +102,8 @@ def _info() -> int:
 def _backends() -> str:
     try:
         from branchsig.backends import cpu
-    except ImportError as error:
-        return f"reference (the C core is missing: {error})"
+    except ImportError:
+        return "reference (the C core is missing)"
     if not cpu.available():
         return "reference (the C core is missing)"
     return f"cpu (C core, instruction set {cpu.instruction_set()}), reference"
@@ -176,7 +176,8 @@ def _self_kernels(paths: Floats, depth: int, jobs: int) -> Floats:
 
 def _nearest_neighbour(gram_train: Floats, gram_test: Floats, self_test: Floats, labels: Labels) -> Labels:
     squared_distances = self_test[:, np.newaxis] - 2.0 * gram_test + np.diagonal(gram_train)
-    return labels[squared_distances.argmin(axis=1)]
+    nearest: Labels = labels[squared_distances.argmin(axis=1)]
+    return nearest
 
 
 def _gradient_error(paths1: Floats, paths2: Floats, depth: int, jobs: int) -> float:
@@ -198,24 +199,28 @@ def _gradient_error(paths1: Floats, paths2: Floats, depth: int, jobs: int) -> fl
 
 
 def _draw(gram: Floats, labels: Labels, depth: int, target: Path) -> None:
+    from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
     order = np.argsort(labels, kind="stable")
     names, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     diagonal = np.sqrt(np.diagonal(gram))
-    # Kernels of short paths are all close to 1: the logarithm of the cosine shows what sets them apart.
-    cosine = gram / (diagonal[:, np.newaxis] * diagonal)
+    cosine = (gram / (diagonal[:, np.newaxis] * diagonal))[np.ix_(order, order)]
+    # Kernels of short paths are all close to 1, so what tells them apart is the order of magnitude of the angle.
+    angle = np.sqrt(2.0 * np.maximum(1.0 - cosine, 0.0))
+    apart = ~np.eye(len(angle), dtype=bool)
     figure = Figure(figsize=(6.4, 5.4), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(np.log(cosine)[np.ix_(order, order)], cmap="viridis", interpolation="nearest")
+    scale = LogNorm(vmin=np.quantile(angle[apart], 0.01), vmax=angle.max(), clip=True)
+    image = axes.imshow(angle, cmap="viridis_r", norm=scale, interpolation="nearest")
     for start in starts[1:]:
         axes.axhline(start - 0.5, color="white", linewidth=0.8)
         axes.axvline(start - 0.5, color="white", linewidth=0.8)
     axes.set_xticks(starts + counts / 2 - 0.5, names)
     axes.set_yticks(starts + counts / 2 - 0.5, names, rotation=90, va="center")
     axes.tick_params(length=0)
-    axes.set_title(f"Branched signature kernel of depth {depth}: recorded motions")
-    figure.colorbar(image, ax=axes, label="log k(x,y) − (log k(x,x) + log k(y,y)) / 2")
+    axes.set_title(f"Recorded motions under the kernel of depth {depth}")
+    figure.colorbar(image, ax=axes, label="distance after unit normalisation (dark: far)")
     figure.savefig(target, dpi=120)
 
 

@@ -1,0 +1,36 @@
+"""Configuration of the documentation: Sphinx, the pydata theme, numpydoc for docstrings, MyST for Markdown."""
+
+import importlib.metadata
+
+project = "branchsig"
+author = "The branchsig developers"
+copyright = "The branchsig developers"
+release = importlib.metadata.version("branchsig")
+version = release
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "myst_parser",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+
+autosummary_generate = True
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+html_theme = "pydata_sphinx_theme"
+html_title = "branchsig"
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_prev_next": True,
+    "secondary_sidebar_items": ["page-toc"],
+    "navbar_end": ["theme-switcher"],
+}
+html_show_sourcelink = False

@@ -1,0 +1,97 @@
+"""The command line says what is installed, and its demo finds right gradients on real data."""
+
+import importlib.metadata
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import branchsig
+from branchsig import cli
+
+
+def test_info_names_the_version_and_a_backend(capsys):
+    assert cli.main(["info"]) == 0
+    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert printed["branchsig"] == importlib.metadata.version("branchsig")
+    assert printed["NumPy"] == np.__version__
+    assert "reference" in printed["backends"]
+    assert printed["devices"].startswith("cpu")
+
+
+def test_demo_classifies_the_motions_and_finds_the_gradient_right(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--depth", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "of 40 test recordings right" in printed
+    assert "as it should be" in printed
+    right = int(printed.split(" of 40 test recordings right")[0].split()[-1])
+    assert right >= 30  # guessing would give 10
+
+
+def test_demo_writes_its_picture_where_it_is_told(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "gram.png"
+    assert cli.main(["demo", "--depth", "1", "--jobs", "2", "--picture", str(target)]) == 0
+    assert target.read_bytes().startswith(b"\x89PNG")
+    assert str(target) in capsys.readouterr().out
+
+
+def test_demo_runs_without_matplotlib_and_says_so(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_has", lambda module: False)
+    assert cli.main(["demo", "--depth", "1"]) == 0
+    assert "matplotlib is not installed" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_gradient_ends_the_demo_with_status_one(capsys, tmp_path, monkeypatch):
+    def wrong(derivs, path1, path2, depth, **options):
+        return np.ones_like(path1), None
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(branchsig, "branched_sig_kernel_gram_backprop", wrong)
+    assert cli.main(["demo", "--depth", "1"]) == 1
+    assert "TOO LARGE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["demo", "--depth", "0"], "1 or more"),
+        (["demo", "--depth", "two"], "--depth"),
+        (["demo", "--jobs", "0"], "-1 for all cores"),
+        (["demo", "--picture", "no/such/folder/gram.png"], "does not exist"),
+        ([], "info"),
+        (["dmeo"], "demo"),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_its_remedy(capsys, arguments, remedy):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 2
+    assert remedy in capsys.readouterr().err
+
+
+def test_the_picture_without_matplotlib_is_refused_with_its_remedy(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_has", lambda module: False)
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--picture", str(tmp_path / "gram.png")])
+    assert "branchsig[demo]" in capsys.readouterr().err
+
+
+def test_python_m_branchsig_is_the_same_command(tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-m", "branchsig", "info"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.startswith("branchsig")
+
+
+def test_the_paths_of_the_demo_have_length_one():
+    train, train_labels, test, test_labels = cli._motions()
+    assert train.shape == test.shape == (40, 100, 6)
+    assert sorted(set(train_labels)) == sorted(set(test_labels)) == ["Badminton", "Running", "Standing", "Walking"]
+    for paths in cli._prepared(train, test):
+        assert paths.shape == (40, 100, 7)
+        np.testing.assert_allclose(np.linalg.norm(np.diff(paths, axis=1), axis=2).sum(axis=1), 1.0, rtol=1e-12)
