@@ -21,7 +21,6 @@ templates_path = ["_templates"]
 autosummary_generate = True
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
-numpydoc_xref_param_type = False
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
@@ -34,3 +33,6 @@ html_theme_options = {
     "navbar_end": ["theme-switcher"],
 }
 html_show_sourcelink = False
+
+# A public name without a docstring, or with one that leaves out a parameter or the result, fails the build.
+numpydoc_validation_checks = {"GL08", "PR01", "PR02", "RT01"}
