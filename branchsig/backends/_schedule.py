@@ -1,0 +1,102 @@
+"""In which order the pairs of a problem are taken, and how they are cut into jobs for threads.
+
+The shape of a problem comes in; jobs go out, each two index arrays: pair k of a job is ``path1[index1[k]]`` with
+``path2[index2[k]]``. The core works on tiles of neighbouring pairs, and packs a second path once for all tiles in a row
+that share it, so Gram matrices are walked in strips of columns as wide as a tile.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+Job = tuple[np.ndarray, np.ndarray]
+
+
+def count(pairing: str, n1: int, n2: int) -> int:
+    """Number of pairs that are computed."""
+    return {"paired": n1, "gram": n1 * n2, "symmetric": n1 * (n1 + 1) // 2}[pairing]
+
+
+def in_order(pairing: str, n1: int, n2: int, size: int) -> Iterator[Job]:
+    """Jobs of at most `size` pairs in the order of the result (row by row for a Gram matrix)."""
+    total = count(pairing, n1, n2)
+    for start in range(0, total, size):
+        k = np.arange(start, min(start + size, total), dtype=np.int64)
+        yield (k, k) if pairing == "paired" else (k // n2, k % n2)
+
+
+def in_tiles(pairing: str, n1: int, n2: int, size: int, lanes: int) -> Iterator[Job]:
+    """Jobs of about `size` pairs, a multiple of `lanes` but for the last, in the order that suits the core."""
+    if pairing == "paired":
+        yield from in_order(pairing, n1, n2, size)
+        return
+    pending: list[Job] = []
+    held = 0
+    for index1, index2 in _strips(pairing, n1, n2, size, lanes):
+        pending.append((index1, index2))
+        held += len(index1)
+        if held >= size and held % lanes == 0:
+            yield _joined(pending)
+            pending, held = [], 0
+    if pending:
+        yield _joined(pending)
+
+
+def _joined(parts: list[Job]) -> Job:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _strips(pairing: str, n1: int, n2: int, size: int, lanes: int) -> Iterator[Job]:
+    """Full tiles first, strip by strip; then the pairs that no full tile holds."""
+    full = n2 // lanes * lanes
+    rows_at_once = max(1, size // lanes)
+    for first in range(0, full, lanes):
+        columns = np.arange(first, first + lanes, dtype=np.int64)
+        # of a triangle, the rows below the diagonal for every column of the strip
+        top = first + lanes - 1 if pairing == "symmetric" else 0
+        for start in range(top, n1, rows_at_once):
+            rows = np.arange(start, min(start + rows_at_once, n1), dtype=np.int64)
+            yield np.repeat(rows, lanes), np.tile(columns, len(rows))
+    if pairing == "symmetric":
+        row, column = np.tril_indices(lanes - 1)
+        for first in range(0, full, lanes):
+            yield row.astype(np.int64) + first, column.astype(np.int64) + first
+        row, column = np.tril_indices(n2 - full)
+        yield row.astype(np.int64) + full, column.astype(np.int64) + full
+    elif n2 > full:
+        for start in range(0, n1, rows_at_once):
+            rows = np.arange(start, min(start + rows_at_once, n1), dtype=np.int64)
+            yield np.repeat(rows, n2 - full), np.tile(np.arange(full, n2, dtype=np.int64), len(rows))
+
+
+def run(calls: Iterator[Callable[[], T]], n_jobs: int, stop: np.ndarray, collect: Callable[[T], None], *, inline: bool) -> None:
+    """Run calls in threads, and hand their results to `collect` in order, in the calling thread.
+
+    Long work runs in a thread even for one job: a thread that waits can be interrupted, one inside the core cannot. On any
+    error, an interruption too, `stop` is set, which ends the calls under way.
+    """
+    if inline:
+        for call in calls:
+            collect(call())
+        return
+    with ThreadPoolExecutor(n_jobs, thread_name_prefix="branchsig") as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for call in calls:
+                waiting.append(pool.submit(call))
+                if len(waiting) > 2 * n_jobs:  # what is not collected yet takes memory
+                    collect(waiting.popleft().result())
+            while waiting:
+                collect(waiting.popleft().result())
+        except BaseException:
+            stop[0] = 1
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

@@ -1,0 +1,6 @@
+/* What crosses between Python and the core: the same declarations as core.cdef, which cffi reads. */
+#ifndef BS_H
+#define BS_H
+#include <stdint.h>
+#include "core.cdef"
+#endif

@@ -1,0 +1,108 @@
+/* Vector exp, log and power, and the short exponential of the sweeps. Never compile with -ffast-math: the rounding by a
+   large constant (t = x L + S; n = t - S) would be removed. */
+#ifndef BS_ELEMENTARY_H
+#define BS_ELEMENTARY_H
+
+#include "simd.h"
+
+#if BS_REAL == 64
+#define BS_C(double_constant, float_constant) double_constant
+enum { MANTISSA = 52, BIAS = 1023 };
+#else
+#define BS_C(double_constant, float_constant) float_constant
+enum { MANTISSA = 23, BIAS = 127 };
+#endif
+
+/* exp(x) within 1.1 units in the last place; gradual underflow, inf and NaN as in libm */
+BS_INLINE vec exponential(vec x) {
+  const real shift = BS_C(0x1.8p52, 0x1.8p23f), log2e = BS_C(0x1.71547652b82fep+0, 0x1.715476p+0f);
+  const real ln2_high = BS_C(0x1.62e42feep-1, 0x1.63p-1f), ln2_low = BS_C(0x1.a39ef35793c76p-33, -0x1.bd0106p-13f);
+  const vec low = splat(BS_C(-746.0, -104.0f)), high = splat(BS_C(710.0, 89.0f));
+  vec clamped = choose(x < low, low, choose(x > high, high, x)); /* a NaN passes through */
+  vec t = clamped * log2e + shift;
+  ivec k = (ivec)t << (BS_REAL - MANTISSA) >> (BS_REAL - MANTISSA); /* the low bits of t hold round(x log2 e) */
+  vec n = t - shift;
+  vec r = clamped - n * ln2_high;
+  r = r - n * ln2_low;
+  vec r2 = r * r;
+  /* exp(r) = 1 + r + r^2 q(r), q the Chebyshev interpolant on |r| <= ln 2 / 2: relative error 1.6e-17 in float64 */
+#if BS_REAL == 64
+  vec r4 = r2 * r2;
+  vec a = 0x1.5555555555556p-3 * r + 0x1.0000000000001p-1;
+  vec b = 0x1.11111111109b3p-7 * r + 0x1.5555555553d63p-5;
+  vec c = 0x1.a01a01a7c41d5p-13 * r + 0x1.6c16c1788bd90p-10;
+  vec d = 0x1.71de0dae63bb3p-19 * r + 0x1.a019b90d2ae7ap-16;
+  vec e = 0x1.af38a9b0ec855p-26 * r + 0x1.289185613a3d6p-22;
+  vec q = (a + b * r2) + r4 * ((c + d * r2) + r4 * e);
+#else
+  vec q = ((0x1.a124f2p-13f * r + 0x1.6d4324p-10f) * r2 + (0x1.1110e0p-7f * r + 0x1.5554eap-5f)) * r2 +
+          (0x1.555556p-3f * r + 0.5f);
+#endif
+  vec p = (r + r2 * q) + (real)1;
+  ivec k1 = k >> 1, k2 = k - k1; /* 2^k by two factors, so that both ends of the range come out right */
+  return p * (vec)((k1 + BIAS) << MANTISSA) * (vec)((k2 + BIAS) << MANTISSA);
+}
+
+/* log(x) for x >= 0: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m-1)/(m+1)) as a series in u = ((m-1)/(m+1))^2 */
+BS_INLINE vec logarithm(vec x) {
+  const vec least = splat(BS_C(0x1p-1022, 0x1p-126f)), lift = splat(BS_C(0x1p54, 0x1p25f));
+  ivec subnormal = x < least;
+  vec y = choose(subnormal, x * lift, x);
+  ivec bits = (ivec)y, root_half = (ivec)splat(BS_C(0x1.6a09e667f3bcdp-1, 0x1.6a09e6p-1f));
+  ivec k = (bits - root_half) >> MANTISSA;
+  vec m = (vec)(bits - (k << MANTISSA));
+  vec n = __builtin_convertvector(k, vec) - choose(subnormal, splat(BS_C(54.0, 25.0f)), splat(0));
+  vec f = (m - (real)1) / (m + (real)1), u = f * f;
+#if BS_REAL == 64
+  vec s = splat(2.0 / 23);
+  for (int j = 21; j >= 3; j -= 2) s = s * u + 2.0 / j;
+#else
+  vec s = splat(2.0f / 9);
+  for (int j = 7; j >= 3; j -= 2) s = s * u + 2.0f / (real)j;
+#endif
+  const real ln2_high = BS_C(0x1.62e42feep-1, 0x1.63p-1f), ln2_low = BS_C(0x1.a39ef35793c76p-33, -0x1.bd0106p-13f);
+  vec result = n * ln2_high + ((f * (u * s) + n * ln2_low) + 2 * f);
+  result = choose(x == splat(0), splat(-(real)__builtin_inf()), result);
+  result = choose(x < splat(0), splat((real)__builtin_nan("")), result);
+  return choose((x == x) & (x < splat((real)__builtin_inf())), result, choose(x < splat(0), result, x));
+}
+
+/* base^exponent for a whole number, by repeated multiplication; the caller keeps |exponent| small */
+BS_INLINE vec whole_power(vec base, int exponent) {
+  vec power = splat(1);
+  for (int e = exponent < 0 ? -exponent : exponent; e; e >>= 1) {
+    if (e & 1) power = power * base;
+    base = base * base;
+  }
+  if (exponent < 0) power = 1 / power;
+  return power;
+}
+
+/* The sweeps take exp of one cell at a time, and a cell is small. exp(x) = 1 + x p(x), by how large x is:
+   up to TINY the Taylor polynomial of degree 4, up to SMALL of degree 9, beyond that the full exponential.
+   Which of them a value gets depends on that value alone, so neighbours in the register change no bit of it. */
+#define BS_TINY BS_C(0x1p-9, 0x1p-5f)
+#define BS_SMALL BS_C(0x1p-3, 0x1p-1f)
+enum { TIER_TINY, TIER_SMALL, TIER_ANY };
+
+/* a exp(x), where `tier` promises the largest |x| that any lane holds */
+BS_INLINE vec times_exp(int tier, vec a, vec x) {
+  vec ax = a * x;
+  vec p = splat((real)(1.0 / 24));
+  if (tier != TIER_TINY) {
+    vec z = x * (real)(1.0 / 362880) + (real)(1.0 / 40320);
+    z = z * x + (real)(1.0 / 5040);
+    z = z * x + (real)(1.0 / 720);
+    z = z * x + (real)(1.0 / 120);
+    z = (vec)((ivec)z & (absolute(x) > BS_TINY));
+    p = z * x + (real)(1.0 / 24);
+  }
+  p = p * x + (real)(1.0 / 6);
+  p = p * x + (real)0.5;
+  p = p * x + (real)1;
+  vec result = a + ax * p;
+  if (tier == TIER_ANY) result = choose(absolute(x) <= BS_SMALL, result, a * exponential(x));
+  return result;
+}
+
+#endif
