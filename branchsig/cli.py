@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0, or 1 where the demo found a gradient that is wrong.
+        The exit status: 0, or 1 where the demo found a wrong gradient or could not write the picture it was told to.
     """
     parser = argparse.ArgumentParser(prog="branchsig", description="Branched signature kernels of paths.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{info,demo}")
@@ -138,13 +138,8 @@ def _demo(depth: int, jobs: int, picture: Path | None) -> int:
     right = error <= GRADIENT_TOLERANCE
     print(f"  largest relative difference {error:.1e}: {'as it should be' if right else 'TOO LARGE'}")
 
-    if _has("matplotlib"):
-        target = DEFAULT_PICTURE if picture is None else picture
-        _draw(gram_train, train_labels, depth, target)
-        print(f"Picture of the train Gram matrix: {target}")
-    else:
-        print("No picture: matplotlib is not installed (pip install 'branchsig[demo]').")
-    return 0 if right else 1
+    drawn = _picture(gram_train, train_labels, depth, DEFAULT_PICTURE if picture is None else picture)
+    return 0 if right and (drawn or picture is None) else 1
 
 
 def _motions() -> tuple[Floats, Labels, Floats, Labels]:
@@ -196,6 +191,20 @@ def _gradient_error(paths1: Floats, paths2: Floats, depth: int, jobs: int) -> fl
         [(output(paths1 + step * v) - output(paths1 - step * v)) / (2.0 * step) for v in directions]
     )
     return float(np.abs(by_hand - by_differences).max() / np.abs(by_differences).max())
+
+
+def _picture(gram: Floats, labels: Labels, depth: int, target: Path) -> bool:
+    """Draw where that can be done, and say what was done or why not."""
+    if not _has("matplotlib"):
+        print("No picture: matplotlib is not installed (pip install 'branchsig[demo]').")
+        return False
+    try:
+        _draw(gram, labels, depth, target)
+    except (OSError, ValueError) as error:  # a folder that cannot be written to, an ending that is no format
+        print(f"No picture: {error}")
+        return False
+    print(f"Picture of the train Gram matrix: {target}")
+    return True
 
 
 def _draw(gram: Floats, labels: Labels, depth: int, target: Path) -> None:

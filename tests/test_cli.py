@@ -46,6 +46,13 @@ def test_demo_runs_without_matplotlib_and_says_so(capsys, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_picture_in_no_known_format_is_not_written_and_ends_the_demo_with_status_one(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert cli.main(["demo", "--depth", "1", "--picture", str(tmp_path / "gram.nonsense")]) == 1
+    assert "No picture: Format 'nonsense' is not supported" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_wrong_gradient_ends_the_demo_with_status_one(capsys, tmp_path, monkeypatch):
     def wrong(derivs, path1, path2, depth, **options):
         return np.ones_like(path1), None
