@@ -1,7 +1,8 @@
 """Arrays of any library: their namespace, and the way between them and NumPy.
 
-An array of the array API standard comes in; its namespace, its device, or a NumPy view of its memory goes out. Everything that
-is specific to a library, to DLPack or to byte order lives here, so that the rest of the package sees arrays and nothing else.
+An array of the array API standard comes in; its namespace, its device, or a NumPy view of its memory goes out.
+Everything that is specific to a library, to DLPack or to byte order lives here, so that the rest of the package sees
+arrays and nothing else.
 """
 
 from __future__ import annotations
@@ -39,15 +40,16 @@ def lies_on_cpu(array: Array) -> bool:
 
 
 def to_numpy(array: Array) -> np.ndarray | None:
-    """Return a NumPy view of an array that lies on the CPU, C-contiguous, or None where its library does not hand it out.
+    """Return a NumPy view of an array that lies on the CPU, C-contiguous, or None where its library does not hand it
+    out.
 
-    Nothing is copied where the memory is contiguous already. The view must not be written to: it may share its memory with
-    an array of the caller.
+    Nothing is copied where the memory is contiguous already. The view must not be written to: it may share its memory
+    with an array of the caller.
     """
     if not lies_on_cpu(array):
         return None
     try:
-        return np.ascontiguousarray(np.from_dlpack(array))
+        return np.require(np.from_dlpack(array), None, ["C", "A"])
     except (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return None
 
@@ -59,10 +61,11 @@ def from_numpy(result: np.ndarray, like: Array) -> Array:
 
 
 def contiguous(array: Array) -> Array:
-    """Return an array in the layout every backend expects: C-contiguous, native byte order, no subclass.
+    """Return an array in the layout every backend expects: C-contiguous, aligned, native byte order, no subclass.
 
-    For NumPy the array itself comes back where it fits already. Other libraries hide their layout, and get their array back.
+    For NumPy the array itself comes back where it fits already. Other libraries hide their layout, and get their array
+    back.
     """
     if isinstance(array, np.ndarray):
-        return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+        return np.require(array, array.dtype.newbyteorder("="), ["C", "A", "E"])
     return array

@@ -1,7 +1,9 @@
-"""The options that the public functions share: their names, types, defaults, checks and documentation, each in one place.
+"""The options that the public functions share: their names, types, defaults, checks and documentation, each in one
+place.
 
-A function takes them as ``**options`` and hands them to `gather`; the decorator `public` writes them into its signature and its
-docstring. A new option is a field of `Settings`, a key of `PathOptions` or `KernelOptions`, a check and a paragraph here.
+A function takes them as ``**options`` and hands them to `gather`; the decorator `public` writes them into its signature
+and its docstring. A new option is a field of `Settings`, a key of `PathOptions` or `KernelOptions`, a check and a
+paragraph here.
 """
 
 from __future__ import annotations

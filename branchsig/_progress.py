@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from branchsig import _validation
+
+if TYPE_CHECKING:
+    from branchsig.backends import Problem
 
 Report = Callable[[int, int], None]
 
@@ -40,3 +44,11 @@ def reporting(progress: Any) -> Iterator[Report | None]:
             bar.update(done - bar.n)
 
         yield report
+
+
+def one_pass(problem: Problem, index: int, count: int) -> Problem:
+    """Return a problem that reports its progress as pass number `index` of `count` passes over the same pairs."""
+    report = problem.progress
+    if report is None:
+        return problem
+    return dataclasses.replace(problem, progress=lambda done, pairs: report(done + index * pairs, count * pairs))

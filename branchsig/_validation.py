@@ -1,9 +1,9 @@
 """Every check of an argument, once, at the public edge.
 
-Arguments of the public functions come in; what goes out is checked, and in the form the rest of the package works with: numbers
-as int and float, paths as stacks ``(batch, length, dimension)`` in native byte order and C-contiguous. What is wrong is a
-TypeError or a ValueError that names the argument, what it was, what it must be and what to do. Plain NumPy arrays take the
-short way through each function; whatever is rarer is told apart behind it.
+Arguments of the public functions come in; what goes out is checked, and in the form the rest of the package works with:
+numbers as int and float, paths as stacks ``(batch, length, dimension)`` in native byte order and C-contiguous. What is
+wrong is a TypeError or a ValueError that names the argument, what it was, what it must be and what to do. Plain NumPy
+arrays take the short way through each function; whatever is rarer is told apart behind it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def static_kernel(value: Any) -> StaticKernel:
     if isinstance(value, StaticKernel):
         return value
     if isinstance(value, type) and issubclass(value, StaticKernel):
-        raise TypeError(f"static_kernel is the class {value.__name__}: expected an instance, such as {value.__name__}(...)")
+        raise TypeError(
+            f"static_kernel is the class {value.__name__}: expected an instance, such as {value.__name__}(...)"
+        )
     raise TypeError(
         f"static_kernel is {value!r}: expected None or an instance of a subclass of branchsig.StaticKernel, "
         "such as branchsig.RBFKernel(sigma=1.0)"
@@ -100,9 +102,10 @@ def end_time(value: Any) -> float:
     """Check the end time: a finite number above 0."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"end_time is {value!r}: expected a finite number > 0")
-    if not (math.isfinite(value) and value > 0):
+    number = float(value)
+    if not (math.isfinite(number) and number > 0.0):
         raise ValueError(f"end_time is {value!r}: expected a finite number > 0, the time of the last point")
-    return float(value)
+    return number
 
 
 def n_jobs(value: Any) -> int:
@@ -136,7 +139,14 @@ def progress(value: Any) -> bool | Callable[[int, int], None]:
         return bool(value)
     if callable(value):
         return value  # type: ignore[no-any-return]
-    raise TypeError(f"progress is {value!r}: expected False, True for a bar, or a callable of (pairs done, pairs in all)")
+    raise TypeError(
+        f"progress is {value!r}: expected False, True for a bar, or a callable of (pairs done, pairs in all)"
+    )
+
+
+def _is_packed(array: Any) -> bool:
+    flags = array.flags
+    return bool(flags.c_contiguous and flags.aligned)
 
 
 def _is_common(array: Any) -> bool:
@@ -148,7 +158,9 @@ def _real_array(array: Any, name: str) -> None:
     """Check that an argument is an array of an array API library, of dtype float32 or float64."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array: expected a plain array; fill what is masked, or leave it out")
-    if not isinstance(array, np.ndarray) and (isinstance(array, np.generic) or not array_api_compat.is_array_api_obj(array)):
+    if not isinstance(array, np.ndarray) and (
+        isinstance(array, np.generic) or not array_api_compat.is_array_api_obj(array)
+    ):
         raise TypeError(
             f"{name} is of type {type(array).__name__}: expected an array of NumPy or another array API library; "
             f"convert it with numpy.asarray({name}, dtype=float)"
@@ -206,7 +218,7 @@ def _native(dtype: Any) -> Any:
 
 def _stacked(path: Array) -> Array:
     """Return a path as a stack (batch, length, dimension), C-contiguous and in native byte order."""
-    if type(path) is np.ndarray and path.ndim == 3 and path.flags.c_contiguous and _is_common(path):
+    if _is_common(path) and path.ndim == 3 and _is_packed(path):
         return path
     shape = path.shape
     return namespace_of(path).reshape(contiguous(path), (math.prod(shape[:-2]), shape[-2], shape[-1]))
@@ -270,7 +282,7 @@ def grid_shape(length1: int, length2: int, orders: tuple[int, int]) -> tuple[int
 
 def same_shape(array: Any, name: str, shape: tuple[int, ...], like: Array, like_name: str) -> Array:
     """Check derivatives or grids against the shape they must have; return them C-contiguous and in native byte order."""
-    if type(array) is np.ndarray and array.dtype is like.dtype and array.shape == shape and array.flags.c_contiguous:
+    if type(array) is np.ndarray and array.dtype is like.dtype and array.shape == shape and _is_packed(array):
         return array
     if isinstance(array, np.generic) and isinstance(like, np.ndarray):
         array = np.asarray(array)  # what NumPy makes of a 0-d array under arithmetic

@@ -1,7 +1,7 @@
 """The branched signature kernel: of pairs of paths, of all pairs, at every node, and at every depth.
 
-Paths come in; they are checked, transformed and handed to a backend as a `Problem`, and the logarithms or grids that come back
-go out as kernels, normalised where that is asked for.
+Paths come in; they are checked, transformed and handed to a backend as a `Problem`, and the logarithms or grids that
+come back go out as kernels, normalised where that is asked for.
 """
 
 from __future__ import annotations
@@ -32,6 +32,81 @@ def branched_sig_kernel(
     dyadic_order: int | tuple[int, int] = 0,
     **options: Unpack[KernelOptions],
 ) -> Array:
+    r"""Branched signature kernels of pairs of paths.
+
+    Parameters
+    ----------
+    path1 : array, shape (*batch, length1, dimension)
+        First paths, of any library of the array API standard, float32 or float64.
+    path2 : array, shape (*batch, length2, dimension)
+        Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
+    depth : int
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
+        y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
+        the time.
+    <options>
+
+    Returns
+    -------
+    array, shape (*batch,)
+        The kernels, with the library, dtype and device of the paths. With `return_grid` the kernels at every node,
+        shape ``(*batch, grid1, grid2)``, where ``grid = (length - 1) * 2**order + 1`` after the transformations.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
+    MemoryError
+        If the grids would not fit in memory, before they are allocated.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+
+    See Also
+    --------
+    branched_sig_kernel_gram : All pairs of two batches.
+    branched_sig_kernel_vjp : The same value, and its gradient.
+
+    Notes
+    -----
+    With a static kernel κ the kernels at the nodes of a grid over both paths are
+
+    .. math:: K_0 = 1, \qquad K_m(s, t) = \exp\Bigl( \int_0^s \int_0^t K_{m-1}(u, v) \, d\kappa(x_u, y_v) \Bigr),
+
+    and the result is ``K_depth`` at the end of both paths: the inner product of the branched signatures of x and y over
+    all forests of depth at most `depth`. The integral over a cell is the mean of ``K_{m-1}`` over its corners times the
+    increment of κ.
+
+    The kernel overflows on paths that are not small: at depth 2 it already grows like the exponential of an exponential
+    of the size of the paths. Scale the paths, use a bounded static kernel, or `normalize`.
+
+    References
+    ----------
+    .. [1] I. Chevyrev and H. Oberhauser, "Signature moments to characterize laws of stochastic processes", Journal of
+    Machine
+       Learning Research 23 (2022).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x = np.array([[0.0, 0.0], [0.5, 0.0], [0.5, 0.5]])
+    >>> y = np.array([[0.0, 0.0], [0.5, 0.5], [1.0, 0.5]])
+    >>> print(branchsig.branched_sig_kernel(x, y, depth=1).round(6))
+    2.117
+    >>> bool(np.isclose(np.exp((x[-1] - x[0]) @ (y[-1] - y[0])), 2.117, atol=1e-5))
+    True
+    >>> batch = np.stack([x, y])
+    >>> branchsig.branched_sig_kernel(batch, batch, depth=3, static_kernel=branchsig.RBFKernel(sigma=1.0)).shape
+    (2,)
+    """
     settings = gather(depth, dyadic_order, options)
     problem, batch = paired_problem(path1, path2, settings)
     return values(problem, batch, settings)
@@ -48,6 +123,72 @@ def branched_sig_kernel_gram(
     progress: bool | Callable[[int, int], None] = False,
     **options: Unpack[KernelOptions],
 ) -> Array:
+    r"""Gram matrix of branched signature kernels: all pairs of two batches of paths.
+
+    Parameters
+    ----------
+    path1 : array, shape (*batch1, length1, dimension)
+        First paths, of any library of the array API standard, float32 or float64.
+    path2 : array, shape (*batch2, length2, dimension), or None
+        Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
+        symmetric Gram matrix of `path1`, for which one triangle is computed.
+    depth : int
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
+        y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
+        the time.
+    <options>
+    max_batch : int, default: -1
+        At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
+    progress : bool or callable, default: False
+        True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).
+
+    Returns
+    -------
+    array, shape (*batch1, *batch2)
+        The kernels, with the library, dtype and device of the paths. With `return_grid` the kernels at every node,
+        shape ``(*batch1, \*batch2, grid1, grid2)``, where ``grid = (length - 1) * 2**order + 1`` after the
+        transformations.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
+    MemoryError
+        If the grids would not fit in memory, before they are allocated.
+    ImportError
+        If a bar is asked for and tqdm is not installed.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+
+    See Also
+    --------
+    branched_sig_kernel : Pairs of paths, and the formula.
+    branched_sig_kernel_gram_vjp : The same matrix, and its gradient.
+
+    Notes
+    -----
+    For equal dyadic orders the matrix of one batch with itself is positive semi-definite, whatever the depth: sums and
+    products of positive semi-definite kernels are, and the rule over a cell is made of nothing else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> paths = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(4, 10, 3)), axis=1)
+    >>> gram = branchsig.branched_sig_kernel_gram(paths, None, depth=3, normalize=True)
+    >>> gram.shape
+    (4, 4)
+    >>> bool(np.array_equal(gram, gram.T)), np.diagonal(gram).tolist()
+    (True, [1.0, 1.0, 1.0, 1.0])
+    """
     settings = gather(depth, dyadic_order, options)
     with reporting(progress) as report:
         problem, batch = gram_problem(path1, path2, settings, max_batch, report, triangle=not settings.return_grid)
@@ -62,12 +203,72 @@ def branched_sig_kernel_stack(
     dyadic_order: int | tuple[int, int] = 0,
     **options: Unpack[PathOptions],
 ) -> Array:
+    """Branched signature kernels of pairs of paths at every node and every depth.
+
+    This is what the backward functions take as `k_stack`, so that they need not solve for it again.
+
+    Parameters
+    ----------
+    path1 : array, shape (*batch, length1, dimension)
+        First paths, of any library of the array API standard, float32 or float64.
+    path2 : array, shape (*batch, length2, dimension)
+        Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
+    depth : int
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
+        y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
+        the time.
+    <options>
+
+    Returns
+    -------
+    array, shape (*batch, depth + 1, grid1, grid2)
+        The kernels of depth 0 to `depth` at every node, where ``grid = (length - 1) * 2**order + 1`` after the
+        transformations.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
+    MemoryError
+        If the grids would not fit in memory, before they are allocated.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+
+    See Also
+    --------
+    branched_sig_kernel : The value at the end of both paths, and the formula.
+    branched_sig_kernel_backprop : Takes the stack.
+
+    Notes
+    -----
+    For a Gram matrix, give the paths of all its pairs: ``path1[:, None]`` and ``path2[None]``, both broadcast to
+    ``(n1, n2, length, dimension)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> stack = branchsig.branched_sig_kernel_stack(x, y, depth=3)
+    >>> stack.shape
+    (5, 4, 6, 6)
+    >>> bool(np.allclose(stack[:, -1, -1, -1], branchsig.branched_sig_kernel(x, y, depth=3)))
+    True
+    """
     settings = gather(depth, dyadic_order, options, PathOptions)
     problem, batch = paired_problem(path1, path2, settings)
     shape = stack_shape(problem, batch)
     _validation.fits_memory(shape, problem.path1, "the stack", "take fewer pairs at a time, or leave k_stack out")
     stack = backend_for(problem.path1).grid(problem, all_levels=True)
-    _warn_of_overflow(stack, problem)
+    _warn_of_overflow(stack, problem, settings, stacklevel=2)
     return namespace_of(stack).reshape(stack, shape)
 
 
@@ -82,7 +283,8 @@ def gram_problem(
 ) -> tuple[Problem, tuple[int, ...]]:
     """Check and transform the paths of a Gram matrix; return the problem and the shape of its pairs.
 
-    With `triangle` a matrix of one stack of paths with itself is computed from one triangle, where the dyadic orders allow it.
+    With `triangle` a matrix of one stack of paths with itself is computed from one triangle, where the dyadic orders
+    allow it.
     """
     x, y, batch = _validation.gram_paths(path1, path2)
     symmetric = triangle and y is x and settings.dyadic_order[0] == settings.dyadic_order[1]
@@ -110,7 +312,7 @@ def grid_shape(problem: Problem, batch: tuple[int, ...]) -> tuple[int, ...]:
 
 def stack_shape(problem: Problem, batch: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of the stacked grids of a problem."""
-    return (*batch, problem.depth + 1, *grid_shape(problem, ())) 
+    return (*batch, problem.depth + 1, *grid_shape(problem, ()))
 
 
 def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
@@ -127,11 +329,11 @@ def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Arra
         log_k = backend.log_kernel(problem)
         with np.errstate(all="ignore"):
             result = namespace_of(log_k).exp(log_k)
-    _warn_of_overflow(result, problem)
+    _warn_of_overflow(result, problem, settings, stacklevel=3)
     return result if result.shape == shape else namespace_of(result).reshape(result, shape)
 
 
-def _warn_of_overflow(result: Array, problem: Problem) -> None:
+def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, stacklevel: int) -> None:
     """Warn once if values are not finite although the paths they belong to are."""
     xp = namespace_of(result)
     if bool(xp.all(xp.isfinite(result))):
@@ -142,10 +344,11 @@ def _warn_of_overflow(result: Array, problem: Problem) -> None:
     expected = xp.reshape(expected, (*expected.shape, *(1,) * (result.ndim - expected.ndim)))
     overflowed = int(xp.sum(xp.astype(expected & ~xp.isfinite(result), xp.int64)))
     if overflowed:
+        also = "" if settings.normalize else ", or take normalize=True"
         warnings.warn(
             f"{overflowed} of {math.prod(result.shape)} values overflowed and are inf or NaN: the branched signature kernel "
-            "grows faster than the exponential of the size of the paths. Scale the paths down, use a bounded static kernel "
-            "such as RBFKernel, or normalize=True",
+            "grows far faster than the paths do. Scale the paths down, or use a bounded static kernel such as "
+            f"RBFKernel{also}",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=stacklevel + 1,
         )

@@ -1,7 +1,7 @@
 """The backward of each function in `kernel.py`, in the same order, and both at once.
 
-Derivatives of a scalar with respect to kernels come in, with the paths the kernels are of; the derivatives with respect to the
-paths go out, through the backend's adjoint, the normalisation and the transformations.
+Derivatives of a scalar with respect to kernels come in, with the paths the kernels are of; the derivatives with respect
+to the paths go out, through the backend's adjoint, the normalisation and the transformations.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 from branchsig import _validation
-from branchsig._arrays import Array, namespace_of
+from branchsig._arrays import Array, contiguous, namespace_of
 from branchsig._options import KernelOptions, Settings, gather, public
-from branchsig._progress import reporting
+from branchsig._progress import one_pass, reporting
 from branchsig.backends import Problem, backend_for
 from branchsig.kernel import gram_problem, grid_shape, paired_problem, stack_shape, values
-from branchsig.normalization import unit_kernel_backprop
+from branchsig.normalization import sides, unit_kernel_backprop
 from branchsig.transforms import transformed_adjoint
 
 __all__ = [
@@ -41,6 +41,70 @@ def branched_sig_kernel_backprop(
     k_stack: Array | None = None,
     **options: Unpack[KernelOptions],
 ) -> Gradients:
+    r"""Gradients of branched signature kernels of pairs of paths.
+
+    Parameters
+    ----------
+    derivs : array, shape (*batch,)
+        Derivatives of a scalar with respect to the result of `branched_sig_kernel`: shape ``(*batch, grid1, grid2)``
+        with `return_grid`.
+    path1 : array, shape (*batch, length1, dimension)
+        First paths, of any library of the array API standard, float32 or float64.
+    path2 : array, shape (*batch, length2, dimension)
+        Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
+    depth : int
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
+        y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
+        the time.
+    <options>
+    left_deriv : bool, default: True
+        Whether to differentiate with respect to `path1`.
+    right_deriv : bool, default: False
+        Whether to differentiate with respect to `path2`.
+    k_stack : array, shape (*batch, depth + 1, grid1, grid2), optional
+        The result of `branched_sig_kernel_stack` for the same paths and options. With it nothing is solved for again.
+
+    Returns
+    -------
+    tuple of array or None
+        The derivatives of the scalar with respect to `path1`, shape ``(*batch, length1, dimension)``, and to `path2`,
+        shape ``(*batch, length2, dimension)``; None for a side that is not asked for.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
+
+    See Also
+    --------
+    branched_sig_kernel : The value.
+    branched_sig_kernel_vjp : Value and gradient in one call.
+
+    Notes
+    -----
+    The gradient is the adjoint of the recursion, exact to rounding for the discretisation in use. Downwards from the
+    last depth, with :math:`w_m` the derivatives with respect to the integrals over the cells and g the increments,
+
+    .. math:: \bar g \mathrel{+}= w_m \cdot \mathrm{mean}(K_{m-1}), \qquad \bar K_{m-1} = \tfrac14 \sum_{cells} g \, w_m, \qquad
+        w_{m-1} = \sum_{r' > r, \, c' > c} \bar K_{m-1} K_{m-1}.
+
+    Gradients of a pair whose value is not finite are NaN in every entry of its two paths, and of no other. Nothing is
+    warned of.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> d_x, d_y = branchsig.branched_sig_kernel_backprop(np.ones(5), x, y, depth=3, right_deriv=True)
+    >>> d_x.shape, d_y.shape
+    ((5, 6, 2), (5, 6, 2))
+    """
     settings = gather(depth, dyadic_order, options)
     left, right = _sides(left_deriv, right_deriv)
     problem, batch = paired_problem(path1, path2, settings)
@@ -65,6 +129,78 @@ def branched_sig_kernel_gram_backprop(
     progress: bool | Callable[[int, int], None] = False,
     **options: Unpack[KernelOptions],
 ) -> Gradients:
+    r"""Gradients of a Gram matrix of branched signature kernels.
+
+    Parameters
+    ----------
+    derivs : array, shape (*batch1, *batch2)
+        Derivatives of a scalar with respect to the result of `branched_sig_kernel_gram`: shape ``(*batch1, \*batch2,
+        grid1, grid2)`` with `return_grid`.
+    path1 : array, shape (*batch1, length1, dimension)
+        First paths, of any library of the array API standard, float32 or float64.
+    path2 : array, shape (*batch2, length2, dimension), or None
+        Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
+        symmetric Gram matrix of `path1`, for which one triangle is computed.
+    depth : int
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
+        y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
+        the time.
+    <options>
+    left_deriv : bool, default: True
+        Whether to differentiate with respect to `path1`.
+    right_deriv : bool, default: False
+        Whether to differentiate with respect to `path2`.
+    k_stack : array, shape (*batch1, *batch2, depth + 1, grid1, grid2), optional
+        The result of `branched_sig_kernel_stack` for the paths of all pairs and the same options. With it nothing is
+        solved for again.
+    max_batch : int, default: -1
+        At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
+    progress : bool or callable, default: False
+        True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).
+
+    Returns
+    -------
+    tuple of array or None
+        The derivatives of the scalar with respect to `path1`, shape ``(*batch1, length1, dimension)``, and to `path2`,
+        shape ``(*batch2, length2, dimension)``; None for a side that is not asked for. With ``path2=None`` the matrix
+        is a function of `path1` alone and the first is its whole gradient. With `path1` given twice they are those of
+        its two places, and the gradient is their sum.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
+    ImportError
+        If a bar is asked for and tqdm is not installed.
+
+    See Also
+    --------
+    branched_sig_kernel_gram : The matrix.
+    branched_sig_kernel_gram_vjp : Matrix and gradient in one call.
+
+    Notes
+    -----
+    Since k(x, y) = k(y, x), the whole gradient of a symmetric matrix is one pass over a triangle with ``derivs +
+    derivs.T``.
+
+    Gradients of a pair whose value is not finite are NaN in every entry of its two paths, and of no other. Nothing is
+    warned of.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> paths = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(4, 6, 2)), axis=1)
+    >>> whole, _ = branchsig.branched_sig_kernel_gram_backprop(np.ones((4, 4)), paths, None, depth=3)
+    >>> left, right = branchsig.branched_sig_kernel_gram_backprop(np.ones((4, 4)), paths, paths, depth=3, right_deriv=True)
+    >>> bool(np.allclose(whole, left + right))
+    True
+    """
     settings = gather(depth, dyadic_order, options)
     left, right = _sides(left_deriv, right_deriv)
     if path2 is None and right:
@@ -90,6 +226,63 @@ def branched_sig_kernel_vjp(
     dyadic_order: int | tuple[int, int] = 0,
     **options: Unpack[KernelOptions],
 ) -> tuple[Array, Callable[[Array], Gradients]]:
+    """Branched signature kernels of pairs of paths, and the function that takes derivatives back to the paths.
+
+    Parameters
+    ----------
+    path1 : array, shape (*batch, length1, dimension)
+        First paths, of any library of the array API standard, float32 or float64.
+    path2 : array, shape (*batch, length2, dimension)
+        Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
+    depth : int
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
+        y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
+        the time.
+    <options>
+
+    Returns
+    -------
+    value : array, shape (*batch,)
+        What `branched_sig_kernel` returns.
+    pullback : callable
+        ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` and returns those with respect to
+        `path1` and `path2`. It may be called any number of times, and reads the paths again: do not write to them
+        before.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
+    MemoryError
+        If the grids would not fit in memory, before they are allocated.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+
+    See Also
+    --------
+    branched_sig_kernel : The value, and the formula.
+    branched_sig_kernel_backprop : The gradient, one side at a time or with a stack.
+
+    Examples
+    --------
+    One step up the gradient of the kernel of two paths:
+
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 6, 2)), axis=-2)
+    >>> value, pullback = branchsig.branched_sig_kernel_vjp(x, y, depth=3)
+    >>> d_x, _ = pullback(np.ones(value.shape))
+    >>> bool(branchsig.branched_sig_kernel(x + 0.01 * d_x, y, depth=3) > value)
+    True
+    """
     settings = gather(depth, dyadic_order, options)
     problem, batch = paired_problem(path1, path2, settings)
 
@@ -112,6 +305,68 @@ def branched_sig_kernel_gram_vjp(
     progress: bool | Callable[[int, int], None] = False,
     **options: Unpack[KernelOptions],
 ) -> tuple[Array, Callable[[Array], Gradients]]:
+    """Gram matrix of branched signature kernels, and the function that takes derivatives back to the paths.
+
+    Parameters
+    ----------
+    path1 : array, shape (*batch1, length1, dimension)
+        First paths, of any library of the array API standard, float32 or float64.
+    path2 : array, shape (*batch2, length2, dimension), or None
+        Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
+        symmetric Gram matrix of `path1`, for which one triangle is computed.
+    depth : int
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
+        y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
+        the time.
+    <options>
+    max_batch : int, default: -1
+        At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
+    progress : bool or callable, default: False
+        True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).
+
+    Returns
+    -------
+    value : array, shape (*batch1, *batch2)
+        What `branched_sig_kernel_gram` returns.
+    pullback : callable
+        ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` and returns those with respect to
+        `path1` and `path2`; with ``path2=None`` the whole gradient and None. It may be called any number of times, and
+        reads the paths again: do not write to them before.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
+    MemoryError
+        If the grids would not fit in memory, before they are allocated.
+    ImportError
+        If a bar is asked for and tqdm is not installed.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+
+    See Also
+    --------
+    branched_sig_kernel_gram : The matrix.
+    branched_sig_kernel_gram_backprop : The gradient, one side at a time or with a stack.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> paths = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(4, 6, 2)), axis=1)
+    >>> gram, pullback = branchsig.branched_sig_kernel_gram_vjp(paths, None, depth=3)
+    >>> gradient, _ = pullback(2.0 * gram)  # of the squared Frobenius norm
+    >>> gradient.shape
+    (4, 6, 2)
+    """
     settings = gather(depth, dyadic_order, options)
     total = path2 is None
 
@@ -171,7 +426,8 @@ def _gradients(
 ) -> Gradients:
     """Gradients with respect to the transformed paths.
 
-    With `total`, for a Gram matrix of one stack of paths with itself, the left gradient is that with respect to both places.
+    With `total`, for a Gram matrix of one stack of paths with itself, the left gradient is that with respect to both
+    places.
     """
     if not (left or right):
         return None, None
@@ -183,22 +439,25 @@ def _gradients(
     d_path1, d_path2 = backend.gradients(
         problem, derivs, wrt_log=False, left=left, right=right or total, k_stack=k_stack
     )
-    return (d_path1 + d_path2, None) if total else (d_path1, d_path2)
+    return sides(d_path1, d_path2, total=total)
 
 
 def _symmetric_gradients(problem: Problem, derivs: Array, *, left: bool, right: bool, total: bool) -> Gradients:
     """Gradients of a symmetric Gram matrix: k(x_i, x_j) = k(x_j, x_i), so the right gradient of D is the left one of Dᵀ."""
     backend = backend_for(problem.path1)
+    passes = 2 if left and right else 1
 
-    def gradient(weights: Array) -> Array:
-        result, _ = backend.gradients(problem, weights, wrt_log=False, left=True, right=False)
+    def gradient(weights: Array, index: int) -> Array:
+        result, _ = backend.gradients(one_pass(problem, index, passes), weights, wrt_log=False, left=True, right=False)
         return result
 
-    xp = namespace_of(derivs)
+    transposed = namespace_of(derivs).permute_dims(derivs, (1, 0))
     if total:
-        return gradient(derivs + xp.permute_dims(derivs, (1, 0))), None
-    transposed = _validation.contiguous(xp.permute_dims(derivs, (1, 0))) if right else None
-    return gradient(derivs) if left else None, gradient(transposed) if right else None
+        return gradient(derivs + transposed, 0), None
+    return (
+        gradient(derivs, 0) if left else None,
+        gradient(contiguous(transposed), passes - 1) if right else None,
+    )
 
 
 def _as_path(gradient: Array | None, path: Array, settings: Settings) -> Array | None:

@@ -1,7 +1,8 @@
 """Unit normalisation of kernels, in the logarithmic domain, and its backward.
 
-A problem and the backend that serves it come in; kernels k(x, y) / √(k(x, x) k(y, y)) and their gradients go out. Logarithms of
-kernels are subtracted before anything is exponentiated, so the result is finite also where the kernels themselves are not.
+A problem and the backend that serves it come in; kernels k(x, y) / √(k(x, x) k(y, y)) and their gradients go out.
+Logarithms of kernels are subtracted before anything is exponentiated, so the result is finite also where the kernels
+themselves are not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from branchsig._arrays import Array, device_of, namespace_of
+from branchsig._arrays import Array, contiguous, device_of, namespace_of
+from branchsig._progress import one_pass
 
 if TYPE_CHECKING:
     from branchsig.backends import Backend, Problem
@@ -27,6 +29,13 @@ def _self_problem(problem: Problem, path: Array) -> Problem:
 def _diagonal(matrix: Array) -> Array:
     n = matrix.shape[0]
     return namespace_of(matrix).reshape(matrix, (n * n,))[:: n + 1]
+
+
+def sides(d_path1: Array | None, d_path2: Array | None, *, total: bool) -> tuple[Array | None, Array | None]:
+    """Return the gradients of both places or, with `total`, their sum: that of one path which stands in both."""
+    if total and d_path1 is not None and d_path2 is not None:
+        return d_path1 + d_path2, None
+    return d_path1, d_path2
 
 
 def unit_kernel(backend: Backend, problem: Problem) -> Array:
@@ -52,15 +61,19 @@ def unit_kernel_backprop(
 ) -> tuple[Array | None, Array | None]:
     """Return the gradients of the normalised kernels with respect to `path1` and `path2`.
 
-    With `total`, for a problem of one stack of paths with itself, the left gradient is that with respect to both places.
+    With `total`, for a problem of one stack of paths with itself, the left gradient is that with respect to both
+    places.
     """
     xp = namespace_of(problem.path1)
     with np.errstate(all="ignore"):
         # d log k_unit(x, y) = d log k(x, y) − d log k(x, x) / 2 − d log k(y, y) / 2
-        weights = derivs * unit_kernel(backend, problem)
+        passes = 3 if problem.pairing == "symmetric" and left and right else 2
+        weights = derivs * unit_kernel(backend, one_pass(problem, 0, passes))
         if problem.pairing == "symmetric":
             return _symmetric(backend, problem, weights, left=left, right=right, total=total)
-        d_path1, d_path2 = backend.gradients(problem, weights, wrt_log=True, left=left or total, right=right or total)
+        d_path1, d_path2 = backend.gradients(
+            one_pass(problem, 1, passes), weights, wrt_log=True, left=left or total, right=right or total
+        )
         paired = problem.pairing == "paired"
         if d_path1 is not None:
             d_path1 = d_path1 + _self_gradient(
@@ -70,7 +83,7 @@ def unit_kernel_backprop(
             d_path2 = d_path2 + _self_gradient(
                 backend, problem, problem.path2, -0.5 * (weights if paired else xp.sum(weights, axis=0))
             )
-        return (d_path1 + d_path2, None) if total else (d_path1, d_path2)
+        return sides(d_path1, d_path2, total=total)
 
 
 def _self_gradient(backend: Backend, problem: Problem, path: Array, derivs: Array) -> Array:
@@ -80,7 +93,7 @@ def _self_gradient(backend: Backend, problem: Problem, path: Array, derivs: Arra
         left, _ = backend.gradients(own, 2.0 * derivs, wrt_log=True, left=True, right=False)
         return left
     left, right = backend.gradients(own, derivs, wrt_log=True, left=True, right=True)
-    return left + right
+    return sides(left, right, total=True)[0]
 
 
 def _symmetric(
@@ -93,12 +106,17 @@ def _symmetric(
     diagonal = index[:, None] == index[None, :]
     transposed = xp.permute_dims(weights, (1, 0))
 
-    def gradient(of: Array, row_sums: Array) -> Array:
-        of = xp.where(diagonal, of - row_sums[:, None], of)
-        result, _ = backend.gradients(problem, of, wrt_log=True, left=True, right=False)
+    passes = 3 if left and right else 2
+
+    def gradient(of: Array, row_sums: Array, index: int) -> Array:
+        of = contiguous(xp.where(diagonal, of - row_sums[:, None], of))
+        result, _ = backend.gradients(one_pass(problem, index, passes), of, wrt_log=True, left=True, right=False)
         return result
 
     rows, columns = xp.sum(weights, axis=1), xp.sum(weights, axis=0)
     if total:
-        return gradient(weights + transposed, rows + columns), None
-    return gradient(weights, rows) if left else None, gradient(transposed, columns) if right else None
+        return gradient(weights + transposed, rows + columns, 1), None
+    return (
+        gradient(weights, rows, 1) if left else None,
+        gradient(transposed, columns, passes - 1) if right else None,
+    )

@@ -1,8 +1,8 @@
 """Static kernels: the kernels on the space the paths live in, and the gradients of their increments.
 
-Paths x and y, stacked, come in; the increments ``g[i, j] = κ(x[i+1], y[j+1]) − κ(x[i], y[j+1]) − κ(x[i+1], y[j]) + κ(x[i], y[j])``
-go out, and later the derivatives with respect to g come in and those with respect to x and y go out. Everything is written in
-array API calls, so it works on the arrays of any library.
+Paths x and y, stacked, come in; the increments ``g[i, j] = κ(x[i+1], y[j+1]) − κ(x[i], y[j+1]) − κ(x[i+1], y[j]) +
+κ(x[i], y[j])`` go out, and later the derivatives with respect to g come in and those with respect to x and y go out.
+Everything is written in array API calls, so it works on the arrays of any library.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ class _RadialKernel(StaticKernel):
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
         xp = namespace_of(x)
-        # Channel by channel, and by differences: ‖x‖² + ‖y‖² − 2⟨x, y⟩ would lose the distance of points close to each other.
+        # Channel by channel, and by differences: ‖x‖² + ‖y‖² − 2⟨x, y⟩ would lose the distance of points close to each
+        # other.
         squares = _channel_difference(x, y, 0) ** 2
         for channel in range(1, x.shape[-1]):
             squares = squares + _channel_difference(x, y, channel) ** 2

@@ -1,7 +1,7 @@
 """Time augmentation and the lead-lag transform of paths, and their adjoints.
 
-Paths ``(..., length, dimension)`` come in and longer or wider paths go out; for the adjoints derivatives with respect to the
-latter come in and those with respect to the former go out.
+Paths ``(..., length, dimension)`` come in and longer or wider paths go out; for the adjoints derivatives with respect
+to the latter come in and those with respect to the former go out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,58 @@ __all__ = ["transform_path", "transform_path_backprop"]
 def transform_path(
     path: Array, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int = 1
 ) -> Array:
+    r"""Append time to paths, and apply the lead-lag transform.
+
+    Parameters
+    ----------
+    path : array, shape (..., length, dimension)
+        Paths, of any library of the array API standard, float32 or float64.
+    time_aug : bool, default: False
+        Append time as the last channel, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace a path by its lead-lag transform, before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Used with `time_aug`.
+    n_jobs : int, default: 1
+        Checked like everywhere, and of no effect: copying points is bound by memory.
+
+    Returns
+    -------
+    array, shape (..., length', dimension')
+        A new array, with the library, dtype and device of `path`. `lead_lag` makes of length and dimension ``2 * length
+        - 1`` and ``2 * dimension``, `time_aug` adds a channel.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
+
+    See Also
+    --------
+    transform_path_backprop : The adjoint.
+
+    Notes
+    -----
+    The channels of the lead-lag transform are those of the lag, then those of the lead:
+
+    .. math:: (x_0, x_0), (x_0, x_1), (x_1, x_1), (x_1, x_2), (x_2, x_2), \ldots
+
+    The functions for kernels take the same options and transform the paths they are given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> path = np.array([[1.0], [2.0], [4.0]])
+    >>> branchsig.transform_path(path, time_aug=True, lead_lag=True)
+    array([[1.  , 1.  , 0.  ],
+           [1.  , 2.  , 0.25],
+           [2.  , 2.  , 0.5 ],
+           [2.  , 4.  , 0.75],
+           [4.  , 4.  , 1.  ]])
+    """
     time_aug, lead_lag, end_time = _checked(time_aug, lead_lag, end_time, n_jobs)
     _validation.single_path(path)
     path = contiguous(path)
@@ -28,6 +80,51 @@ def transform_path(
 def transform_path_backprop(
     derivs: Array, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int = 1
 ) -> Array:
+    """Take derivatives with respect to transformed paths back to the paths.
+
+    Parameters
+    ----------
+    derivs : array, shape (..., length', dimension')
+        Derivatives of a scalar with respect to the result of `transform_path`.
+    time_aug : bool, default: False
+        Append time as the last channel, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace a path by its lead-lag transform, before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Used with `time_aug`.
+    n_jobs : int, default: 1
+        Checked like everywhere, and of no effect: copying points is bound by memory.
+
+    Returns
+    -------
+    array, shape (..., length, dimension)
+        Derivatives of the scalar with respect to the paths, a new array.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
+
+    See Also
+    --------
+    transform_path : The forward, called with the same options.
+
+    Notes
+    -----
+    `transform_path` is affine, and this is the transpose of its linear part: no path is needed, and `end_time` has no
+    effect.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> branchsig.transform_path_backprop(np.ones((5, 3)), time_aug=True, lead_lag=True)
+    array([[3.],
+           [4.],
+           [3.]])
+    """
     time_aug, lead_lag, end_time = _checked(time_aug, lead_lag, end_time, n_jobs)
     _validation.single_path(derivs, "derivs")
     length, channels = derivs.shape[-2], derivs.shape[-1] - int(time_aug)

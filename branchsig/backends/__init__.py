@@ -1,8 +1,8 @@
 """What a backend is, the problem it is handed, and which backend serves an array.
 
-The public functions check and transform their arguments and describe what is left in a `Problem`: two stacks of paths, how to
-pair them, and how fine to solve. A `Backend` turns a problem into logarithms of kernels, grids or gradients. It checks nothing,
-warns of nothing about values, and knows no array but those of the problem.
+The public functions check and transform their arguments and describe what is left in a `Problem`: two stacks of paths,
+how to pair them, and how fine to solve. A `Backend` turns a problem into logarithms of kernels, grids or gradients. It
+checks nothing, warns of nothing about values, and knows no array but those of the problem.
 """
 
 from __future__ import annotations
@@ -85,10 +85,11 @@ class Backend(Protocol):
     ) -> tuple[Array | None, Array | None]:
         """Return the gradients with respect to `path1` (where `left`) and `path2` (where `right`).
 
-        `derivs` are those of the result of `log_kernel`, shape (*pairs,), or of `grid`, shape (*pairs, grid1, grid2); with
-        respect to log K_depth where `wrt_log`, to K_depth otherwise. `k_stack` is the result of ``grid(all_levels=True)``.
-        A symmetric problem takes scalar derivs and gives the left gradient ``sum_j derivs[i, j] d_1 k(x_i, x_j)`` alone.
-        A pair whose value (any value of its grid) is not finite gives NaN in every entry of its own two paths.
+        `derivs` are those of the result of `log_kernel`, shape (*pairs,), or of `grid`, shape (*pairs, grid1, grid2);
+        with respect to log K_depth where `wrt_log`, to K_depth otherwise. `k_stack` is the result of
+        ``grid(all_levels=True)``. A symmetric problem takes scalar derivs and gives the left gradient ``sum_j derivs[i,
+        j] d_1 k(x_i, x_j)`` alone. A pair whose value (any value of its grid) is not finite gives NaN in every entry of
+        its own two paths.
         """
 
 
@@ -154,22 +155,6 @@ class ThroughNumpy:
         return dataclasses.replace(problem, path1=path1, path2=path2)
 
 
-def _backend_for_numpy() -> Backend:
-    try:
-        from branchsig.backends.cpu import CpuBackend
-
-        return CpuBackend()
-    except ImportError as error:
-        warnings.warn(
-            f"the compiled core of branchsig is not available ({error}): NumPy arrays are served by the reference "
-            "implementation, which is slower and needs more memory. Install branchsig with a C compiler present "
-            "(pip install --force-reinstall --no-cache-dir branchsig) to get the core.",
-            RuntimeWarning,
-            stacklevel=5,
-        )
-        return ReferenceBackend()
-
-
 _for_numpy: Backend | None = None
 _for_others: Backend | None = None
 
@@ -192,11 +177,26 @@ def backend_for(array: Array) -> Backend:
     RuntimeWarning
         Once per process, where the compiled core is missing.
     """
-    global _for_numpy, _for_others  # noqa: PLW0603
     if _for_numpy is None:
-        _for_numpy = _backend_for_numpy()
-    if isinstance(array, np.ndarray):
-        return _for_numpy
-    if _for_others is None:
+        _choose()
+    return _for_numpy if isinstance(array, np.ndarray) else _for_others  # type: ignore[return-value]
+
+
+def _choose() -> None:
+    """Find the backends of this process. The choice stands before the warning, which may be an exception, is given."""
+    global _for_numpy, _for_others  # noqa: PLW0603
+    try:
+        from branchsig.backends.cpu import CpuBackend
+
+        _for_numpy = CpuBackend()
         _for_others = ThroughNumpy(_for_numpy)
-    return _for_others
+    except ImportError as error:
+        _for_numpy = ReferenceBackend()
+        _for_others = ThroughNumpy(_for_numpy)
+        warnings.warn(
+            f"the compiled core of branchsig is not available ({error}): the reference implementation serves in its place, "
+            "which is slower and needs more memory. Install branchsig where there is a C compiler, with "
+            "'pip install --force-reinstall --no-deps branchsig', to get the core",
+            RuntimeWarning,
+            stacklevel=5,
+        )

@@ -1,8 +1,8 @@
 """The specification: the recursion of the branched signature kernel and its adjoint, in array API calls.
 
-A `Problem` on arrays of any library comes in; logarithms of kernels, grids or gradients go out. Every other backend is held
-against this one. It keeps whole grids, so it works on blocks of pairs whose grids fit a fixed budget of memory, and it never
-writes into an array, so it also serves libraries whose arrays cannot be written to.
+A `Problem` on arrays of any library comes in; logarithms of kernels, grids or gradients go out. Every other backend is
+held against this one. It keeps whole grids, so it works on blocks of pairs whose grids fit a fixed budget of memory,
+and it never writes into an array, so it also serves libraries whose arrays cannot be written to.
 
 With increments g of the static kernel and cells ``(r, c)`` between the nodes ``r = 0..R`` and ``c = 0..C``::
 
@@ -223,7 +223,8 @@ def _pairs_in_flight(problem: Problem) -> int:
     itemsize = 4 if problem.path1.dtype == namespace_of(problem.path1).float32 else 8
     grids = problem.depth + 6
     points = problem.path1.shape[1] * problem.path2.shape[1]
-    return max(1, _BLOCK_BYTES // ((grids * size1 * size2 + 6 * points) * itemsize))
+    pairs: int = _BLOCK_BYTES // ((grids * size1 * size2 + 6 * points) * itemsize)
+    return max(1, pairs)
 
 
 def _slices(size: int, step: int) -> Iterator[slice]:
@@ -287,7 +288,8 @@ def _map_pairs(problem: Problem, function: Callable[[Array, Array], Array]) -> A
             return xp.reshape(nothing, (x.shape[0], y.shape[0], *nothing.shape[1:]))
         rows, columns = _block_sides(problem)
         symmetric = problem.pairing == "symmetric"
-        # A list for every row of blocks. A symmetric matrix has blocks on and below the diagonal, and mirrors the others.
+        # A list for every row of blocks. A symmetric matrix has blocks on and below the diagonal, and mirrors the
+        # others.
         matrix: list[list[Array]] = []
         for rows_block in _slices(x.shape[0], rows):
             row = []
@@ -357,8 +359,9 @@ def _gram_gradients(
 ) -> tuple[Array | None, Array | None]:
     """Gradients of all pairs, summed over the partners of each path.
 
-    A symmetric problem visits the blocks on and below the diagonal. Off the diagonal it takes the gradient of a pair with
-    respect to both paths at derivative 1, since d_1 k(x_j, x_i) = d_2 k(x_i, x_j), and weighs them by derivs[i, j] and [j, i].
+    A symmetric problem visits the blocks on and below the diagonal. Off the diagonal it takes the gradient of a pair
+    with respect to both paths at derivative 1, since d_1 k(x_j, x_i) = d_2 k(x_i, x_j), and weighs them by derivs[i, j]
+    and [j, i].
     """
     x, y = problem.path1, problem.path2
     xp = namespace_of(x)

@@ -1,0 +1,94 @@
+"""The public names of the package, its modules left out, and what importing it does not import."""
+
+import inspect
+import subprocess
+import sys
+import types
+
+import pytest
+
+import branchsig
+
+PUBLIC_NAMES = [
+    "Context",
+    "LinearKernel",
+    "Matern12Kernel",
+    "Matern32Kernel",
+    "Matern52Kernel",
+    "PolynomialKernel",
+    "RBFKernel",
+    "RationalQuadraticKernel",
+    "ScaledLinearKernel",
+    "StaticKernel",
+    "__version__",
+    "branched_sig_kernel",
+    "branched_sig_kernel_backprop",
+    "branched_sig_kernel_gram",
+    "branched_sig_kernel_gram_backprop",
+    "branched_sig_kernel_gram_vjp",
+    "branched_sig_kernel_stack",
+    "branched_sig_kernel_vjp",
+    "transform_path",
+    "transform_path_backprop",
+]
+FUNCTIONS = [name for name in PUBLIC_NAMES if name.startswith(("branched", "transform"))]
+
+SHARED = {"static_kernel": None, "time_aug": False, "lead_lag": False, "end_time": 1.0, "n_jobs": 1}
+OF_VALUES = SHARED | {"return_grid": False, "normalize": False}
+OF_GRAMS = {"max_batch": -1, "progress": False}
+OF_GRADIENTS = {"left_deriv": True, "right_deriv": False, "k_stack": None}
+PATHS = ["path1", "path2", "depth", "dyadic_order"]
+SIGNATURES = {
+    "branched_sig_kernel": (PATHS, OF_VALUES),
+    "branched_sig_kernel_gram": (PATHS, OF_VALUES | OF_GRAMS),
+    "branched_sig_kernel_backprop": (["derivs", *PATHS], OF_VALUES | OF_GRADIENTS),
+    "branched_sig_kernel_gram_backprop": (["derivs", *PATHS], OF_VALUES | OF_GRADIENTS | OF_GRAMS),
+    "branched_sig_kernel_stack": (PATHS, SHARED),
+    "branched_sig_kernel_vjp": (PATHS, OF_VALUES),
+    "branched_sig_kernel_gram_vjp": (PATHS, OF_VALUES | OF_GRAMS),
+    "transform_path": (["path"], {k: v for k, v in SHARED.items() if k != "static_kernel"}),
+    "transform_path_backprop": (["derivs"], {k: v for k, v in SHARED.items() if k != "static_kernel"}),
+}
+
+
+def test_the_public_names_are_these_and_no_others():
+    assert sorted(branchsig.__all__) == PUBLIC_NAMES
+    found = {name for name, value in vars(branchsig).items() if not isinstance(value, types.ModuleType)}
+    assert {name for name in found if not name.startswith("_")} | {"__version__"} == set(PUBLIC_NAMES)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_the_signatures_are_these(name):
+    parameters = inspect.signature(getattr(branchsig, name)).parameters.values()
+    positional, keywords = SIGNATURES[name]
+    assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == positional
+    assert {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} == keywords
+    assert len(positional) + len(keywords) == len(parameters)
+
+
+def test_every_function_is_listed_with_its_signature():
+    assert sorted(SIGNATURES) == FUNCTIONS
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC_NAMES if name != "__version__"])
+def test_every_public_name_is_documented(name):
+    documentation = inspect.getdoc(getattr(branchsig, name))
+    assert documentation
+    assert "<options>" not in documentation
+    assert "Examples\n--------" in documentation
+    for parameter in inspect.signature(getattr(branchsig, name)).parameters:
+        assert f"{parameter} : " in documentation, f"{name} does not document {parameter}"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_says_what_it_returns_and_raises(name):
+    documentation = inspect.getdoc(getattr(branchsig, name))
+    for section in ("Parameters", "Returns", "Raises"):
+        assert f"{section}\n{'-' * len(section)}" in documentation
+
+
+def test_importing_the_package_imports_no_framework():
+    heavy = ["cupy", "jax", "torch", "tensorflow", "matplotlib", "sklearn", "dask", "tqdm", "scipy"]
+    code = f"import sys, branchsig; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert result.stdout.strip() == "[]"
