@@ -71,7 +71,8 @@ time_aug : bool, default: False
     Append time as the last channel of the paths, linear from 0 to `end_time`.""",
     "lead_lag": """\
 lead_lag : bool, default: False
-    Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels, before time is appended.""",
+    Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+    before time is appended.""",
     "end_time": """\
 end_time : float, default: 1.0
     Time of the last point, in the unit of time of the paths. Used with `time_aug`.""",
@@ -83,7 +84,8 @@ return_grid : bool, default: False
     The result is the kernel at every node of the grid instead of the value at the end of both paths.""",
     "normalize": """\
 normalize : bool, default: False
-    The kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms. Not together with `return_grid` or `k_stack`.""",
+    The kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms.
+    Not together with `return_grid` or `k_stack`.""",
 }
 
 

@@ -35,7 +35,8 @@ def reporting(progress: Any) -> Iterator[Report | None]:
         from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError(
-            "progress=True needs tqdm: install it with 'pip install tqdm', or give a callable of (pairs done, pairs in all)"
+            "progress=True needs tqdm: install it with 'pip install tqdm', "
+            "or give a callable of (pairs done, pairs in all)"
         ) from error
     with tqdm(unit="pair") as bar:
 

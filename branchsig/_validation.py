@@ -200,11 +200,13 @@ def _same_kind(array: Array, name: str, like: Array, like_name: str) -> None:
         )
     if _native(array.dtype) != _native(like.dtype):
         raise TypeError(
-            f"{name} has dtype {array.dtype} and {like_name} has dtype {like.dtype}: expected one dtype; convert one of them"
+            f"{name} has dtype {array.dtype} and {like_name} has dtype {like.dtype}: "
+            "expected one dtype; convert one of them"
         )
     if not isinstance(array, np.ndarray) and device_of(array) != device_of(like):
         raise ValueError(
-            f"{name} lies on device {device_of(array)} and {like_name} on {device_of(like)}: expected one device; move one of them"
+            f"{name} lies on device {device_of(array)} and {like_name} on {device_of(like)}: "
+            "expected one device; move one of them"
         )
 
 
@@ -243,7 +245,7 @@ def paired_paths(path1: Any, path2: Any) -> tuple[Array, Array, tuple[int, ...]]
 
 
 def gram_paths(path1: Any, path2: Any) -> tuple[Array, Array, tuple[int, ...]]:
-    """Check the paths of a Gram matrix; return both as stacks, one object where they are one, and the shape of the matrix."""
+    """Check the paths of a Gram matrix; return both as stacks, one object if they are one, and the matrix's shape."""
     _path(path1, "path1")
     x = _stacked(path1)
     batch = tuple(path1.shape[:-2])
@@ -258,8 +260,8 @@ def gram_paths(path1: Any, path2: Any) -> tuple[Array, Array, tuple[int, ...]]:
 
 def _different_dimensions(shape1: tuple[int, ...], shape2: tuple[int, ...]) -> str:
     return (
-        f"path1 has shape {tuple(shape1)} and path2 {tuple(shape2)}: expected (..., length, dimension) with one dimension, "
-        f"not {shape1[-1]} and {shape2[-1]}"
+        f"path1 has shape {tuple(shape1)} and path2 {tuple(shape2)}: expected (..., length, dimension) "
+        f"with one dimension, not {shape1[-1]} and {shape2[-1]}"
     )
 
 
@@ -281,7 +283,7 @@ def grid_shape(length1: int, length2: int, orders: tuple[int, int]) -> tuple[int
 
 
 def same_shape(array: Any, name: str, shape: tuple[int, ...], like: Array, like_name: str) -> Array:
-    """Check derivatives or grids against the shape they must have; return them C-contiguous and in native byte order."""
+    """Check derivatives or grids against the shape they must have; return them C-contiguous, in native byte order."""
     if type(array) is np.ndarray and array.dtype is like.dtype and array.shape == shape and _is_packed(array):
         return array
     if isinstance(array, np.generic) and isinstance(like, np.ndarray):
@@ -308,8 +310,8 @@ def fits_memory(shape: tuple[int, ...], like: Array, what: str, remedy: str) -> 
     available = _available_memory()
     if available is not None and items * itemsize > available:
         raise MemoryError(
-            f"{what} of shape {shape} takes {items * itemsize / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are available: "
-            f"{remedy}"
+            f"{what} of shape {shape} takes {items * itemsize / 2**30:.1f} GiB, "
+            f"and {available / 2**30:.1f} GiB are available: {remedy}"
         )
 
 

@@ -346,8 +346,8 @@ def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, st
     if overflowed:
         also = "" if settings.normalize else ", or take normalize=True"
         warnings.warn(
-            f"{overflowed} of {math.prod(result.shape)} values overflowed and are inf or NaN: the branched signature kernel "
-            "grows far faster than the paths do. Scale the paths down, or use a bounded static kernel such as "
+            f"{overflowed} of {math.prod(result.shape)} values overflowed and are inf or NaN: the branched signature "
+            "kernel grows far faster than the paths do. Scale the paths down, or use a bounded static kernel such as "
             f"RBFKernel{also}",
             RuntimeWarning,
             stacklevel=stacklevel + 1,

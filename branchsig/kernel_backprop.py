@@ -90,7 +90,10 @@ def branched_sig_kernel_backprop(
     The gradient is the adjoint of the recursion, exact to rounding for the discretisation in use. Downwards from the
     last depth, with :math:`w_m` the derivatives with respect to the integrals over the cells and g the increments,
 
-    .. math:: \bar g \mathrel{+}= w_m \cdot \mathrm{mean}(K_{m-1}), \qquad \bar K_{m-1} = \tfrac14 \sum_{cells} g \, w_m, \qquad
+    .. math::
+
+        \bar g \mathrel{+}= w_m \cdot \mathrm{mean}(K_{m-1}), \qquad
+        \bar K_{m-1} = \tfrac14 \sum_{cells} g \, w_m, \qquad
         w_{m-1} = \sum_{r' > r, \, c' > c} \bar K_{m-1} K_{m-1}.
 
     Gradients of a pair whose value is not finite are NaN in every entry of its two paths, and of no other. Nothing is
@@ -197,7 +200,9 @@ def branched_sig_kernel_gram_backprop(
     >>> import branchsig
     >>> paths = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(4, 6, 2)), axis=1)
     >>> whole, _ = branchsig.branched_sig_kernel_gram_backprop(np.ones((4, 4)), paths, None, depth=3)
-    >>> left, right = branchsig.branched_sig_kernel_gram_backprop(np.ones((4, 4)), paths, paths, depth=3, right_deriv=True)
+    >>> left, right = branchsig.branched_sig_kernel_gram_backprop(
+    ...     np.ones((4, 4)), paths, paths, depth=3, right_deriv=True
+    ... )
     >>> bool(np.allclose(whole, left + right))
     True
     """
@@ -205,8 +210,8 @@ def branched_sig_kernel_gram_backprop(
     left, right = _sides(left_deriv, right_deriv)
     if path2 is None and right:
         raise ValueError(
-            "right_deriv is True and path2 is None: the Gram matrix is a function of path1 alone, and left_deriv asks for its "
-            "whole gradient. Leave right_deriv out, or pass path1 as path2 for the gradients of its two places"
+            "right_deriv is True and path2 is None: the Gram matrix is a function of path1 alone, and left_deriv asks "
+            "for its whole gradient. Leave right_deriv out, or pass path1 as path2 for the gradients of its two places"
         )
     with reporting(progress) as report:
         triangle = not settings.return_grid and k_stack is None
@@ -443,7 +448,10 @@ def _gradients(
 
 
 def _symmetric_gradients(problem: Problem, derivs: Array, *, left: bool, right: bool, total: bool) -> Gradients:
-    """Gradients of a symmetric Gram matrix: k(x_i, x_j) = k(x_j, x_i), so the right gradient of D is the left one of Dᵀ."""
+    """Gradients of a symmetric Gram matrix.
+
+    Since k(x_i, x_j) = k(x_j, x_i), the right gradient of D is the left one of Dᵀ.
+    """
     backend = backend_for(problem.path1)
     passes = 2 if left and right else 1
 

@@ -99,7 +99,7 @@ def _self_gradient(backend: Backend, problem: Problem, path: Array, derivs: Arra
 def _symmetric(
     backend: Backend, problem: Problem, weights: Array, *, left: bool, right: bool, total: bool
 ) -> tuple[Array | None, Array | None]:
-    """Gradients of a symmetric Gram matrix, whose diagonal log k(x_i, x_i) is what its rows and columns are normalised by."""
+    """Gradients of a symmetric Gram matrix, whose diagonal log k(x_i, x_i) normalises its rows and columns."""
     xp = namespace_of(weights)
     n = weights.shape[0]
     index = xp.arange(n, device=device_of(weights))

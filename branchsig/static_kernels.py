@@ -13,7 +13,7 @@ import math
 import numbers
 from typing import Any
 
-from branchsig._arrays import Array, namespace_of
+from branchsig._arrays import Array, device_of, namespace_of
 
 __all__ = [
     "Context",
@@ -30,7 +30,26 @@ __all__ = [
 
 
 class Context:
-    """What a static kernel keeps between its call and its gradients."""
+    """What a static kernel keeps between its call and its gradients.
+
+    The library makes one for each batch of pairs and hands it to the methods of a `StaticKernel`; users need none of their
+    own, except to try a kernel out.
+
+    Attributes
+    ----------
+    saved_tensors : tuple
+        What `save_for_backward` was given.
+    saved_for_y : tuple
+        What `save_for_grad_y` was given; empty where `grad_x` was not called.
+
+    Examples
+    --------
+    >>> import branchsig
+    >>> ctx = branchsig.Context()
+    >>> ctx.save_for_backward("x", "y")
+    >>> ctx.saved_tensors
+    ('x', 'y')
+    """
 
     def __init__(self) -> None:
         self.saved_tensors: tuple[Any, ...] = ()
@@ -46,7 +65,48 @@ class Context:
 
 
 class StaticKernel(abc.ABC):
-    """Base class of all static kernels."""
+    r"""Base class of all static kernels, and of those of your own.
+
+    A subclass defines three methods. ``__call__(ctx, x, y)`` takes paths x, shape (batch, length1, dimension), and y, shape
+    (batch, length2, dimension), and returns the increments
+
+    .. math:: g_{ij} = \kappa(x_{i+1}, y_{j+1}) - \kappa(x_i, y_{j+1}) - \kappa(x_{i+1}, y_j) + \kappa(x_i, y_j),
+
+    shape (batch, length1 - 1, length2 - 1). ``grad_x(ctx, derivs)`` takes derivatives of a scalar with respect to the
+    increments and returns those with respect to x, and ``grad_y(ctx, derivs)`` those with respect to y. Either may be
+    called alone; if both are, `grad_x` comes first. A kernel that is never differentiated needs `__call__` alone.
+
+    The arrays belong to the library of the caller's paths, and must not be written to. Methods written in array API calls
+    serve every library.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> class SquareKernel(branchsig.StaticKernel):  # <x, y>**2
+    ...     def __call__(self, ctx, x, y):
+    ...         products = x @ y.swapaxes(1, 2)
+    ...         ctx.save_for_backward(x, y, products)
+    ...         return np.diff(np.diff(products**2, axis=1), axis=2)
+    ...
+    ...     def grad_x(self, ctx, derivs):
+    ...         x, y, products = ctx.saved_tensors
+    ...         return self.weights(products, derivs) @ y
+    ...
+    ...     def grad_y(self, ctx, derivs):
+    ...         x, y, products = ctx.saved_tensors
+    ...         return self.weights(products, derivs).swapaxes(1, 2) @ x
+    ...
+    ...     @staticmethod
+    ...     def weights(products, derivs):
+    ...         padded = np.pad(derivs, ((0, 0), (1, 1), (1, 1)))
+    ...         return 2 * products * np.diff(np.diff(padded, axis=1), axis=2)
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=SquareKernel())
+    >>> same = branchsig.PolynomialKernel(degree=2, gamma=0)
+    >>> bool(np.isclose(value, branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=same)))
+    True
+    """
 
     @abc.abstractmethod
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
@@ -75,14 +135,8 @@ def _difference_adjoint(derivs: Array, axis: int) -> Array:
     xp = namespace_of(derivs)
     shape = list(derivs.shape)
     shape[axis] = 1
-    zero = xp.zeros(tuple(shape), dtype=derivs.dtype, device=_device(derivs))
+    zero = xp.zeros(tuple(shape), dtype=derivs.dtype, device=device_of(derivs))
     return xp.concat([zero, derivs], axis=axis) - xp.concat([derivs, zero], axis=axis)
-
-
-def _device(array: Array) -> Any:
-    from branchsig._arrays import device_of
-
-    return device_of(array)
 
 
 def _transposed(a: Array) -> Array:
@@ -162,7 +216,10 @@ def _channel_difference(x: Array, y: Array, channel: int) -> Array:
 
 
 class _LinearBody(StaticKernel):
-    """κ(x, y) = c ⟨x, y⟩, whose increments are c ⟨Δx, Δy⟩: differences first, so that an offset of the paths costs no digits."""
+    """κ(x, y) = c ⟨x, y⟩.
+
+    Its increments are c ⟨Δx, Δy⟩: differences are taken first, so that an offset of the paths costs no digits.
+    """
 
     @property
     def _factor(self) -> float:
@@ -203,12 +260,46 @@ def _real(kernel: StaticKernel, name: str, *, above: float = -math.inf, least: f
 
 @dataclasses.dataclass(frozen=True)
 class LinearKernel(_LinearBody):
-    """The linear kernel κ(x, y) = ⟨x, y⟩."""
+    r"""The linear kernel, which every function uses that is given none.
+
+    .. math:: \kappa(x, y) = \langle x, y \rangle
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.LinearKernel())
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class ScaledLinearKernel(_LinearBody):
-    """The scaled linear kernel κ(x, y) = scale² ⟨x, y⟩."""
+    r"""The scaled linear kernel: the linear kernel of paths multiplied by `scale`.
+
+    .. math:: \kappa(x, y) = \mathrm{scale}^2 \langle x, y \rangle
+
+    Parameters
+    ----------
+    scale : float, default: 1.0
+        Factor of the paths, finite.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not a real number.
+    ValueError
+        If a parameter is out of range or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.ScaledLinearKernel(0.5))
+    >>> bool(np.isclose(value, branchsig.branched_sig_kernel(0.5 * x, 0.5 * x, depth=2)))
+    True
+    """
 
     scale: float = 1.0
 
@@ -222,7 +313,37 @@ class ScaledLinearKernel(_LinearBody):
 
 @dataclasses.dataclass(frozen=True)
 class PolynomialKernel(_DotKernel):
-    """The polynomial kernel κ(x, y) = scale · (⟨x, y⟩ + γ)^degree."""
+    r"""The polynomial kernel.
+
+    .. math:: \kappa(x, y) = \mathrm{scale} \cdot (\langle x, y \rangle + \gamma)^{\mathrm{degree}}
+
+    Parameters
+    ----------
+    degree : float, default: 3.0
+        Exponent, at least 0.
+    gamma : float, default: 1.0
+        Constant added to the inner product, finite.
+    scale : float, default: 1.0
+        Factor, at least 0.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not a real number.
+    ValueError
+        If a parameter is out of range or not finite.
+
+    Notes
+    -----
+    A fractional degree has no real value where the sum is negative: the kernel is NaN there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.PolynomialKernel(degree=2))
+    """
 
     degree: float = 3.0
     gamma: float = 1.0
@@ -244,7 +365,29 @@ class PolynomialKernel(_DotKernel):
 
 @dataclasses.dataclass(frozen=True)
 class RBFKernel(_RadialKernel):
-    """The radial basis function kernel κ(x, y) = exp(−‖x − y‖² / σ)."""
+    r"""The radial basis function kernel.
+
+    .. math:: \kappa(x, y) = \exp\bigl( -\lVert x - y \rVert^2 / \sigma \bigr)
+
+    Parameters
+    ----------
+    sigma : float
+        Squared length scale, in the squared unit of the paths, above 0.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not a real number.
+    ValueError
+        If a parameter is out of range or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.RBFKernel(sigma=1.0))
+    """
 
     sigma: float
 
@@ -260,7 +403,33 @@ class RBFKernel(_RadialKernel):
 
 @dataclasses.dataclass(frozen=True)
 class Matern12Kernel(_RadialKernel):
-    """The Matern 1/2 kernel κ(x, y) = exp(−‖x − y‖ / σ)."""
+    r"""The Matern 1/2 kernel.
+
+    .. math:: \kappa(x, y) = \exp( -\lVert x - y \rVert / \sigma )
+
+    Parameters
+    ----------
+    sigma : float
+        Length scale, in the unit of the paths, above 0.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not a real number.
+    ValueError
+        If a parameter is out of range or not finite.
+
+    Notes
+    -----
+    Where two points coincide the kernel has no gradient; 0 is taken for it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.Matern12Kernel(sigma=1.0))
+    """
 
     sigma: float
 
@@ -279,7 +448,29 @@ class Matern12Kernel(_RadialKernel):
 
 @dataclasses.dataclass(frozen=True)
 class Matern32Kernel(_RadialKernel):
-    """The Matern 3/2 kernel κ(x, y) = (1 + a) exp(−a), a = √3 ‖x − y‖ / σ."""
+    r"""The Matern 3/2 kernel.
+
+    .. math:: \kappa(x, y) = (1 + a) \, e^{-a}, \qquad a = \sqrt{3} \, \lVert x - y \rVert / \sigma
+
+    Parameters
+    ----------
+    sigma : float
+        Length scale, in the unit of the paths, above 0.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not a real number.
+    ValueError
+        If a parameter is out of range or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.Matern32Kernel(sigma=1.0))
+    """
 
     sigma: float
 
@@ -297,7 +488,29 @@ class Matern32Kernel(_RadialKernel):
 
 @dataclasses.dataclass(frozen=True)
 class Matern52Kernel(_RadialKernel):
-    """The Matern 5/2 kernel κ(x, y) = (1 + a + a²/3) exp(−a), a = √5 ‖x − y‖ / σ."""
+    r"""The Matern 5/2 kernel.
+
+    .. math:: \kappa(x, y) = \bigl( 1 + a + a^2 / 3 \bigr) e^{-a}, \qquad a = \sqrt{5} \, \lVert x - y \rVert / \sigma
+
+    Parameters
+    ----------
+    sigma : float
+        Length scale, in the unit of the paths, above 0.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not a real number.
+    ValueError
+        If a parameter is out of range or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.Matern52Kernel(sigma=1.0))
+    """
 
     sigma: float
 
@@ -315,7 +528,31 @@ class Matern52Kernel(_RadialKernel):
 
 @dataclasses.dataclass(frozen=True)
 class RationalQuadraticKernel(_RadialKernel):
-    """The rational quadratic kernel κ(x, y) = (1 + ‖x − y‖² / (2 α σ²))^(−α)."""
+    r"""The rational quadratic kernel.
+
+    .. math:: \kappa(x, y) = \Bigl( 1 + \frac{\lVert x - y \rVert^2}{2 \alpha \sigma^2} \Bigr)^{-\alpha}
+
+    Parameters
+    ----------
+    sigma : float
+        Length scale, in the unit of the paths, above 0.
+    alpha : float, default: 1.0
+        Exponent, above 0. The kernel tends to a radial basis function kernel as it grows.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not a real number.
+    ValueError
+        If a parameter is out of range or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.RationalQuadraticKernel(sigma=1.0, alpha=0.5))
+    """
 
     sigma: float
     alpha: float = 1.0

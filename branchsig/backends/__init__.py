@@ -184,7 +184,7 @@ def backend_for(array: Array) -> Backend:
 
 def _choose() -> None:
     """Find the backends of this process. The choice stands before the warning, which may be an exception, is given."""
-    global _for_numpy, _for_others  # noqa: PLW0603
+    global _for_numpy, _for_others
     try:
         from branchsig.backends.cpu import CpuBackend
 
@@ -194,8 +194,8 @@ def _choose() -> None:
         _for_numpy = ReferenceBackend()
         _for_others = ThroughNumpy(_for_numpy)
         warnings.warn(
-            f"the compiled core of branchsig is not available ({error}): the reference implementation serves in its place, "
-            "which is slower and needs more memory. Install branchsig where there is a C compiler, with "
+            f"the compiled core of branchsig is not available ({error}): the reference implementation serves in its "
+            "place, which is slower and needs more memory. Install branchsig where there is a C compiler, with "
             "'pip install --force-reinstall --no-deps branchsig', to get the core",
             RuntimeWarning,
             stacklevel=5,
