@@ -1,6 +1,7 @@
 """Configuration of the documentation: Sphinx, the pydata theme, numpydoc for docstrings, MyST for Markdown."""
 
 import importlib.metadata
+import re
 
 project = "branchsig"
 author = "The branchsig developers"
@@ -36,3 +37,17 @@ html_show_sourcelink = False
 
 # A public name without a docstring, or with one that leaves out a parameter or the result, fails the build.
 numpydoc_validation_checks = {"GL08", "PR01", "PR02", "RT01"}
+
+
+def escape_stars_of_shapes(app, what, name, obj, options, lines):
+    """Let a docstring say ``(*batch, length)`` without the star opening an emphasis in reStructuredText."""
+    # Literals and lines of examples are left alone; so is an emphasis that closes, as in *this*.
+    pattern = re.compile(
+        r"(``.*?``|^ *(?:>>>|\.\.\.).*?$)|(?<=[(\s])\*(?=\w)(?!\w[^*\n]*\w\*(?!\w))", re.DOTALL | re.MULTILINE
+    )
+    lines[:] = pattern.sub(lambda found: found[1] or r"\*", "\n".join(lines)).split("\n")
+
+
+def setup(app):
+    """Connect the hook, behind that of numpydoc."""
+    app.connect("autodoc-process-docstring", escape_stars_of_shapes, priority=900)
