@@ -1,8 +1,11 @@
 """Static kernels: the kernels on the space the paths live in, and the gradients of their increments.
 
-Paths x and y, stacked, come in; the increments ``g[i, j] = κ(x[i+1], y[j+1]) − κ(x[i], y[j+1]) − κ(x[i+1], y[j]) +
-κ(x[i], y[j])`` go out, and later the derivatives with respect to g come in and those with respect to x and y go out.
-Everything is written in array API calls, so it works on the arrays of any library.
+Paths x and y, stacked, come in; the increments of a static kernel κ go out::
+
+    g[i, j] = κ(x[i+1], y[j+1]) − κ(x[i], y[j+1]) − κ(x[i+1], y[j]) + κ(x[i], y[j])
+
+Later the derivatives with respect to g come in, and those with respect to x and y go out. Everything is written in array
+API calls, so it works on the arrays of any library.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ __all__ = [
 class Context:
     """What a static kernel keeps between its call and its gradients.
 
-    The library makes one for each batch of pairs and hands it to the methods of a `StaticKernel`; users need none of their
-    own, except to try a kernel out.
+    The library makes one for each batch of pairs and hands it to the methods of a `StaticKernel`; users need none of
+    their own, except to try a kernel out.
 
     Attributes
     ----------
@@ -67,8 +70,8 @@ class Context:
 class StaticKernel(abc.ABC):
     r"""Base class of all static kernels, and of those of your own.
 
-    A subclass defines three methods. ``__call__(ctx, x, y)`` takes paths x, shape (batch, length1, dimension), and y, shape
-    (batch, length2, dimension), and returns the increments
+    A subclass defines three methods. ``__call__(ctx, x, y)`` takes paths x, shape (batch, length1, dimension), and y,
+    shape (batch, length2, dimension), and returns the increments
 
     .. math:: g_{ij} = \kappa(x_{i+1}, y_{j+1}) - \kappa(x_i, y_{j+1}) - \kappa(x_{i+1}, y_j) + \kappa(x_i, y_j),
 
@@ -76,8 +79,8 @@ class StaticKernel(abc.ABC):
     increments and returns those with respect to x, and ``grad_y(ctx, derivs)`` those with respect to y. Either may be
     called alone; if both are, `grad_x` comes first. A kernel that is never differentiated needs `__call__` alone.
 
-    The arrays belong to the library of the caller's paths, and must not be written to. Methods written in array API calls
-    serve every library.
+    The arrays belong to the library of the caller's paths, and must not be written to. Methods written in array API
+    calls serve every library.
 
     Examples
     --------
@@ -551,7 +554,8 @@ class RationalQuadraticKernel(_RadialKernel):
     >>> import numpy as np
     >>> import branchsig
     >>> x = np.array([[0.0], [0.5], [1.0]])
-    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.RationalQuadraticKernel(sigma=1.0, alpha=0.5))
+    >>> kernel = branchsig.RationalQuadraticKernel(sigma=1.0, alpha=0.5)
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=kernel)
     """
 
     sigma: float

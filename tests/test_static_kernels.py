@@ -1,4 +1,4 @@
-"""Static kernels: their formulas point by point, their gradients by complex steps and differences, and kernels of one's own."""
+"""Static kernels: formulas point by point, gradients by complex steps and differences, and kernels of one's own."""
 
 import cmath
 import copy
@@ -191,7 +191,7 @@ def test_gradients_of_the_kernel_are_those_of_central_differences(kernel):
 
 @every_kernel
 def test_kernels_are_values(kernel):
-    assert kernel == copy.deepcopy(kernel) == pickle.loads(pickle.dumps(kernel))  # noqa: S301
+    assert kernel == copy.deepcopy(kernel) == pickle.loads(pickle.dumps(kernel))
     assert hash(kernel) == hash(copy.deepcopy(kernel))
     assert eval(repr(kernel), vars(branchsig)) == kernel
     assert sum(kernel == other for other in KERNELS) == 1
