@@ -271,9 +271,9 @@ def main():
     ]
     lines = ["# The CPU core beside pysiglib", "", *measure.machine_facts(peer), ""]
     lines += [
-        f"Medians of up to {chosen.runs} runs, the two libraries in turns in one process, one thread each. A case is (batch,",
-        "length, dimension, depth, dyadic order); backward means both sides. A ratio is pysiglib's time over ours, its",
-        "quartiles those of the runs taken in pairs. Written by `python benchmarks/compare.py`.",
+        f"Medians of up to {chosen.runs} runs, the two libraries in turns in one process, one thread each. A case is",
+        "(batch, length, dimension, depth, dyadic order); backward means both sides. A ratio is pysiglib's time over",
+        "ours, its quartiles those of the runs taken in pairs. Written by `python benchmarks/compare.py`.",
         "",
         *measure.table(header, timed_rows(chosen, peer)),
     ]

@@ -91,9 +91,6 @@ def brownian(rng, batch, length, dimension, dtype=np.float64):
     return np.ascontiguousarray(steps.cumsum(axis=1), dtype=dtype)
 
 
-# --- memory ------------------------------------------------------------------------------------------------------
-
-
 def _status(field):
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
@@ -122,9 +119,6 @@ def in_child(script, *arguments, environment=None):
         print(f"{script} {' '.join(map(str, arguments))} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
         return None
     return json.loads(done.stdout.splitlines()[-1])
-
-
-# --- the page ----------------------------------------------------------------------------------------------------
 
 
 def _processor():

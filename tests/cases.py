@@ -65,6 +65,16 @@ def problem(x, y, depth, orders=(0, 0), pairing="paired", static_kernel=None, **
     return Problem(x, y, pairing, kernel, depth, orders, **options)
 
 
+def scaled(x, y, depth, reference, static_kernel=None, log_k=19.0):
+    """The two batches times the factor that brings the largest log K to about `log_k`, found by bisection."""
+    least, most = 0.0, 16.0
+    while most - least > 1e-3 * most:
+        size = (least + most) / 2
+        largest = np.max(reference.log_kernel(problem(size * x, size * y, depth, static_kernel=static_kernel)))
+        least, most = (size, most) if largest <= log_k else (least, size)
+    return least * x, least * y
+
+
 def relative(found, wanted):
     """Largest difference relative to each wanted value; infinities and NaN must stand in the same places."""
     found, wanted = np.asarray(found, dtype=float), np.asarray(wanted, dtype=float)

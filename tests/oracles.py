@@ -18,7 +18,6 @@ from functools import cache, reduce
 
 import numpy as np
 
-# --- forests -----------------------------------------------------------------------------------------------------
 # A tree is (label, forest), a forest is a sorted tuple of trees: children are not ordered.
 
 
@@ -133,9 +132,6 @@ def taylor_coefficients(function, radius, order, degree=22):
     return np.polynomial.chebyshev.cheb2poly(fitted)[: order + 1] / float(radius) ** np.arange(order + 1)
 
 
-# --- closed forms ------------------------------------------------------------------------------------------------
-
-
 def one_segment_depth_two(c):
     """K_2 of two straight lines with <dx, dy> = c, no discretisation."""
     return math.exp(math.fsum(c**k / (math.factorial(k) * k) for k in range(1, 80)))
@@ -144,9 +140,6 @@ def one_segment_depth_two(c):
 def one_segment_untruncated(c):
     """K_infinity of two straight lines: the solution (1 - c/2)^-2 of Liouville's equation, for c < 2."""
     return (1 - c / 2) ** -2
-
-
-# --- the recursion, node by node -----------------------------------------------------------------------------------
 
 
 def _dot(x, y):
@@ -296,9 +289,6 @@ def gradient(function, path, step=1e-30):
         shifted[index[0]][index[1]] += step * 1j
         result[index] = function(shifted).imag / step
     return result
-
-
-# --- path transforms, point by point -------------------------------------------------------------------------------
 
 
 def transformed(path, time_aug=False, lead_lag=False, end_time=1.0):

@@ -56,9 +56,6 @@ def check(found, wanted, tolerance=1e-12):
         assert relative_to_path(mine, its) < tolerance
 
 
-# --- pairs ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", STATIC_KERNELS)
 @pytest.mark.parametrize(("depth", "orders"), [(1, (0, 0)), (2, (0, 1)), (4, (1, 0))])
 def test_gradients_of_pairs(backend, name, depth, orders, rng):
@@ -158,9 +155,6 @@ def test_sides_that_nobody_asks_for_are_none(backend, function, rng):
     assert getattr(branchsig, name)(derivs, x, y, 3, left_deriv=False) == (None, None)
 
 
-# --- Gram matrices -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("transform", TRANSFORMS[::4])
 @pytest.mark.parametrize("name", ["linear", "matern12", "polynomial"])
@@ -224,7 +218,7 @@ def test_gradients_of_a_stack_of_paths_with_itself_on_grids(backend, other, rng)
 
 def test_matern_12_takes_the_symmetric_derivative_where_points_coincide(backend, rng):
     # |x - y| has a kink at x = y: the central difference there is the mean of both sides, which is 0.
-    x, derivs = walk(rng, 2, 4, 2), rng.standard_normal((2, 2))
+    x, derivs = walk(rng, 2, 4, 2, size=0.3), rng.standard_normal((2, 2))
     kernel, kappa = static_kernel("matern12")
     found, _ = branchsig.branched_sig_kernel_gram_backprop(derivs, x, x, 3, static_kernel=kernel)
     step, wanted = 1e-7, np.zeros_like(x)
@@ -250,9 +244,6 @@ def test_no_gradient_is_nan_where_points_coincide(backend, name, rng):
         np.ones((2, 2)), constant, constant, 3, static_kernel=kernel
     ):
         assert gradient is None or np.all(np.isfinite(gradient))
-
-
-# --- value and pullback ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -288,9 +279,6 @@ def test_pullbacks_are_the_gradients_of_the_values(backend, options, form, rng):
             check(found, (left, right))
 
 
-# --- transforms ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_transforms_equal_their_definition_point_by_point(backend, transform, length, rng):
@@ -308,9 +296,6 @@ def test_the_backward_of_a_transform_is_its_adjoint(backend, transform, rng):
     found = branchsig.transform_path_backprop(derivs, **transform)
     assert found.shape == paths.shape
     assert np.vdot(found, direction) == pytest.approx(np.vdot(derivs, change), rel=1e-12)
-
-
-# --- everything at once, and long ------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40)

@@ -8,8 +8,6 @@ import oracles
 import pytest
 from cases import STATIC_KERNELS, QuarticKernel, problem, quartic, relative, static_kernel, walk
 
-# --- the oracles against each other ------------------------------------------------------------------------------
-
 
 def test_numbers_of_forests_and_trees_are_those_of_the_literature():
     # OEIS A000081: rooted trees 1, 1, 2, 4, 9, 20; a forest with n nodes is a tree with n + 1 nodes without its root.
@@ -60,9 +58,6 @@ def _romberg(table):
     return table[0]
 
 
-# --- forests -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("depth", [1, 2, 3, 5])
 @pytest.mark.parametrize("orders", [(0, 0), (2, 1)])
 def test_homogeneous_parts_are_the_forests_weighted_by_one_over_sigma(backend, depth, orders, rng):
@@ -102,9 +97,6 @@ def test_refinement_extrapolates_to_the_forests_of_the_exact_iterated_integrals(
     assert abs(exact[5]) < 10 * size**10
 
 
-# --- closed forms ------------------------------------------------------------------------------------------------
-
-
 def test_depth_zero_is_one(backend, rng):
     x, y = walk(rng, 3, 5, 2), walk(rng, 3, 4, 2)
     np.testing.assert_array_equal(backend.log_kernel(problem(x, y, 0, (1, 0))), np.zeros(3))
@@ -135,9 +127,6 @@ def test_great_depth_on_one_segment_solves_liouvilles_equation(backend, c):
     x, y = np.array([[[0.0], [1.0]]]), np.array([[[0.0], [c]]])
     values = [math.exp(backend.log_kernel(problem(x, y, 40, (order, order)))[0]) for order in range(2, 8)]
     assert _romberg(values) == pytest.approx(oracles.one_segment_untruncated(c), rel=1e-10)
-
-
-# --- the recursion, node by node ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STATIC_KERNELS)

@@ -1,0 +1,29 @@
+"""Run the tests that suit the sanitizers on the package installed in a folder: run.py SITE REPOSITORY."""
+
+import sys
+from pathlib import Path
+
+site, repository = Path(sys.argv[1]), Path(sys.argv[2])
+# An editable install of the package answers imports before sys.path does.
+sys.meta_path[:] = [finder for finder in sys.meta_path if "esonpy" not in type(finder).__name__]
+
+import pytest  # noqa: E402
+
+import branchsig  # noqa: E402
+from branchsig import _core  # noqa: E402
+
+for module in (branchsig, _core):
+    assert site in Path(module.__file__).parents, f"{module.__file__} is not the build under test"
+assert b"__asan_report_load" in Path(_core.__file__).read_bytes(), "the core was built without AddressSanitizer"
+
+tests = [
+    str(repository / "tests" / f"test_{name}.py")
+    for name in ("numerics", "backends", "reference", "gradients", "threads")
+]
+# Long paths repeat what short ones do, at a price; scripts run by the tests would not start under a preloaded library.
+left_out = "not long_paths and not log_k_of_twenty and not single_precision and not ctrl_c and not forked"
+sys.exit(
+    pytest.main(
+        ["-c", str(repository / "pyproject.toml"), "-q", "-x", "-p", "no:cacheprovider", "-k", left_out, *tests]
+    )
+)

@@ -1,0 +1,433 @@
+"""Where floating point is hard: overflow and what comes back from it, large cells, long paths, NaN, and bits.
+
+What a kernel must be is said by the reference; the hardest cases of the reference are held against forty digits.
+"""
+
+import itertools
+import math
+import warnings
+
+import numpy as np
+import oracles
+import pytest
+from cases import STATIC_KERNELS, problem, relative, relative_to_path, scaled, static_kernel, walk
+
+import branchsig
+
+HUGE = 60.0
+
+
+def sides(backend, x, y, depth, orders=(0, 0), pairing="paired", static_kernel=None, wrt_log=True):
+    """log K and both gradients for derivatives 1."""
+    arguments = problem(x, y, depth, orders, pairing, static_kernel)
+    logarithms = backend.log_kernel(arguments)
+    gradients = backend.gradients(
+        arguments, np.ones_like(logarithms), wrt_log=wrt_log, left=True, right=pairing != "symmetric"
+    )
+    return logarithms, *(gradient for gradient in gradients if gradient is not None)
+
+
+def lines(cells, dtype=np.float64):
+    """Pairs of paths of one channel whose increments are the outer products of `cells` with (1,): one row of cells."""
+    cells = np.asarray(cells, dtype=float)
+    x = np.zeros((*cells.shape[:-1], 2, 1))
+    x[..., 1, 0] = 1.0
+    y = np.concatenate([np.zeros((*cells.shape[:-1], 1)), np.cumsum(cells, axis=-1)], axis=-1)[..., None]
+    return x.astype(dtype), y.astype(dtype)
+
+
+@pytest.mark.parametrize("function", ["paired", "gram", "symmetric", "grid"])
+def test_overflow_is_infinite_and_warned_of_once(backend, function, rng):
+    x, y = walk(rng, 4, 5, 2), walk(rng, 4, 5, 2)
+    x[2] *= HUGE
+    y[2] = x[2]
+    call = branchsig.branched_sig_kernel if function in ("paired", "grid") else branchsig.branched_sig_kernel_gram
+    other = x if function == "symmetric" else y
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        values = call(x, other, 3, return_grid=function == "grid")
+    broken = np.count_nonzero(~np.isfinite(values))
+    assert broken > 0
+    assert np.isfinite(values[0]).any()
+    assert [w.category for w in caught] == [RuntimeWarning]
+    message = str(caught[0].message)
+    assert f"{broken} of {values.size}" in message
+    assert "scale" in message.lower()
+    assert caught[0].filename == __file__
+
+
+def test_an_overflowing_pair_leaves_its_neighbours_as_they_are(backend, rng):
+    x, y = walk(rng, 19, 8, 2), walk(rng, 19, 7, 2)
+    wanted = sides(backend, x, y, 4, (1, 0))
+    for place in (0, 7, 18):
+        spoilt = x.copy()
+        spoilt[place] *= HUGE
+        y_spoilt = y.copy()
+        y_spoilt[place, :, :] = spoilt[place, -1:, :] * np.arange(7)[:, None]
+        found = sides(backend, spoilt, y_spoilt, 4, (1, 0))
+        assert not np.isfinite(found[0][place])
+        others = np.arange(19) != place
+        for mine, its in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(mine[others], its[others])
+        for gradient in found[1:]:
+            assert np.all(np.isnan(gradient[place]))
+
+
+def test_unit_normalisation_survives_where_the_kernel_overflows(backend):
+    # Depth one: log K = <dx, dy>, so the normalised kernel is exp(-|dx - dy|^2 / 2) although K itself is inf.
+    x, y = np.array([[[0.0], [40.0]]]), np.array([[[0.0], [41.5]]])
+    value = branchsig.branched_sig_kernel(x, y, 1, normalize=True)
+    assert float(value[0]) == pytest.approx(math.exp(-(1.5**2) / 2), rel=1e-12)
+    left, right = branchsig.branched_sig_kernel_backprop(np.ones(1), x, y, 1, normalize=True, right_deriv=True)
+    slope = 1.5 * math.exp(-(1.5**2) / 2)
+    np.testing.assert_allclose(left, [[[-slope], [slope]]], rtol=1e-10)
+    np.testing.assert_allclose(right, [[[slope], [-slope]]], rtol=1e-10)
+
+
+def test_no_value_is_finite_and_wrong(backend, rng):
+    # Over seven orders of magnitude of the paths: each value is right to the digits it can have, or it is not finite.
+    mpmath_numbers = oracles.mpmath_scalars()
+    finite = 0
+    for size in np.logspace(-1, 1.2, 12):
+        x, y = walk(rng, 4, 5, 2, size=size), walk(rng, 4, 4, 2, size=size)
+        found = backend.log_kernel(problem(x, y, 3))
+        for value, a, b in zip(found, x, y, strict=True):
+            g = oracles.increments(
+                oracles.static_kernel("linear"),
+                oracles.points(a, mpmath_numbers),
+                oracles.points(b, mpmath_numbers),
+                mpmath_numbers,
+            )
+            levels = oracles.log_levels(g, 3, (0, 0), mpmath_numbers)
+            wanted = levels[-1][-1][-1]
+            # Each level multiplies the rounding of the one below by the largest cell it is exponentiated into.
+            heights = [max(abs(u) for row in level for u in row) for level in levels[1:]]
+            noise = 1e-15
+            for below, here in itertools.pairwise(heights):
+                noise = 1e-15 * (1 + float(min(here, 1e308))) + noise * (1 + float(min(below, 1e308)))
+            if math.isfinite(value):
+                finite += 1
+                assert abs(float(wanted) - value) <= 100 * noise * max(1.0, float(max(heights)))
+            else:
+                assert max(heights) > 700
+    assert 12 < finite < 48
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [(0, 0), (2, -1), (3, 2)])
+@pytest.mark.parametrize("name", ["linear", "rbf", "matern12", "polynomial"])
+def test_a_bad_path_spoils_its_own_pairs_alone(backend, bad, place, name, rng):
+    x, y = walk(rng, 5, 5, 2, size=0.5), walk(rng, 5, 6, 2, size=0.5)
+    kernel, _ = static_kernel(name)
+    spoilt = x.copy()
+    spoilt[place[0], place[1], 1] = bad
+    derivs = np.ones(5)
+    wanted = branchsig.branched_sig_kernel(x, y, 3, static_kernel=kernel)
+    found = branchsig.branched_sig_kernel(spoilt, y, 3, static_kernel=kernel)
+    others = np.arange(5) != place[0]
+    np.testing.assert_array_equal(found[others], wanted[others])
+    if math.isnan(bad):
+        assert np.isnan(found[place[0]])
+        gradients = branchsig.branched_sig_kernel_backprop(derivs, x, y, 3, static_kernel=kernel, right_deriv=True)
+        spoilt_ones = branchsig.branched_sig_kernel_backprop(
+            derivs, spoilt, y, 3, static_kernel=kernel, right_deriv=True
+        )
+        for mine, its in zip(spoilt_ones, gradients, strict=True):
+            assert np.all(np.isnan(mine[place[0]]))
+            np.testing.assert_array_equal(mine[others], its[others])
+    gram = branchsig.branched_sig_kernel_gram(spoilt, y, 3, static_kernel=kernel)
+    np.testing.assert_array_equal(
+        gram[others], branchsig.branched_sig_kernel_gram(x, y, 3, static_kernel=kernel)[others]
+    )
+    if math.isnan(bad):
+        assert np.all(np.isnan(gram[place[0]]))
+        left, right = branchsig.branched_sig_kernel_gram_backprop(
+            np.ones((5, 5)), spoilt, y, 3, static_kernel=kernel, right_deriv=True
+        )
+        assert np.all(np.isnan(left[place[0]]))
+        assert np.all(np.isfinite(left[others]))
+        assert np.all(np.isnan(right))  # every path of the other side is in a pair with the bad one
+
+
+def test_a_nan_in_a_symmetric_gram_matrix_is_a_row_and_a_column(backend, rng):
+    x = walk(rng, 6, 5, 2, size=0.5)
+    wanted = branchsig.branched_sig_kernel_gram(x, x, 3)
+    spoilt = x.copy()
+    spoilt[2, 3, 0] = math.nan
+    found = branchsig.branched_sig_kernel_gram(spoilt, spoilt, 3)
+    assert np.all(np.isnan(found[2]))
+    assert np.all(np.isnan(found[:, 2]))
+    others = np.ix_(np.arange(6) != 2, np.arange(6) != 2)
+    np.testing.assert_array_equal(found[others], wanted[others])
+
+
+def test_a_nan_is_no_overflow_and_no_warning(backend, rng):
+    x, y = walk(rng, 3, 5, 2), walk(rng, 3, 5, 2)
+    x[1, 2, 0] = math.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        branchsig.branched_sig_kernel(x, y, 3)
+        branchsig.branched_sig_kernel(x, y, 3, return_grid=True)
+        branchsig.branched_sig_kernel(x, y, 3, normalize=True)
+        branchsig.branched_sig_kernel_backprop(np.ones(3), x, y, 3, right_deriv=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_one_cell_of_any_size_is_exact_to_rounding(backend, dtype):
+    # log K_2 of one cell c is c (3 + exp c) / 4: this is the exponential, from the smallest cell to the largest.
+    ends = (-745.0, 700.0) if dtype == np.float64 else (-103.0, 88.0)
+    thresholds = np.concatenate(
+        [s * 2.0**-k * (1 + e) for s in (1, -1) for k in range(-3, 8) for e in [np.array([-1e-9, 0, 1e-9])]]
+    )
+    tiny = np.concatenate([10.0 ** -np.arange(5, 30), -(10.0 ** -np.arange(5, 30))])
+    cells = np.concatenate([np.linspace(*ends, 2001), np.linspace(-1, 1, 501), thresholds, tiny])
+    cells = np.random.default_rng(0).permutation(cells).astype(dtype)  # neighbours of all sizes
+    x, y = lines(cells[:, None], dtype)
+    found = backend.log_kernel(problem(x, y, 2))
+    exact = cells.astype(float)
+    with np.errstate(over="ignore"):
+        wanted = (exact * (3 + np.exp(exact)) / 4).astype(dtype)
+    assert relative(found, wanted) < (2e-15 if dtype == np.float64 else 1e-6)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize("size", [1.0, 30.0, 300.0, 700.0])
+def test_large_negative_cells_agree_with_the_reference(backend, reference, depth, size, rng):
+    cells = -size * rng.uniform(0.2, 1.0, (13, 6))
+    x, y = lines(cells)
+    found, wanted = sides(backend, x, y, depth), sides(reference, x, y, depth)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-13)
+    for mine, its in zip(found[1:], wanted[1:], strict=True):
+        assert relative_to_path(mine, its) < 1e-11
+
+
+DIPS = {
+    "one cell down and one up": [-800.0, 800.0],
+    "into subnormal numbers": [-735.0, 735.0],
+    "deep below": [-3000.0, 3000.0],
+    "by small steps": [-7.45] * 100 + [7.45] * 100,
+    "by small steps into subnormal numbers": [-3.7] * 200 + [3.7] * 200,
+    "twice": [-800.0, 800.0, 0.3, -760.0, 760.0],
+    "and only partly up": [-900.0, 880.0],
+}
+
+
+@pytest.mark.parametrize("dip", DIPS)
+@pytest.mark.parametrize("along", ["rows", "columns"])
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_kernels_that_underflow_and_come_back(backend, reference, dip, along, depth, rng):
+    # K_1 goes down to 0 in floating point, and its logarithm comes back: a running product would stay at 0 or turn NaN.
+    x, y = lines([DIPS[dip], [0.01 * c for c in DIPS[dip]]])
+    if along == "columns":
+        x, y = y, x
+    arguments = problem(x, y, depth)
+    found, wanted = backend.log_kernel(arguments), reference.log_kernel(arguments)
+    np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-6)  # cells of 800 that cancel, level by level
+    exact = oracles.log_kernel(x[0], y[0], depth, scalars=oracles.mpmath_scalars())
+    assert found[0] == pytest.approx(float(exact), rel=1e-11, abs=1e-6)
+    grids = [which.grid(arguments, all_levels=True) for which in (backend, reference)]
+    for mine, its in zip(*grids, strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-6, atol=1e-300)
+    gradients = [sides(which, x, y, depth)[1:] for which in (backend, reference)]
+    for mine, its in zip(*gradients, strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("dip", [-95.0, -104.0, -150.0])
+def test_kernels_that_underflow_and_come_back_in_single_precision(backend, dip):
+    for cells in ([dip, -dip], [dip / 50] * 50 + [-dip / 50] * 50):
+        x, y = lines([cells, cells[::-1]], np.float32)
+        found = backend.log_kernel(problem(x[:1], y[:1], 2))
+        wanted = oracles.log_kernel(x[0], y[0], 2)
+        assert found[0] == pytest.approx(float(wanted), rel=1e-4, abs=1e-3)
+
+
+def test_grids_that_overflow_and_come_back(backend):
+    # The last level takes no exponential of itself: it is inf where log K > 709.8 and finite again behind.
+    x, y = lines([[800.0, -800.0, 0.5]])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = branchsig.branched_sig_kernel(x, y, 1, return_grid=True)
+    np.testing.assert_allclose(found[0, 1], [1.0, math.inf, 1.0, math.exp(0.5)], rtol=1e-13)
+    assert len(caught) == 1
+    assert np.isnan(branchsig.branched_sig_kernel_backprop(np.ones((1, 2, 4)), x, y, 1, return_grid=True)[0]).all()
+
+
+def test_mixed_batches_have_the_infinities_of_the_reference(backend, reference, rng):
+    # Sizes that go from nothing to far beyond overflow, next to one another in every vector.
+    count = 67
+    sizes = rng.permutation(np.logspace(-3, 2, count))[:, None, None]
+    x, y = walk(rng, count, 9, 2, size=1.0) * sizes, walk(rng, count, 7, 2, size=1.0) * sizes
+    for depth, orders in ((2, (0, 0)), (3, (1, 0)), (4, (0, 0))):
+        arguments = problem(x, y, depth, orders)
+        levels = np.log(np.maximum(reference.grid(arguments, all_levels=True), 1e-308))
+        found, wanted = sides(backend, x, y, depth, orders), sides(reference, x, y, depth, orders)
+        np.testing.assert_array_equal(np.isnan(found[0]), np.isnan(wanted[0]))
+        np.testing.assert_array_equal(np.isposinf(found[0]), np.isposinf(wanted[0]))
+        np.testing.assert_array_equal(np.isneginf(found[0]), np.isneginf(wanted[0]))
+        assert not np.all(np.isfinite(wanted[0]))
+        calm = np.abs(levels).max(axis=(1, 2, 3)) < 20
+        assert calm.sum() > 10
+        assert relative(np.exp(found[0][calm]), np.exp(wanted[0][calm])) < 1e-12
+        for mine, its in zip(found[1:], wanted[1:], strict=True):
+            np.testing.assert_array_equal(np.isnan(mine), np.isnan(its))
+            assert relative_to_path(mine[calm], its[calm]) < 1e-11
+
+
+def test_subnormal_increments_are_kept(backend):
+    x, y = lines([[3e-310, 2e-310]])
+    assert backend.log_kernel(problem(x, y, 3))[0] == pytest.approx(5e-310, rel=1e-10)
+
+
+def test_the_floating_point_environment_is_left_alone(backend, rng):
+    x, y = walk(rng, 9, 6, 2), walk(rng, 9, 6, 2)
+    sides(backend, x, y, 3)
+    smallest = np.array([2.0**-1074, 2.0**-1000])
+    assert np.all(smallest * 1.0 > 0)
+    assert smallest[1] * 2.0**-60 > 0
+
+
+def test_an_offset_of_linear_paths_costs_no_digits(backend, rng):
+    x, y = (np.round(walk(rng, 5, 9, 2) * 2**20) / 2**20 for _ in range(2))
+    for mine, its in zip(sides(backend, x + 2.0**30, y - 2.0**29, 3), sides(backend, x, y, 3), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", STATIC_KERNELS)
+@pytest.mark.parametrize("lengths", [(1000, 60), (60, 1000), (500, 500)])
+def test_double_precision_keeps_its_digits_on_long_paths(core, reference, name, lengths, rng):
+    kernel, _ = static_kernel(name)
+    x, y = (walk(rng, 3, length, 3, size=0.5) for length in lengths)
+    found = sides(core, x, y, 4, static_kernel=kernel, wrt_log=False)
+    wanted = sides(reference, x, y, 4, static_kernel=kernel, wrt_log=False)
+    assert np.max(np.abs(wanted[0])) < 20
+    assert relative(np.exp(found[0]), np.exp(wanted[0])) < 1e-13 * sum(lengths)
+    for mine, its in zip(found[1:], wanted[1:], strict=True):
+        assert relative_to_path(mine, its) < 1e-13 * sum(lengths)
+
+
+@pytest.mark.parametrize("length", [40, 300])
+def test_double_precision_keeps_its_digits_up_to_log_k_of_twenty(core, reference, length, rng):
+    x = walk(rng, 8, length, 3)
+    x, y = scaled(x, x + 0.3 * walk(rng, 8, length, 3), 4, reference)
+    found, wanted = (sides(which, x, y, 4, wrt_log=False) for which in (core, reference))
+    assert 15 < np.max(wanted[0]) < 20
+    assert relative(np.exp(found[0]), np.exp(wanted[0])) < 1e-13 * 2 * length
+    for mine, its in zip(found[1:], wanted[1:], strict=True):
+        assert relative_to_path(mine, its) < 1e-13 * 2 * length
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+@pytest.mark.parametrize("length", [40, 1000])
+def test_single_precision_is_within_1e_5_up_to_log_k_of_twenty(core, reference, length, depth, rng):
+    x = walk(rng, 4, length, 3)
+    x, y = scaled(x, x + 0.3 * walk(rng, 4, length, 3), depth, reference)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    wanted = reference.log_kernel(problem(x.astype(float), y.astype(float), depth))
+    found = core.log_kernel(problem(x, y, depth))
+    assert 15 < np.max(wanted) < 20
+    assert relative(np.exp(found.astype(float)), np.exp(wanted)) < 1e-5
+
+
+@pytest.mark.parametrize("name", STATIC_KERNELS)
+@pytest.mark.parametrize("lengths", [(1000, 1000), (17, 1000), (1000, 17)])
+def test_single_precision_is_within_1e_5_of_double_precision(core, reference, name, lengths, rng):
+    kernel, _ = static_kernel(name)
+    x, y = (walk(rng, 4, length, 3, size=0.8, dtype=np.float32) for length in lengths)
+    arguments = problem(x.astype(float), y.astype(float), 4, static_kernel=kernel)
+    with np.errstate(over="ignore"):
+        wanted = np.exp(reference.log_kernel(arguments))
+    found = core.log_kernel(problem(x, y, 4, static_kernel=kernel))
+    assert found.dtype == np.float32
+    moderate = np.abs(np.log(wanted)) < 20
+    assert moderate.sum() >= 2
+    assert relative(np.exp(found.astype(float))[moderate], wanted[moderate]) < 1e-5
+
+
+@pytest.mark.parametrize("name", STATIC_KERNELS)
+@pytest.mark.parametrize("where", [0, 3, 5])
+def test_repeated_points_change_nothing(backend, name, where, rng):
+    x, y = walk(rng, 3, 6, 2), walk(rng, 3, 5, 2)
+    kernel, _ = static_kernel(name)
+    index = np.insert(np.arange(6), where, [where, where])
+    plain = sides(backend, x, y, 4, static_kernel=kernel)
+    for mine, its in zip(
+        sides(backend, np.ascontiguousarray(x[:, index]), y, 4, static_kernel=kernel), plain, strict=True
+    ):
+        if mine.shape[1:2] == (8,):
+            merged = np.zeros_like(its)
+            np.add.at(merged, (slice(None), index), mine)
+            mine = merged
+        np.testing.assert_allclose(mine, its, rtol=1e-12, atol=1e-13)
+
+
+def test_repeated_points_change_no_bit_of_the_core(core, rng):
+    x, y = walk(rng, 9, 6, 2), walk(rng, 9, 5, 2)
+    padded = np.concatenate([x, np.repeat(x[:, -1:], 40, axis=1)], axis=1)
+    np.testing.assert_array_equal(core.log_kernel(problem(padded, y, 4)), core.log_kernel(problem(x, y, 4)))
+    padded = np.concatenate([y, np.repeat(y[:, -1:], 40, axis=1)], axis=1)
+    np.testing.assert_array_equal(core.log_kernel(problem(x, padded, 4)), core.log_kernel(problem(x, y, 4)))
+
+
+def test_repeated_points_leave_infinity_infinite(backend):
+    x, y = lines([[800.0, 0.0, 0.0]])
+    assert np.isposinf(backend.log_kernel(problem(x, y, 2)))
+    assert np.isposinf(backend.log_kernel(problem(y, x, 2)))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", ["linear", "rbf", "matern52", "polynomial"])
+@pytest.mark.parametrize(
+    ("depth", "orders", "lengths"), [(3, (0, 0), (8, 9)), (4, (1, 2), (5, 4)), (7, (0, 0), (70, 6))]
+)
+def test_a_pair_has_the_same_bits_in_every_batch(core, dtype, name, depth, orders, lengths, rng):
+    kernel, _ = static_kernel(name)
+    count = 37
+    # Some neighbours have large cells, one overflows and one is NaN: the others must not notice.
+    sizes = np.where(np.arange(count) % 3 == 1, 3.0, 0.6)[:, None, None]
+    x = (walk(rng, count, lengths[0], 2, size=1.0) * sizes).astype(dtype)
+    y = (walk(rng, count, lengths[1], 2, size=1.0) * sizes).astype(dtype)
+    x[5] *= 100
+    x[11, 0, 0] = math.nan
+    whole = sides(core, x, y, depth, orders, static_kernel=kernel)
+    for chosen in ([0], [3], [36], [2, 3], [5, 11, 3], list(range(9)), list(range(1, 18)), list(range(36, -1, -1))):
+        part = sides(core, x[chosen], y[chosen], depth, orders, static_kernel=kernel)
+        for mine, its in zip(part, whole, strict=True):
+            np.testing.assert_array_equal(mine, its[chosen])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("length", [6, 150])
+def test_gram_matrices_have_the_bits_of_their_pairs(core, dtype, length, rng):
+    x, y = walk(rng, 7, length, 3, dtype=dtype), walk(rng, 5, 40, 3, dtype=dtype)
+    gram = core.log_kernel(problem(x, y, 4, pairing="gram"))
+    for i in range(7):
+        alone = core.log_kernel(problem(np.repeat(x[i : i + 1], 5, axis=0), y, 4))
+        np.testing.assert_array_equal(gram[i], alone)
+    symmetric = core.log_kernel(problem(x, x, 4, pairing="symmetric"))
+    whole = core.log_kernel(problem(x, x.copy(), 4, pairing="gram"))
+    lower = np.tril_indices(7)
+    np.testing.assert_array_equal(symmetric[lower], whole[lower])
+
+
+@pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_number_of_threads_changes_no_bit(core, pairing, dtype, rng):
+    x = walk(rng, 23, 20, 3, dtype=dtype)
+    y = x if pairing == "symmetric" else walk(rng, 23, 15, 3, dtype=dtype)
+    derivs = rng.standard_normal(23 if pairing == "paired" else (23, 23)).astype(dtype)
+    results = []
+    for n_jobs in (1, 2, 3, 5):
+        arguments = problem(x, y, 4, pairing=pairing, n_jobs=n_jobs)
+        gradients = core.gradients(arguments, derivs, wrt_log=False, left=True, right=pairing != "symmetric")
+        results.append([core.log_kernel(arguments), *(g for g in gradients if g is not None)])
+    for result in results[1:]:
+        for mine, its in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(mine, its)
+
+
+def test_the_same_call_gives_the_same_bits(core, rng):
+    x, y = walk(rng, 5, 30, 3), walk(rng, 5, 30, 3)
+    first, second = (sides(core, x, y, 4) for _ in range(2))
+    for mine, its in zip(first, second, strict=True):
+        np.testing.assert_array_equal(mine, its)
