@@ -41,8 +41,8 @@ def branched_sig_kernel(
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
     depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
-        y_0>)``.
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+        ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
@@ -123,7 +123,7 @@ def branched_sig_kernel_gram(
     progress: bool | Callable[[int, int], None] = False,
     **options: Unpack[KernelOptions],
 ) -> Array:
-    r"""Gram matrix of branched signature kernels: all pairs of two batches of paths.
+    """Gram matrix of branched signature kernels: all pairs of two batches of paths.
 
     Parameters
     ----------
@@ -133,8 +133,8 @@ def branched_sig_kernel_gram(
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
     depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
-        y_0>)``.
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+        ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
@@ -149,7 +149,7 @@ def branched_sig_kernel_gram(
     -------
     array, shape (*batch1, *batch2)
         The kernels, with the library, dtype and device of the paths. With `return_grid` the kernels at every node,
-        shape ``(*batch1, \*batch2, grid1, grid2)``, where ``grid = (length - 1) * 2**order + 1`` after the
+        shape ``(*batch1, *batch2, grid1, grid2)``, where ``grid = (length - 1) * 2**order + 1`` after the
         transformations.
 
     Raises
@@ -214,8 +214,8 @@ def branched_sig_kernel_stack(
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
     depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
-        y_0>)``.
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+        ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times

@@ -53,8 +53,8 @@ def branched_sig_kernel_backprop(
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
     depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
-        y_0>)``.
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+        ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
@@ -132,21 +132,21 @@ def branched_sig_kernel_gram_backprop(
     progress: bool | Callable[[int, int], None] = False,
     **options: Unpack[KernelOptions],
 ) -> Gradients:
-    r"""Gradients of a Gram matrix of branched signature kernels.
+    """Gradients of a Gram matrix of branched signature kernels.
 
     Parameters
     ----------
     derivs : array, shape (*batch1, *batch2)
-        Derivatives of a scalar with respect to the result of `branched_sig_kernel_gram`: shape ``(*batch1, \*batch2,
-        grid1, grid2)`` with `return_grid`.
+        Derivatives of a scalar with respect to the result of `branched_sig_kernel_gram`: shape
+        ``(*batch1, *batch2, grid1, grid2)`` with `return_grid`.
     path1 : array, shape (*batch1, length1, dimension)
         First paths, of any library of the array API standard, float32 or float64.
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
     depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
-        y_0>)``.
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+        ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
@@ -188,8 +188,8 @@ def branched_sig_kernel_gram_backprop(
 
     Notes
     -----
-    Since k(x, y) = k(y, x), the whole gradient of a symmetric matrix is one pass over a triangle with ``derivs +
-    derivs.T``.
+    Since k(x, y) = k(y, x), the whole gradient of a symmetric matrix is one pass over a triangle with
+    ``derivs + derivs.T``.
 
     Gradients of a pair whose value is not finite are NaN in every entry of its two paths, and of no other. Nothing is
     warned of.
@@ -240,8 +240,8 @@ def branched_sig_kernel_vjp(
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
     depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
-        y_0>)``.
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+        ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
@@ -320,8 +320,8 @@ def branched_sig_kernel_gram_vjp(
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
     depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end -
-        y_0>)``.
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+        ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times

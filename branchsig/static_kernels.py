@@ -4,8 +4,8 @@ Paths x and y, stacked, come in; the increments of a static kernel κ go out::
 
     g[i, j] = κ(x[i+1], y[j+1]) − κ(x[i], y[j+1]) − κ(x[i+1], y[j]) + κ(x[i], y[j])
 
-Later the derivatives with respect to g come in, and those with respect to x and y go out. Everything is written in array
-API calls, so it works on the arrays of any library.
+Later the derivatives with respect to g come in, and those with respect to x and y go out. Everything is written in
+array API calls, so it works on the arrays of any library.
 """
 
 from __future__ import annotations

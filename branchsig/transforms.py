@@ -35,8 +35,8 @@ def transform_path(
     Returns
     -------
     array, shape (..., length', dimension')
-        A new array, with the library, dtype and device of `path`. `lead_lag` makes of length and dimension ``2 * length
-        - 1`` and ``2 * dimension``, `time_aug` adds a channel.
+        A new array, with the library, dtype and device of `path`. `lead_lag` makes of length and dimension
+        ``2 * length - 1`` and ``2 * dimension``, `time_aug` adds a channel.
 
     Raises
     ------
