@@ -14,8 +14,8 @@ preload="$("$CC" -print-file-name=libasan.so)"
 "$python" -m mesonbuild.mesonmain setup "$work/build" "$root" --prefix "$work" \
   -Dpython.purelibdir="$work/site" -Dpython.platlibdir="$work/site" \
   -Dbuildtype=debugoptimized -Db_ndebug=false -Db_lundef=false -Db_sanitize=address,undefined \
-  -Dc_args="-fno-sanitize-recover=all -fno-omit-frame-pointer" >"$work/setup.log" || { cat "$work/setup.log"; exit 1; }
-"$python" -m mesonbuild.mesonmain install -C "$work/build" >"$work/install.log" || { cat "$work/install.log"; exit 1; }
+  -Dc_args="-fno-sanitize-recover=all -fno-omit-frame-pointer" >"$work/setup.log" 2>&1 || { cat "$work/setup.log"; exit 1; }
+"$python" -m mesonbuild.mesonmain install -C "$work/build" >"$work/install.log" 2>&1 || { cat "$work/install.log"; exit 1; }
 echo "built with the sanitizers"
 
 # Leaks are not looked for: Python itself never gives back what it interns. Python's own allocator would hide the ends of
