@@ -169,7 +169,7 @@ def main():
         "",
         "Paths and times are scaled down until no kernel is above exp(20): beyond, each rounding of the static kernel",
         "is amplified in both libraries. Matern 1/2 has rows of its own: it has a kink where points coincide, as they",
-        "do in the norms of normalised kernels. Against forty-digit arithmetic such norms of pysiglib were found off by",
+        "do in the norms of normalised kernels. Against forty-digit arithmetic such norms of pysiglib were off by",
         "up to 3e-7, and those of branchsig by 2e-14. For a stack of paths with itself Matern 1/2 is not compared: the",
         "derivative at the kink is a matter of convention.",
         "",
