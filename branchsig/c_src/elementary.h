@@ -78,31 +78,39 @@ BS_INLINE vec whole_power(vec base, int exponent) {
   return power;
 }
 
-/* The sweeps take exp of one cell at a time, and a cell is small. exp(x) = 1 + x p(x), by how large x is:
-   up to TINY the Taylor polynomial of degree 4, up to SMALL of degree 9, beyond that the full exponential.
-   Which of them a value gets depends on that value alone, so neighbours in the register change no bit of it. */
-#define BS_TINY BS_C(0x1p-9, 0x1p-5f)
-#define BS_SMALL BS_C(0x1p-3, 0x1p-1f)
-enum { TIER_TINY, TIER_SMALL, TIER_ANY };
+/* The sweeps take exp of one cell at a time, and a cell is small: exp(x) = 1 + x p(x) with a Taylor polynomial p, whose degree
+   is chosen by |x| so that what it leaves out is below the rounding of 1 + x p. Larger cells take the full exponential.
+   Which form a value gets depends on that value alone, so neighbours in the register change no bit of it. */
+enum { TIER_TINY, TIER_SMALL, TIER_MEDIUM, TIER_ANY };
+#define BS_TINY BS_C(0x1p-9, 0x1p-5f)   /* p of degree 3 */
+#define BS_SMALL BS_C(0x1p-6, 0x1p-3f)  /* p of degree 5 */
+#define BS_MEDIUM BS_C(0x1p-3, 0x1p-1f) /* p of degree 8 */
 
-/* a exp(x), where `tier` promises the largest |x| that any lane holds */
-BS_INLINE vec times_exp(int tier, vec a, vec x) {
-  vec ax = a * x;
-  vec p = splat((real)(1.0 / 24));
-  if (tier != TIER_TINY) {
-    vec z = x * (real)(1.0 / 362880) + (real)(1.0 / 40320);
-    z = z * x + (real)(1.0 / 5040);
-    z = z * x + (real)(1.0 / 720);
-    z = z * x + (real)(1.0 / 120);
-    z = (vec)((ivec)z & (absolute(x) > BS_TINY));
-    p = z * x + (real)(1.0 / 24);
+/* p where |x| is beyond the bound, 0 elsewhere */
+BS_INLINE vec beyond(vec x, real bound, vec p) { return (vec)((ivec)p & (absolute(x) > bound)); }
+
+/* exp(x), where `tier` promises how large |x| is in any lane. Even and odd powers are summed side by side: what counts in the
+   sweep is how soon the result is there. */
+BS_INLINE vec small_exp(int tier, vec x) {
+  vec x2 = x * x, high = splat((real)(1.0 / 24)); /* 1/4! + x/5! + ... */
+  if (tier >= TIER_SMALL) {
+    vec q = x * (real)(1.0 / 720) + (real)(1.0 / 120);
+    if (tier >= TIER_MEDIUM) {
+      vec r = x2 * (real)(1.0 / 362880) + (x * (real)(1.0 / 40320) + (real)(1.0 / 5040));
+      q = beyond(x, BS_SMALL, r) * x2 + q;
+    }
+    high = beyond(x, BS_TINY, q) * x + high;
   }
-  p = p * x + (real)(1.0 / 6);
-  p = p * x + (real)0.5;
-  p = p * x + (real)1;
-  vec result = a + ax * p;
-  if (tier == TIER_ANY) result = choose(absolute(x) <= BS_SMALL, result, a * exponential(x));
+  vec result = x2 * (x2 * high + (x * (real)(1.0 / 6) + (real)0.5)) + (x + (real)1);
+  if (tier == TIER_ANY) result = choose(absolute(x) <= BS_MEDIUM, result, exponential(x));
   return result;
+}
+
+/* the tier that promises no more than `largest` */
+BS_INLINE int tier_for(vec largest) {
+  if (!any_beyond(largest, BS_TINY)) return TIER_TINY;
+  if (!any_beyond(largest, BS_SMALL)) return TIER_SMALL;
+  return any_beyond(largest, BS_MEDIUM) ? TIER_ANY : TIER_MEDIUM;
 }
 
 #endif

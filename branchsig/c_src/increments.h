@@ -11,8 +11,7 @@
 #define BS_INCREMENTS_H
 
 #include "bs.h"
-#include "elementary.h"
-#include <math.h>
+#include "sweep.h"
 
 enum { BS_GIVEN, BS_LINEAR, BS_POLYNOMIAL, BS_RBF, BS_MATERN12, BS_MATERN32, BS_MATERN52, BS_RATIONAL_QUADRATIC };
 
@@ -22,9 +21,9 @@ typedef struct {
   int uniform;             /* every lane has the same first path */
   int gradient;            /* kappa' is wanted too */
   vec *y_packed;           /* steps (linear) or points of y */
-  vec *x_row;              /* step i (linear) or point i of x */
-  vec *kappa, *slope;      /* kappa and kappa' at (x_i, y_j), for the latest i */
-  vec *fresh, *fresh_slope;
+  vec *x_rows;             /* steps (linear) or points of x: BAND rows of them */
+  vec *kappa, *fresh;      /* kappa(x_i, y_j) for the latest i, and room for the next */
+  vec *slopes;             /* kappa' at (x_i, y_j) for the latest BAND + 1 rows i, row i in slot i % (BAND + 1) */
   vec *corner;             /* gradient of the row of cells below the latest one, differenced along the row */
   vec *grad_x, *grad_y;    /* per lane, steps or points, as y_packed */
 } increments;
@@ -43,19 +42,20 @@ static void pack_second_path(increments *in) {
   }
 }
 
-/* step i (linear: times scale^2 and the factor of the sweep, see below) or point i of the first paths */
-static void gather_first_path(increments *in, int64_t i, real factor) {
+/* Step i (linear) or point i of the first paths, times the factor, to row `slot` of x_rows. */
+static void gather_first_path(increments *in, int64_t i, real factor, int64_t slot) {
   const int64_t d = in->task->dimension;
   const int linear = is_linear(in->task);
+  vec *row = in->x_rows + slot * d;
   if (in->uniform) {
     const real *x = in->x[0] + i * d;
-    for (int64_t k = 0; k < d; ++k) in->x_row[k] = splat(linear ? (x[k + d] - x[k]) * factor : x[k]);
+    for (int64_t k = 0; k < d; ++k) row[k] = splat((linear ? x[k + d] - x[k] : x[k]) * factor);
     return;
   }
   for (int w = 0; w < W; ++w) {
     const real *x = in->x[w] + i * d;
-    real *to = (real *)in->x_row + w;
-    for (int64_t k = 0; k < d; ++k) to[k * W] = linear ? (x[k + d] - x[k]) * factor : x[k];
+    real *to = (real *)row + w;
+    for (int64_t k = 0; k < d; ++k) to[k * W] = (linear ? x[k + d] - x[k] : x[k]) * factor;
   }
 }
 
@@ -107,118 +107,133 @@ BS_INLINE void profile(const bs_task *task, int kernel, vec b, vec *kappa, vec *
   }
 }
 
-BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t d) {
-  const int64_t n = in->task->length2;
+BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t i) {
+  const int64_t n = in->task->length2, d = in->task->dimension;
   const int radial = kernel != BS_POLYNOMIAL;
+  vec *slopes = in->gradient ? in->slopes + i % (BAND + 1) * n : NULL;
   for (int64_t j = 0; j < n; ++j) {
     const vec *y = in->y_packed + j * d;
     vec b = splat(0), slope;
     for (int64_t k = 0; k < d; ++k) {
       if (radial) {
-        vec difference = in->x_row[k] - y[k];
+        vec difference = in->x_rows[k] - y[k];
         b += difference * difference;
       } else {
-        b += in->x_row[k] * y[k];
+        b += in->x_rows[k] * y[k];
       }
     }
     profile(in->task, kernel, b, &in->fresh[j], &slope);
-    if (in->gradient) in->fresh_slope[j] = slope;
+    if (slopes) slopes[j] = slope;
   }
 }
 
-/* kappa(x_i, y_j) for all j into `fresh` */
-static void kappa_row(increments *in, int64_t i) {
-  const int64_t d = in->task->dimension;
-  gather_first_path(in, i, 1);
+/* kappa(x_i, y_j) for all j into `fresh`, the values before into `kappa` */
+static void next_kappa_row(increments *in, int64_t i) {
+  vec *latest = in->fresh;
+  in->fresh = in->kappa;
+  in->kappa = latest;
+  gather_first_path(in, i, 1, 0);
   switch (in->task->static_kernel) {
-    case BS_POLYNOMIAL: kappa_row_of(in, BS_POLYNOMIAL, d); break;
-    case BS_RBF: kappa_row_of(in, BS_RBF, d); break;
-    case BS_MATERN12: kappa_row_of(in, BS_MATERN12, d); break;
-    case BS_MATERN32: kappa_row_of(in, BS_MATERN32, d); break;
-    case BS_MATERN52: kappa_row_of(in, BS_MATERN52, d); break;
-    default: kappa_row_of(in, BS_RATIONAL_QUADRATIC, d);
+    case BS_POLYNOMIAL: kappa_row_of(in, BS_POLYNOMIAL, i); break;
+    case BS_RBF: kappa_row_of(in, BS_RBF, i); break;
+    case BS_MATERN12: kappa_row_of(in, BS_MATERN12, i); break;
+    case BS_MATERN32: kappa_row_of(in, BS_MATERN32, i); break;
+    case BS_MATERN52: kappa_row_of(in, BS_MATERN52, i); break;
+    default: kappa_row_of(in, BS_RATIONAL_QUADRATIC, i);
   }
-}
-
-static void swap(vec **a, vec **b) {
-  vec *t = *a;
-  *a = *b;
-  *b = t;
-}
-
-static void keep_fresh(increments *in) {
-  swap(&in->kappa, &in->fresh);
-  swap(&in->slope, &in->fresh_slope);
 }
 
 /* Before the first row going down (from = 0) or up (from = length1 - 1). */
 static void start_rows(increments *in, int64_t from) {
-  if (in->task->static_kernel == BS_GIVEN || is_linear(in->task)) return;
-  kappa_row(in, from);
-  keep_fresh(in);
+  if (in->task->static_kernel != BS_GIVEN && !is_linear(in->task)) next_kappa_row(in, from);
 }
 
-BS_INLINE void linear_row(increments *in, int64_t d, int64_t n, vec *g) {
-  vec x[8];
-  for (int64_t k = 0; k < d; ++k) x[k] = in->x_row[k];
+/* rows whose steps or sums fit the registers */
+BS_INLINE int64_t rows_at_once(int64_t d) { return d <= 3 ? 8 : d <= 6 ? 4 : 3; }
+
+/* Increments of the linear kernel for `rows` rows, whose steps of x are held in registers: y is loaded once for all of them. */
+BS_INLINE void linear_rows_at(int64_t d, int64_t rows, int64_t n, const vec *x_rows, const vec *y_packed, vec *g) {
+  vec x[24];
+  for (int64_t k = 0; k < rows * d; ++k) x[k] = x_rows[k];
   for (int64_t j = 0; j < n; ++j) {
-    const vec *y = in->y_packed + j * d;
-    vec sum = x[0] * y[0];
-    for (int64_t k = 1; k < d; ++k) sum += x[k] * y[k];
-    g[j] = sum;
+    vec sum[8];
+    for (int64_t i = 0; i < rows; ++i) sum[i] = x[i * d] * y_packed[j * d];
+    for (int64_t k = 1; k < d; ++k) {
+      const vec y = y_packed[j * d + k];
+      for (int64_t i = 0; i < rows; ++i) sum[i] += x[i * d + k] * y;
+    }
+    for (int64_t i = 0; i < rows; ++i) g[i * n + j] = sum[i];
   }
 }
 
-/* factor times the increments of row i into g. Rows come in order: down from 0, or (up) from the last one. */
-static void increment_row(increments *in, int64_t i, int up, real factor, vec *g) {
-  const int64_t d = in->task->dimension, n = in->task->length2 - 1;
-  if (in->task->static_kernel == BS_GIVEN) {
-    for (int w = 0; w < W; ++w) {
-      const real *row = in->x[w] + i * n;
-      real *to = (real *)g + w;
-      for (int64_t j = 0; j < n; ++j) to[j * W] = row[j] * factor;
+BS_INLINE void linear_rows_of(const increments *in, int64_t d, int64_t rows, vec *g) {
+  const int64_t n = in->task->length2 - 1;
+  const int64_t at_once = rows_at_once(d);
+  int64_t i = 0;
+  if (d <= 8)
+    for (; i + at_once <= rows; i += at_once) linear_rows_at(d, at_once, n, in->x_rows + i * d, in->y_packed, g + i * n);
+  for (; i < rows; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      const vec *x = in->x_rows + i * d, *y = in->y_packed + j * d;
+      vec sum = x[0] * y[0];
+      for (int64_t k = 1; k < d; ++k) sum += x[k] * y[k];
+      g[i * n + j] = sum;
     }
+}
+
+static void linear_rows(const increments *in, int64_t rows, vec *g) {
+  switch (in->task->dimension) {
+    case 1: linear_rows_of(in, 1, rows, g); break;
+    case 2: linear_rows_of(in, 2, rows, g); break;
+    case 3: linear_rows_of(in, 3, rows, g); break;
+    case 4: linear_rows_of(in, 4, rows, g); break;
+    case 5: linear_rows_of(in, 5, rows, g); break;
+    case 6: linear_rows_of(in, 6, rows, g); break;
+    case 7: linear_rows_of(in, 7, rows, g); break;
+    case 8: linear_rows_of(in, 8, rows, g); break;
+    default: linear_rows_of(in, in->task->dimension, rows, g);
+  }
+}
+
+/* factor times the increments of the rows first..last of cells into g, row by row. Bands of rows come in order: downwards, or
+   (up) upwards. */
+static void increment_rows(increments *in, int64_t first, int64_t last, int up, real factor, vec *g) {
+  const int64_t n = in->task->length2 - 1;
+  if (in->task->static_kernel == BS_GIVEN) {
+    for (int64_t i = first; i <= last; ++i)
+      for (int w = 0; w < W; ++w) {
+        const real *row = in->x[w] + i * n;
+        real *to = (real *)(g + (i - first) * n) + w;
+        for (int64_t j = 0; j < n; ++j) to[j * W] = row[j] * factor;
+      }
     return;
   }
   if (is_linear(in->task)) {
-    gather_first_path(in, i, factor * (real)in->task->parameter[0]);
-    switch (d) {
-      case 1: linear_row(in, 1, n, g); return;
-      case 2: linear_row(in, 2, n, g); return;
-      case 3: linear_row(in, 3, n, g); return;
-      case 4: linear_row(in, 4, n, g); return;
-      case 5: linear_row(in, 5, n, g); return;
-      case 6: linear_row(in, 6, n, g); return;
-      case 7: linear_row(in, 7, n, g); return;
-      case 8: linear_row(in, 8, n, g); return;
-    }
-    for (int64_t j = 0; j < n; ++j) {
-      const vec *y = in->y_packed + j * d;
-      vec sum = in->x_row[0] * y[0];
-      for (int64_t k = 1; k < d; ++k) sum += in->x_row[k] * y[k];
-      g[j] = sum;
-    }
+    for (int64_t i = first; i <= last; ++i) gather_first_path(in, i, factor * (real)in->task->parameter[0], i - first);
+    linear_rows(in, last - first + 1, g);
     return;
   }
-  kappa_row(in, up ? i : i + 1);
-  const vec *high = up ? in->kappa : in->fresh, *low = up ? in->fresh : in->kappa;
-  const vec sized = splat(factor);
-  vec before = high[0] - low[0];
-  for (int64_t j = 0; j < n; ++j) {
-    vec next = high[j + 1] - low[j + 1];
-    g[j] = (next - before) * sized;
-    before = next;
+  for (int64_t step = 0; step <= last - first; ++step) {
+    const int64_t i = up ? last - step : first + step;
+    next_kappa_row(in, up ? i : i + 1);
+    const vec *after = up ? in->kappa : in->fresh, *before = up ? in->fresh : in->kappa;
+    vec *row = g + (i - first) * n, left = after[0] - before[0];
+    for (int64_t j = 0; j < n; ++j) {
+      vec right = after[j + 1] - before[j + 1];
+      row[j] = (right - left) * factor;
+      left = right;
+    }
   }
-  keep_fresh(in);
 }
 
-/* gradient at point i from d(out)/d kappa(x_i, y_j) = node[j]; the row of kappa' at hand is `slope` */
-static void node_gradient(increments *in, int64_t i, const vec *node, const vec *slope) {
+/* gradient at point i from d(out)/d kappa(x_i, y_j) = node[j] */
+static void node_gradient(increments *in, int64_t i, const vec *node) {
   const int64_t d = in->task->dimension, n = in->task->length2;
   const int radial = in->task->static_kernel != BS_POLYNOMIAL;
-  gather_first_path(in, i, 1);
+  const vec *slope = in->slopes + i % (BAND + 1) * n;
+  gather_first_path(in, i, 1, 0);
   for (int64_t k = 0; k < d; ++k) {
-    vec x = in->x_row[k], sum = splat(0);
+    vec x = in->x_rows[k], sum = splat(0);
     for (int64_t j = 0; j < n; ++j) {
       vec along = node[j] * slope[j], y = in->y_packed[j * d + k];
       if (radial) {
@@ -234,68 +249,92 @@ static void node_gradient(increments *in, int64_t i, const vec *node, const vec 
   }
 }
 
-/* d(out)/d kappa at the nodes of row i + 1 from the gradient of the cells of row i and of row i + 1 (kept in `corner`),
-   then the gradient there. `scratch` holds length2 registers. */
-static void finish_node_row(increments *in, int64_t i, const vec *cell_gradient, const vec *slope, vec *scratch) {
+/* The gradient at point i, from the gradient of the cells of row i - 1 (NULL above the first) and, kept in `corner`, of row i.
+   `scratch` holds length2 registers. */
+static void finish_point(increments *in, int64_t i, const vec *cells_above, vec *scratch) {
   const int64_t n = in->task->length2;
   for (int64_t j = 0; j < n; ++j) {
-    vec left = j > 0 && cell_gradient ? cell_gradient[j - 1] : splat(0);
-    vec right = j + 1 < n && cell_gradient ? cell_gradient[j] : splat(0);
-    vec difference = left - right;
+    vec difference = splat(0);
+    if (cells_above && j > 0) difference += cells_above[j - 1];
+    if (cells_above && j + 1 < n) difference -= cells_above[j];
     scratch[j] = difference - in->corner[j];
     in->corner[j] = difference;
   }
-  node_gradient(in, i, scratch, slope);
+  node_gradient(in, i, scratch);
 }
 
-BS_INLINE void linear_gradient(increments *in, int64_t i, int64_t d, int64_t n, const vec *cell_gradient) {
-  vec x[8], sum[8];
-  for (int64_t k = 0; k < d; ++k) {
-    x[k] = in->x_row[k];
-    sum[k] = splat(0);
-  }
+/* Gradient of the linear kernel with respect to y, from that of `rows` rows of cells, whose steps of x are in x_rows. */
+BS_INLINE void linear_gradient_y(const increments *in, int64_t d, int64_t rows, const vec *gradient) {
+  const int64_t n = in->task->length2 - 1;
   for (int64_t j = 0; j < n; ++j) {
-    const vec *y = in->y_packed + j * d;
-    vec *grad_y = in->grad_y + j * d, g = cell_gradient[j];
-    for (int64_t k = 0; k < d; ++k) {
-      sum[k] += g * y[k];
-      grad_y[k] += g * x[k];
+    vec *grad_y = in->grad_y + j * d, sum[8];
+    if (d > 8) {
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < d; ++k) grad_y[k] += gradient[i * n + j] * in->x_rows[i * d + k];
+      continue;
     }
+    for (int64_t k = 0; k < d; ++k) sum[k] = grad_y[k];
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t k = 0; k < d; ++k) sum[k] += gradient[i * n + j] * in->x_rows[i * d + k];
+    for (int64_t k = 0; k < d; ++k) grad_y[k] = sum[k];
   }
-  for (int64_t k = 0; k < d; ++k) in->grad_x[i * d + k] = sum[k];
 }
 
-/* Takes the gradient of the cells of row i; rows come in order, upwards. */
-static void increment_row_gradient(increments *in, int64_t i, const vec *cell_gradient, vec *scratch) {
-  const int64_t d = in->task->dimension, n = in->task->length2 - 1;
-  if (is_linear(in->task)) {
-    gather_first_path(in, i, 1);
-    switch (d) {
-      case 1: linear_gradient(in, i, 1, n, cell_gradient); return;
-      case 2: linear_gradient(in, i, 2, n, cell_gradient); return;
-      case 3: linear_gradient(in, i, 3, n, cell_gradient); return;
-      case 4: linear_gradient(in, i, 4, n, cell_gradient); return;
-      case 5: linear_gradient(in, i, 5, n, cell_gradient); return;
-      case 6: linear_gradient(in, i, 6, n, cell_gradient); return;
-      case 7: linear_gradient(in, i, 7, n, cell_gradient); return;
-      case 8: linear_gradient(in, i, 8, n, cell_gradient); return;
-    }
+/* The same with respect to the steps of x of `rows` rows, at most 24 / d, whose sums are held in registers. */
+BS_INLINE void linear_gradient_x(const increments *in, int64_t d, int64_t rows, const vec *gradient, vec *grad_x) {
+  const int64_t n = in->task->length2 - 1;
+  vec sum[24];
+  for (int64_t k = 0; k < rows * d; ++k) sum[k] = splat(0);
+  for (int64_t j = 0; j < n; ++j)
     for (int64_t k = 0; k < d; ++k) {
-      vec x = in->x_row[k], sum = splat(0);
-      for (int64_t j = 0; j < n; ++j) {
-        sum += cell_gradient[j] * in->y_packed[j * d + k];
-        in->grad_y[j * d + k] += cell_gradient[j] * x;
-      }
-      in->grad_x[i * d + k] = sum;
+      const vec y = in->y_packed[j * d + k];
+      for (int64_t i = 0; i < rows; ++i) sum[i * d + k] += gradient[i * n + j] * y;
+    }
+  for (int64_t k = 0; k < rows * d; ++k) grad_x[k] = sum[k];
+}
+
+BS_INLINE void linear_gradient_of(const increments *in, int64_t d, int64_t first, int64_t rows, const vec *gradient) {
+  const int64_t n = in->task->length2 - 1;
+  vec *grad_x = in->grad_x + first * d;
+  linear_gradient_y(in, d, rows, gradient);
+  int64_t i = 0;
+  if (d <= 8) {
+    const int64_t at_once = rows_at_once(d);
+    for (; i + at_once <= rows; i += at_once) linear_gradient_x(in, d, at_once, gradient + i * n, grad_x + i * d);
+    for (; i < rows; ++i) linear_gradient_x(in, d, 1, gradient + i * n, grad_x + i * d);
+    return;
+  }
+  for (; i < rows; ++i)
+    for (int64_t k = 0; k < d; ++k) {
+      vec sum = splat(0);
+      for (int64_t j = 0; j < n; ++j) sum += gradient[i * n + j] * in->y_packed[j * d + k];
+      grad_x[i * d + k] = sum;
+    }
+}
+
+/* Takes the gradient of the rows first..last of cells. Bands of rows come in order, upwards, each after its increment_rows. */
+static void increment_rows_gradient(increments *in, int64_t first, int64_t last, const vec *gradient, vec *scratch) {
+  const int64_t n = in->task->length2 - 1, rows = last - first + 1;
+  if (is_linear(in->task)) {
+    for (int64_t i = first; i <= last; ++i) gather_first_path(in, i, 1, i - first);
+    switch (in->task->dimension) {
+      case 1: linear_gradient_of(in, 1, first, rows, gradient); break;
+      case 2: linear_gradient_of(in, 2, first, rows, gradient); break;
+      case 3: linear_gradient_of(in, 3, first, rows, gradient); break;
+      case 4: linear_gradient_of(in, 4, first, rows, gradient); break;
+      case 5: linear_gradient_of(in, 5, first, rows, gradient); break;
+      case 6: linear_gradient_of(in, 6, first, rows, gradient); break;
+      case 7: linear_gradient_of(in, 7, first, rows, gradient); break;
+      case 8: linear_gradient_of(in, 8, first, rows, gradient); break;
+      default: linear_gradient_of(in, in->task->dimension, first, rows, gradient);
     }
     return;
   }
-  /* increment_row has moved kappa on to row i: that of row i + 1 lies in `fresh` */
-  finish_node_row(in, i + 1, cell_gradient, in->fresh_slope, scratch);
-  if (i == 0) finish_node_row(in, 0, NULL, in->slope, scratch);
+  for (int64_t i = last; i >= first; --i) finish_point(in, i + 1, gradient + (i - first) * n, scratch);
+  if (first == 0) finish_point(in, 0, NULL, scratch);
 }
 
-/* Before the first increment_row_gradient. */
+/* Before the first increment_rows_gradient. */
 static void start_gradient(increments *in) {
   const int64_t d = in->task->dimension, n = in->task->length2 - is_linear(in->task);
   if (in->task->static_kernel == BS_GIVEN) return;
