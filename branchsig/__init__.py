@@ -10,6 +10,7 @@ from branchsig.kernel_backprop import (
     branched_sig_kernel_gram_vjp,
     branched_sig_kernel_vjp,
 )
+from branchsig.quadrature import GaussLobatto, LeftPoint, Trapezoid
 from branchsig.static_kernels import (
     Context,
     LinearKernel,
@@ -31,6 +32,8 @@ except _PackageNotFoundError:  # a source tree that is not installed
 
 __all__ = [
     "Context",
+    "GaussLobatto",
+    "LeftPoint",
     "LinearKernel",
     "Matern12Kernel",
     "Matern32Kernel",
@@ -40,6 +43,7 @@ __all__ = [
     "RationalQuadraticKernel",
     "ScaledLinearKernel",
     "StaticKernel",
+    "Trapezoid",
     "__version__",
     "branched_sig_kernel",
     "branched_sig_kernel_backprop",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, TypeVar
 
 from branchsig import _validation
+from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels import LINEAR, StaticKernel
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -28,6 +29,7 @@ class PathOptions(TypedDict, total=False):
     lead_lag: bool
     end_time: float
     n_jobs: int
+    quadrature: Quadrature | str
 
 
 class KernelOptions(PathOptions, total=False):
@@ -48,6 +50,7 @@ class Settings:
     lead_lag: bool = False
     end_time: float = 1.0
     n_jobs: int = 1
+    quadrature: Quadrature = TRAPEZOID
     return_grid: bool = False
     normalize: bool = False
 
@@ -58,6 +61,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "lead_lag": lambda value: _validation.flag(value, "lead_lag"),
     "end_time": _validation.end_time,
     "n_jobs": _validation.n_jobs,
+    "quadrature": _validation.quadrature,
     "return_grid": lambda value: _validation.flag(value, "return_grid"),
     "normalize": lambda value: _validation.flag(value, "normalize"),
 }
@@ -79,14 +83,23 @@ end_time : float, default: 1.0
     "n_jobs": """\
 n_jobs : int, default: 1
     Number of threads, as in joblib: -1 for all cores, -2 for all but one. The result does not depend on it.""",
+    "quadrature": """\
+quadrature : Quadrature or str, default: "trapezoid"
+    The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+    ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.""",
     "return_grid": """\
 return_grid : bool, default: False
-    The result is the kernel at every node of the grid instead of the value at the end of both paths.""",
+    The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
+    end of both paths.""",
     "normalize": """\
 normalize : bool, default: False
     The kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms.
     Not together with `return_grid` or `k_stack`.""",
 }
+
+
+_SHOWN = {"static_kernel": None, "quadrature": "trapezoid"}
+"""Defaults of the signatures that are not those of the settings."""
 
 
 def gather(depth: Any, dyadic_order: Any, options: Mapping[str, Any], accepted: type = KernelOptions) -> Settings:
@@ -132,7 +145,7 @@ def public(accepted: type) -> Callable[[_Function], _Function]:
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=None if name == "static_kernel" else defaults[name],
+                default=_SHOWN.get(name, defaults[name]),
                 annotation=annotation.__forward_arg__ if hasattr(annotation, "__forward_arg__") else annotation,
             )
             for name, annotation in accepted.__annotations__.items()

@@ -19,6 +19,7 @@ import array_api_compat
 import numpy as np
 
 from branchsig._arrays import Array, contiguous, device_of, lies_on_cpu, namespace_of
+from branchsig.quadrature import BY_NAME, Quadrature
 from branchsig.static_kernels import LINEAR, StaticKernel
 
 _INT64_MAX = 2**63 - 1
@@ -96,6 +97,19 @@ def static_kernel(value: Any) -> StaticKernel:
         f"static_kernel is {value!r}: expected None or an instance of a subclass of branchsig.StaticKernel, "
         "such as branchsig.RBFKernel(sigma=1.0)"
     )
+
+
+def quadrature(value: Any) -> Quadrature:
+    """Check the rule for the integral over a cell: one of the rules, or its name."""
+    if isinstance(value, Quadrature):
+        return BY_NAME["trapezoid"] if value == BY_NAME["trapezoid"] else value
+    if isinstance(value, str):
+        if value in BY_NAME:
+            return BY_NAME[value]
+        raise ValueError(f"quadrature is {value!r}: expected one of {', '.join(map(repr, BY_NAME))}")
+    if isinstance(value, type) and issubclass(value, Quadrature):
+        raise TypeError(f"quadrature is the class {value.__name__}: expected an instance, such as GaussLobatto(2)")
+    raise TypeError(f"quadrature is {value!r}: expected a rule such as branchsig.GaussLobatto(2), or its name")
 
 
 def end_time(value: Any) -> float:

@@ -267,7 +267,7 @@ def branched_sig_kernel_stack(
     problem, batch = paired_problem(path1, path2, settings)
     shape = stack_shape(problem, batch)
     _validation.fits_memory(shape, problem.path1, "the stack", "take fewer pairs at a time, or leave k_stack out")
-    stack = backend_for(problem.path1).grid(problem, all_levels=True)
+    stack = backend_for(problem).grid(problem, all_levels=True)
     _warn_of_overflow(stack, problem, settings, stacklevel=2)
     return namespace_of(stack).reshape(stack, shape)
 
@@ -301,7 +301,16 @@ def _problem(
         y = x if same else transformed(y, settings.time_aug, settings.lead_lag, settings.end_time)
     _validation.grid_shape(x.shape[1], y.shape[1], settings.dyadic_order)
     return Problem(
-        x, y, pairing, settings.static_kernel, settings.depth, settings.dyadic_order, settings.n_jobs, max_batch, report
+        x,
+        y,
+        pairing,
+        settings.static_kernel,
+        settings.depth,
+        settings.dyadic_order,
+        settings.n_jobs,
+        max_batch,
+        report,
+        settings.quadrature,
     )
 
 
@@ -317,7 +326,7 @@ def stack_shape(problem: Problem, batch: tuple[int, ...]) -> tuple[int, ...]:
 
 def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
     """Solve a problem for what the settings ask for, and warn of overflow."""
-    backend = backend_for(problem.path1)
+    backend = backend_for(problem)
     shape = batch
     if settings.return_grid:
         shape = grid_shape(problem, batch)

@@ -66,6 +66,7 @@ def branched_sig_kernel_backprop(
         Whether to differentiate with respect to `path2`.
     k_stack : array, shape (*batch, depth + 1, grid1, grid2), optional
         The result of `branched_sig_kernel_stack` for the same paths and options. With it nothing is solved for again.
+        Not with `GaussLobatto`, which needs values that the stack does not hold.
 
     Returns
     -------
@@ -158,7 +159,7 @@ def branched_sig_kernel_gram_backprop(
         Whether to differentiate with respect to `path2`.
     k_stack : array, shape (*batch1, *batch2, depth + 1, grid1, grid2), optional
         The result of `branched_sig_kernel_stack` for the paths of all pairs and the same options. With it nothing is
-        solved for again.
+        solved for again. Not with `GaussLobatto`, which needs values that the stack does not hold.
     max_batch : int, default: -1
         At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
     progress : bool or callable, default: False
@@ -409,6 +410,11 @@ def _checked_stack(k_stack: Any, problem: Problem, batch: tuple[int, ...], setti
             "normalize=True with k_stack: the stack holds no kernel of a path with itself. "
             "Leave k_stack out, or differentiate without normalize"
         )
+    if problem.quadrature.p > 1:
+        raise ValueError(
+            f"k_stack with quadrature={settings.quadrature!r}: a stack holds values at the corners of the cells, and "
+            "this rule needs them at its inner nodes too. Leave k_stack out, or use Trapezoid() or LeftPoint()"
+        )
     stack = _validation.same_shape(k_stack, "k_stack", stack_shape(problem, batch), problem.path1, "path1")
     return _with_pairs(stack, problem, batch)
 
@@ -436,7 +442,7 @@ def _gradients(
     """
     if not (left or right):
         return None, None
-    backend = backend_for(problem.path1)
+    backend = backend_for(problem)
     if settings.normalize:
         return unit_kernel_backprop(backend, problem, derivs, left=left, right=right, total=total)
     if problem.pairing == "symmetric":
@@ -452,7 +458,7 @@ def _symmetric_gradients(problem: Problem, derivs: Array, *, left: bool, right: 
 
     Since k(x_i, x_j) = k(x_j, x_i), the right gradient of D is the left one of Dᵀ.
     """
-    backend = backend_for(problem.path1)
+    backend = backend_for(problem)
     passes = 2 if left and right else 1
 
     def gradient(weights: Array, index: int) -> Array:

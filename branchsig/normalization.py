@@ -7,6 +7,7 @@ themselves are not.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 
 def _self_problem(problem: Problem, path: Array) -> Problem:
     """Each path of a stack with itself."""
-    return type(problem)(
-        path, path, "paired", problem.static_kernel, problem.depth, problem.dyadic_order, problem.n_jobs
-    )
+    return dataclasses.replace(problem, path1=path, path2=path, pairing="paired", progress=None)
 
 
 def _diagonal(matrix: Array) -> Array:

@@ -302,3 +302,52 @@ def transformed(path, time_aug=False, lead_lag=False, end_time=1.0):
     if time_aug:
         path = [point + [end_time * k / max(len(path) - 1, 1)] for k, point in enumerate(path)]
     return path
+
+
+class LeftPointIntegrals(TrapezoidIntegrals):
+    """<X, f> of the discrete Ito signature: each integral is a sum over left points."""
+
+    def tree(self, tree):
+        if tree not in self.known:
+            label, children = tree
+            pieces = self.steps[:, label] * self.forest(children)[:-1]
+            self.known[tree] = np.concatenate([[0.0], np.cumsum(pieces)])
+        return self.known[tree]
+
+
+def collocation_integral(g, K, A):
+    """Running double integral of K against increments g at the nodes (rows, columns, p + 1, p + 1) of every cell."""
+    here = g[:, :, None, None] * np.einsum("ak,ijkl,bl->ijab", A, K, A)
+    whole, below, left = np.zeros_like(here), np.zeros_like(here), np.zeros_like(here)
+    whole[1:, 1:] = np.cumsum(np.cumsum(here[:, :, -1, -1], 0), 1)[:-1, :-1, None, None]
+    below[1:] = np.cumsum(here[:, :, -1, :], 0)[:-1, :, None, :]
+    left[:, 1:] = np.cumsum(here[:, :, :, -1], 1)[:, :-1, :, None]
+    return whole + below + left + here
+
+
+def collocation_log_levels(g, depth, A):
+    """log K_0..log K_depth at the nodes of every cell; real or complex increments."""
+    levels = [np.zeros(g.shape + A.shape, dtype=g.dtype)]
+    for _ in range(depth):
+        levels.append(collocation_integral(g, np.exp(levels[-1]), A))
+    return levels
+
+
+def collocation_parts(g, order, A):
+    """k_0..k_order, the homogeneous parts at the end point, from the exponential of a power series."""
+    K, U = [np.ones(g.shape + A.shape, dtype=g.dtype)], [None]
+    for n in range(1, order + 1):
+        U.append(collocation_integral(g, K[n - 1], A))
+        K.append(sum(k * U[k] * K[n - k] for k in range(1, n + 1)) / n)
+    return np.array([k[-1, -1, -1, -1] for k in K])
+
+
+def refined(g, orders):
+    """Increments of the sub-cells."""
+    scale = 2.0 ** -sum(orders)
+    return np.repeat(np.repeat(g, 2 ** orders[0], axis=0), 2 ** orders[1], axis=1) * scale
+
+
+def increment_array(kappa, x, y):
+    """`increments` of two lists of points of complex numbers, as an array."""
+    return np.array(increments(kappa, x, y, COMPLEX))

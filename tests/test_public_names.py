@@ -11,6 +11,8 @@ import branchsig
 
 PUBLIC_NAMES = [
     "Context",
+    "GaussLobatto",
+    "LeftPoint",
     "LinearKernel",
     "Matern12Kernel",
     "Matern32Kernel",
@@ -20,6 +22,7 @@ PUBLIC_NAMES = [
     "RationalQuadraticKernel",
     "ScaledLinearKernel",
     "StaticKernel",
+    "Trapezoid",
     "__version__",
     "branched_sig_kernel",
     "branched_sig_kernel_backprop",
@@ -33,7 +36,8 @@ PUBLIC_NAMES = [
 ]
 FUNCTIONS = [name for name in PUBLIC_NAMES if name.startswith(("branched", "transform"))]
 
-SHARED = {"static_kernel": None, "time_aug": False, "lead_lag": False, "end_time": 1.0, "n_jobs": 1}
+TRANSFORM = {"time_aug": False, "lead_lag": False, "end_time": 1.0, "n_jobs": 1}
+SHARED = {"static_kernel": None, **TRANSFORM, "quadrature": "trapezoid"}
 OF_VALUES = SHARED | {"return_grid": False, "normalize": False}
 OF_GRAMS = {"max_batch": -1, "progress": False}
 OF_GRADIENTS = {"left_deriv": True, "right_deriv": False, "k_stack": None}
@@ -46,8 +50,8 @@ SIGNATURES = {
     "branched_sig_kernel_stack": (PATHS, SHARED),
     "branched_sig_kernel_vjp": (PATHS, OF_VALUES),
     "branched_sig_kernel_gram_vjp": (PATHS, OF_VALUES | OF_GRAMS),
-    "transform_path": (["path"], {k: v for k, v in SHARED.items() if k != "static_kernel"}),
-    "transform_path_backprop": (["derivs"], {k: v for k, v in SHARED.items() if k != "static_kernel"}),
+    "transform_path": (["path"], TRANSFORM),
+    "transform_path_backprop": (["derivs"], TRANSFORM),
 }
 
 

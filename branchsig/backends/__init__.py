@@ -16,9 +16,10 @@ import numpy as np
 
 from branchsig._arrays import Array, from_numpy, to_numpy
 from branchsig.backends.reference import ReferenceBackend
+from branchsig.quadrature import TRAPEZOID, GaussLobatto, LeftPoint, Quadrature
 from branchsig.static_kernels import StaticKernel, is_built_in
 
-__all__ = ["Backend", "Problem", "backend_for"]
+__all__ = ["CAPABILITIES", "Backend", "Problem", "backend_for", "supports"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Problem:
         A Gram matrix holds at most ``max_batch**2`` pairs in flight; -1 leaves the choice to the backend.
     progress : callable or None
         Called with (pairs done, pairs in all) as the work goes on.
+    quadrature : Quadrature
+        The rule for the integral over a sub-cell.
     """
 
     path1: Array
@@ -57,6 +60,28 @@ class Problem:
     n_jobs: int = 1
     max_batch: int = -1
     progress: Callable[[int, int], None] | None = None
+    quadrature: Quadrature = TRAPEZOID
+
+
+_NEEDS: dict[str, Callable[[Problem], bool]] = {
+    "left point": lambda problem: isinstance(problem.quadrature, LeftPoint),
+    "Gauss-Lobatto": lambda problem: isinstance(problem.quadrature, GaussLobatto),
+}
+"""What a problem may need beyond the trapezoid rule at a finite depth, and how to tell."""
+
+CAPABILITIES: dict[str, frozenset[str]] = {
+    "reference": frozenset(_NEEDS),
+    "cpu": frozenset(),
+}
+"""What each backend can do of it. The reference serves what the backend of an array cannot."""
+
+
+def supports(backend: Backend, problem: Problem) -> bool:
+    """Tell whether a backend can solve a problem."""
+    if problem.quadrature is TRAPEZOID:
+        return True
+    able = CAPABILITIES[backend.name]
+    return all(need in able or not needed(problem) for need, needed in _NEEDS.items())
 
 
 class Backend(Protocol):
@@ -155,22 +180,23 @@ class ThroughNumpy:
         return dataclasses.replace(problem, path1=path1, path2=path2)
 
 
+_REFERENCE = ReferenceBackend()
 _for_numpy: Backend | None = None
 _for_others: Backend | None = None
 
 
-def backend_for(array: Array) -> Backend:
-    """Return the backend that serves an array: the C core, or the reference where there is no core.
+def backend_for(problem: Problem) -> Backend:
+    """Return the backend that serves a problem: the C core, or the reference for what the core cannot do.
 
     Parameters
     ----------
-    array : array
-        The first path of a problem.
+    problem : Problem
+        The problem to be solved.
 
     Returns
     -------
     Backend
-        One object for all NumPy arrays, one for all other arrays.
+        One object for all NumPy arrays, one for all other arrays, one for what neither can solve.
 
     Warns
     -----
@@ -179,7 +205,8 @@ def backend_for(array: Array) -> Backend:
     """
     if _for_numpy is None:
         _choose()
-    return _for_numpy if isinstance(array, np.ndarray) else _for_others  # type: ignore[return-value]
+    found = _for_numpy if isinstance(problem.path1, np.ndarray) else _for_others
+    return found if supports(found, problem) else _REFERENCE  # type: ignore[arg-type, return-value]
 
 
 def _choose() -> None:
@@ -191,7 +218,7 @@ def _choose() -> None:
         _for_numpy = CpuBackend()
         _for_others = ThroughNumpy(_for_numpy)
     except ImportError as error:
-        _for_numpy = ReferenceBackend()
+        _for_numpy = _REFERENCE
         _for_others = ThroughNumpy(_for_numpy)
         warnings.warn(
             f"the compiled core of branchsig is not available ({error}): the reference implementation serves in its "

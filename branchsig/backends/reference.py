@@ -1,14 +1,19 @@
 """The specification: the recursion of the branched signature kernel and its adjoint, in array API calls.
 
-A `Problem` on arrays of any library comes in; logarithms of kernels, grids or gradients go out. Every other backend is
-held against this one. It keeps whole grids, so it works on blocks of pairs whose grids fit a fixed budget of memory,
-and it never writes into an array, so it also serves libraries whose arrays cannot be written to.
+A `Problem` on arrays of any library comes in; logarithms of kernels, grids, homogeneous parts or gradients go out. Every
+other backend is held against this one. It keeps whole grids, so it works on blocks of pairs whose grids fit a fixed
+budget of memory, and it never writes into an array, so it also serves libraries whose arrays cannot be written to.
 
-With increments g of the static kernel and cells ``(r, c)`` between the nodes ``r = 0..R`` and ``c = 0..C``::
+A quadrature of p intervals divides each side of a cell by p + 1 nodes ξ_0..ξ_p, shared with the neighbours, so that the
+nodes of all cells are one grid. With increments g of the static kernel, B[k, l] the integral of the basis function of
+node l from ξ_{k-1} to ξ_k, and sub-cells between neighbouring nodes::
 
     K_0 = 1
-    cell_m[r, c] = g[r, c] * (K_{m-1}[r, c] + K_{m-1}[r, c+1] + K_{m-1}[r+1, c] + K_{m-1}[r+1, c+1]) / 4
-    log K_m[r, c] = sum of cell_m[r', c'] over r' < r, c' < c
+    cell_m[r, c][a, b] = g[r, c] * sum over the nodes k, l of the cell of B[a, k] * B[b, l] * K_{m-1}[r, c][k, l]
+    log K_m[node] = sum of cell_m over all sub-cells above and to the left of the node
+
+The trapezoid rule has p = 1 and B = [½, ½]: the mean of the four corners. Since the last level has no level above it, it
+is needed at the corners alone, and takes the row of sums over a of B in the place of B.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from branchsig._arrays import Array, device_of, namespace_of
+from branchsig.quadrature import Matrix, Quadrature
 from branchsig.static_kernels import Context, gradient_x, gradient_y, increments
 
 if TYPE_CHECKING:
@@ -31,42 +37,101 @@ _BLOCK_BYTES = 64 * 2**20
 """Memory that the grids of the pairs in flight may take together."""
 
 
-def _refined(g: Array, dyadic_order: tuple[int, int]) -> Array:
-    """Increments of the sub-cells: each increment repeated 2^l1 by 2^l2 times, and divided by that number."""
-    if dyadic_order == (0, 0):
+def _repeated(g: Array, times1: int, times2: int) -> Array:
+    """Each entry repeated along rows and columns."""
+    if times1 == times2 == 1:
         return g
     xp = namespace_of(g)
     pairs, rows, columns = g.shape
-    step1, step2 = 2 ** dyadic_order[0], 2 ** dyadic_order[1]
-    repeated = xp.broadcast_to(g[:, :, None, :, None], (pairs, rows, step1, columns, step2))
-    return xp.reshape(repeated, (pairs, rows * step1, columns * step2)) * 2.0 ** -sum(dyadic_order)
+    repeated = xp.broadcast_to(g[:, :, None, :, None], (pairs, rows, times1, columns, times2))
+    return xp.reshape(repeated, (pairs, rows * times1, columns * times2))
+
+
+def _repeated_adjoint(gbar: Array, times1: int, times2: int) -> Array:
+    """Adjoint of `_repeated`: sums over blocks."""
+    if times1 == times2 == 1:
+        return gbar
+    xp = namespace_of(gbar)
+    pairs, rows, columns = gbar.shape
+    split = xp.reshape(gbar, (pairs, rows // times1, times1, columns // times2, times2))
+    return xp.sum(split, axis=(2, 4))
+
+
+def _refined(g: Array, dyadic_order: tuple[int, int]) -> Array:
+    """Increments of the cells: each increment repeated 2^l1 by 2^l2 times, and divided by that number."""
+    if dyadic_order == (0, 0):
+        return g
+    return _repeated(g, 2 ** dyadic_order[0], 2 ** dyadic_order[1]) * 2.0 ** -sum(dyadic_order)
 
 
 def _refined_adjoint(gbar: Array, dyadic_order: tuple[int, int]) -> Array:
     """Adjoint of `_refined`."""
     if dyadic_order == (0, 0):
         return gbar
-    xp = namespace_of(gbar)
-    pairs, rows, columns = gbar.shape
-    step1, step2 = 2 ** dyadic_order[0], 2 ** dyadic_order[1]
-    split = xp.reshape(gbar, (pairs, rows // step1, step1, columns // step2, step2))
-    return xp.sum(split, axis=(2, 4)) * 2.0 ** -sum(dyadic_order)
+    return _repeated_adjoint(gbar, 2 ** dyadic_order[0], 2 ** dyadic_order[1]) * 2.0 ** -sum(dyadic_order)
 
 
-def _corner_mean(k: Array) -> Array:
-    """Mean of a grid over the four corners of each cell."""
-    return 0.25 * ((k[:, :-1, :-1] + k[:, :-1, 1:]) + (k[:, 1:, :-1] + k[:, 1:, 1:]))
+def _along(k: Array, axis: int, start: int, stop: int | None, step: int) -> Array:
+    """A slice of a stack of grids along axis 1 or 2."""
+    return k[:, start:stop:step, :] if axis == 1 else k[:, :, start:stop:step]
 
 
-def _corner_mean_adjoint(cellbar: Array) -> Array:
-    """Adjoint of `_corner_mean`: each node gathers a quarter of its four adjacent cells."""
+def _interleaved(parts: list[Array], axis: int) -> Array:
+    """Arrays of equal shape as one, the entries of the parts taken in turn along the axis."""
+    if len(parts) == 1:
+        return parts[0]
+    xp = namespace_of(parts[0])
+    shape = list(parts[0].shape)
+    shape[axis] *= len(parts)
+    return xp.reshape(xp.stack(parts, axis=axis + 1), tuple(shape))
+
+
+def _integrals(k: Array, weights: Matrix, axis: int) -> Array:
+    """Weighted sums over the nodes of each cell along an axis, one for each row of the weights, interleaved.
+
+    A node of weight zero is left out, so that an infinity there is not seen.
+    """
+    p = len(weights[0]) - 1
+    cells = (k.shape[axis] - 1) // p
+    sums = []
+    for row in weights:
+        terms = [w * _along(k, axis, l, l + (cells - 1) * p + 1, p) for l, w in enumerate(row) if w != 0.0]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        sums.append(total)
+    return _interleaved(sums, axis)
+
+
+def _integrals_adjoint(cellbar: Array, weights: Matrix, axis: int) -> Array:
+    """Adjoint of `_integrals`: every node gathers from the cells it belongs to."""
     xp = namespace_of(cellbar)
-    pairs, rows, columns = cellbar.shape
-    like = {"dtype": cellbar.dtype, "device": device_of(cellbar)}
-    column = xp.zeros((pairs, rows, 1), **like)
-    row = xp.zeros((pairs, 1, columns + 1), **like)
-    wide = xp.concat([cellbar, column], axis=2) + xp.concat([column, cellbar], axis=2)
-    return 0.25 * (xp.concat([wide, row], axis=1) + xp.concat([row, wide], axis=1))
+    p, rows = len(weights[0]) - 1, len(weights)
+    parts = [_along(cellbar, axis, a, None, rows) for a in range(rows)]
+    by_node = []
+    for l in range(p + 1):
+        terms = [row[l] * part for row, part in zip(weights, parts) if row[l] != 0.0]
+        total = terms[0] if terms else xp.zeros_like(parts[0])
+        for term in terms[1:]:
+            total = total + term
+        by_node.append(total)
+    # The last node of a cell is the first of the next one.
+    first = _interleaved(by_node[:-1], axis)
+    last = _interleaved([*[xp.zeros_like(by_node[-1])] * (p - 1), by_node[-1]], axis)
+    shape = list(last.shape)
+    shape[axis] = 1
+    end = xp.zeros(tuple(shape), dtype=last.dtype, device=device_of(last))
+    return xp.concat([first, end], axis=axis) + xp.concat([end, last], axis=axis)
+
+
+def _mean(k: Array, weights: Matrix) -> Array:
+    """Integrals of a grid over the sub-cells, or over the cells, of side 1: for the trapezoid rule corner means."""
+    return _integrals(_integrals(k, weights, 2), weights, 1)
+
+
+def _mean_adjoint(cellbar: Array, weights: Matrix) -> Array:
+    """Adjoint of `_mean`."""
+    return _integrals_adjoint(_integrals_adjoint(cellbar, weights, 2), weights, 1)
 
 
 def _integral(cells: Array) -> Array:
@@ -83,34 +148,64 @@ def _integral_adjoint(nodebar: Array) -> Array:
     return xp.flip(xp.cumulative_sum(xp.cumulative_sum(inner, axis=2), axis=1), axis=(1, 2))
 
 
-def _log_of_next_level(g: Array, k: Array) -> Array:
-    """log K_m at every node from the increments of the sub-cells and K_{m-1}."""
+def _integral_against(g: Array, k: Array, weights: Matrix) -> Array:
+    """Integral of K against κ up to every node (or corner, by the weights), from the increments of the cells."""
     xp = namespace_of(g)
-    cells = g * _corner_mean(k)
+    g = _repeated(g, len(weights), len(weights))
+    cells = g * _mean(k, weights)
     # Where nothing moves nothing is added, even if K is inf there: 0 · inf must not make NaN of it.
     return _integral(xp.where(g == 0, xp.zeros_like(g), cells))
 
 
-def _levels(g: Array, depth: int) -> list[Array]:
-    """The grids K_0 to K_depth from the increments of the sub-cells, each (pairs, R + 1, C + 1)."""
-    xp = namespace_of(g)
+def _increments_adjoint(k: Array, weights: Matrix, w: Array) -> Array:
+    """Derivatives with respect to the increments of the cells, from those with respect to the sub-cells."""
+    return _repeated_adjoint(w * _mean(k, weights), len(weights), len(weights))
+
+
+def _k_adjoint(g: Array, weights: Matrix, w: Array) -> Array:
+    """Derivatives with respect to K at all nodes, from those with respect to the sub-cells."""
+    return _mean_adjoint(_repeated(g, len(weights), len(weights)) * w, weights)
+
+
+def _ones(g: Array, p: int) -> Array:
+    """K_0 at the nodes of all cells."""
     pairs, rows, columns = g.shape
-    levels = [xp.ones((pairs, rows + 1, columns + 1), dtype=g.dtype, device=device_of(g))]
+    return namespace_of(g).ones((pairs, rows * p + 1, columns * p + 1), dtype=g.dtype, device=device_of(g))
+
+
+def _at_corners(k: Array, p: int) -> Array:
+    return k[:, ::p, ::p]
+
+
+def _at_corners_adjoint(cornerbar: Array, p: int) -> Array:
+    """Adjoint of `_at_corners`: zero at all other nodes."""
+    for axis in (1, 2):
+        size = (cornerbar.shape[axis] - 1) * p + 1
+        spread = _interleaved([cornerbar, *[namespace_of(cornerbar).zeros_like(cornerbar)] * (p - 1)], axis)
+        cornerbar = _along(spread, axis, 0, size, 1)
+    return cornerbar
+
+
+def _levels(g: Array, depth: int, rule: Quadrature) -> list[Array]:
+    """K_0 to K_depth at the nodes of all cells, each (pairs, R * p + 1, C * p + 1)."""
+    xp = namespace_of(g)
+    levels = [_ones(g, rule.p)]
     for _ in range(depth):
-        levels.append(xp.exp(_log_of_next_level(g, levels[-1])))
+        levels.append(xp.exp(_integral_against(g, levels[-1], rule.steps)))
     return levels
 
 
-def _levels_adjoint(g: Array, levels: list[Array], w: Array) -> Array:
-    """Derivatives with respect to the increments of the sub-cells.
+def _levels_adjoint(g: Array, levels: list[Array], w: Array, rule: Quadrature) -> Array:
+    """Derivatives with respect to the increments of the cells.
 
     `levels` are K_0 to K_{depth-1}, and `w` the derivatives with respect to the cells of the last level, log K_depth.
     """
-    gbar = w * _corner_mean(levels[-1])
+    gbar = _increments_adjoint(levels[-1], rule.whole, w)
+    weights = rule.whole
     for k_below, k in zip(levels[-2::-1], levels[:0:-1], strict=True):
-        kbar = _corner_mean_adjoint(g * w)
-        w = _integral_adjoint(kbar * k)
-        gbar = gbar + w * _corner_mean(k_below)
+        w = _integral_adjoint(_k_adjoint(g, weights, w) * k)
+        weights = rule.steps
+        gbar = gbar + _increments_adjoint(k_below, weights, w)
     return gbar
 
 
@@ -127,8 +222,8 @@ class ReferenceBackend:
             if problem.depth == 0 or x.shape[1] == 1 or y.shape[1] == 1:
                 return xp.zeros((x.shape[0],), dtype=x.dtype, device=device_of(x))
             g = _refined(increments(problem.static_kernel, Context(), x, y), problem.dyadic_order)
-            levels = _levels(g, problem.depth - 1)
-            return _log_of_next_level(g, levels[-1])[:, -1, -1]
+            levels = _levels(g, problem.depth - 1, problem.quadrature)
+            return _integral_against(g, levels[-1], problem.quadrature.whole)[:, -1, -1]
 
         return _map_pairs(problem, log_end)
 
@@ -143,7 +238,11 @@ class ReferenceBackend:
                 levels = xp.ones(shape, dtype=x.dtype, device=device_of(x))
                 return levels if all_levels else levels[:, -1, :, :]
             g = _refined(increments(problem.static_kernel, Context(), x, y), problem.dyadic_order)
-            grids = _levels(g, problem.depth)
+            rule = problem.quadrature
+            levels = _levels(g, max(problem.depth - 1, 0), rule)
+            grids = [_at_corners(k, rule.p) for k in levels]
+            if problem.depth > 0:
+                grids.append(xp.exp(_integral_against(g, levels[-1], rule.whole)))
             return xp.stack(grids, axis=1) if all_levels else grids[-1]
 
         return _map_pairs(problem, nodes)
@@ -177,14 +276,14 @@ def _pair_gradients(
 ) -> tuple[Array | None, Array | None]:
     """Gradients of the pairs (x[k], y[k]), each with respect to its own two paths."""
     xp = namespace_of(x)
-    depth = problem.depth
+    depth, rule = problem.depth, problem.quadrature
     if depth == 0 or x.shape[1] == 1 or y.shape[1] == 1:
         return xp.zeros_like(x) if left else None, xp.zeros_like(y) if right else None
     ctx = Context()
     g = _refined(increments(problem.static_kernel, ctx, x, y), problem.dyadic_order)
     if k_stack is None:
-        levels = _levels(g, depth - 1)
-        log_k = _log_of_next_level(g, levels[-1])
+        levels = _levels(g, depth - 1, rule)
+        log_k = _integral_against(g, levels[-1], rule.whole)
         k = xp.exp(log_k)
     else:
         levels = [k_stack[:, m, :, :] for m in range(depth)]
@@ -197,7 +296,7 @@ def _pair_gradients(
         finite = xp.isfinite((log_k if wrt_log else k)[:, -1, -1])
         end = derivs if wrt_log else derivs * k[:, -1, -1]
         w = xp.broadcast_to(end[:, None, None], g.shape)
-    gbar = _refined_adjoint(_levels_adjoint(g, levels, w), problem.dyadic_order)
+    gbar = _refined_adjoint(_levels_adjoint(g, levels, w, rule), problem.dyadic_order)
 
     def marked(gradient: Array) -> Array:
         return xp.where(finite[:, None, None], gradient, xp.full_like(gradient, math.nan))
@@ -221,7 +320,7 @@ def _pairs_in_flight(problem: Problem) -> int:
     """Number of pairs whose grids fit the budget of a block."""
     size1, size2 = _nodes(problem)
     itemsize = 4 if problem.path1.dtype == namespace_of(problem.path1).float32 else 8
-    grids = problem.depth + 6
+    grids = (problem.depth + 6) * problem.quadrature.p**2
     points = problem.path1.shape[1] * problem.path2.shape[1]
     pairs: int = _BLOCK_BYTES // ((grids * size1 * size2 + 6 * points) * itemsize)
     return max(1, pairs)
