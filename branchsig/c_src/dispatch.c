@@ -11,16 +11,16 @@
 
 typedef struct {
   const char *name;
-#define BS_MEMBER(name, type, arguments) type(*name##_32) arguments; type(*name##_64) arguments;
+#define BS_MEMBER(name, type, arguments) type(*name) arguments;
   BS_KERNELS(BS_MEMBER)
 } kernel_table;
 
-#define BS_DECLARE_BASELINE(name, type, arguments) type bs_##name##_32_baseline arguments; type bs_##name##_64_baseline arguments;
-#define BS_DECLARE_AVX2(name, type, arguments) type bs_##name##_32_avx2 arguments; type bs_##name##_64_avx2 arguments;
-#define BS_DECLARE_AVX512(name, type, arguments) type bs_##name##_32_avx512 arguments; type bs_##name##_64_avx512 arguments;
-#define BS_ENTRY_BASELINE(name, type, arguments) bs_##name##_32_baseline, bs_##name##_64_baseline,
-#define BS_ENTRY_AVX2(name, type, arguments) bs_##name##_32_avx2, bs_##name##_64_avx2,
-#define BS_ENTRY_AVX512(name, type, arguments) bs_##name##_32_avx512, bs_##name##_64_avx512,
+#define BS_DECLARE_BASELINE(name, type, arguments) type bs_##name##_baseline arguments;
+#define BS_DECLARE_AVX2(name, type, arguments) type bs_##name##_avx2 arguments;
+#define BS_DECLARE_AVX512(name, type, arguments) type bs_##name##_avx512 arguments;
+#define BS_ENTRY_BASELINE(name, type, arguments) bs_##name##_baseline,
+#define BS_ENTRY_AVX2(name, type, arguments) bs_##name##_avx2,
+#define BS_ENTRY_AVX512(name, type, arguments) bs_##name##_avx512,
 
 BS_KERNELS(BS_DECLARE_BASELINE)
 static const kernel_table baseline = {"baseline", BS_KERNELS(BS_ENTRY_BASELINE)};
@@ -84,11 +84,7 @@ int32_t bs_set_isa(const char *name) {
   return 0;
 }
 
-int64_t bs_workspace_32(const bs_task *task, int32_t backward) { return table()->workspace_32(task, backward); }
-int64_t bs_workspace_64(const bs_task *task, int32_t backward) { return table()->workspace_64(task, backward); }
-void bs_forward_32(const bs_task *task) { table()->forward_32(task); }
-void bs_forward_64(const bs_task *task) { table()->forward_64(task); }
-void bs_backward_32(const bs_task *task) { table()->backward_32(task); }
-void bs_backward_64(const bs_task *task) { table()->backward_64(task); }
-int32_t bs_lanes_32(void) { return table()->lanes_32(); }
-int32_t bs_lanes_64(void) { return table()->lanes_64(); }
+int64_t bs_workspace(const bs_task *task, int32_t backward) { return table()->workspace(task, backward); }
+void bs_forward(const bs_task *task) { table()->forward(task); }
+void bs_backward(const bs_task *task) { table()->backward(task); }
+int32_t bs_lanes(void) { return table()->lanes(); }

@@ -5,28 +5,21 @@
 
 #include "simd.h"
 
-#if BS_REAL == 64
-#define BS_C(double_constant, float_constant) double_constant
 enum { MANTISSA = 52, BIAS = 1023 };
-#else
-#define BS_C(double_constant, float_constant) float_constant
-enum { MANTISSA = 23, BIAS = 127 };
-#endif
 
 /* exp(x) within 1.1 units in the last place; gradual underflow, inf and NaN as in libm */
 BS_INLINE vec exponential(vec x) {
-  const real shift = BS_C(0x1.8p52, 0x1.8p23f), log2e = BS_C(0x1.71547652b82fep+0, 0x1.715476p+0f);
-  const real ln2_high = BS_C(0x1.62e42feep-1, 0x1.63p-1f), ln2_low = BS_C(0x1.a39ef35793c76p-33, -0x1.bd0106p-13f);
-  const vec low = splat(BS_C(-746.0, -104.0f)), high = splat(BS_C(710.0, 89.0f));
+  const double shift = 0x1.8p52, log2e = 0x1.71547652b82fep+0;
+  const double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
+  const vec low = splat(-746.0), high = splat(710.0);
   vec clamped = choose(x < low, low, choose(x > high, high, x)); /* a NaN passes through */
   vec t = clamped * log2e + shift;
-  ivec k = (ivec)t << (BS_REAL - MANTISSA) >> (BS_REAL - MANTISSA); /* the low bits of t hold round(x log2 e) */
+  ivec k = (ivec)t << (64 - MANTISSA) >> (64 - MANTISSA); /* the low bits of t hold round(x log2 e) */
   vec n = t - shift;
   vec r = clamped - n * ln2_high;
   r = r - n * ln2_low;
   vec r2 = r * r;
-  /* exp(r) = 1 + r + r^2 q(r), q the Chebyshev interpolant on |r| <= ln 2 / 2: relative error 1.6e-17 in float64 */
-#if BS_REAL == 64
+  /* exp(r) = 1 + r + r^2 q(r), q the Chebyshev interpolant on |r| <= ln 2 / 2: relative error 1.6e-17 */
   vec r4 = r2 * r2;
   vec a = 0x1.5555555555556p-3 * r + 0x1.0000000000001p-1;
   vec b = 0x1.11111111109b3p-7 * r + 0x1.5555555553d63p-5;
@@ -34,37 +27,28 @@ BS_INLINE vec exponential(vec x) {
   vec d = 0x1.71de0dae63bb3p-19 * r + 0x1.a019b90d2ae7ap-16;
   vec e = 0x1.af38a9b0ec855p-26 * r + 0x1.289185613a3d6p-22;
   vec q = (a + b * r2) + r4 * ((c + d * r2) + r4 * e);
-#else
-  vec q = ((0x1.a124f2p-13f * r + 0x1.6d4324p-10f) * r2 + (0x1.1110e0p-7f * r + 0x1.5554eap-5f)) * r2 +
-          (0x1.555556p-3f * r + 0.5f);
-#endif
-  vec p = (r + r2 * q) + (real)1;
+  vec p = (r + r2 * q) + 1.0;
   ivec k1 = k >> 1, k2 = k - k1; /* 2^k by two factors, so that both ends of the range come out right */
   return p * (vec)((k1 + BIAS) << MANTISSA) * (vec)((k2 + BIAS) << MANTISSA);
 }
 
 /* log(x) for x >= 0: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m-1)/(m+1)) as a series in u = ((m-1)/(m+1))^2 */
 BS_INLINE vec logarithm(vec x) {
-  const vec least = splat(BS_C(0x1p-1022, 0x1p-126f)), lift = splat(BS_C(0x1p54, 0x1p25f));
+  const vec least = splat(0x1p-1022), lift = splat(0x1p54);
   ivec subnormal = x < least;
   vec y = choose(subnormal, x * lift, x);
-  ivec bits = (ivec)y, root_half = (ivec)splat(BS_C(0x1.6a09e667f3bcdp-1, 0x1.6a09e6p-1f));
+  ivec bits = (ivec)y, root_half = (ivec)splat(0x1.6a09e667f3bcdp-1);
   ivec k = (bits - root_half) >> MANTISSA;
   vec m = (vec)(bits - (k << MANTISSA));
-  vec n = __builtin_convertvector(k, vec) - choose(subnormal, splat(BS_C(54.0, 25.0f)), splat(0));
-  vec f = (m - (real)1) / (m + (real)1), u = f * f;
-#if BS_REAL == 64
+  vec n = __builtin_convertvector(k, vec) - choose(subnormal, splat(54.0), splat(0));
+  vec f = (m - 1.0) / (m + 1.0), u = f * f;
   vec s = splat(2.0 / 23);
   for (int j = 21; j >= 3; j -= 2) s = s * u + 2.0 / j;
-#else
-  vec s = splat(2.0f / 9);
-  for (int j = 7; j >= 3; j -= 2) s = s * u + 2.0f / (real)j;
-#endif
-  const real ln2_high = BS_C(0x1.62e42feep-1, 0x1.63p-1f), ln2_low = BS_C(0x1.a39ef35793c76p-33, -0x1.bd0106p-13f);
+  const double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
   vec result = n * ln2_high + ((f * (u * s) + n * ln2_low) + 2 * f);
-  result = choose(x == splat(0), splat(-(real)__builtin_inf()), result);
-  result = choose(x < splat(0), splat((real)__builtin_nan("")), result);
-  return choose((x == x) & (x < splat((real)__builtin_inf())), result, choose(x < splat(0), result, x));
+  result = choose(x == splat(0), splat(-__builtin_inf()), result);
+  result = choose(x < splat(0), splat(__builtin_nan("")), result);
+  return choose((x == x) & (x < splat(__builtin_inf())), result, choose(x < splat(0), result, x));
 }
 
 /* base^exponent for a whole number, by repeated multiplication; the caller keeps |exponent| small */
@@ -82,26 +66,26 @@ BS_INLINE vec whole_power(vec base, int exponent) {
    is chosen by |x| so that what it leaves out is below the rounding of 1 + x p. Larger cells take the full exponential.
    Which form a value gets depends on that value alone, so neighbours in the register change no bit of it. */
 enum { TIER_TINY, TIER_SMALL, TIER_MEDIUM, TIER_ANY };
-#define BS_TINY BS_C(0x1p-9, 0x1p-5f)   /* p of degree 3 */
-#define BS_SMALL BS_C(0x1p-6, 0x1p-3f)  /* p of degree 5 */
-#define BS_MEDIUM BS_C(0x1p-3, 0x1p-1f) /* p of degree 8 */
+#define BS_TINY 0x1p-9   /* p of degree 3 */
+#define BS_SMALL 0x1p-6  /* p of degree 5 */
+#define BS_MEDIUM 0x1p-3 /* p of degree 8 */
 
 /* p where |x| is beyond the bound, 0 elsewhere */
-BS_INLINE vec beyond(vec x, real bound, vec p) { return (vec)((ivec)p & (absolute(x) > bound)); }
+BS_INLINE vec beyond(vec x, double bound, vec p) { return (vec)((ivec)p & (absolute(x) > bound)); }
 
 /* exp(x), where `tier` promises how large |x| is in any lane. Even and odd powers are summed side by side: what counts in the
    sweep is how soon the result is there. */
 BS_INLINE vec small_exp(int tier, vec x) {
-  vec x2 = x * x, high = splat((real)(1.0 / 24)); /* 1/4! + x/5! + ... */
+  vec x2 = x * x, high = splat(1.0 / 24); /* 1/4! + x/5! + ... */
   if (tier >= TIER_SMALL) {
-    vec q = x * (real)(1.0 / 720) + (real)(1.0 / 120);
+    vec q = x * 1.0 / 720 + 1.0 / 120;
     if (tier >= TIER_MEDIUM) {
-      vec r = x2 * (real)(1.0 / 362880) + (x * (real)(1.0 / 40320) + (real)(1.0 / 5040));
+      vec r = x2 * 1.0 / 362880 + (x * 1.0 / 40320 + 1.0 / 5040);
       q = beyond(x, BS_SMALL, r) * x2 + q;
     }
     high = beyond(x, BS_TINY, q) * x + high;
   }
-  vec result = x2 * (x2 * high + (x * (real)(1.0 / 6) + (real)0.5)) + (x + (real)1);
+  vec result = x2 * (x2 * high + (x * 1.0 / 6 + 0.5)) + (x + 1.0);
   if (tier == TIER_ANY) result = choose(absolute(x) <= BS_MEDIUM, result, exponential(x));
   return result;
 }

@@ -17,7 +17,7 @@ enum { BS_GIVEN, BS_LINEAR, BS_POLYNOMIAL, BS_RBF, BS_MATERN12, BS_MATERN32, BS_
 
 typedef struct {
   const bs_task *task;
-  const real *x[W], *y[W]; /* the paths of each lane, or its increments in x */
+  const double *x[W], *y[W]; /* the paths of each lane, or its increments in x */
   int uniform;             /* every lane has the same first path */
   int gradient;            /* kappa' is wanted too */
   vec *y_packed;           /* steps (linear) or points of y */
@@ -33,8 +33,8 @@ BS_INLINE int is_linear(const bs_task *task) { return task->static_kernel == BS_
 static void pack_second_path(increments *in) {
   const int64_t d = in->task->dimension, n = in->task->length2 - is_linear(in->task);
   for (int w = 0; w < W; ++w) {
-    const real *y = in->y[w];
-    real *to = (real *)in->y_packed + w;
+    const double *y = in->y[w];
+    double *to = (double *)in->y_packed + w;
     if (is_linear(in->task))
       for (int64_t k = 0; k < n * d; ++k) to[k * W] = y[k + d] - y[k];
     else
@@ -43,30 +43,30 @@ static void pack_second_path(increments *in) {
 }
 
 /* Step i (linear) or point i of the first paths, times the factor, to row `slot` of x_rows. */
-static void gather_first_path(increments *in, int64_t i, real factor, int64_t slot) {
+static void gather_first_path(increments *in, int64_t i, double factor, int64_t slot) {
   const int64_t d = in->task->dimension;
   const int linear = is_linear(in->task);
   vec *row = in->x_rows + slot * d;
   if (in->uniform) {
-    const real *x = in->x[0] + i * d;
+    const double *x = in->x[0] + i * d;
     for (int64_t k = 0; k < d; ++k) row[k] = splat((linear ? x[k + d] - x[k] : x[k]) * factor);
     return;
   }
   for (int w = 0; w < W; ++w) {
-    const real *x = in->x[w] + i * d;
-    real *to = (real *)row + w;
+    const double *x = in->x[w] + i * d;
+    double *to = (double *)row + w;
     for (int64_t k = 0; k < d; ++k) to[k * W] = (linear ? x[k + d] - x[k] : x[k]) * factor;
   }
 }
 
 /* kappa and kappa' from b, see the table at the top */
 BS_INLINE void profile(const bs_task *task, int kernel, vec b, vec *kappa, vec *slope) {
-  const real p0 = (real)task->parameter[0], p1 = (real)task->parameter[1], p2 = (real)task->parameter[2];
+  const double p0 = task->parameter[0], p1 = task->parameter[1], p2 = task->parameter[2];
   switch (kernel) {
     case BS_POLYNOMIAL: { /* scale (b + gamma)^degree */
       vec base = b + p1;
       vec power; /* base^(degree - 1) */
-      if (p0 == (real)(int)p0 && p0 >= 1 && p0 <= 64) {
+      if (p0 == (int)p0 && p0 >= 1 && p0 <= 64) {
         power = whole_power(base, (int)p0 - 1);
         *kappa = p2 * (power * base);
       } else {
@@ -88,19 +88,19 @@ BS_INLINE void profile(const bs_task *task, int kernel, vec b, vec *kappa, vec *
       return;
     }
     case BS_MATERN32: { /* (1 + z) exp(-z), z = sqrt(3) r / sigma */
-      vec z = square_root(b) * ((real)1.7320508075688772 / p0), e = exponential(-z);
-      *kappa = ((real)1 + z) * e;
+      vec z = square_root(b) * (1.7320508075688772 / p0), e = exponential(-z);
+      *kappa = (1 + z) * e;
       *slope = e * (-3 / (p0 * p0));
       return;
     }
     case BS_MATERN52: { /* (1 + z + z^2 / 3) exp(-z), z = sqrt(5) r / sigma */
-      vec z = square_root(b) * ((real)2.23606797749979 / p0), e = exponential(-z);
-      *kappa = ((real)1 + z + z * z * (real)(1.0 / 3)) * e;
-      *slope = ((real)1 + z) * e * (-5 / (3 * p0 * p0));
+      vec z = square_root(b) * (2.23606797749979 / p0), e = exponential(-z);
+      *kappa = (1 + z + z * z * (1.0 / 3)) * e;
+      *slope = (1 + z) * e * (-5 / (3 * p0 * p0));
       return;
     }
     default: { /* BS_RATIONAL_QUADRATIC: (1 + b / (2 alpha sigma^2))^-alpha */
-      vec base = (real)1 + b / (2 * p1 * p0 * p0), log_base = logarithm(base);
+      vec base = 1 + b / (2 * p1 * p0 * p0), log_base = logarithm(base);
       *kappa = exponential(-p1 * log_base);
       *slope = *kappa / base * (-1 / (p0 * p0));
     }
@@ -197,19 +197,19 @@ static void linear_rows(const increments *in, int64_t rows, vec *g) {
 
 /* factor times the increments of the rows first..last of cells into g, row by row. Bands of rows come in order: downwards, or
    (up) upwards. */
-static void increment_rows(increments *in, int64_t first, int64_t last, int up, real factor, vec *g) {
+static void increment_rows(increments *in, int64_t first, int64_t last, int up, double factor, vec *g) {
   const int64_t n = in->task->length2 - 1;
   if (in->task->static_kernel == BS_GIVEN) {
     for (int64_t i = first; i <= last; ++i)
       for (int w = 0; w < W; ++w) {
-        const real *row = in->x[w] + i * n;
-        real *to = (real *)(g + (i - first) * n) + w;
+        const double *row = in->x[w] + i * n;
+        double *to = (double *)(g + (i - first) * n) + w;
         for (int64_t j = 0; j < n; ++j) to[j * W] = row[j] * factor;
       }
     return;
   }
   if (is_linear(in->task)) {
-    for (int64_t i = first; i <= last; ++i) gather_first_path(in, i, factor * (real)in->task->parameter[0], i - first);
+    for (int64_t i = first; i <= last; ++i) gather_first_path(in, i, factor * in->task->parameter[0], i - first);
     linear_rows(in, last - first + 1, g);
     return;
   }
@@ -344,14 +344,14 @@ static void start_gradient(increments *in) {
 }
 
 /* to[i] += weight times the gradient of one lane with respect to path point i; a gradient by steps is turned into one by points */
-static void flush_gradient(const vec *gradient, int lane, int64_t length, int64_t dimension, int by_steps, real weight, real *to) {
-  const real *from = (const real *)gradient + lane;
+static void flush_gradient(const vec *gradient, int lane, int64_t length, int64_t dimension, int by_steps, double weight, double *to) {
+  const double *from = (const double *)gradient + lane;
   if (!by_steps) {
     for (int64_t k = 0; k < length * dimension; ++k) to[k] += weight * from[k * W];
     return;
   }
   for (int64_t k = 0; k < (length - 1) * dimension; ++k) {
-    real step = weight * from[k * W];
+    double step = weight * from[k * W];
     to[k] -= step;
     to[k + dimension] += step;
   }

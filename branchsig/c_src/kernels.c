@@ -1,12 +1,12 @@
-/* The entry points, compiled once per instruction set and real type: tiles of W pairs, one pair per lane. A tile is swept in
+/* The entry points, compiled once per instruction set and double type: tiles of W pairs, one pair per lane. A tile is swept in
    bands of rows, a band in blocks of columns, a block row by row and level by level. */
 #include "bs.h"
 #include "increments.h"
 #include "sweep.h"
 
-#define BS_PASTE_(name, bits, isa) bs_##name##_##bits##_##isa
-#define BS_PASTE(name, bits, isa) BS_PASTE_(name, bits, isa)
-#define BS_ENTRY(type, name) __attribute__((visibility("hidden"))) type BS_PASTE(name, BS_REAL, BS_ISA)
+#define BS_PASTE_(name, isa) bs_##name##_##isa
+#define BS_PASTE(name, isa) BS_PASTE_(name, isa)
+#define BS_ENTRY(type, name) __attribute__((visibility("hidden"))) type BS_PASTE(name, BS_ISA)
 
 /* Rows of K that are kept for the way back, beyond the band in work: as many as fit this many bytes. */
 enum { KEPT_BYTES = 512 << 10 };
@@ -19,7 +19,7 @@ typedef struct {
   int64_t blocks;        /* of a row */
   int64_t slots;         /* rows of K that lie in memory at once, row r in slot r % slots */
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise */
-  real factor;           /* 1 / 4 and over the number of sub-cells of a cell */
+  double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
   vec extent[2];         /* smallest K and largest sum of K at four corners met */
   vec total;             /* log K_depth at the end of the rows done */
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
@@ -59,7 +59,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, char *base) {
   t->width = row_width(t->columns + 1);
   t->blocks = (t->columns + BLOCK - 1) / BLOCK;
   t->levels = task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
-  t->factor = (real)0.25 / (real)((int64_t)1 << (task->dyadic1 + task->dyadic2));
+  t->factor = 0.25 / (double)((int64_t)1 << (task->dyadic1 + task->dyadic2));
   const int64_t state = t->width * t->levels;
   t->slots = task->grid ? BAND + 1 : 1;
   if (backward) {
@@ -107,7 +107,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, char *base) {
 /* K_{m+1} on row r */
 BS_INLINE vec *k_row(const tile *t, int64_t r, int m) { return t->k + t->width * (r % t->slots * t->levels + m); }
 
-static void fill(vec *to, int64_t count, real value) {
+static void fill(vec *to, int64_t count, double value) {
   for (int64_t k = 0; k < count; ++k) to[k] = splat(value);
 }
 
@@ -144,11 +144,11 @@ static void open_tile(tile *t, int64_t first) {
   for (int w = 0; w < W; ++w) {
     const int64_t k = first + w < task->pairs ? first + w : task->pairs - 1;
     if (task->static_kernel == BS_GIVEN) {
-      in->x[w] = (const real *)task->increments + k * (task->length1 - 1) * t->cells;
+      in->x[w] = task->increments + k * (task->length1 - 1) * t->cells;
       continue;
     }
-    in->x[w] = (const real *)task->path1 + task->index1[k] * task->length1 * task->dimension;
-    const real *y = (const real *)task->path2 + task->index2[k] * task->length2 * task->dimension;
+    in->x[w] = task->path1 + task->index1[k] * task->length1 * task->dimension;
+    const double *y = task->path2 + task->index2[k] * task->length2 * task->dimension;
     in->uniform &= in->x[w] == in->x[0];
     same_second &= y == in->y[w];
     in->y[w] = y;
@@ -206,10 +206,10 @@ static void sweep_band(tile *t, int64_t r0, int64_t r1) {
 }
 
 /* Row r of K_{m+1} of every lane to level `level` of a grid, or (loading) back from it. */
-static void grid_row(const tile *t, int64_t first, int64_t r, real *grid, int levels_in_grid, int level, int m, int loading) {
-  real *row = (real *)k_row(t, r, m);
+static void grid_row(const tile *t, int64_t first, int64_t r, double *grid, int levels_in_grid, int level, int m, int loading) {
+  double *row = (double *)k_row(t, r, m);
   for (int w = 0; w < W && first + w < t->in.task->pairs; ++w) {
-    real *line = grid + (((first + w) * levels_in_grid + level) * (t->rows + 1) + r) * (t->columns + 1);
+    double *line = grid + (((first + w) * levels_in_grid + level) * (t->rows + 1) + r) * (t->columns + 1);
     if (loading)
       for (int64_t c = 0; c <= t->columns; ++c) row[c * W + w] = line[c];
     else
@@ -224,7 +224,7 @@ static void store_grid_row(const tile *t, int64_t first, int64_t r) {
     return;
   }
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
-    real *line = (real *)task->grid + ((first + w) * (task->depth + 1) * (t->rows + 1) + r) * (t->columns + 1);
+    double *line = task->grid + ((first + w) * (task->depth + 1) * (t->rows + 1) + r) * (t->columns + 1);
     for (int64_t c = 0; c <= t->columns; ++c) line[c] = 1; /* K_0 */
   }
   for (int m = 0; m < task->depth; ++m) grid_row(t, first, r, task->grid, task->depth + 1, m + 1, m, 0);
@@ -270,7 +270,7 @@ static void provide_rows(tile *t, int64_t first, int64_t r0, int64_t r1, int64_t
   const bs_task *task = t->in.task;
   if (task->k_stack) {
     for (int64_t r = r0; r < r1; ++r) {
-      for (int m = 0; m < task->depth; ++m) grid_row(t, first, r, (real *)task->k_stack, task->depth + 1, m + 1, m, 1);
+      for (int m = 0; m < task->depth; ++m) grid_row(t, first, r, (double *)task->k_stack, task->depth + 1, m + 1, m, 1);
       if (task->grid_derivs) check_grid_row(t, r);
     }
     return;
@@ -288,8 +288,8 @@ static void load_derivs(tile *t, int64_t first, int64_t r, block b) {
   const int64_t area = (t->columns + 1) * (t->rows + 1);
   for (int w = 0; w < W; ++w) {
     const int64_t k = first + w < t->in.task->pairs ? first + w : t->in.task->pairs - 1;
-    const real *line = (const real *)t->in.task->grid_derivs + k * area + r * (t->columns + 1);
-    for (int64_t c = b.first; c <= b.last; ++c) ((real *)t->derivs)[(c - b.first) * W + w] = line[c] * t->factor;
+    const double *line = t->in.task->grid_derivs + k * area + r * (t->columns + 1);
+    for (int64_t c = b.first; c <= b.last; ++c) ((double *)t->derivs)[(c - b.first) * W + w] = line[c] * t->factor;
   }
 }
 
@@ -327,7 +327,7 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t first, int64_t
     return;
   }
   for (int w = 0; w < W && first_pair + w < task->pairs; ++w) {
-    real *to = (real *)task->grad_increments + ((first_pair + w) * (task->length1 - 1) + first) * t->cells;
+    double *to = task->grad_increments + ((first_pair + w) * (task->length1 - 1) + first) * t->cells;
     for (int64_t j = 0; j < (last - first + 1) * t->cells; ++j) to[j] = t->gradient[j][w];
   }
 }
@@ -364,21 +364,21 @@ static int sweep_up(tile *t, int64_t first, vec seed) {
 /* The gradient of lane w, which is pair k, to where it belongs. A pair without a finite value has no gradient. */
 static void flush(const tile *t, int w, int64_t k, int finite) {
   const bs_task *task = t->in.task;
-  const real nan = (real)__builtin_nan(""), scale = is_linear(task) ? (real)task->parameter[0] : 1;
-  const real weight1 = finite ? scale * ((const real *)task->weight1)[k] : nan;
-  const real weight2 = finite ? scale * ((const real *)task->weight2)[k] : nan;
+  const double nan = __builtin_nan(""), scale = is_linear(task) ? task->parameter[0] : 1;
+  const double weight1 = finite ? scale * (task->weight1)[k] : nan;
+  const double weight2 = finite ? scale * (task->weight2)[k] : nan;
   if (task->static_kernel == BS_GIVEN) {
-    real *to = (real *)task->grad_increments + k * (task->length1 - 1) * t->cells;
+    double *to = task->grad_increments + k * (task->length1 - 1) * t->cells;
     for (int64_t j = 0; j < (task->length1 - 1) * t->cells; ++j) to[j] *= weight1;
     return;
   }
   const int64_t d = task->dimension;
   if (task->grad1)
     flush_gradient(t->in.grad_x, w, task->length1, d, is_linear(task), weight1,
-                   (real *)task->grad1 + task->index1[k] * task->length1 * d);
+                   task->grad1 + task->index1[k] * task->length1 * d);
   if (task->grad2)
     flush_gradient(t->in.grad_y, w, task->length2, d, is_linear(task), weight2,
-                   (real *)task->grad2 + task->index2[k] * task->length2 * d);
+                   task->grad2 + task->index2[k] * task->length2 * d);
 }
 
 /* K_depth (or log K_depth) of each lane at the end point. */
@@ -388,7 +388,7 @@ static vec top_value(const tile *t, int64_t first) {
   vec value = splat(1);
   const int64_t area = (t->columns + 1) * (t->rows + 1);
   for (int w = 0; w < W && first + w < task->pairs; ++w)
-    value[w] = ((const real *)task->k_stack)[(first + w + 1) * (task->depth + 1) * area - 1];
+    value[w] = (task->k_stack)[(first + w + 1) * (task->depth + 1) * area - 1];
   return value;
 }
 
@@ -407,7 +407,7 @@ BS_ENTRY(void, forward)(const bs_task *task) {
     if (sweep_down(&t, first)) return;
     const ivec bad = out_of_range(&t);
     for (int w = 0; w < W && first + w < task->pairs; ++w) {
-      if (task->log_k) ((real *)task->log_k)[first + w] = t.total[w];
+      if (task->log_k) (task->log_k)[first + w] = t.total[w];
       task->out_of_range[first + w] = bad[w] != 0;
     }
   }

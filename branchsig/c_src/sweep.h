@@ -16,7 +16,7 @@
 enum { BLOCK = 32, BAND = 8 };
 
 /* A lane whose K leaves [1/LIMIT, LIMIT] is computed again in the log domain. */
-#define BS_LIMIT BS_C(0x1p500, 0x1p60f)
+#define BS_LIMIT 0x1p500
 
 /* columns first..last of a row; cell (c - 1) >> shift of g holds the increment of column c, over 4 and over the number of
    sub-cells to a cell */
@@ -31,7 +31,7 @@ typedef struct {
   vec E, left;
 } row_state;
 
-BS_INLINE vec level_block_at(int tier, real sign, block b, const vec *sums, const vec *from, vec *to, vec *sums_out,
+BS_INLINE vec level_block_at(int tier, double sign, block b, const vec *sums, const vec *from, vec *to, vec *sums_out,
                              vec *integral, row_state *state, vec extent[2]) {
   vec E = state->E, left = state->left, low = extent[0], largest = splat(0), above = splat(0);
   for (int64_t c = b.first; c <= b.last; ++c) {
@@ -59,7 +59,7 @@ BS_INLINE vec level_block_at(int tier, real sign, block b, const vec *sums, cons
    K(r, c) / E(c)) and may be the same memory, and from the four-corner sums of K_{m-1} between the two. Gives those of K_m, or
    adds their integral, that of level m + 1, to `integral` where that is not NULL; returns the largest of them. `largest_cell`
    bounds |cell|; `extent` is widened to the smallest K and the largest sum met. */
-BS_INLINE vec level_block(real sign, block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *sums_out,
+BS_INLINE vec level_block(double sign, block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *sums_out,
                           vec *integral, row_state *state, vec extent[2]) {
   switch (tier_for(largest_cell)) {
     case TIER_TINY: return level_block_at(TIER_TINY, sign, b, sums, from, to, sums_out, integral, state, extent);
@@ -71,23 +71,23 @@ BS_INLINE vec level_block(real sign, block b, vec largest_cell, const vec *sums,
 
 static vec forward_block(block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *sums_out, row_state *state,
                          vec extent[2]) {
-  return level_block((real)1, b, largest_cell, sums, from, to, sums_out, NULL, state, extent);
+  return level_block(1, b, largest_cell, sums, from, to, sums_out, NULL, state, extent);
 }
 
 static vec forward_last_block(block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *integral,
                               row_state *state, vec extent[2]) {
-  return level_block((real)1, b, largest_cell, sums, from, to, NULL, integral, state, extent);
+  return level_block(1, b, largest_cell, sums, from, to, NULL, integral, state, extent);
 }
 
 static vec recover_block(block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *sums_out, row_state *state,
                          vec extent[2]) {
-  return level_block((real)-1, b, largest_cell, sums, from, to, sums_out, NULL, state, extent);
+  return level_block(-1, b, largest_cell, sums, from, to, sums_out, NULL, state, extent);
 }
 
 /* The same with one exp per node: log K_m(r, c) = log K_m(r-1, c) + the sum of the cells of the row up to c. `logs` holds
    log K_m on the row `from` and becomes that on the row `to`. A cell without an increment contributes nothing, also where K
    is infinite. */
-static void careful_block(real sign, block b, const vec *sums, const vec *from, vec *to, vec *logs, vec *sums_out,
+static void careful_block(double sign, block b, const vec *sums, const vec *from, vec *to, vec *logs, vec *sums_out,
                           row_state *state) {
   vec strip = state->E, left = state->left;
   for (int64_t c = b.first; c <= b.last; ++c) {
