@@ -18,6 +18,7 @@ enum { BS_GIVEN, BS_LINEAR, BS_POLYNOMIAL, BS_RBF, BS_MATERN12, BS_MATERN32, BS_
 typedef struct {
   const bs_task *task;
   const double *x[W], *y[W]; /* the paths of each lane, or its increments in x */
+  int64_t points1[W], points2[W]; /* how many points of them there are: behind the last one a path stays where it is */
   int uniform;             /* every lane has the same first path */
   int gradient;            /* kappa' is wanted too */
   vec *y_packed;           /* steps (linear) or points of y */
@@ -30,15 +31,19 @@ typedef struct {
 
 BS_INLINE int is_linear(const bs_task *task) { return task->static_kernel == BS_LINEAR; }
 
+BS_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 static void pack_second_path(increments *in) {
   const int64_t d = in->task->dimension, n = in->task->length2 - is_linear(in->task);
   for (int w = 0; w < W; ++w) {
-    const double *y = in->y[w];
+    const double *y = in->y[w], *last = y + (in->points2[w] - 1) * d;
     double *to = (double *)in->y_packed + w;
+    const int64_t inside = least(n, in->points2[w] - is_linear(in->task)) * d;
     if (is_linear(in->task))
-      for (int64_t k = 0; k < n * d; ++k) to[k * W] = y[k + d] - y[k];
+      for (int64_t k = 0; k < inside; ++k) to[k * W] = y[k + d] - y[k];
     else
-      for (int64_t k = 0; k < n * d; ++k) to[k * W] = y[k];
+      for (int64_t k = 0; k < inside; ++k) to[k * W] = y[k];
+    for (int64_t k = inside; k < n * d; ++k) to[k * W] = is_linear(in->task) ? 0 : last[k % d];
   }
 }
 
@@ -48,14 +53,14 @@ static void gather_first_path(increments *in, int64_t i, double factor, int64_t 
   const int linear = is_linear(in->task);
   vec *row = in->x_rows + slot * d;
   if (in->uniform) {
-    const double *x = in->x[0] + i * d;
-    for (int64_t k = 0; k < d; ++k) row[k] = splat((linear ? x[k + d] - x[k] : x[k]) * factor);
+    const double *x = in->x[0] + least(i, in->points1[0] - 1) * d, *next = in->x[0] + least(i + 1, in->points1[0] - 1) * d;
+    for (int64_t k = 0; k < d; ++k) row[k] = splat((linear ? next[k] - x[k] : x[k]) * factor);
     return;
   }
   for (int w = 0; w < W; ++w) {
-    const double *x = in->x[w] + i * d;
+    const double *x = in->x[w] + least(i, in->points1[w] - 1) * d, *next = in->x[w] + least(i + 1, in->points1[w] - 1) * d;
     double *to = (double *)row + w;
-    for (int64_t k = 0; k < d; ++k) to[k * W] = (linear ? x[k + d] - x[k] : x[k]) * factor;
+    for (int64_t k = 0; k < d; ++k) to[k * W] = (linear ? next[k] - x[k] : x[k]) * factor;
   }
 }
 
@@ -245,7 +250,7 @@ static void node_gradient(increments *in, int64_t i, const vec *node) {
         in->grad_y[j * d + k] += along * x;
       }
     }
-    in->grad_x[i * d + k] = sum;
+    in->grad_x[i * d + k] += sum;
   }
 }
 
@@ -290,7 +295,7 @@ BS_INLINE void linear_gradient_x(const increments *in, int64_t d, int64_t rows, 
       const vec y = in->y_packed[j * d + k];
       for (int64_t i = 0; i < rows; ++i) sum[i * d + k] += gradient[i * n + j] * y;
     }
-  for (int64_t k = 0; k < rows * d; ++k) grad_x[k] = sum[k];
+  for (int64_t k = 0; k < rows * d; ++k) grad_x[k] += sum[k];
 }
 
 BS_INLINE void linear_gradient_of(const increments *in, int64_t d, int64_t first, int64_t rows, const vec *gradient) {
@@ -308,12 +313,22 @@ BS_INLINE void linear_gradient_of(const increments *in, int64_t d, int64_t first
     for (int64_t k = 0; k < d; ++k) {
       vec sum = splat(0);
       for (int64_t j = 0; j < n; ++j) sum += gradient[i * n + j] * in->y_packed[j * d + k];
-      grad_x[i * d + k] = sum;
+      grad_x[i * d + k] += sum;
+    }
+}
+
+/* Behind the last point of a path there is nothing that a gradient could be with respect to. */
+static void silence_behind_ends(const increments *in, int64_t first, int64_t rows, vec *gradient) {
+  const int64_t n = in->task->length2 - 1;
+  for (int w = 0; w < W; ++w)
+    for (int64_t i = 0; i < rows; ++i) {
+      double *row = (double *)(gradient + i * n) + w;
+      for (int64_t j = first + i < in->points1[w] - 1 ? in->points2[w] - 1 : 0; j < n; ++j) row[j * W] = 0;
     }
 }
 
 /* Takes the gradient of the rows first..last of cells. Bands of rows come in order, upwards, each after its increment_rows. */
-static void increment_rows_gradient(increments *in, int64_t first, int64_t last, const vec *gradient, vec *scratch) {
+static void increment_rows_gradient(increments *in, int64_t first, int64_t last, vec *gradient, vec *scratch) {
   const int64_t n = in->task->length2 - 1, rows = last - first + 1;
   if (is_linear(in->task)) {
     for (int64_t i = first; i <= last; ++i) gather_first_path(in, i, 1, i - first);
@@ -330,17 +345,21 @@ static void increment_rows_gradient(increments *in, int64_t first, int64_t last,
     }
     return;
   }
+  silence_behind_ends(in, first, rows, gradient);
   for (int64_t i = last; i >= first; --i) finish_point(in, i + 1, gradient + (i - first) * n, scratch);
   if (first == 0) finish_point(in, 0, NULL, scratch);
 }
 
-/* Before the first increment_rows_gradient. */
+static void fill(vec *to, int64_t count, double value) {
+  for (int64_t k = 0; k < count; ++k) to[k] = splat(value);
+}
+
+/* Before the first increment_rows_gradient; the gradient with respect to x is added to what is there. */
 static void start_gradient(increments *in) {
   const int64_t d = in->task->dimension, n = in->task->length2 - is_linear(in->task);
   if (in->task->static_kernel == BS_GIVEN) return;
-  for (int64_t k = 0; k < n * d; ++k) in->grad_y[k] = splat(0);
-  if (!is_linear(in->task))
-    for (int64_t j = 0; j < n; ++j) in->corner[j] = splat(0);
+  fill(in->grad_y, n * d, 0);
+  if (!is_linear(in->task)) fill(in->corner, n, 0);
 }
 
 /* to[i] += weight times the gradient of one lane with respect to path point i; a gradient by steps is turned into one by points */

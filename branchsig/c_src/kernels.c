@@ -1,419 +1,60 @@
-/* The entry points, compiled once per instruction set and double type: tiles of W pairs, one pair per lane. A tile is swept in
-   bands of rows, a band in blocks of columns, a block row by row and level by level. */
-#include "bs.h"
-#include "increments.h"
-#include "sweep.h"
+/* The entry points, compiled once per instruction set: pairs go through tiles, long single pairs through strips. */
+#include "strips.h"
+#include "tile.h"
 
 #define BS_PASTE_(name, isa) bs_##name##_##isa
 #define BS_PASTE(name, isa) BS_PASTE_(name, isa)
 #define BS_ENTRY(type, name) __attribute__((visibility("hidden"))) type BS_PASTE(name, BS_ISA)
 
-/* Rows of K that are kept for the way back, beyond the band in work: as many as fit this many bytes. */
-enum { KEPT_BYTES = 512 << 10 };
-
-typedef struct {
-  increments in;
-  int64_t rows, columns; /* sub-cells */
-  int64_t cells;         /* cells of a row */
-  int64_t width;         /* registers of a row */
-  int64_t blocks;        /* of a row */
-  int64_t slots;         /* rows of K that lie in memory at once, row r in slot r % slots */
-  int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise */
-  double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
-  vec extent[2];         /* smallest K and largest sum of K at four corners met */
-  vec total;             /* log K_depth at the end of the rows done */
-  vec grid_sum;          /* not finite as soon as a node of the grid is not */
-  vec *g, *bound;        /* of the band: increments [row][cell], times factor; largest |g| [row][block] */
-  vec *fours, *sums[2];  /* of a block */
-  vec *k;                /* [slot][level][column] */
-  vec *logs;             /* careful: [level][column] */
-  row_state *states;     /* of the band: [row][level] */
-  vec *w, *gw, *w_top;   /* backward: [level][column]; w of the top level */
-  adjoint_state *adjoints; /* backward, of the band: [row][level], and of the seeds */
-  vec *derivs;           /* backward with a grid: of a block */
-  vec *gradient;         /* backward, of the band: [row][cell] */
-  vec *scratch;
-} tile;
-
-static char *aligned(void *p) { return (char *)(((uintptr_t)p + 63) & ~(uintptr_t)63); }
-
-/* The memory of a tile: laid out from `base`, which is aligned, or only counted where it is NULL. */
-static void *take(char *base, int64_t *used, int64_t count, size_t size) {
-  void *p = base ? base + *used : NULL;
-  *used += count * (int64_t)size;
-  return p;
-}
-
-/* Registers of a row that hold `count`: rows that are used together must not all begin at the same place in a page, or they push
-   each other out of the first cache. */
-static int64_t row_width(int64_t count) { return count <= BLOCK ? count : (count - BLOCK - 1 + 63) / 64 * 64 + BLOCK + 1; }
-
-static int64_t lay_out(tile *t, const bs_task *task, int backward, char *base) {
-#define TAKE(count) take(base, &used, count, sizeof(vec))
-  int64_t used = 0;
-  increments *in = &t->in;
-  in->task = task;
-  t->cells = task->length2 - 1;
-  t->rows = (task->length1 - 1) << task->dyadic1;
-  t->columns = t->cells << task->dyadic2;
-  t->width = row_width(t->columns + 1);
-  t->blocks = (t->columns + BLOCK - 1) / BLOCK;
-  t->levels = task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
-  t->factor = 0.25 / (double)((int64_t)1 << (task->dyadic1 + task->dyadic2));
-  const int64_t state = t->width * t->levels;
-  t->slots = task->grid ? BAND + 1 : 1;
-  if (backward) {
-    t->slots = KEPT_BYTES / ((state + 1) * (int64_t)sizeof(vec));
-    if (t->slots > t->rows + 1) t->slots = t->rows + 1;
-    if (t->slots < BAND + 1 || task->careful || task->k_stack) t->slots = BAND + 1;
-  }
-  t->g = TAKE(BAND * t->cells);
-  t->bound = TAKE(BAND * t->blocks);
-  t->fours = TAKE(BLOCK);
-  t->sums[0] = TAKE(BLOCK);
-  t->sums[1] = TAKE(BLOCK);
-  t->k = TAKE(t->slots * state);
-  t->states = take(base, &used, BAND * (t->levels + 1), sizeof(row_state));
-  if (task->careful) t->logs = TAKE(state);
-  const int by_steps = is_linear(task);
-  if (task->static_kernel != BS_GIVEN) {
-    in->y_packed = TAKE(task->length2 * task->dimension);
-    in->x_rows = TAKE(BAND * task->dimension);
-    if (!by_steps) {
-      in->kappa = TAKE(task->length2);
-      in->fresh = TAKE(task->length2);
-    }
-  }
-  if (!backward) return used;
-  if (task->static_kernel != BS_GIVEN) {
-    if (!by_steps) {
-      in->slopes = TAKE((BAND + 1) * task->length2);
-      in->corner = TAKE(task->length2);
-    }
-    in->grad_x = TAKE(task->length1 * task->dimension);
-    in->grad_y = TAKE(task->length2 * task->dimension);
-  }
-  t->w = TAKE(state);
-  t->gw = TAKE(state);
-  t->w_top = TAKE(t->width);
-  t->adjoints = take(base, &used, BAND * (t->levels + 1), sizeof(adjoint_state));
-  t->gradient = TAKE(BAND * t->cells);
-  t->scratch = TAKE(task->length2);
-  if (task->grid_derivs) t->derivs = TAKE(BLOCK);
-  return used;
-#undef TAKE
-}
-
-/* K_{m+1} on row r */
-BS_INLINE vec *k_row(const tile *t, int64_t r, int m) { return t->k + t->width * (r % t->slots * t->levels + m); }
-
-static void fill(vec *to, int64_t count, double value) {
-  for (int64_t k = 0; k < count; ++k) to[k] = splat(value);
-}
-
-BS_INLINE int64_t coarse(const tile *t, int64_t r) { return r >> t->in.task->dyadic1; }
-
-/* Columns of block k of row r, which lies in the band that begins with row r0. */
-BS_INLINE block block_of(const tile *t, int64_t k, int64_t r, int64_t r0) {
-  const int64_t first = k * BLOCK + 1, last = first + BLOCK - 1;
-  return (block){first, last < t->columns ? last : t->columns, t->in.task->dyadic2,
-                 t->g + (coarse(t, r) - coarse(t, r0)) * t->cells};
-}
-
-/* Increments of the rows r0..r1-1 of sub-cells. A band is a number of whole rows of cells, or lies within one. */
-static void load_increments(tile *t, int64_t r0, int64_t r1, int up) {
-  const int64_t refinement = (int64_t)1 << t->in.task->dyadic1, first = coarse(t, r0), last = coarse(t, r1 - 1);
-  if (up ? r1 % refinement : r0 % refinement) return; /* within a row that is loaded already */
-  increment_rows(&t->in, first, last, up, t->factor, t->g);
-  for (int64_t i = 0; i <= last - first; ++i)
-    for (int64_t k = 0; k < t->blocks; ++k) {
-      const block b = block_of(t, k, r0, r0);
-      vec bound = splat(0);
-      for (int64_t j = (b.first - 1) >> b.shift; j <= (b.last - 1) >> b.shift; ++j)
-        bound = maximum(bound, absolute(b.g[i * t->cells + j]));
-      t->bound[i * t->blocks + k] = bound;
-    }
-}
-
-/* The paths of the pairs first..first+W-1 into the lanes; the last pair fills the lanes that are left over. */
-static void open_tile(tile *t, int64_t first) {
-  const bs_task *task = t->in.task;
-  increments *in = &t->in;
-  int same_second = in->y[0] != NULL;
-  in->uniform = 1;
-  for (int w = 0; w < W; ++w) {
-    const int64_t k = first + w < task->pairs ? first + w : task->pairs - 1;
-    if (task->static_kernel == BS_GIVEN) {
-      in->x[w] = task->increments + k * (task->length1 - 1) * t->cells;
-      continue;
-    }
-    in->x[w] = task->path1 + task->index1[k] * task->length1 * task->dimension;
-    const double *y = task->path2 + task->index2[k] * task->length2 * task->dimension;
-    in->uniform &= in->x[w] == in->x[0];
-    same_second &= y == in->y[w];
-    in->y[w] = y;
-  }
-  if (task->static_kernel != BS_GIVEN && !same_second) pack_second_path(in);
-  fill(t->fours, BLOCK, 4);
-  fill(k_row(t, 0, 0), t->width * t->levels, 1);
-  for (int64_t r = 1; r < t->slots; ++r)
-    for (int m = 0; m < t->levels; ++m) *k_row(t, r, m) = splat(1); /* column 0 */
-  if (task->careful) fill(t->logs, t->width * t->levels, 0);
-  t->extent[0] = t->extent[1] = splat(1);
-  t->total = t->grid_sum = splat(0);
-}
-
-/* Block k of row r of sub-cells: K on row r + 1 from row r or (up) the other way. The integral of the level above those of K is
-   added to `integral`, unless that is NULL. */
-static void sweep_block(tile *t, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
-  const int careful = t->in.task->careful, last = t->levels - 1;
-  const int64_t from = up ? r + 1 : r, to = up ? r : r + 1;
-  const block b = block_of(t, k, r, r0);
-  const vec bound = t->bound[(coarse(t, r) - coarse(t, r0)) * t->blocks + k], *sums = t->fours;
-  vec largest = splat(4);
-  for (int m = 0; m <= last; ++m) {
-    vec *out = t->sums[m & 1];
-    const vec *known = k_row(t, from, m);
-    vec *next = k_row(t, to, m);
-    row_state *state = &t->states[(r - r0) * t->levels + m];
-    if (careful)
-      careful_block(up ? -1 : 1, b, sums, known, next, t->logs + t->width * m, out, state);
-    else if (up)
-      largest = recover_block(b, largest * bound, sums, known, next, out, state, t->extent);
-    else if (integral && m == last)
-      forward_last_block(b, largest * bound, sums, known, next, integral, state, t->extent);
-    else
-      largest = forward_block(b, largest * bound, sums, known, next, out, state, t->extent);
-    sums = out;
-  }
-  if (integral && (careful || last < 0)) integrate_block(b, sums, integral);
-}
-
-static void open_states(tile *t) {
-  for (int64_t k = 0; k < BAND * t->levels; ++k)
-    t->states[k] = (row_state){splat(t->in.task->careful ? 0 : 1), splat(2)};
-}
-
-/* The rows r0..r1-1 of sub-cells downwards: K on row r1 from K on row r0. */
-static void sweep_band(tile *t, int64_t r0, int64_t r1) {
-  vec integral[BAND];
-  const int integrating = t->levels < t->in.task->depth;
-  open_states(t);
-  fill(integral, BAND, 0);
-  for (int64_t k = 0; k < t->blocks; ++k)
-    for (int64_t r = r0; r < r1; ++r) sweep_block(t, k, r, r0, 0, integrating ? &integral[r - r0] : NULL);
-  for (int64_t r = r0; r < r1; ++r) t->total += integral[r - r0];
-}
-
-/* Row r of K_{m+1} of every lane to level `level` of a grid, or (loading) back from it. */
-static void grid_row(const tile *t, int64_t first, int64_t r, double *grid, int levels_in_grid, int level, int m, int loading) {
-  double *row = (double *)k_row(t, r, m);
-  for (int w = 0; w < W && first + w < t->in.task->pairs; ++w) {
-    double *line = grid + (((first + w) * levels_in_grid + level) * (t->rows + 1) + r) * (t->columns + 1);
-    if (loading)
-      for (int64_t c = 0; c <= t->columns; ++c) row[c * W + w] = line[c];
-    else
-      for (int64_t c = 0; c <= t->columns; ++c) line[c] = row[c * W + w];
-  }
-}
-
-static void store_grid_row(const tile *t, int64_t first, int64_t r) {
-  const bs_task *task = t->in.task;
-  if (!task->all_levels) {
-    grid_row(t, first, r, task->grid, 1, 0, task->depth - 1, 0);
-    return;
-  }
-  for (int w = 0; w < W && first + w < task->pairs; ++w) {
-    double *line = task->grid + ((first + w) * (task->depth + 1) * (t->rows + 1) + r) * (t->columns + 1);
-    for (int64_t c = 0; c <= t->columns; ++c) line[c] = 1; /* K_0 */
-  }
-  for (int m = 0; m < task->depth; ++m) grid_row(t, first, r, task->grid, task->depth + 1, m + 1, m, 0);
-}
-
-/* Not a number in grid_sum from the first node of the grid on that has no finite value. */
-static void check_grid_row(tile *t, int64_t r) {
-  const int top = t->levels - 1;
-  const vec *k = t->in.task->careful && t->in.task->wrt_log ? t->logs + t->width * top : k_row(t, r, top);
-  for (int64_t c = 0; c <= t->columns; ++c) t->grid_sum += k[c] - k[c];
-}
-
-BS_INLINE int stopped(const tile *t) { return *(const volatile int32_t *)t->in.task->stop; }
-
-/* All rows downwards. Returns nonzero if it was asked to stop. */
-static int sweep_down(tile *t, int64_t first) {
-  const bs_task *task = t->in.task;
-  /* logs hold one row at a time, so where every row of them is looked at, bands have one row */
-  const int64_t band = task->grid_derivs && task->careful ? 1 : BAND;
-  start_rows(&t->in, 0);
-  if (task->grid) store_grid_row(t, first, 0);
-  for (int64_t r0 = 0; r0 < t->rows; r0 += band) {
-    const int64_t r1 = r0 + band < t->rows ? r0 + band : t->rows;
-    if (stopped(t)) return 1;
-    load_increments(t, r0, r1, 0);
-    sweep_band(t, r0, r1);
-    for (int64_t r = r0 + 1; r <= r1; ++r) {
-      if (task->grid) store_grid_row(t, first, r);
-      if (task->grid_derivs && task->careful) check_grid_row(t, r);
-    }
-  }
-  return 0;
-}
-
-/* Lanes whose K left the range of the running products. */
-static ivec out_of_range(const tile *t) {
-  if (t->in.task->careful) return (ivec){0};
-  return ~((t->extent[0] >= 1 / BS_LIMIT) & (t->extent[1] <= BS_LIMIT));
-}
-
-/* K on the rows r0..r1-1: kept, handed in, or recovered from row r1. */
-static void provide_rows(tile *t, int64_t first, int64_t r0, int64_t r1, int64_t oldest_kept) {
-  const bs_task *task = t->in.task;
-  if (task->k_stack) {
-    for (int64_t r = r0; r < r1; ++r) {
-      for (int m = 0; m < task->depth; ++m) grid_row(t, first, r, (double *)task->k_stack, task->depth + 1, m + 1, m, 1);
-      if (task->grid_derivs) check_grid_row(t, r);
-    }
-    return;
-  }
-  if (r0 == 0) fill(k_row(t, 0, 0), t->width * t->levels, 1);
-  const int64_t lowest = r0 > 0 ? r0 : 1, highest = r1 < oldest_kept ? r1 : oldest_kept;
-  if (lowest >= highest) return;
-  open_states(t);
-  for (int64_t k = 0; k < t->blocks; ++k)
-    for (int64_t r = highest - 1; r >= lowest; --r) sweep_block(t, k, r, r0, 1, NULL);
-}
-
-/* Derivatives with respect to row r of the grid, times factor, for the columns of a block. */
-static void load_derivs(tile *t, int64_t first, int64_t r, block b) {
-  const int64_t area = (t->columns + 1) * (t->rows + 1);
-  for (int w = 0; w < W; ++w) {
-    const int64_t k = first + w < t->in.task->pairs ? first + w : t->in.task->pairs - 1;
-    const double *line = t->in.task->grid_derivs + k * area + r * (t->columns + 1);
-    for (int64_t c = b.first; c <= b.last; ++c) ((double *)t->derivs)[(c - b.first) * W + w] = line[c] * t->factor;
-  }
-}
-
-/* The adjoint of the rows r0..r1-1 of sub-cells, from the top level down, added to t->gradient. */
-static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
-  const bs_task *task = t->in.task;
-  const int top = task->depth - 1; /* the integral of K_depth is never taken */
-  const adjoint_state nothing = {splat(0), splat(0)};
-  for (int64_t k = 0; k < BAND * (t->levels + 1); ++k) t->adjoints[k] = nothing;
-  for (int64_t k = t->blocks - 1; k >= 0; --k)
-    for (int64_t r = r1 - 1; r >= r0; --r) {
-      const block b = block_of(t, k, r, r0);
-      adjoint_state *states = t->adjoints + (r - r0) * (t->levels + 1);
-      vec *gradient = t->gradient + (coarse(t, r) - coarse(t, r0)) * t->cells;
-      if (task->grid_derivs) {
-        load_derivs(t, first, r + 1, b);
-        seed_block(b, t->derivs, task->wrt_log ? NULL : k_row(t, r + 1, top), t->w_top, &states[top]);
-      }
-      const vec *w_above = t->w_top;
-      for (int m = top - 1; m >= 0; --m) {
-        vec *w = t->w + t->width * m;
-        adjoint_block(m == 0, b, w_above, k_row(t, r, m), k_row(t, r + 1, m), w, t->gw + t->width * m, gradient, &states[m]);
-        w_above = w;
-      }
-      if (top == 0) /* K_0 is all there is below */
-        for (int64_t c = b.first; c <= b.last; ++c) gradient[(c - 1) >> b.shift] += w_above[c] * 4;
-    }
-}
-
-/* Gradient of the cells of the rows first..last, which lie in t->gradient, to the paths or out. */
-static void hand_on_gradient(tile *t, int64_t first_pair, int64_t first, int64_t last) {
-  const bs_task *task = t->in.task;
-  if (task->static_kernel != BS_GIVEN) {
-    increment_rows_gradient(&t->in, first, last, t->gradient, t->scratch);
-    return;
-  }
-  for (int w = 0; w < W && first_pair + w < task->pairs; ++w) {
-    double *to = task->grad_increments + ((first_pair + w) * (task->length1 - 1) + first) * t->cells;
-    for (int64_t j = 0; j < (last - first + 1) * t->cells; ++j) to[j] = t->gradient[j][w];
-  }
-}
-
-/* All rows upwards: the gradient of every lane, from w of the top level where no grid of derivatives is given. Returns nonzero
-   if it was asked to stop. */
-static int sweep_up(tile *t, int64_t first, vec seed) {
-  const bs_task *task = t->in.task;
-  const int64_t refinement = (int64_t)1 << task->dyadic1;
-  const int64_t oldest_kept = task->careful ? t->rows : t->rows - t->slots + 1;
-  fill(t->w, t->width * t->levels, 0);
-  fill(t->gw, t->width * t->levels, 0);
-  for (int64_t c = 0; c <= t->columns; ++c) t->w_top[c] = seed;
-  fill(t->gradient, BAND * t->cells, 0);
-  t->in.gradient = 1;
-  start_rows(&t->in, task->length1 - 1);
-  start_gradient(&t->in);
-  if (task->k_stack) provide_rows(t, first, t->rows, t->rows + 1, 0);
-  for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
-    const int64_t r1 = r0 + BAND < t->rows ? r0 + BAND : t->rows;
-    if (stopped(t)) return 1;
-    load_increments(t, r0, r1, 1);
-    provide_rows(t, first, r0, r1, oldest_kept);
-    adjoint_band(t, first, r0, r1);
-    if (r0 % refinement == 0) {
-      hand_on_gradient(t, first, coarse(t, r0), coarse(t, r1 - 1));
-      fill(t->gradient, BAND * t->cells, 0);
-    }
-  }
-  t->in.gradient = 0;
-  return 0;
-}
-
-/* The gradient of lane w, which is pair k, to where it belongs. A pair without a finite value has no gradient. */
-static void flush(const tile *t, int w, int64_t k, int finite) {
-  const bs_task *task = t->in.task;
-  const double nan = __builtin_nan(""), scale = is_linear(task) ? task->parameter[0] : 1;
-  const double weight1 = finite ? scale * (task->weight1)[k] : nan;
-  const double weight2 = finite ? scale * (task->weight2)[k] : nan;
-  if (task->static_kernel == BS_GIVEN) {
-    double *to = task->grad_increments + k * (task->length1 - 1) * t->cells;
-    for (int64_t j = 0; j < (task->length1 - 1) * t->cells; ++j) to[j] *= weight1;
-    return;
-  }
-  const int64_t d = task->dimension;
-  if (task->grad1)
-    flush_gradient(t->in.grad_x, w, task->length1, d, is_linear(task), weight1,
-                   task->grad1 + task->index1[k] * task->length1 * d);
-  if (task->grad2)
-    flush_gradient(t->in.grad_y, w, task->length2, d, is_linear(task), weight2,
-                   task->grad2 + task->index2[k] * task->length2 * d);
-}
-
-/* K_depth (or log K_depth) of each lane at the end point. */
-static vec top_value(const tile *t, int64_t first) {
-  const bs_task *task = t->in.task;
-  if (!task->k_stack) return task->wrt_log ? t->total : exponential(t->total);
-  vec value = splat(1);
-  const int64_t area = (t->columns + 1) * (t->rows + 1);
-  for (int w = 0; w < W && first + w < task->pairs; ++w)
-    value[w] = (task->k_stack)[(first + w + 1) * (task->depth + 1) * area - 1];
-  return value;
-}
-
 BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   tile t = {0};
-  return lay_out(&t, task, backward, NULL) + 64;
+  strips s = {0};
+  const int64_t of_tile = lay_out(&t, task, backward, NULL), of_strips = is_long(task) ? lay_out_strips(&s, task, backward, NULL) : 0;
+  return (of_tile > of_strips ? of_tile : of_strips) + 64;
 }
 
 BS_ENTRY(int32_t, lanes)(void) { return W; }
 
 BS_ENTRY(void, forward)(const bs_task *task) {
+  char *memory = aligned(task->workspace);
   tile t = {0};
-  lay_out(&t, task, 0, aligned(task->workspace));
+  lay_out(&t, task, 0, memory);
   for (int64_t first = 0; first < task->pairs; first += W) {
+    if (is_long(task) && task->pairs - first <= W / 2) { /* too few pairs to fill the lanes */
+      for (int64_t k = first; k < task->pairs; ++k) {
+        strips s = {0};
+        lay_out_strips(&s, task, 0, memory);
+        if (sweep_strips(&s, k)) return;
+        task->log_k[k] = s.total;
+        task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
+      }
+      return;
+    }
     open_tile(&t, first);
     if (sweep_down(&t, first)) return;
     const ivec bad = out_of_range(&t);
     for (int w = 0; w < W && first + w < task->pairs; ++w) {
-      if (task->log_k) (task->log_k)[first + w] = t.total[w];
+      if (task->log_k) task->log_k[first + w] = t.total[w];
       task->out_of_range[first + w] = bad[w] != 0;
     }
   }
 }
 
+static void backward_strips(const bs_task *task) {
+  for (int64_t k = 0; k < task->pairs; ++k) {
+    strips s = {0};
+    lay_out_strips(&s, task, 1, aligned(task->workspace));
+    if (sweep_strips(&s, k)) return;
+    task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
+    if (!task->out_of_range[k] && adjoint_strips(&s, k)) return;
+  }
+}
+
 BS_ENTRY(void, backward)(const bs_task *task) {
+  if (is_long(task)) {
+    backward_strips(task);
+    return;
+  }
   tile t = {0};
   lay_out(&t, task, 1, aligned(task->workspace));
   for (int64_t first = 0; first < task->pairs; first += W) {

@@ -26,9 +26,9 @@ typedef struct {
   const vec *g;
 } block;
 
-/* E (careful: log E) at the column left of the block, and K_m(r-1, c) + K_m(r, c) there */
+/* E (careful: log E) at the column left of the block, and K_m(r-1, c) + K_m(r, c) and K_m(r, c) there */
 typedef struct {
-  vec E, left;
+  vec E, left, k;
 } row_state;
 
 BS_INLINE vec level_block_at(int tier, double sign, block b, const vec *sums, const vec *from, vec *to, vec *sums_out,
@@ -47,8 +47,7 @@ BS_INLINE vec level_block_at(int tier, double sign, block b, const vec *sums, co
     low = minimum(low, k_next);
     largest = maximum(largest, s);
   }
-  state->E = E;
-  state->left = left;
+  *state = (row_state){E, left, to[b.last]};
   extent[0] = low;
   extent[1] = maximum(extent[1], largest);
   if (integral) *integral += above;
@@ -99,8 +98,7 @@ static void careful_block(double sign, block b, const vec *sums, const vec *from
     sums_out[c - b.first] = left + both;
     left = both;
   }
-  state->E = strip;
-  state->left = left;
+  *state = (row_state){strip, left, to[b.last]};
 }
 
 /* The integral over the block from the four-corner sums of the level below, where no level has done it in passing. */

@@ -1,0 +1,242 @@
+/* A single long pair over all lanes: lane w takes strip w of the rows and is one block of columns behind lane w - 1, so that at
+   every step the lanes hold W small problems, a strip by a block each, whose edges they hand to one another:
+
+     step T, lane w: rows of strip w, columns of block T - w; K on its first row is what lane w - 1 had on its last row one step
+     ago; E on its left edge is what it had itself on its right edge.
+
+   The adjoint takes the steps in the opposite order, and finds there what it needs: on the way down, E and K on the left edge of
+   every strip and block and K on its last row are kept, which is O(depth (length1 * BLOCKS + length2)). A lane without a block,
+   rows behind the end of path1 and columns behind that of path2 have increments of zero, which change nothing.
+
+   Each node sees the operations of a tile in the order of a tile, so the values have the same bits. Gradients are sums in another
+   order: whether a pair goes this way is for its lengths alone to say. */
+#ifndef BS_STRIPS_H
+#define BS_STRIPS_H
+
+#include "tile.h"
+
+enum { BLOCKS = 32 };
+
+typedef struct {
+  const bs_task *task;
+  bs_task step;        /* the problem of one lane at one step */
+  tile t;              /* of that problem */
+  int64_t steps, blocks;
+  int64_t strip_cells, block_cells;
+  row_state *states;   /* [row]: [level] */
+  vec *integral;       /* [row] */
+  vec *corner;         /* [level]: K at the left end of the first row */
+  vec *edges;          /* backward: [step][row + 1][level][E, K] */
+  vec *last_rows;      /* backward: [step][level][column] */
+  adjoint_state *adjoints; /* [row][level] */
+  double total;
+} strips;
+
+/* Long enough for every lane to have its strip, and for the lanes to be busy most of the time. */
+static int is_long(const bs_task *task) {
+  const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful;
+  return plain && ((task->length1 - 1) << task->dyadic1) >= 512 && ((task->length2 - 1) << task->dyadic2) >= BLOCK * BLOCKS / 2 &&
+         task->length1 > 4 * W && task->length2 > BLOCKS;
+}
+
+static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char *base) {
+  const int64_t columns = (task->length2 - 1) << task->dyadic2, refinement = (int64_t)1 << task->dyadic2;
+  const int64_t unit = refinement > BLOCK ? refinement : BLOCK; /* both are powers of two */
+  const int64_t block = ((columns + BLOCKS - 1) / BLOCKS + unit - 1) / unit * unit;
+  s->task = task;
+  s->block_cells = block >> task->dyadic2;
+  s->strip_cells = (task->length1 - 1 + W - 1) / W;
+  s->blocks = (columns + block - 1) / block;
+  s->steps = s->blocks + W - 1;
+  s->step = *task;
+  s->step.length1 = s->strip_cells + 1;
+  s->step.length2 = s->block_cells + 1;
+  int64_t used = lay_out(&s->t, &s->step, backward, base);
+  tile *t = &s->t;
+  s->states = take(base, &used, t->rows * (t->levels + 1), sizeof(row_state));
+  s->integral = take(base, &used, t->rows, sizeof(vec));
+  s->corner = take(base, &used, t->levels + 1, sizeof(vec));
+  if (backward) {
+    s->edges = take(base, &used, s->steps * (t->rows + 1) * t->levels * 2, sizeof(vec));
+    s->last_rows = take(base, &used, s->steps * t->levels * t->width, sizeof(vec));
+    s->adjoints = take(base, &used, t->rows * (t->levels + 1), sizeof(adjoint_state));
+  }
+  return used;
+}
+
+BS_INLINE vec *edge(const strips *s, int64_t step, int64_t r, int m) {
+  return s->edges + ((step * (s->t.rows + 1) + r) * s->t.levels + m) * 2;
+}
+
+/* v one lane up, `first` into lane 0 */
+static vec lane_up(vec v, double first) {
+  double lanes[W + 1];
+  lanes[0] = first;
+  memcpy(lanes + 1, &v, sizeof v);
+  memcpy(&v, lanes, sizeof v);
+  return v;
+}
+
+/* v one lane down, `last` into the last lane */
+static vec lane_down(vec v, double last) {
+  double lanes[W + 1];
+  memcpy(lanes, &v, sizeof v);
+  lanes[W] = last;
+  memcpy(&v, lanes + 1, sizeof v);
+  return v;
+}
+
+BS_INLINE int busy(const strips *s, int64_t step, int w) { return step >= w && step - w < s->blocks; }
+
+/* The parts of the paths that the lanes work on at a step. */
+static void open_step(strips *s, int64_t k, int64_t step) {
+  const bs_task *task = s->task;
+  increments *in = &s->t.in;
+  const int64_t d = task->dimension;
+  const double *x = task->path1 + task->index1[k] * task->length1 * d, *y = task->path2 + task->index2[k] * task->length2 * d;
+  in->uniform = 0;
+  for (int w = 0; w < W; ++w) {
+    const int64_t row = least(w * s->strip_cells, task->length1 - 1);
+    in->x[w] = x + row * d;
+    in->points1[w] = least(task->length1 - row, s->strip_cells + 1);
+    const int64_t column = busy(s, step, w) ? (step - w) * s->block_cells : task->length2 - 1;
+    in->y[w] = y + column * d;
+    in->points2[w] = least(task->length2 - column, s->block_cells + 1);
+  }
+  pack_second_path(in);
+}
+
+/* Where a lane has done its last block, it goes on with paths that do not move. */
+static void retire_lane(strips *s, int w) {
+  for (int64_t k = 0; k < s->t.rows * s->t.levels; ++k) {
+    s->states[k].E[w] = s->states[k].k[w] = 1;
+    s->states[k].left[w] = 2;
+  }
+  for (int m = 0; m < s->t.levels; ++m) s->corner[m][w] = 1;
+}
+
+static void keep_edges(strips *s, int64_t step) {
+  const tile *t = &s->t;
+  for (int m = 0; m < t->levels; ++m) {
+    edge(s, step, 0, m)[1] = s->corner[m];
+    for (int64_t r = 0; r < t->rows; ++r) {
+      const row_state *state = &s->states[r * t->levels + m];
+      edge(s, step, r, m)[0] = state->E;
+      edge(s, step, r + 1, m)[1] = state->k;
+    }
+  }
+}
+
+/* All steps of pair k downwards: its log K, and for the way back the edges. Returns nonzero if it was asked to stop. */
+static int sweep_strips(strips *s, int64_t k) {
+  tile *t = &s->t;
+  const int backward = s->edges != NULL;
+  fill(t->fours, BLOCK, 4);
+  fill(s->integral, t->rows, 0);
+  fill(s->corner, t->levels, 1);
+  for (int64_t j = 0; j < t->rows * t->levels; ++j) s->states[j] = (row_state){splat(1), splat(2), splat(1)};
+  fill(k_row(t, 0, 0), t->width * t->levels, 1);
+  t->extent[0] = t->extent[1] = splat(1);
+  row_state *const band_states = t->states;
+  for (int64_t step = 0; step < s->steps; ++step) {
+    for (int w = 0; w < W; ++w)
+      if (step - w == s->blocks) retire_lane(s, w);
+    open_step(s, k, step);
+    if (backward) keep_edges(s, step);
+    for (int m = 0; m < t->levels; ++m) s->corner[m] = k_row(t, 0, m)[t->columns];
+    start_rows(&t->in, 0);
+    for (int64_t r0 = 0; r0 < t->rows; r0 += BAND) {
+      if (stopped(t)) return 1;
+      const int64_t r1 = least(r0 + BAND, t->rows);
+      load_increments(t, r0, r1, 0);
+      t->states = s->states + r0 * t->levels;
+      sweep_band(t, r0, r1, s->integral + r0);
+    }
+    for (int m = 0; m < t->levels; ++m) {
+      vec *last = k_row(t, t->rows, m), *next = k_row(t, 0, m);
+      if (backward) memcpy(s->last_rows + (step * t->levels + m) * t->width, last, sizeof(vec) * t->width);
+      for (int64_t c = 1; c <= t->columns; ++c) next[c] = lane_up(last[c], 1);
+    }
+  }
+  t->states = band_states;
+  s->total = 0;
+  for (int w = 0; w < W; ++w)
+    for (int64_t r = 0; r < t->rows; ++r) s->total += s->integral[r][w];
+  return 0;
+}
+
+static int strips_out_of_range(const strips *s) {
+  const ivec bad = out_of_range(&s->t);
+  for (int w = 0; w < W; ++w)
+    if (bad[w]) return 1;
+  return 0;
+}
+
+/* All steps of pair k upwards: its gradient, to where it belongs. Returns nonzero if it was asked to stop. */
+static int adjoint_strips(strips *s, int64_t k) {
+  tile *t = &s->t;
+  const bs_task *task = s->task;
+  increments *in = &t->in;
+  const int64_t d = task->dimension;
+  const int by_steps = is_linear(task);
+  const vec total = splat(s->total), value = task->wrt_log ? total : exponential(total);
+  const double scale = by_steps ? task->parameter[0] : 1, nan = __builtin_nan("");
+  const int finite = value[0] - value[0] == 0;
+  const double weight1 = finite ? scale * task->weight1[k] : nan, weight2 = finite ? scale * task->weight2[k] : nan;
+  const double seed = task->wrt_log ? t->factor : t->factor * value[0];
+  fill(t->w, t->width * t->levels, 0);
+  fill(t->gw, t->width * t->levels, 0);
+  fill(t->gradient, BAND * t->cells, 0);
+  fill(in->grad_x, s->step.length1 * d, 0);
+  for (int64_t j = 0; j < t->rows * (t->levels + 1); ++j) s->adjoints[j] = (adjoint_state){splat(0), splat(0)};
+  in->gradient = 1;
+  row_state *const band_states = t->states;
+  adjoint_state *const band_adjoints = t->adjoints;
+  for (int64_t step = s->steps - 1; step >= 0; --step) {
+    open_step(s, k, step);
+    vec top = splat(0);
+    for (int w = 0; w < W; ++w)
+      if (busy(s, step, w)) top[w] = seed;
+    for (int64_t c = 0; c <= t->columns; ++c) t->w_top[c] = top;
+    for (int64_t j = 0; j < t->width * t->levels; ++j) {
+      t->w[j] = lane_down(t->w[j], 0);
+      t->gw[j] = lane_down(t->gw[j], 0);
+    }
+    for (int m = 0; m < t->levels; ++m) {
+      memcpy(k_row(t, t->rows, m), s->last_rows + (step * t->levels + m) * t->width, sizeof(vec) * t->width);
+      *k_row(t, t->rows, m) = edge(s, step, t->rows, m)[1];
+    }
+    start_rows(in, s->step.length1 - 1);
+    start_gradient(in);
+    for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
+      if (stopped(t)) return 1;
+      const int64_t r1 = least(r0 + BAND, t->rows);
+      load_increments(t, r0, r1, 1);
+      for (int64_t r = r0; r < r1; ++r)
+        for (int m = 0; m < t->levels; ++m) {
+          const vec upper = edge(s, step, r, m)[1], lower = edge(s, step, r + 1, m)[1];
+          *k_row(t, r, m) = upper;
+          band_states[(r - r0) * t->levels + m] = (row_state){1 / edge(s, step, r, m)[0], upper + lower, upper};
+        }
+      recover_band(t, r0, r1);
+      t->adjoints = s->adjoints + r0 * (t->levels + 1);
+      adjoint_band(t, 0, r0, r1);
+      hand_on_gradient(t, 0, r0, r1);
+    }
+    t->adjoints = band_adjoints;
+    if (task->grad2)
+      for (int w = 0; w < W; ++w)
+        if (busy(s, step, w))
+          flush_gradient(in->grad_y, w, in->points2[w], d, by_steps, weight2,
+                         task->grad2 + (task->index2[k] * task->length2 + (step - w) * s->block_cells) * d);
+  }
+  in->gradient = 0;
+  if (task->grad1)
+    for (int w = 0; w < W; ++w)
+      if (w * s->strip_cells < task->length1 - 1)
+        flush_gradient(in->grad_x, w, in->points1[w], d, by_steps, weight1,
+                       task->grad1 + (task->index1[k] * task->length1 + w * s->strip_cells) * d);
+  return 0;
+}
+
+#endif

@@ -1,0 +1,90 @@
+"""Long pairs take a way of their own through the core: strips of rows over the lanes. It must not show."""
+
+import numpy as np
+import pytest
+
+import branchsig
+from branchsig.backends import Problem
+from branchsig.backends.reference import ReferenceBackend
+
+CASES = {
+    "linear": (600, 700, (0, 0), branchsig.LinearKernel()),
+    "lengths that no strip or block divides": (1025, 521, (0, 0), branchsig.ScaledLinearKernel(1.1)),
+    "radial": (515, 530, (0, 0), branchsig.RBFKernel(1.0)),
+    "a kink": (300, 140, (1, 2), branchsig.Matern12Kernel(1.2)),
+    "rows that are refined beyond a band": (40, 700, (4, 0), branchsig.PolynomialKernel(2.0, 1.0, 0.1)),
+    "columns that are refined beyond a block": (530, 40, (0, 6), branchsig.LinearKernel()),
+}
+
+
+def backend(instruction_set):
+    cpu = pytest.importorskip("branchsig.backends.cpu", reason="no compiled core")
+    if instruction_set not in cpu.instruction_sets():
+        pytest.skip(f"this machine has no {instruction_set}")
+    cpu.set_instruction_set(instruction_set)
+    return cpu.CpuBackend()
+
+
+@pytest.fixture(params=["avx512", "avx2", "baseline"])
+def core(request):
+    cpu = pytest.importorskip("branchsig.backends.cpu", reason="no compiled core")
+    before = cpu.instruction_set()
+    yield backend(request.param)
+    cpu.set_instruction_set(before)
+
+
+def walks(rng, pairs, length1, length2, dimension=3):
+    return tuple(
+        rng.standard_normal((pairs, length, dimension)).cumsum(axis=1) * 1.2 / np.sqrt(dimension * length)
+        for length in (length1, length2)
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_long_pair_agrees_with_the_reference(core, case, depth):
+    length1, length2, dyadic_order, kernel = CASES[case]
+    x, y = walks(np.random.default_rng(0), 1, length1, length2)
+    problem = Problem(x, y, "paired", kernel, depth, dyadic_order)
+    reference = ReferenceBackend()
+    tolerance = 1e-13 * (length1 * 2 ** dyadic_order[0] + length2 * 2 ** dyadic_order[1])
+    np.testing.assert_allclose(core.log_kernel(problem), reference.log_kernel(problem), rtol=0, atol=tolerance)
+    for wrt_log in (False, True):
+        ours, theirs = (
+            one.gradients(problem, np.array([0.7]), wrt_log=wrt_log, left=True, right=True) for one in (core, reference)
+        )
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_long_pair_has_the_same_bits_alone_and_in_a_batch(core, case):
+    length1, length2, dyadic_order, kernel = CASES[case]
+    x, y = walks(np.random.default_rng(1), 9, length1, length2)
+    batch = Problem(x, y, "paired", kernel, 3, dyadic_order)
+    alone = Problem(x[:1], y[:1], "paired", kernel, 3, dyadic_order)
+    assert core.log_kernel(alone)[0] == core.log_kernel(batch)[0]
+    options = {"wrt_log": True, "left": True, "right": True}
+    for a, b in zip(
+        core.gradients(alone, np.ones(1), **options), core.gradients(batch, np.ones(9), **options), strict=True
+    ):
+        np.testing.assert_array_equal(a[0], b[0])
+
+
+def test_long_gram_matrix_adds_up_its_pairs(core):
+    x, _ = walks(np.random.default_rng(2), 3, 520, 520)
+    symmetric = Problem(x, x, "symmetric", branchsig.LinearKernel(), 2, (0, 0))
+    derivs = np.arange(9.0).reshape(3, 3)
+    reference = ReferenceBackend()
+    options = {"wrt_log": False, "left": True, "right": False}
+    ours, theirs = (one.gradients(symmetric, derivs, **options)[0] for one in (core, reference))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10 * np.abs(theirs).max())
+
+
+def test_long_pair_that_overflows_half_way_is_inf_and_has_no_gradient(core):
+    length = 600
+    x = np.linspace(0.0, 1.0, length)[None, :, None] * 12.0
+    problem = Problem(x, x.copy(), "paired", branchsig.LinearKernel(), 4, (0, 0))
+    assert core.log_kernel(problem)[0] == np.inf
+    for gradient in core.gradients(problem, np.ones(1), wrt_log=False, left=True, right=True):
+        assert np.isnan(gradient).all()
