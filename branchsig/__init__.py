@@ -23,7 +23,7 @@ from branchsig.static_kernels import (
     ScaledLinearKernel,
     StaticKernel,
 )
-from branchsig.transforms import transform_path, transform_path_backprop
+from branchsig.transforms import pad_paths, transform_path, transform_path_backprop
 
 try:
     __version__ = _version("branchsig")
@@ -52,6 +52,7 @@ __all__ = [
     "branched_sig_kernel_gram_vjp",
     "branched_sig_kernel_stack",
     "branched_sig_kernel_vjp",
+    "pad_paths",
     "transform_path",
     "transform_path_backprop",
 ]

@@ -69,3 +69,18 @@ def contiguous(array: Array) -> Array:
     if isinstance(array, np.ndarray):
         return np.require(array, array.dtype.newbyteorder("="), ["C", "A", "E"])
     return array
+
+
+def filled(path: Array, lengths: np.ndarray | None) -> Array:
+    """Return padded paths (paths, length, dimension) with the last valid point in the place of every padded one.
+
+    What lies behind the valid points is not read. Without lengths the paths come back as they are.
+    """
+    if lengths is None:
+        return path
+    xp = namespace_of(path)
+    paths, length, dimension = path.shape
+    index = np.minimum(np.arange(length), lengths[:, None] - 1) + length * np.arange(paths)[:, None]
+    flat = xp.reshape(path, (paths * length, dimension))
+    taken = xp.take(flat, xp.asarray(index.reshape(-1), device=device_of(path)), axis=0)
+    return xp.reshape(taken, (paths, length, dimension))

@@ -30,6 +30,8 @@ class PathOptions(TypedDict, total=False):
     end_time: float
     n_jobs: int
     quadrature: Quadrature | str
+    lengths1: Any
+    lengths2: Any
 
 
 class KernelOptions(PathOptions, total=False):
@@ -37,13 +39,16 @@ class KernelOptions(PathOptions, total=False):
 
     return_grid: bool
     normalize: bool
+    log: bool
+    order: int | None
+    return_levels: bool
 
 
 @dataclasses.dataclass(slots=True)
 class Settings:
     """Checked options; the defaults are those of the public functions."""
 
-    depth: int
+    depth: float
     dyadic_order: tuple[int, int]
     static_kernel: StaticKernel = LINEAR
     time_aug: bool = False
@@ -51,8 +56,13 @@ class Settings:
     end_time: float = 1.0
     n_jobs: int = 1
     quadrature: Quadrature = TRAPEZOID
+    lengths1: Any = None
+    lengths2: Any = None
     return_grid: bool = False
     normalize: bool = False
+    log: bool = False
+    order: int | None = None
+    return_levels: bool = False
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -62,8 +72,13 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "end_time": _validation.end_time,
     "n_jobs": _validation.n_jobs,
     "quadrature": _validation.quadrature,
+    "lengths1": lambda value: value,  # checked against the paths
+    "lengths2": lambda value: value,
     "return_grid": lambda value: _validation.flag(value, "return_grid"),
     "normalize": lambda value: _validation.flag(value, "normalize"),
+    "log": lambda value: _validation.flag(value, "log"),
+    "order": _validation.order,
+    "return_levels": lambda value: _validation.flag(value, "return_levels"),
 }
 
 _DOCUMENTATION = {
@@ -87,6 +102,13 @@ n_jobs : int, default: 1
 quadrature : Quadrature or str, default: "trapezoid"
     The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
     ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.""",
+    "lengths1": """\
+lengths1 : array of int, shape (*batch1,), optional
+    Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is never
+    read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points.""",
+    "lengths2": """\
+lengths2 : array of int, shape (*batch2,), optional
+    Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.""",
     "return_grid": """\
 return_grid : bool, default: False
     The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
@@ -95,6 +117,17 @@ return_grid : bool, default: False
 normalize : bool, default: False
     The kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms.
     Not together with `return_grid` or `k_stack`.""",
+    "log": """\
+log : bool, default: False
+    The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.""",
+    "order": """\
+order : int, optional
+    Largest number of nodes of a forest, in the place of a bound on the depth: `depth` must be `math.inf` or at
+    least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.""",
+    "return_levels": """\
+return_levels : bool, default: False
+    With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
+    last axis.""",
 }
 
 
@@ -119,12 +152,29 @@ def gather(depth: Any, dyadic_order: Any, options: Mapping[str, Any], accepted: 
             if name not in names:
                 raise TypeError(_unexpected(name, list(names)))
             setattr(settings, name, _CHECKS[name](value))
-        if settings.normalize and settings.return_grid:
-            raise ValueError(
-                "normalize=True with return_grid=True: only the value at the end of both paths is normalized. "
-                "Leave return_grid out, or take the grid without normalize"
-            )
+        _check_together(settings)
     return settings
+
+
+def _check_together(settings: Settings) -> None:
+    """Check the options that exclude each other."""
+    if settings.order is None:
+        if settings.return_levels:
+            raise ValueError("return_levels=True without order: give the largest number of nodes, such as order=4")
+    elif settings.depth < settings.order:
+        raise ValueError(
+            f"depth is {settings.depth} and order is {settings.order}: trees of {settings.order} nodes may be as deep "
+            "as that; give depth=math.inf, or a depth of at least the order"
+        )
+    if settings.return_levels and (settings.log or settings.normalize is True):
+        raise ValueError(
+            "return_levels=True with log or normalize=True: the parts are those of the kernel itself. Leave one out"
+        )
+    if settings.normalize and settings.return_grid:
+        raise ValueError(
+            "normalize=True with return_grid=True: only the value at the end of both paths is normalized. "
+            "Leave return_grid out, or take the grid without normalize"
+        )
 
 
 def _unexpected(name: str, names: list[str]) -> str:

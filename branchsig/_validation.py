@@ -12,13 +12,14 @@ import math
 import numbers
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import array_api_compat
 import numpy as np
+import numpy.typing as npt
 
-from branchsig._arrays import Array, contiguous, device_of, lies_on_cpu, namespace_of
+from branchsig._arrays import Array, contiguous, device_of, lies_on_cpu, namespace_of, to_numpy
 from branchsig.quadrature import BY_NAME, Quadrature
 from branchsig.static_kernels import LINEAR, StaticKernel
 
@@ -41,13 +42,27 @@ def _integer(value: Any, name: str, wanted: str) -> int:
         raise TypeError(f"{name} is {value!r}: expected {wanted}, as an integer") from None
 
 
-def depth(value: Any) -> int:
-    """Check the depth: an integer, at least 0."""
+def depth(value: Any) -> float:
+    """Check the depth: an integer, at least 0, or `math.inf`."""
     if type(value) is not int:
-        value = _integer(value, "depth", "an integer >= 0")
+        if isinstance(value, (float, np.floating)) and value == math.inf:
+            return math.inf
+        value = _integer(value, "depth", "an integer >= 0 or math.inf")
     if value < 0:
-        raise ValueError(f"depth is {value}: expected an integer >= 0, the largest depth of the trees")
+        raise ValueError(f"depth is {value}: expected an integer >= 0, the largest depth of the trees, or math.inf")
     return value  # type: ignore[no-any-return]
+
+
+def order(value: Any) -> int | None:
+    """Check the order: None, or an integer, at least 0."""
+    if value is None:
+        return None
+    number = _integer(value, "order", "None or an integer >= 0")
+    if number < 0:
+        raise ValueError(
+            f"order is {number}: expected None or an integer >= 0, the largest number of nodes of a forest"
+        )
+    return number
 
 
 def dyadic_order(value: Any) -> tuple[int, int]:
@@ -277,6 +292,47 @@ def _different_dimensions(shape1: tuple[int, ...], shape2: tuple[int, ...]) -> s
         f"path1 has shape {tuple(shape1)} and path2 {tuple(shape2)}: expected (..., length, dimension) "
         f"with one dimension, not {shape1[-1]} and {shape2[-1]}"
     )
+
+
+def lengths(value: Any, name: str, path: Array) -> npt.NDArray[np.int64] | None:
+    """Check the valid lengths of padded paths; return them as one axis, or None where nothing is padded."""
+    if value is None:
+        return None
+    batch, length = tuple(path.shape[:-2]), path.shape[-2]
+    if isinstance(value, (list, tuple, int, np.integer)):
+        array = np.asarray(value)
+    else:
+        if not isinstance(value, np.ndarray) and not array_api_compat.is_array_api_obj(value):
+            raise TypeError(f"{name} is of type {type(value).__name__}: expected an array of integers, or None")
+        on_host = value if isinstance(value, np.ndarray) else to_numpy(value)
+        array = np.asarray([int(entry) for entry in value]) if on_host is None else on_host
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"{name} has dtype {array.dtype}: expected integers, the valid length of every path")
+    if array.shape != batch:
+        raise ValueError(f"{name} has shape {array.shape}: expected {batch}, the batch shape of the paths")
+    if array.size and (array.min() < 1 or array.max() > length):
+        raise ValueError(
+            f"{name} has values from {array.min()} to {array.max()}: expected from 1 to {length}, the number of points"
+        )
+    return np.ascontiguousarray(array, dtype=np.int64).reshape(-1)
+
+
+def ragged_paths(paths: Any) -> None:
+    """Check a sequence of single paths of any lengths."""
+    if isinstance(paths, np.ndarray) or array_api_compat.is_array_api_obj(paths) or not isinstance(paths, Sequence):
+        what = "an array" if hasattr(paths, "shape") else f"of type {type(paths).__name__}"
+        raise TypeError(f"paths is {what}: expected a list of paths, each an array of shape (length, dimension)")
+    if not paths:
+        raise ValueError("paths is empty: expected at least one path of shape (length, dimension)")
+    for k, path in enumerate(paths):
+        name = f"paths[{k}]"
+        _path(path, name)
+        _same_kind(path, name, paths[0], "paths[0]")
+        if path.ndim != 2 or path.shape[1] != paths[0].shape[1]:
+            raise ValueError(
+                f"{name} has shape {tuple(path.shape)}: expected (length, dimension)"
+                + (f" with dimension {paths[0].shape[-1]}, that of the first" if path.ndim == 2 else "")
+            )
 
 
 def single_path(path: Any, name: str = "path") -> None:

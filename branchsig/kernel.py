@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 import numpy as np
+import numpy.typing as npt
 
 from branchsig import _validation
-from branchsig._arrays import Array, namespace_of
+from branchsig._arrays import Array, filled, namespace_of
 from branchsig._options import KernelOptions, PathOptions, Settings, gather, public
 from branchsig._progress import Report, reporting
 from branchsig.backends import Problem, backend_for
@@ -28,7 +29,7 @@ __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kern
 def branched_sig_kernel(
     path1: Array,
     path2: Array,
-    depth: int,
+    depth: float,
     dyadic_order: int | tuple[int, int] = 0,
     **options: Unpack[KernelOptions],
 ) -> Array:
@@ -40,8 +41,8 @@ def branched_sig_kernel(
         First paths, of any library of the array API standard, float32 or float64.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
-    depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
         ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
@@ -67,7 +68,8 @@ def branched_sig_kernel(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. With
+        ``depth=math.inf`` also if a cell was not solved within the iterations allowed, which gives NaN.
 
     See Also
     --------
@@ -116,7 +118,7 @@ def branched_sig_kernel(
 def branched_sig_kernel_gram(
     path1: Array,
     path2: Array | None,
-    depth: int,
+    depth: float,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     max_batch: int = -1,
@@ -132,8 +134,8 @@ def branched_sig_kernel_gram(
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
-    depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
         ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
@@ -199,7 +201,7 @@ def branched_sig_kernel_gram(
 def branched_sig_kernel_stack(
     path1: Array,
     path2: Array,
-    depth: int,
+    depth: float,
     dyadic_order: int | tuple[int, int] = 0,
     **options: Unpack[PathOptions],
 ) -> Array:
@@ -213,8 +215,8 @@ def branched_sig_kernel_stack(
         First paths, of any library of the array API standard, float32 or float64.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
-    depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
         ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
@@ -275,7 +277,7 @@ def branched_sig_kernel_stack(
 def paired_problem(path1: Any, path2: Any, settings: Settings) -> tuple[Problem, tuple[int, ...]]:
     """Check and transform paths that are paired up; return the problem and the shape of its pairs."""
     x, y, batch = _validation.paired_paths(path1, path2)
-    return _problem(x, y, "paired", settings), batch
+    return _problem(x, y, "paired", settings, _lengths(path1, path2, settings)), batch
 
 
 def gram_problem(
@@ -287,18 +289,41 @@ def gram_problem(
     allow it.
     """
     x, y, batch = _validation.gram_paths(path1, path2)
-    symmetric = triangle and y is x and settings.dyadic_order[0] == settings.dyadic_order[1]
+    lengths = _lengths(path1, path2, settings)
+    symmetric = (
+        triangle and y is x and lengths[0] is lengths[1] and settings.dyadic_order[0] == settings.dyadic_order[1]
+    )
     max_batch = _validation.max_batch(max_batch)
-    return _problem(x, y, "symmetric" if symmetric else "gram", settings, max_batch, report), batch
+    return _problem(x, y, "symmetric" if symmetric else "gram", settings, lengths, max_batch, report), batch
+
+
+_Lengths = npt.NDArray[np.int64] | None
+
+
+def _lengths(path1: Array, path2: Array | None, settings: Settings) -> tuple[_Lengths, _Lengths]:
+    """Check the valid lengths. Where the second paths are the first, so are their lengths, as one object."""
+    first = _validation.lengths(settings.lengths1, "lengths1", path1)
+    if path2 is None and settings.lengths2 is not None:
+        raise ValueError("lengths2 with path2=None: the second paths are the first. Leave lengths2 out")
+    if path2 is None or (path2 is path1 and settings.lengths2 is None):
+        return first, first
+    return first, _validation.lengths(settings.lengths2, "lengths2", path2)
 
 
 def _problem(
-    x: Array, y: Array, pairing: str, settings: Settings, max_batch: int = -1, report: Report | None = None
+    x: Array,
+    y: Array,
+    pairing: str,
+    settings: Settings,
+    lengths: tuple[_Lengths, _Lengths],
+    max_batch: int = -1,
+    report: Report | None = None,
 ) -> Problem:
+    lengths1, lengths2 = lengths
     if settings.time_aug or settings.lead_lag:
-        same = y is x
-        x = transformed(x, settings.time_aug, settings.lead_lag, settings.end_time)
-        y = x if same else transformed(y, settings.time_aug, settings.lead_lag, settings.end_time)
+        same = y is x and lengths2 is lengths1
+        x, lengths1 = _transformed(x, lengths1, settings)
+        y, lengths2 = (x, lengths1) if same else _transformed(y, lengths2, settings)
     _validation.grid_shape(x.shape[1], y.shape[1], settings.dyadic_order)
     return Problem(
         x,
@@ -311,7 +336,17 @@ def _problem(
         max_batch,
         report,
         settings.quadrature,
+        settings.order,
+        lengths1,
+        lengths2,
+        settings.log,
     )
+
+
+def _transformed(path: Array, lengths: _Lengths, settings: Settings) -> tuple[Array, _Lengths]:
+    """A path with the transformations applied, and its valid lengths afterwards."""
+    path = transformed(filled(path, lengths), settings.time_aug, settings.lead_lag, settings.end_time, lengths)
+    return path, 2 * lengths - 1 if settings.lead_lag and lengths is not None else lengths
 
 
 def grid_shape(problem: Problem, batch: tuple[int, ...]) -> tuple[int, ...]:
@@ -320,8 +355,16 @@ def grid_shape(problem: Problem, batch: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def stack_shape(problem: Problem, batch: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the stacked grids of a problem."""
-    return (*batch, problem.depth + 1, *grid_shape(problem, ()))
+    """Shape of the stacked grids of a problem.
+
+    Raises
+    ------
+    ValueError
+        If there are none, since depth or order leave no list of depths.
+    """
+    if problem.depth == math.inf:
+        raise ValueError("depth is math.inf: a stack of the kernels of all depths has no end. Give a finite depth")
+    return (*batch, int(problem.depth) + 1, *grid_shape(problem, ()))
 
 
 def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
@@ -330,14 +373,24 @@ def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Arra
     shape = batch
     if settings.return_grid:
         shape = grid_shape(problem, batch)
-        _validation.fits_memory(shape, problem.path1, "the grid", "take fewer pairs at a time or a lower dyadic order")
-        result = backend.grid(problem, all_levels=False)
-    elif settings.normalize:
-        result = unit_kernel(backend, problem)
-    else:
-        log_k = backend.log_kernel(problem)
-        with np.errstate(all="ignore"):
-            result = namespace_of(log_k).exp(log_k)
+        in_all = shape if problem.order is None else (*shape, problem.order + 1)
+        _validation.fits_memory(in_all, problem.path1, "the grid", "take fewer pairs at a time or a lower dyadic order")
+    with np.errstate(all="ignore"):
+        if settings.normalize:
+            result = unit_kernel(backend, problem, log=settings.log)
+        elif problem.order is not None:
+            result = backend.parts(problem, grid=settings.return_grid)
+            if settings.return_levels:
+                shape = (*shape, problem.order + 1)
+            else:
+                xp = namespace_of(result)
+                result = xp.sum(result, axis=-1)
+                result = xp.log(result) if settings.log else result
+        elif settings.return_grid:
+            result = backend.grid(problem, all_levels=False)
+        else:
+            log_k = backend.log_kernel(problem)
+            result = log_k if settings.log else namespace_of(log_k).exp(log_k)
     _warn_of_overflow(result, problem, settings, stacklevel=3)
     return result if result.shape == shape else namespace_of(result).reshape(result, shape)
 
@@ -347,17 +400,32 @@ def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, st
     xp = namespace_of(result)
     if bool(xp.all(xp.isfinite(result))):
         return
-    finite1 = xp.all(xp.isfinite(problem.path1), axis=(1, 2))
-    finite2 = xp.all(xp.isfinite(problem.path2), axis=(1, 2))
+    finite1 = xp.all(xp.isfinite(filled(problem.path1, problem.lengths1)), axis=(1, 2))
+    finite2 = xp.all(xp.isfinite(filled(problem.path2, problem.lengths2)), axis=(1, 2))
     expected = finite1 & finite2 if problem.pairing == "paired" else finite1[:, None] & finite2[None, :]
     expected = xp.reshape(expected, (*expected.shape, *(1,) * (result.ndim - expected.ndim)))
     overflowed = int(xp.sum(xp.astype(expected & ~xp.isfinite(result), xp.int64)))
     if overflowed:
-        also = "" if settings.normalize else ", or take normalize=True"
         warnings.warn(
-            f"{overflowed} of {math.prod(result.shape)} values overflowed and are inf or NaN: the branched signature "
-            "kernel grows far faster than the paths do. Scale the paths down, or use a bounded static kernel such as "
-            f"RBFKernel{also}",
+            f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, settings)}",
             RuntimeWarning,
             stacklevel=stacklevel + 1,
         )
+
+
+def _what_happened(problem: Problem, settings: Settings) -> str:
+    """Why values are not finite, and the ways out."""
+    also = "" if settings.normalize else ", or take normalize=True"
+    scale = f"Scale the paths down, or use a bounded static kernel such as RBFKernel{also}"
+    if problem.order is not None and settings.log:
+        return (
+            "are NaN or infinite: a kernel truncated by the number of nodes need not be positive, and has no logarithm "
+            "where it is not. Take log=False or a higher order. " + scale
+        )
+    if problem.depth == math.inf and problem.order is None:
+        return (
+            "are inf or NaN: the paths lie past the point where the kernel of unbounded depth blows up, or so close to "
+            "it that the equation of a cell was not solved within the iterations allowed; there a higher dyadic_order "
+            "helps. " + scale
+        )
+    return "overflowed and are inf or NaN: the branched signature kernel grows far faster than the paths do. " + scale

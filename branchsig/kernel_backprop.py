@@ -6,16 +6,19 @@ to the paths go out, through the backend's adjoint, the normalisation and the tr
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Unpack
+
+import numpy as np
 
 from branchsig import _validation
 from branchsig._arrays import Array, contiguous, namespace_of
 from branchsig._options import KernelOptions, Settings, gather, public
 from branchsig._progress import one_pass, reporting
-from branchsig.backends import Problem, backend_for
+from branchsig.backends import Backend, Problem, backend_for
 from branchsig.kernel import gram_problem, grid_shape, paired_problem, stack_shape, values
-from branchsig.normalization import sides, unit_kernel_backprop
+from branchsig.normalization import of_sum, sides, unit_kernel_backprop
 from branchsig.transforms import transformed_adjoint
 
 __all__ = [
@@ -33,7 +36,7 @@ def branched_sig_kernel_backprop(
     derivs: Array,
     path1: Array,
     path2: Array,
-    depth: int,
+    depth: float,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     left_deriv: bool = True,
@@ -52,8 +55,8 @@ def branched_sig_kernel_backprop(
         First paths, of any library of the array API standard, float32 or float64.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
-    depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
         ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
@@ -123,7 +126,7 @@ def branched_sig_kernel_gram_backprop(
     derivs: Array,
     path1: Array,
     path2: Array | None,
-    depth: int,
+    depth: float,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     left_deriv: bool = True,
@@ -145,8 +148,8 @@ def branched_sig_kernel_gram_backprop(
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
-    depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
         ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
@@ -228,7 +231,7 @@ def branched_sig_kernel_gram_backprop(
 def branched_sig_kernel_vjp(
     path1: Array,
     path2: Array,
-    depth: int,
+    depth: float,
     dyadic_order: int | tuple[int, int] = 0,
     **options: Unpack[KernelOptions],
 ) -> tuple[Array, Callable[[Array], Gradients]]:
@@ -240,8 +243,8 @@ def branched_sig_kernel_vjp(
         First paths, of any library of the array API standard, float32 or float64.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
-    depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
         ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
@@ -304,7 +307,7 @@ def branched_sig_kernel_vjp(
 def branched_sig_kernel_gram_vjp(
     path1: Array,
     path2: Array | None,
-    depth: int,
+    depth: float,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     max_batch: int = -1,
@@ -320,8 +323,8 @@ def branched_sig_kernel_gram_vjp(
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
-    depth : int
-        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
         ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
@@ -397,6 +400,8 @@ def _sides(left_deriv: Any, right_deriv: Any) -> tuple[bool, bool]:
 def _checked_derivs(derivs: Any, problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
     """Check derivatives of the result, and return them with one axis for every axis of pairs of the problem."""
     shape = grid_shape(problem, batch) if settings.return_grid else batch
+    if settings.return_levels:
+        shape = (*shape, settings.order + 1)  # type: ignore[operator]
     derivs = _validation.same_shape(derivs, "derivs", shape, problem.path1, "path1")
     return _with_pairs(derivs, problem, batch)
 
@@ -410,6 +415,8 @@ def _checked_stack(k_stack: Any, problem: Problem, batch: tuple[int, ...], setti
             "normalize=True with k_stack: the stack holds no kernel of a path with itself. "
             "Leave k_stack out, or differentiate without normalize"
         )
+    if problem.order is not None:
+        raise ValueError("k_stack with order: a stack holds kernels by depth, not by order. Leave one of them out")
     if problem.quadrature.p > 1:
         raise ValueError(
             f"k_stack with quadrature={settings.quadrature!r}: a stack holds values at the corners of the cells, and "
@@ -442,27 +449,43 @@ def _gradients(
     """
     if not (left or right):
         return None, None
+    if problem.order is not None and problem.pairing == "symmetric":
+        problem = dataclasses.replace(problem, pairing="gram")
     backend = backend_for(problem)
-    if settings.normalize:
-        return unit_kernel_backprop(backend, problem, derivs, left=left, right=right, total=total)
-    if problem.pairing == "symmetric":
-        return _symmetric_gradients(problem, derivs, left=left, right=right, total=total)
-    d_path1, d_path2 = backend.gradients(
-        problem, derivs, wrt_log=False, left=left, right=right or total, k_stack=k_stack
-    )
+    with np.errstate(all="ignore"):
+        if settings.normalize:
+            return unit_kernel_backprop(backend, problem, derivs, log=settings.log, left=left, right=right, total=total)
+        if problem.order is not None and not settings.return_levels:
+            derivs = _parts_derivs(backend, problem, derivs, settings)
+        if problem.pairing == "symmetric":
+            return _symmetric_gradients(backend, problem, derivs, settings, left=left, right=right, total=total)
+        d_path1, d_path2 = backend.gradients(
+            problem, derivs, wrt_log=settings.log, left=left, right=right or total, k_stack=k_stack
+        )
     return sides(d_path1, d_path2, total=total)
 
 
-def _symmetric_gradients(problem: Problem, derivs: Array, *, left: bool, right: bool, total: bool) -> Gradients:
+def _parts_derivs(backend: Backend, problem: Problem, derivs: Array, settings: Settings) -> Array:
+    """Derivatives with respect to k_0..k_order, from those with respect to their sum or its logarithm."""
+    xp = namespace_of(derivs)
+    if settings.log:
+        derivs = derivs / xp.sum(backend.parts(problem, grid=settings.return_grid), axis=-1)
+    return of_sum(derivs, problem)
+
+
+def _symmetric_gradients(
+    backend: Backend, problem: Problem, derivs: Array, settings: Settings, *, left: bool, right: bool, total: bool
+) -> Gradients:
     """Gradients of a symmetric Gram matrix.
 
     Since k(x_i, x_j) = k(x_j, x_i), the right gradient of D is the left one of Dᵀ.
     """
-    backend = backend_for(problem)
     passes = 2 if left and right else 1
 
     def gradient(weights: Array, index: int) -> Array:
-        result, _ = backend.gradients(one_pass(problem, index, passes), weights, wrt_log=False, left=True, right=False)
+        result, _ = backend.gradients(
+            one_pass(problem, index, passes), weights, wrt_log=settings.log, left=True, right=False
+        )
         return result
 
     transposed = namespace_of(derivs).permute_dims(derivs, (1, 0))

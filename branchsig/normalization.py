@@ -11,8 +11,6 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from branchsig._arrays import Array, contiguous, device_of, namespace_of
 from branchsig._progress import one_pass
 
@@ -20,9 +18,12 @@ if TYPE_CHECKING:
     from branchsig.backends import Backend, Problem
 
 
-def _self_problem(problem: Problem, path: Array) -> Problem:
-    """Each path of a stack with itself."""
-    return dataclasses.replace(problem, path1=path, path2=path, pairing="paired", progress=None)
+def _self_problem(problem: Problem, side: int) -> Problem:
+    """Each path of the first or second stack with itself."""
+    path, lengths = (problem.path1, problem.lengths1) if side == 1 else (problem.path2, problem.lengths2)
+    return dataclasses.replace(
+        problem, path1=path, path2=path, lengths1=lengths, lengths2=lengths, pairing="paired", progress=None
+    )
 
 
 def _diagonal(matrix: Array) -> Array:
@@ -37,61 +38,89 @@ def sides(d_path1: Array | None, d_path2: Array | None, *, total: bool) -> tuple
     return d_path1, d_path2
 
 
-def unit_kernel(backend: Backend, problem: Problem) -> Array:
-    """Return the normalised kernels of a problem, shape (*pairs,)."""
-    xp = namespace_of(problem.path1)
-    log_k = backend.log_kernel(problem)
-    if problem.path2 is problem.path1:
+def of_sum(derivs: Array, problem: Problem) -> Array:
+    """Derivatives with respect to k_0..k_order, from those with respect to their sum."""
+    xp, order = namespace_of(derivs), int(problem.order or 0)
+    return xp.asarray(xp.broadcast_to(derivs[..., None], (*derivs.shape, order + 1)), copy=True)
+
+
+def _log_and_sign(backend: Backend, problem: Problem) -> tuple[Array, Array | float]:
+    """log |K| and the sign of K, which only a kernel truncated by the number of nodes can lack."""
+    if problem.order is None:
+        return backend.log_kernel(problem), 1.0
+    k = namespace_of(problem.path1).sum(backend.parts(problem, grid=False), axis=-1)
+    return namespace_of(k).log(abs(k)), namespace_of(k).sign(k)
+
+
+def _gradients_of_log(
+    backend: Backend, problem: Problem, derivs: Array, *, left: bool, right: bool
+) -> tuple[Array | None, Array | None]:
+    """Gradients for derivatives with respect to log K."""
+    if problem.order is not None:
+        derivs = of_sum(derivs / namespace_of(derivs).sum(backend.parts(problem, grid=False), axis=-1), problem)
+    return backend.gradients(problem, derivs, wrt_log=True, left=left, right=right)
+
+
+def _norms(backend: Backend, problem: Problem, log_k: Array) -> Array:
+    """(log k(x, x) + log k(y, y)) / 2 for every pair."""
+    xp = namespace_of(log_k)
+    if problem.itself:
         log_k1 = log_k2 = log_k if problem.pairing == "paired" else _diagonal(log_k)
     else:
-        log_k1 = backend.log_kernel(_self_problem(problem, problem.path1))
-        log_k2 = backend.log_kernel(_self_problem(problem, problem.path2))
+        log_k1, _ = _log_and_sign(backend, _self_problem(problem, 1))
+        log_k2, _ = _log_and_sign(backend, _self_problem(problem, 2))
     if problem.pairing != "paired":
         log_k1, log_k2 = log_k1[:, None], log_k2[None, :]
-    with np.errstate(all="ignore"):
-        norm = 0.5 * (log_k1 + log_k2)
-        # A norm that overflowed says nothing about the quotient: NaN, not 0.
-        norm = xp.where(xp.isfinite(norm), norm, xp.full_like(norm, math.nan))
-        return xp.exp(log_k - norm)
+    norm = 0.5 * (log_k1 + log_k2)
+    # A norm that overflowed says nothing about the quotient: NaN, not 0.
+    return xp.where(xp.isfinite(norm), norm, xp.full_like(norm, math.nan))
+
+
+def unit_kernel(backend: Backend, problem: Problem, *, log: bool) -> Array:
+    """Return the normalised kernels of a problem, or their logarithms, shape (*pairs,)."""
+    xp = namespace_of(problem.path1)
+    log_k, sign = _log_and_sign(backend, problem)
+    log_unit = log_k - _norms(backend, problem, log_k)
+    if problem.order is None:
+        return log_unit if log else xp.exp(log_unit)
+    return xp.where(sign > 0, log_unit, xp.full_like(log_unit, math.nan)) if log else sign * xp.exp(log_unit)
 
 
 def unit_kernel_backprop(
-    backend: Backend, problem: Problem, derivs: Array, *, left: bool, right: bool, total: bool
+    backend: Backend, problem: Problem, derivs: Array, *, log: bool, left: bool, right: bool, total: bool
 ) -> tuple[Array | None, Array | None]:
-    """Return the gradients of the normalised kernels with respect to `path1` and `path2`.
+    """Return the gradients of the normalised kernels, or of their logarithms, with respect to `path1` and `path2`.
 
     With `total`, for a problem of one stack of paths with itself, the left gradient is that with respect to both
     places.
     """
     xp = namespace_of(problem.path1)
-    with np.errstate(all="ignore"):
-        # d log k_unit(x, y) = d log k(x, y) − d log k(x, x) / 2 − d log k(y, y) / 2
-        passes = 3 if problem.pairing == "symmetric" and left and right else 2
-        weights = derivs * unit_kernel(backend, one_pass(problem, 0, passes))
-        if problem.pairing == "symmetric":
-            return _symmetric(backend, problem, weights, left=left, right=right, total=total)
-        d_path1, d_path2 = backend.gradients(
-            one_pass(problem, 1, passes), weights, wrt_log=True, left=left or total, right=right or total
-        )
-        paired = problem.pairing == "paired"
-        if d_path1 is not None:
-            d_path1 = d_path1 + _self_gradient(
-                backend, problem, problem.path1, -0.5 * (weights if paired else xp.sum(weights, axis=1))
-            )
-        if d_path2 is not None:
-            d_path2 = d_path2 + _self_gradient(
-                backend, problem, problem.path2, -0.5 * (weights if paired else xp.sum(weights, axis=0))
-            )
-        return sides(d_path1, d_path2, total=total)
+    # d log k_unit(x, y) = d log k(x, y) − d log k(x, x) / 2 − d log k(y, y) / 2
+    passes = 3 if problem.pairing == "symmetric" and left and right else 2
+    weights = derivs
+    if not log:
+        weights = derivs * unit_kernel(backend, one_pass(problem, 0, passes), log=False)
+    if problem.pairing == "symmetric":
+        return _symmetric(backend, problem, weights, left=left, right=right, total=total)
+    d_path1, d_path2 = _gradients_of_log(
+        backend, one_pass(problem, 1, passes), weights, left=left or total, right=right or total
+    )
+    paired = problem.pairing == "paired"
+    if d_path1 is not None:
+        of_rows = weights if paired else xp.sum(weights, axis=1)
+        d_path1 = d_path1 + _self_gradient(backend, _self_problem(problem, 1), -0.5 * of_rows)
+    if d_path2 is not None:
+        of_columns = weights if paired else xp.sum(weights, axis=0)
+        d_path2 = d_path2 + _self_gradient(backend, _self_problem(problem, 2), -0.5 * of_columns)
+    return sides(d_path1, d_path2, total=total)
 
 
-def _self_gradient(backend: Backend, problem: Problem, path: Array, derivs: Array) -> Array:
+def _self_gradient(backend: Backend, own: Problem, derivs: Array) -> Array:
     """Gradient of log k(x, x), in which x stands in both places."""
-    own = _self_problem(problem, path)
-    if problem.dyadic_order[0] == problem.dyadic_order[1]:
-        left, _ = backend.gradients(own, 2.0 * derivs, wrt_log=True, left=True, right=False)
+    if own.dyadic_order[0] == own.dyadic_order[1]:
+        left, _ = _gradients_of_log(backend, own, 2.0 * derivs, left=True, right=False)
         return left
-    left, right = backend.gradients(own, derivs, wrt_log=True, left=True, right=True)
+    left, right = _gradients_of_log(backend, own, derivs, left=True, right=True)
     return sides(left, right, total=True)[0]
 
 

@@ -6,12 +6,16 @@ to the latter come in and those with respect to the former go out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from branchsig import _validation
 from branchsig._arrays import Array, contiguous, device_of, namespace_of
 
-__all__ = ["transform_path", "transform_path_backprop"]
+__all__ = ["pad_paths", "transform_path", "transform_path_backprop"]
 
 
 def transform_path(
@@ -140,6 +144,53 @@ def transform_path_backprop(
     return namespace_of(derivs).asarray(derivs, copy=True)
 
 
+def pad_paths(paths: Sequence[Array]) -> tuple[Array, Array]:
+    """Stack paths of different lengths, each padded with its last point.
+
+    Parameters
+    ----------
+    paths : sequence of array, each of shape (length, dimension)
+        Paths of one library, dtype, device and dimension, and of any lengths. At least one.
+
+    Returns
+    -------
+    padded : array, shape (len(paths), longest length, dimension)
+        The paths, with the library, dtype and device they had.
+    lengths : array of int64, shape (len(paths),)
+        Their lengths, which the functions for kernels take as `lengths1` and `lengths2`.
+
+    Raises
+    ------
+    TypeError
+        If the paths are no sequence, or not of one library and dtype.
+    ValueError
+        If there are none, or they have not one dimension.
+
+    Notes
+    -----
+    Given the lengths, the functions for kernels never read what lies behind them. Without them the padded paths have
+    the kernels of the paths too, since a point repeated adds nothing, but time would run on over the padding.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> paths = [np.array([[0.0], [0.1], [0.3]]), np.array([[0.0], [0.2]])]
+    >>> padded, lengths = branchsig.pad_paths(paths)
+    >>> padded[1], lengths
+    (array([[0. ], [0.2], [0.2]]), array([3, 2]))
+    >>> gram = branchsig.branched_sig_kernel_gram(padded, None, depth=2, lengths1=lengths, time_aug=True)
+    >>> gram.shape
+    (2, 2)
+    """
+    _validation.ragged_paths(paths)
+    longest = max(path.shape[0] for path in paths)
+    xp = namespace_of(paths[0])
+    device = device_of(paths[0])
+    rows = [xp.take(path, xp.clip(xp.arange(longest, device=device), max=path.shape[0] - 1), axis=0) for path in paths]
+    return xp.stack(rows, axis=0), xp.asarray([path.shape[0] for path in paths], dtype=xp.int64, device=device)
+
+
 def _checked(time_aug: Any, lead_lag: Any, end_time: Any, n_jobs: Any) -> tuple[bool, bool, float]:
     _validation.n_jobs(n_jobs)
     return (
@@ -149,8 +200,18 @@ def _checked(time_aug: Any, lead_lag: Any, end_time: Any, n_jobs: Any) -> tuple[
     )
 
 
-def transformed(path: Array, time_aug: bool, lead_lag: bool, end_time: float) -> Array:
-    """Return a checked path with the transformations applied, lead-lag first."""
+def transformed(
+    path: Array,
+    time_aug: bool,
+    lead_lag: bool,
+    end_time: float,
+    lengths: npt.NDArray[np.int64] | None = None,
+) -> Array:
+    """Return a checked path with the transformations applied, lead-lag first.
+
+    Padded paths (paths, length, dimension) come with their valid lengths, and with the last valid point in the place of
+    the padded ones; so they go out, time included.
+    """
     xp = namespace_of(path)
     if lead_lag:
         index = xp.arange(2 * path.shape[-2] - 1, device=device_of(path))
@@ -159,10 +220,21 @@ def transformed(path: Array, time_aug: bool, lead_lag: bool, end_time: float) ->
         path = xp.concat([lag, lead], axis=-1)
     if time_aug:
         length = path.shape[-2]
-        time = xp.linspace(0.0, end_time, length, dtype=path.dtype, device=device_of(path))
-        time = xp.broadcast_to(xp.reshape(time, (length, 1)), (*path.shape[:-1], 1))
-        path = xp.concat([path, time], axis=-1)
+        like = {"dtype": path.dtype, "device": device_of(path)}
+        if lengths is None:
+            time = xp.reshape(xp.linspace(0.0, end_time, length, **like), (length, 1))
+        else:
+            time = xp.asarray(_times(2 * lengths - 1 if lead_lag else lengths, length, end_time), **like)
+        path = xp.concat([path, xp.broadcast_to(time, (*path.shape[:-1], 1))], axis=-1)
     return path
+
+
+def _times(lengths: npt.NDArray[np.int64], length: int, end_time: float) -> npt.NDArray[np.float64]:
+    """Time of padded paths, (paths, length, 1): linear over the valid points, and constant behind them."""
+    time = np.full((len(lengths), length, 1), end_time)
+    for valid in np.unique(lengths):
+        time[lengths == valid, :valid, 0] = np.linspace(0.0, end_time, valid)
+    return time
 
 
 def transformed_adjoint(derivs: Array, time_aug: bool, lead_lag: bool) -> Array:

@@ -31,14 +31,21 @@ PUBLIC_NAMES = [
     "branched_sig_kernel_gram_vjp",
     "branched_sig_kernel_stack",
     "branched_sig_kernel_vjp",
+    "pad_paths",
     "transform_path",
     "transform_path_backprop",
 ]
-FUNCTIONS = [name for name in PUBLIC_NAMES if name.startswith(("branched", "transform"))]
+FUNCTIONS = [name for name in PUBLIC_NAMES if name.islower() and name != "__version__"]
 
 TRANSFORM = {"time_aug": False, "lead_lag": False, "end_time": 1.0, "n_jobs": 1}
-SHARED = {"static_kernel": None, **TRANSFORM, "quadrature": "trapezoid"}
-OF_VALUES = SHARED | {"return_grid": False, "normalize": False}
+SHARED = {"static_kernel": None, **TRANSFORM, "quadrature": "trapezoid", "lengths1": None, "lengths2": None}
+OF_VALUES = SHARED | {
+    "return_grid": False,
+    "normalize": False,
+    "log": False,
+    "order": None,
+    "return_levels": False,
+}
 OF_GRAMS = {"max_batch": -1, "progress": False}
 OF_GRADIENTS = {"left_deriv": True, "right_deriv": False, "k_stack": None}
 PATHS = ["path1", "path2", "depth", "dyadic_order"]
@@ -50,6 +57,7 @@ SIGNATURES = {
     "branched_sig_kernel_stack": (PATHS, SHARED),
     "branched_sig_kernel_vjp": (PATHS, OF_VALUES),
     "branched_sig_kernel_gram_vjp": (PATHS, OF_VALUES | OF_GRAMS),
+    "pad_paths": (["paths"], {}),
     "transform_path": (["path"], TRANSFORM),
     "transform_path_backprop": (["derivs"], TRANSFORM),
 }

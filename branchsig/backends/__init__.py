@@ -8,11 +8,13 @@ checks nothing, warns of nothing about values, and knows no array but those of t
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from branchsig._arrays import Array, from_numpy, to_numpy
 from branchsig.backends.reference import ReferenceBackend
@@ -37,8 +39,8 @@ class Problem:
         "symmetric": a Gram matrix of `path1` with itself at equal dyadic orders, of which one triangle is computed.
     static_kernel : StaticKernel
         The kernel on the space the paths live in.
-    depth : int
-        Largest tree depth, at least 0.
+    depth : int or math.inf
+        Largest tree depth, at least 0; of no effect beside `order`.
     dyadic_order : tuple of int
         A cell is split into ``2**dyadic_order[0]`` by ``2**dyadic_order[1]`` equal sub-cells.
     n_jobs : int
@@ -49,25 +51,45 @@ class Problem:
         Called with (pairs done, pairs in all) as the work goes on.
     quadrature : Quadrature
         The rule for the integral over a sub-cell.
+    order : int or None
+        Largest number of nodes of a forest, at least 0. The problem is then one for `Backend.parts`.
+    lengths1, lengths2 : int64 NumPy array, shape (n1,) and (n2,), or None
+        Valid lengths, from 1 to that of the padded paths. What lies behind is never read, contributes nothing, and has
+        the gradient 0. Grids are constant behind the last valid node. One object for a symmetric problem.
+    log_grid : bool
+        Whether `Backend.grid` is to return logarithms.
     """
 
     path1: Array
     path2: Array
     pairing: str
     static_kernel: StaticKernel
-    depth: int
+    depth: float
     dyadic_order: tuple[int, int]
     n_jobs: int = 1
     max_batch: int = -1
     progress: Callable[[int, int], None] | None = None
     quadrature: Quadrature = TRAPEZOID
+    order: int | None = None
+    lengths1: npt.NDArray[np.int64] | None = None
+    lengths2: npt.NDArray[np.int64] | None = None
+    log_grid: bool = False
+
+    @property
+    def itself(self) -> bool:
+        """Whether the second paths are the first, lengths included."""
+        return self.path2 is self.path1 and self.lengths2 is self.lengths1
 
 
 _NEEDS: dict[str, Callable[[Problem], bool]] = {
     "left point": lambda problem: isinstance(problem.quadrature, LeftPoint),
     "Gauss-Lobatto": lambda problem: isinstance(problem.quadrature, GaussLobatto),
+    "order": lambda problem: problem.order is not None,
+    "untruncated": lambda problem: problem.depth == math.inf,
+    "lengths": lambda problem: problem.lengths1 is not None or problem.lengths2 is not None,
+    "log grid": lambda problem: problem.log_grid,
 }
-"""What a problem may need beyond the trapezoid rule at a finite depth, and how to tell."""
+"""What a problem may need beyond the trapezoid rule at a finite depth on paths of one length, and how to tell."""
 
 CAPABILITIES: dict[str, frozenset[str]] = {
     "reference": frozenset(_NEEDS),
@@ -78,8 +100,6 @@ CAPABILITIES: dict[str, frozenset[str]] = {
 
 def supports(backend: Backend, problem: Problem) -> bool:
     """Tell whether a backend can solve a problem."""
-    if problem.quadrature is TRAPEZOID:
-        return True
     able = CAPABILITIES[backend.name]
     return all(need in able or not needed(problem) for need, needed in _NEEDS.items())
 
@@ -93,9 +113,16 @@ class Backend(Protocol):
         """Return log K_depth at the end of both paths, shape (*pairs,)."""
 
     def grid(self, problem: Problem, *, all_levels: bool) -> Array:
-        """Return K_depth at every node, shape (*pairs, grid1, grid2).
+        """Return K_depth, or log K_depth where the problem says so, at every node, shape (*pairs, grid1, grid2).
 
-        With `all_levels` the kernels K_0 to K_depth, shape (*pairs, depth + 1, grid1, grid2).
+        With `all_levels` the kernels K_0 to K_depth, shape (*pairs, depth + 1, grid1, grid2). Nodes are the corners of
+        the sub-cells, whatever nodes the quadrature has inside.
+        """
+
+    def parts(self, problem: Problem, *, grid: bool) -> Array:
+        """Return k_0 to k_order at the end of both paths, shape (*pairs, order + 1).
+
+        With `grid` at every node, shape (*pairs, grid1, grid2, order + 1). For problems with an `order` alone.
         """
 
     def gradients(
@@ -113,8 +140,9 @@ class Backend(Protocol):
         `derivs` are those of the result of `log_kernel`, shape (*pairs,), or of `grid`, shape (*pairs, grid1, grid2);
         with respect to log K_depth where `wrt_log`, to K_depth otherwise. `k_stack` is the result of
         ``grid(all_levels=True)``. A symmetric problem takes scalar derivs and gives the left gradient ``sum_j derivs[i,
-        j] d_1 k(x_i, x_j)`` alone. A pair whose value (any value of its grid) is not finite gives NaN in every entry of
-        its own two paths.
+        j] d_1 k(x_i, x_j)`` alone. Derivatives for a problem with an `order`, which is never symmetric, are those of
+        `parts`, whatever `wrt_log`. A pair whose value (any value of its grid) is not finite gives NaN in every entry
+        of its own two paths.
         """
 
 
@@ -142,6 +170,13 @@ class ThroughNumpy:
         if converted is None:
             return self._own_namespace.grid(problem, all_levels=all_levels)
         return from_numpy(self._inner.grid(converted, all_levels=all_levels), problem.path1)
+
+    def parts(self, problem: Problem, *, grid: bool) -> Array:
+        """See `Backend.parts`."""
+        converted = self._converted(problem)
+        if converted is None:
+            return self._own_namespace.parts(problem, grid=grid)
+        return from_numpy(self._inner.parts(converted, grid=grid), problem.path1)
 
     def gradients(
         self,
@@ -215,8 +250,8 @@ def _choose() -> None:
     try:
         from branchsig.backends.cpu import CpuBackend
 
-        _for_numpy = CpuBackend()
-        _for_others = ThroughNumpy(_for_numpy)
+        core = cast(Backend, CpuBackend())
+        _for_numpy, _for_others = core, ThroughNumpy(core)
     except ImportError as error:
         _for_numpy = _REFERENCE
         _for_others = ThroughNumpy(_for_numpy)

@@ -1,8 +1,8 @@
 """The specification: the recursion of the branched signature kernel and its adjoint, in array API calls.
 
-A `Problem` on arrays of any library comes in; logarithms of kernels, grids, homogeneous parts or gradients go out. Every
-other backend is held against this one. It keeps whole grids, so it works on blocks of pairs whose grids fit a fixed
-budget of memory, and it never writes into an array, so it also serves libraries whose arrays cannot be written to.
+A `Problem` on arrays of any library comes in; logarithms of kernels, grids, homogeneous parts or gradients go out.
+Every other backend is held against this one. It keeps whole grids, so it works on blocks of pairs whose grids fit a
+fixed budget of memory, and it never writes into an array, so it serves libraries whose arrays cannot be written to.
 
 A quadrature of p intervals divides each side of a cell by p + 1 nodes ξ_0..ξ_p, shared with the neighbours, so that the
 nodes of all cells are one grid. With increments g of the static kernel, B[k, l] the integral of the basis function of
@@ -12,19 +12,21 @@ node l from ξ_{k-1} to ξ_k, and sub-cells between neighbouring nodes::
     cell_m[r, c][a, b] = g[r, c] * sum over the nodes k, l of the cell of B[a, k] * B[b, l] * K_{m-1}[r, c][k, l]
     log K_m[node] = sum of cell_m over all sub-cells above and to the left of the node
 
-The trapezoid rule has p = 1 and B = [½, ½]: the mean of the four corners. Since the last level has no level above it, it
-is needed at the corners alone, and takes the row of sums over a of B in the place of B.
+The trapezoid rule has p = 1 and B = [½, ½]: the mean of the four corners. Since the last level has no level above it,
+it is needed at the corners alone, and takes the row of sums over a of B in the place of B.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from branchsig._arrays import Array, device_of, namespace_of
+from branchsig._arrays import Array, device_of, filled, namespace_of
 from branchsig.quadrature import Matrix, Quadrature
 from branchsig.static_kernels import Context, gradient_x, gradient_y, increments
 
@@ -209,6 +211,270 @@ def _levels_adjoint(g: Array, levels: list[Array], w: Array, rule: Quadrature) -
     return gbar
 
 
+def _log_corners(g: Array, problem: Problem) -> Array:
+    """log K at the corners of the cells, depth at least 1."""
+    rule = problem.quadrature
+    if problem.depth == math.inf:
+        return _at_corners(_untruncated(g, rule), rule.p)
+    return _integral_against(g, _levels(g, int(problem.depth) - 1, rule)[-1], rule.whole)
+
+
+# Truncation by the number of nodes. With K = sum of k_n and log K = sum of u_n by the number of nodes,
+#     u_n = integral of k_{n-1} against κ,   n k_n = sum over j = 1..n of j u_j k_{n-j},   k_0 = 1.
+
+
+def _parts(g: Array, order: int, rule: Quadrature) -> tuple[list[Array], list[Array]]:
+    """k_0..k_order and u_1..u_order at the nodes of all cells."""
+    k, u = [_ones(g, rule.p)], []
+    for n in range(1, order + 1):
+        u.append(_integral_against(g, k[n - 1], rule.steps))
+        total = u[0] * k[n - 1]
+        for j in range(2, n + 1):
+            total = total + (j * 1.0) * u[j - 1] * k[n - j]
+        k.append(total / n)
+    return k, u
+
+
+def _parts_adjoint(g: Array, k: list[Array], u: list[Array], kbar: list[Array], rule: Quadrature) -> Array:
+    """Derivatives with respect to the increments of the cells, from those with respect to k_0..k_order."""
+    xp = namespace_of(g)
+    gbar, kbar = xp.zeros_like(g), list(kbar)
+    ubar = [xp.zeros_like(kbar[0]) for _ in u]
+    for n in range(len(u), 0, -1):
+        for j in range(1, n + 1):
+            ubar[j - 1] = ubar[j - 1] + (j / n) * k[n - j] * kbar[n]
+            kbar[n - j] = kbar[n - j] + (j / n) * u[j - 1] * kbar[n]
+        w = _integral_adjoint(ubar[n - 1])
+        gbar = gbar + _increments_adjoint(k[n - 1], rule.steps, w)
+        kbar[n - 1] = kbar[n - 1] + _k_adjoint(g, rule.steps, w)
+    return gbar
+
+
+# No truncation. log K = U solves U = integral of exp(U) against κ. Cells on one anti-diagonal do not need each other,
+# so they are solved side by side. In a cell, with T the value on the edge above, S the integral over the strip to the
+# left in the same row of cells, and A[a, k] the integral up to node a of the basis function of node k,
+#     U[a, b] = T[b] + S[a] + g * sum over k, l of A[a, k] A[b, l] exp(U[k, l]).
+# Newton's method node by node, which is exact for a rule of one unknown, and a fixed point between the nodes of a cell.
+
+_LARGEST_ITERATION = 200
+
+
+def _skewed(cells: Array) -> Array:
+    """Cells (pairs, R, C, ...) with row r moved to the right by r, (pairs, R, R + C - 1, ...): anti-diagonals are
+    columns."""
+    xp = namespace_of(cells)
+    pairs, rows, columns, *rest = cells.shape
+    padding = xp.zeros((pairs, rows, rows, *rest), dtype=cells.dtype, device=device_of(cells))
+    flat = xp.reshape(xp.concat([cells, padding], axis=2), (pairs, rows * (rows + columns), *rest))
+    return xp.reshape(flat[:, : rows * (rows + columns - 1), ...], (pairs, rows, rows + columns - 1, *rest))
+
+
+def _unskewed(skewed: Array) -> Array:
+    """Inverse of `_skewed`."""
+    xp = namespace_of(skewed)
+    pairs, rows, diagonals, *rest = skewed.shape
+    flat = xp.reshape(skewed, (pairs, rows * diagonals, *rest))
+    padding = xp.zeros((pairs, rows, *rest), dtype=skewed.dtype, device=device_of(skewed))
+    square = xp.reshape(xp.concat([flat, padding], axis=1), (pairs, rows, diagonals + 1, *rest))
+    return square[:, :, : diagonals + 1 - rows, ...]
+
+
+def _down(cells: Array) -> Array:
+    """What lies on the cell above: rows moved down by one, 0 for the first."""
+    xp = namespace_of(cells)
+    return xp.concat([xp.zeros_like(cells[:, :1, ...]), cells[:, :-1, ...]], axis=1)
+
+
+def _by_cell(nodes: Array, p: int) -> Array:
+    """Nodes that a cell does not share with an earlier one: (pairs, R * p, C * p) as (pairs, R, C, p, p)."""
+    xp = namespace_of(nodes)
+    pairs, rows, columns = nodes.shape
+    return xp.permute_dims(xp.reshape(nodes, (pairs, rows // p, p, columns // p, p)), (0, 1, 3, 2, 4))
+
+
+def _by_node(cells: Array) -> Array:
+    """Inverse of `_by_cell`."""
+    xp = namespace_of(cells)
+    pairs, rows, columns, p, _ = cells.shape
+    return xp.reshape(xp.permute_dims(cells, (0, 1, 3, 2, 4)), (pairs, rows * p, columns * p))
+
+
+def _of_one_cell(nodes: Array, weights: Matrix) -> Array:
+    """`_mean` of an array (pairs, R, nodes, nodes) of cells that share no nodes."""
+    xp = namespace_of(nodes)
+    flat = xp.reshape(nodes, (nodes.shape[0] * nodes.shape[1], *nodes.shape[2:]))
+    result = _mean(flat, weights)
+    return xp.reshape(result, (*nodes.shape[:2], *result.shape[1:]))
+
+
+def _solved(step: Callable[[Array], tuple[Array, Array]], start: Array) -> Array:
+    """Solve u = f(u) for the nodes of cells, (pairs, R, p, p), by a step that gives f(u) − u and 1 − df/du, by node.
+
+    Where the slope is not above 0 there is no solution that can be reached: inf in the whole cell. Where the iterations
+    end before the steps are of the size of rounding: NaN in the whole cell.
+    """
+    xp = namespace_of(start)
+    u, tolerance = start, 8.0 * xp.finfo(start.dtype).eps
+    settled = xp.zeros_like(start, dtype=xp.bool)
+    blown_up = u == math.inf
+    for _ in range(_LARGEST_ITERATION):
+        residual, slope = step(u)
+        size = tolerance * (1.0 + xp.abs(u))
+        settled = ~xp.isfinite(u) | ((slope > 0.0) & ~(xp.abs(residual) > size * slope))
+        moved = xp.where(slope > 0.0, u + residual / slope, xp.full_like(u, math.inf))
+        u = xp.where(settled, u, moved)
+        blown_up = xp.any(xp.any((u == math.inf) | blown_up, axis=-1, keepdims=True), axis=-2, keepdims=True)
+        u = xp.where(blown_up, xp.full_like(u, math.inf), u)
+        if bool(xp.all(settled)):
+            return u
+    done = xp.all(xp.all(settled, axis=-1, keepdims=True), axis=-2, keepdims=True)
+    return xp.where(done, u, xp.full_like(u, math.nan))
+
+
+def _small_matrix(rows: Iterable[Iterable[float]], like: Array) -> Array:
+    xp = namespace_of(like)
+    return xp.asarray([list(row) for row in rows], dtype=like.dtype, device=device_of(like))
+
+
+def _untruncated(g: Array, rule: Quadrature) -> Array:
+    """log K_∞ at the nodes of all cells."""
+    xp = namespace_of(g)
+    p, inner = rule.p, rule.matrix[1:]
+    diagonal = [row[a] for a, row in enumerate(rule.matrix)][1:]
+    own = _small_matrix(([a * b for b in diagonal] for a in diagonal), g)
+
+    def cell_integral(above: Array, left: Array, increment: Array, u: Array) -> Array:
+        nodes = xp.concat([above[:, :, None, :], xp.concat([left[:, :, :, None], u], axis=3)], axis=2)
+        integral = increment * _of_one_cell(xp.exp(nodes), inner)
+        return xp.where(increment == 0.0, xp.zeros_like(integral), integral)
+
+    def step(above: Array, left: Array, strip: Array, increment: Array, u: Array) -> tuple[Array, Array]:
+        integral = cell_integral(above, left, increment, u)
+        own_share = increment * own * xp.exp(u)
+        slope = 1.0 - xp.where(increment == 0.0, xp.zeros_like(u), own_share)
+        return above[:, :, None, 1:] + strip[:, :, :, None] + integral - u, slope
+
+    skewed = _skewed(g)
+    above, strip = _zeros(g, (*g.shape[:2], p + 1)), _zeros(g, (*g.shape[:2], p))
+    diagonals = []
+    for d in range(skewed.shape[2]):
+        increment = skewed[:, :, d][:, :, None, None]
+        left = above[:, :, :1] + strip
+        start = above[:, :, None, 1:] + strip[:, :, :, None]
+        u = _solved(functools.partial(step, above, left, strip, increment), start)
+        # Behind a blow-up all is inf: the integrals there have no meaning.
+        integral = xp.where(u == math.inf, u, cell_integral(above, left, increment, u))
+        u = above[:, :, None, 1:] + (strip[:, :, :, None] + integral)
+        strip = strip + integral[:, :, :, -1]
+        above = _down(xp.concat([left[:, :, -1:], u[:, :, -1, :]], axis=2))
+        diagonals.append(u)
+    nodes = _by_node(_unskewed(xp.stack(diagonals, axis=2)))
+    pairs, rows, columns = nodes.shape
+    nodes = xp.concat([_zeros(g, (pairs, rows, 1)), nodes], axis=2)
+    return xp.concat([_zeros(g, (pairs, 1, columns + 1)), nodes], axis=1)
+
+
+def _untruncated_adjoint(g: Array, k: Array, nodebar: Array, rule: Quadrature) -> Array:
+    """Derivatives with respect to the increments, from those with respect to log K_∞ at the nodes.
+
+    `_untruncated` backwards, from the last cell to the first: with w the derivatives with respect to the sub-cells, S
+    the sums over the strip to the right in the same row of cells and T the first row of w of the cell below,
+        w[a, b] = T[b] + S[a] + sum over the nodes below and to the right in the cell of (nodebar + K * Kbar),
+    where Kbar gathers g * Bᵀ w B over the cells that a node belongs to, its own included.
+    """
+    xp = namespace_of(g)
+    p, steps = rule.p, rule.steps
+    weights = _small_matrix(steps, g)
+    transposed = xp.permute_dims(weights, (1, 0))
+    # The share of w[a, b] in the sum over its own nodes k >= a, l >= b: g * B[a, k] B[b, l] K[k, l].
+    behind = _small_matrix(([row[k] if k > a else 0.0 for k in range(1, p + 1)] for a, row in enumerate(steps)), g)
+    behind_transposed = xp.permute_dims(behind, (1, 0))
+
+    def of_cell(increment: Array, w: Array) -> Array:
+        return increment * xp.matmul(xp.matmul(transposed, w), weights)
+
+    def sums(k_here: Array, fixed: Array, increment: Array, w: Array) -> Array:
+        terms = xp.flip(fixed + k_here * of_cell(increment, w)[:, :, 1:, 1:], axis=(2, 3))
+        return xp.flip(xp.cumulative_sum(xp.cumulative_sum(terms, axis=3), axis=2), axis=(2, 3))
+
+    def step(
+        known: Array, slope: Array, k_here: Array, fixed: Array, increment: Array, w: Array
+    ) -> tuple[Array, Array]:
+        return known + sums(k_here, fixed, increment, w) - w, slope
+
+    skewed = _skewed(xp.flip(g, axis=(1, 2)))
+    k_skewed, bar_skewed = (_skewed(xp.flip(_by_cell(a[:, 1:, 1:], p), axis=(1, 2))) for a in (k, nodebar))
+    pairs, rows, _ = g.shape
+    strip, below = _zeros(g, (pairs, rows, p)), _zeros(g, (pairs, rows, p))
+    # What the cells to the right, below, and behind both give to the nodes that they share with this one.
+    of_right, of_below = _zeros(g, (pairs, rows, p, 1)), _zeros(g, (pairs, rows, 1, p))
+    of_behind = of_next_behind = _zeros(g, (pairs, rows, 1, 1))
+    diagonals = []
+    for d in range(skewed.shape[2]):
+        increment = skewed[:, :, d][:, :, None, None]
+        k_here = k_skewed[:, :, d, :, :]
+        gathered = _at_last(of_right, 3, p) + _at_last(of_below, 2, p) + _at_last(_at_last(of_behind, 3, p), 2, p)
+        fixed = bar_skewed[:, :, d, :, :] + k_here * gathered
+        known = below[:, :, None, :] + strip[:, :, :, None]
+        slope = 1.0 - increment * xp.matmul(xp.matmul(behind, k_here), behind_transposed)
+        # The equation is linear and has a solution; the slope only hastens the way to it.
+        slope = xp.where(slope > 0.25, slope, xp.ones_like(slope))
+        w = _solved(functools.partial(step, known, slope, k_here, fixed, increment), known)
+        strip = strip + sums(k_here, fixed, increment, w)[:, :, :, 0]
+        below = _down(w[:, :, 0, :])
+        share = of_cell(increment, w)
+        of_behind, of_next_behind = of_next_behind, _down(share[:, :, :1, :1])
+        of_right, of_below = share[:, :, 1:, :1], _down(share[:, :, :1, 1:])
+        diagonals.append(w)
+    w = _by_node(xp.flip(_unskewed(xp.stack(diagonals, axis=2)), axis=(1, 2)))
+    return _increments_adjoint(k, steps, w)
+
+
+def _at_last(part: Array, axis: int, size: int) -> Array:
+    """An array of size 1 along an axis as the last entry of one of the given size, zero before."""
+    xp = namespace_of(part)
+    return xp.concat([*[xp.zeros_like(part)] * (size - 1), part], axis=axis)
+
+
+class _Paths(NamedTuple):
+    """A stack of paths, and the valid lengths of padded ones."""
+
+    points: Array
+    lengths: npt.NDArray[np.int64] | None
+
+    def part(self, block: slice) -> _Paths:
+        return _Paths(self.points[block, ...], None if self.lengths is None else self.lengths[block])
+
+
+def _still(problem: Problem, x: _Paths, y: _Paths) -> bool:
+    """Tell whether all kernels are 1: no level, or a path of one point."""
+    levels = problem.depth if problem.order is None else problem.order
+    return levels == 0 or x.points.shape[1] == 1 or y.points.shape[1] == 1
+
+
+def _moving(paths: _Paths, steps: int) -> Array:
+    """Which of the steps of padded paths lie within the valid length, (paths, steps)."""
+    xp = namespace_of(paths.points)
+    lengths = xp.asarray(paths.lengths, device=device_of(paths.points))
+    return xp.arange(1, steps + 1, device=device_of(paths.points))[None, :] < lengths[:, None]
+
+
+def _in_use(x: _Paths, y: _Paths, g: Array) -> Array:
+    """Increments within the valid lengths as they are, and zero behind them."""
+    xp = namespace_of(g)
+    for paths, axis in ((x, 1), (y, 2)):
+        if paths.lengths is not None:
+            moving = _moving(paths, g.shape[axis])
+            g = xp.where(moving[:, :, None] if axis == 1 else moving[:, None, :], g, xp.zeros_like(g))
+    return g
+
+
+def _cell_increments(problem: Problem, ctx: Context, x: _Paths, y: _Paths) -> Array:
+    """Increments of the static kernel over the cells, dyadic refinement included. Padding is not read."""
+    points = [filled(paths.points, paths.lengths) for paths in (x, y)]
+    return _refined(_in_use(x, y, increments(problem.static_kernel, ctx, *points)), problem.dyadic_order)
+
+
 class ReferenceBackend:
     """The recursion and its adjoint, on the arrays of any library. See `branchsig.backends.Backend` for the methods."""
 
@@ -217,35 +483,46 @@ class ReferenceBackend:
     def log_kernel(self, problem: Problem) -> Array:
         """Return log K_depth at the end of both paths."""
 
-        def log_end(x: Array, y: Array) -> Array:
-            xp = namespace_of(x)
-            if problem.depth == 0 or x.shape[1] == 1 or y.shape[1] == 1:
-                return xp.zeros((x.shape[0],), dtype=x.dtype, device=device_of(x))
-            g = _refined(increments(problem.static_kernel, Context(), x, y), problem.dyadic_order)
-            levels = _levels(g, problem.depth - 1, problem.quadrature)
-            return _integral_against(g, levels[-1], problem.quadrature.whole)[:, -1, -1]
+        def log_end(x: _Paths, y: _Paths) -> Array:
+            if _still(problem, x, y):
+                return _filled_array(x, 0.0, (x.points.shape[0],))
+            return _log_corners(_cell_increments(problem, Context(), x, y), problem)[:, -1, -1]
 
         return _map_pairs(problem, log_end)
 
     def grid(self, problem: Problem, *, all_levels: bool) -> Array:
-        """Return K_depth, or K_0 to K_depth, at every node."""
+        """Return K_depth, its logarithm, or K_0 to K_depth, at every node."""
 
-        def nodes(x: Array, y: Array) -> Array:
-            xp = namespace_of(x)
-            if x.shape[1] == 1 or y.shape[1] == 1:
-                size1, size2 = _nodes(problem)
-                shape = (x.shape[0], problem.depth + 1, size1, size2)
-                levels = xp.ones(shape, dtype=x.dtype, device=device_of(x))
-                return levels if all_levels else levels[:, -1, :, :]
-            g = _refined(increments(problem.static_kernel, Context(), x, y), problem.dyadic_order)
+        def nodes(x: _Paths, y: _Paths) -> Array:
+            xp = namespace_of(x.points)
+            if _still(problem, x, y):
+                shape = (x.points.shape[0], *((int(problem.depth) + 1,) if all_levels else ()), *_nodes(problem))
+                return _filled_array(x, 0.0 if problem.log_grid else 1.0, shape)
+            g = _cell_increments(problem, Context(), x, y)
+            if not all_levels:
+                log_k = _log_corners(g, problem)
+                return log_k if problem.log_grid else xp.exp(log_k)
             rule = problem.quadrature
-            levels = _levels(g, max(problem.depth - 1, 0), rule)
-            grids = [_at_corners(k, rule.p) for k in levels]
-            if problem.depth > 0:
-                grids.append(xp.exp(_integral_against(g, levels[-1], rule.whole)))
-            return xp.stack(grids, axis=1) if all_levels else grids[-1]
+            levels = _levels(g, int(problem.depth) - 1, rule)
+            last = xp.exp(_integral_against(g, levels[-1], rule.whole))
+            return xp.stack([*(_at_corners(k, rule.p) for k in levels), last], axis=1)
 
         return _map_pairs(problem, nodes)
+
+    def parts(self, problem: Problem, *, grid: bool) -> Array:
+        """Return k_0 to k_order at the end of both paths, or at every node."""
+
+        def by_order(x: _Paths, y: _Paths) -> Array:
+            xp, order = namespace_of(x.points), int(problem.order or 0)
+            if _still(problem, x, y):
+                shape = (x.points.shape[0], *(_nodes(problem) if grid else ()))
+                first, rest = _filled_array(x, 1.0, shape), _filled_array(x, 0.0, shape)
+                return xp.stack([first, *[rest] * order], axis=-1)
+            k, _ = _parts(_cell_increments(problem, Context(), x, y), order, problem.quadrature)
+            corners = [_at_corners(part, problem.quadrature.p) for part in k]
+            return xp.stack([part if grid else part[:, -1, -1] for part in corners], axis=-1)
+
+        return _map_pairs(problem, by_order)
 
     def gradients(
         self,
@@ -263,10 +540,15 @@ class ReferenceBackend:
         return _gram_gradients(problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack)
 
 
+def _filled_array(like: _Paths, value: float, shape: tuple[int, ...]) -> Array:
+    xp = namespace_of(like.points)
+    return xp.full(shape, value, dtype=like.points.dtype, device=device_of(like.points))
+
+
 def _pair_gradients(
     problem: Problem,
-    x: Array,
-    y: Array,
+    x: _Paths,
+    y: _Paths,
     derivs: Array,
     k_stack: Array | None,
     *,
@@ -275,37 +557,91 @@ def _pair_gradients(
     right: bool,
 ) -> tuple[Array | None, Array | None]:
     """Gradients of the pairs (x[k], y[k]), each with respect to its own two paths."""
-    xp = namespace_of(x)
-    depth, rule = problem.depth, problem.quadrature
-    if depth == 0 or x.shape[1] == 1 or y.shape[1] == 1:
-        return xp.zeros_like(x) if left else None, xp.zeros_like(y) if right else None
+    xp = namespace_of(x.points)
+    if _still(problem, x, y):
+        return xp.zeros_like(x.points) if left else None, xp.zeros_like(y.points) if right else None
     ctx = Context()
-    g = _refined(increments(problem.static_kernel, ctx, x, y), problem.dyadic_order)
-    if k_stack is None:
-        levels = _levels(g, depth - 1, rule)
-        log_k = _integral_against(g, levels[-1], rule.whole)
-        k = xp.exp(log_k)
+    g = _cell_increments(problem, ctx, x, y)
+    if problem.order is not None:
+        finite, gbar = _order_gradients(g, derivs, problem.order, problem.quadrature)
     else:
-        levels = [k_stack[:, m, :, :] for m in range(depth)]
-        k = k_stack[:, depth, :, :]
-        log_k = xp.log(k) if wrt_log else k
-    if derivs.ndim == 3:
-        finite = xp.all(xp.isfinite(log_k if wrt_log else k), axis=(1, 2))
-        w = _integral_adjoint(derivs if wrt_log else derivs * k)
-    else:
-        finite = xp.isfinite((log_k if wrt_log else k)[:, -1, -1])
-        end = derivs if wrt_log else derivs * k[:, -1, -1]
-        w = xp.broadcast_to(end[:, None, None], g.shape)
-    gbar = _refined_adjoint(_levels_adjoint(g, levels, w, rule), problem.dyadic_order)
+        finite, gbar = _depth_gradients(g, derivs, k_stack, problem, wrt_log=wrt_log)
+    gbar = _in_use(x, y, _refined_adjoint(gbar, problem.dyadic_order))
 
-    def marked(gradient: Array) -> Array:
-        return xp.where(finite[:, None, None], gradient, xp.full_like(gradient, math.nan))
+    def marked(gradient: Array, paths: _Paths) -> Array:
+        gradient = xp.where(finite[:, None, None], gradient, xp.full_like(gradient, math.nan))
+        if paths.lengths is None:
+            return gradient
+        lengths = xp.asarray(paths.lengths, device=device_of(gradient))
+        valid = xp.arange(gradient.shape[1], device=device_of(gradient))[None, :] < lengths[:, None]
+        return xp.where(valid[:, :, None], gradient, xp.zeros_like(gradient))
 
     kernel = problem.static_kernel
     return (
-        marked(gradient_x(kernel, ctx, gbar, x)) if left else None,
-        marked(gradient_y(kernel, ctx, gbar, y)) if right else None,
+        marked(gradient_x(kernel, ctx, gbar, x.points), x) if left else None,
+        marked(gradient_y(kernel, ctx, gbar, y.points), y) if right else None,
     )
+
+
+def _order_gradients(g: Array, derivs: Array, order: int, rule: Quadrature) -> tuple[Array, Array]:
+    """Which pairs are finite, and derivatives with respect to the increments, for derivatives of k_0..k_order."""
+    xp = namespace_of(g)
+    k, u = _parts(g, order, rule)
+    of_grid = derivs.ndim == 4
+    finite = xp.ones((g.shape[0],), dtype=xp.bool, device=device_of(g))
+    for part in k:
+        finite = finite & (xp.all(xp.isfinite(part), axis=(1, 2)) if of_grid else xp.isfinite(part[:, -1, -1]))
+    corners = [derivs[..., n] if of_grid else _at_end(derivs[:, n], g) for n in range(order + 1)]
+    return finite, _parts_adjoint(g, k, u, [_at_corners_adjoint(bar, rule.p) for bar in corners], rule)
+
+
+def _at_end(bar: Array, g: Array) -> Array:
+    """Derivatives with respect to the last corner as those with respect to all corners."""
+    xp = namespace_of(g)
+    pairs, rows, columns = g.shape
+    row = xp.concat([_zeros(g, (pairs, columns)), bar[:, None]], axis=1)
+    return xp.concat([_zeros(g, (pairs, rows, columns + 1)), row[:, None, :]], axis=1)
+
+
+def _zeros(like: Array, shape: tuple[int, ...]) -> Array:
+    return namespace_of(like).zeros(shape, dtype=like.dtype, device=device_of(like))
+
+
+def _depth_gradients(
+    g: Array, derivs: Array, k_stack: Array | None, problem: Problem, *, wrt_log: bool
+) -> tuple[Array, Array]:
+    """Which pairs are finite, and derivatives with respect to the increments, for derivatives of K_depth or its log."""
+    xp, rule, of_grid = namespace_of(g), problem.quadrature, derivs.ndim == 3
+    untruncated = problem.depth == math.inf
+    levels: list[Array] = []
+    if untruncated:
+        nodes = _untruncated(g, rule)
+        log_k = _at_corners(nodes, rule.p)
+        k = xp.exp(log_k)
+    elif k_stack is None:
+        levels = _levels(g, int(problem.depth) - 1, rule)
+        log_k = _integral_against(g, levels[-1], rule.whole)
+        k = xp.exp(log_k)
+    else:
+        levels = [k_stack[:, m, :, :] for m in range(int(problem.depth))]
+        k = k_stack[:, int(problem.depth), :, :]
+        log_k = xp.log(k) if wrt_log else k
+    value = log_k if wrt_log else k
+    if of_grid:
+        finite = xp.all(xp.isfinite(value), axis=(1, 2))
+        nodebar = derivs if wrt_log else derivs * k
+        if not untruncated:
+            w = _integral_adjoint(nodebar)
+    else:
+        finite = xp.isfinite(value[:, -1, -1])
+        end = derivs if wrt_log else derivs * k[:, -1, -1]
+        if not untruncated:
+            w = xp.broadcast_to(end[:, None, None], g.shape)
+        else:
+            nodebar = _at_end(end, g)
+    if untruncated:
+        return finite, _untruncated_adjoint(g, xp.exp(nodes), _at_corners_adjoint(nodebar, rule.p), rule)
+    return finite, _levels_adjoint(g, levels, w, rule)
 
 
 def _nodes(problem: Problem) -> tuple[int, int]:
@@ -320,10 +656,12 @@ def _pairs_in_flight(problem: Problem) -> int:
     """Number of pairs whose grids fit the budget of a block."""
     size1, size2 = _nodes(problem)
     itemsize = 4 if problem.path1.dtype == namespace_of(problem.path1).float32 else 8
-    grids = (problem.depth + 6) * problem.quadrature.p**2
+    levels = 4.0 if problem.depth == math.inf else problem.depth
+    if problem.order is not None:
+        levels = 4.0 * problem.order
+    grids = (levels + 6.0) * problem.quadrature.p**2
     points = problem.path1.shape[1] * problem.path2.shape[1]
-    pairs: int = _BLOCK_BYTES // ((grids * size1 * size2 + 6 * points) * itemsize)
-    return max(1, pairs)
+    return max(1, int(_BLOCK_BYTES / ((grids * size1 * size2 + 6 * points) * itemsize)))
 
 
 def _slices(size: int, step: int) -> Iterator[slice]:
@@ -345,13 +683,20 @@ def _block_sides(problem: Problem) -> tuple[int, int]:
     return max(1, rows), max(1, columns)
 
 
-def _cross(x: Array, y: Array) -> tuple[Array, Array]:
+def _both(problem: Problem) -> tuple[_Paths, _Paths]:
+    return _Paths(problem.path1, problem.lengths1), _Paths(problem.path2, problem.lengths2)
+
+
+def _cross(x: _Paths, y: _Paths) -> tuple[_Paths, _Paths]:
     """All pairs of two stacks, as two stacks of equal length."""
-    xp = namespace_of(x)
-    n1, n2 = x.shape[0], y.shape[0]
+    xp = namespace_of(x.points)
+    shape1, shape2 = x.points.shape, y.points.shape
+    n1, n2 = shape1[0], shape2[0]
+    points1 = xp.broadcast_to(x.points[:, None, :, :], (n1, n2, *shape1[1:]))
+    points2 = xp.broadcast_to(y.points[None, :, :, :], (n1, n2, *shape2[1:]))
     return (
-        xp.reshape(xp.broadcast_to(x[:, None, :, :], (n1, n2, *x.shape[1:])), (n1 * n2, *x.shape[1:])),
-        xp.reshape(xp.broadcast_to(y[None, :, :, :], (n1, n2, *y.shape[1:])), (n1 * n2, *y.shape[1:])),
+        _Paths(xp.reshape(points1, (n1 * n2, *shape1[1:])), None if x.lengths is None else np.repeat(x.lengths, n2)),
+        _Paths(xp.reshape(points2, (n1 * n2, *shape2[1:])), None if y.lengths is None else np.tile(y.lengths, n1)),
     )
 
 
@@ -370,31 +715,32 @@ class _Progress:
             self._report(self._done, self._total)
 
 
-def _map_pairs(problem: Problem, function: Callable[[Array, Array], Array]) -> Array:
+def _map_pairs(problem: Problem, function: Callable[[_Paths, _Paths], Array]) -> Array:
     """Apply a function of stacks of pairs to every pair of a problem, block by block."""
-    x, y = problem.path1, problem.path2
-    xp = namespace_of(x)
+    x, y = _both(problem)
+    n1, n2 = x.points.shape[0], y.points.shape[0]
+    xp = namespace_of(x.points)
     progress = _Progress(problem)
     with np.errstate(all="ignore"):
         if problem.pairing == "paired":
             parts = []
-            for block in _slices(x.shape[0], _pairs_in_flight(problem)):
-                parts.append(function(x[block, ...], y[block, ...]))
+            for block in _slices(n1, _pairs_in_flight(problem)):
+                parts.append(function(x.part(block), y.part(block)))
                 progress.add(block.stop - block.start)
             return _joined(xp, parts, 0) if parts else function(x, y)
-        if x.shape[0] == 0 or y.shape[0] == 0:
+        if n1 == 0 or n2 == 0:
             nothing = function(*_cross(x, y))
-            return xp.reshape(nothing, (x.shape[0], y.shape[0], *nothing.shape[1:]))
+            return xp.reshape(nothing, (n1, n2, *nothing.shape[1:]))
         rows, columns = _block_sides(problem)
         symmetric = problem.pairing == "symmetric"
         # A list for every row of blocks. A symmetric matrix has blocks on and below the diagonal, and mirrors the
         # others.
         matrix: list[list[Array]] = []
-        for rows_block in _slices(x.shape[0], rows):
+        for rows_block in _slices(n1, rows):
             row = []
-            for columns_block in _slices(rows_block.stop if symmetric else y.shape[0], columns):
+            for columns_block in _slices(rows_block.stop if symmetric else n2, columns):
                 a, b = rows_block.stop - rows_block.start, columns_block.stop - columns_block.start
-                values = function(*_cross(x[rows_block, ...], y[columns_block, ...]))
+                values = function(*_cross(x.part(rows_block), y.part(columns_block)))
                 values = xp.reshape(values, (a, b, *values.shape[1:]))
                 if symmetric and columns_block == rows_block:
                     values = _mirrored(xp, values)
@@ -428,16 +774,16 @@ def _joined(xp: Any, parts: list[Array], axis: int) -> Array:
 def _paired_gradients(
     problem: Problem, derivs: Array, *, wrt_log: bool, left: bool, right: bool, k_stack: Array | None
 ) -> tuple[Array | None, Array | None]:
-    x, y = problem.path1, problem.path2
-    xp = namespace_of(x)
+    x, y = _both(problem)
+    xp = namespace_of(x.points)
     progress = _Progress(problem)
     parts: tuple[list[Array], list[Array]] = ([], [])
     with np.errstate(all="ignore"):
-        for block in _slices(x.shape[0], _pairs_in_flight(problem)):
+        for block in _slices(x.points.shape[0], _pairs_in_flight(problem)):
             both = _pair_gradients(
                 problem,
-                x[block, ...],
-                y[block, ...],
+                x.part(block),
+                y.part(block),
                 derivs[block, ...],
                 None if k_stack is None else k_stack[block, ...],
                 wrt_log=wrt_log,
@@ -448,8 +794,8 @@ def _paired_gradients(
                 if gradient is not None:
                     side.append(gradient)
             progress.add(block.stop - block.start)
-    d_path1 = (_joined(xp, parts[0], 0) if parts[0] else xp.zeros_like(x)) if left else None
-    d_path2 = (_joined(xp, parts[1], 0) if parts[1] else xp.zeros_like(y)) if right else None
+    d_path1 = (_joined(xp, parts[0], 0) if parts[0] else xp.zeros_like(x.points)) if left else None
+    d_path2 = (_joined(xp, parts[1], 0) if parts[1] else xp.zeros_like(y.points)) if right else None
     return d_path1, d_path2
 
 
@@ -462,14 +808,15 @@ def _gram_gradients(
     with respect to both paths at derivative 1, since d_1 k(x_j, x_i) = d_2 k(x_i, x_j), and weighs them by derivs[i, j]
     and [j, i].
     """
-    x, y = problem.path1, problem.path2
-    xp = namespace_of(x)
-    if x.shape[0] == 0 or y.shape[0] == 0:
-        return xp.zeros_like(x) if left else None, xp.zeros_like(y) if right else None
+    x, y = _both(problem)
+    n1, n2 = x.points.shape[0], y.points.shape[0]
+    xp = namespace_of(x.points)
+    if n1 == 0 or n2 == 0:
+        return xp.zeros_like(x.points) if left else None, xp.zeros_like(y.points) if right else None
     progress = _Progress(problem)
     symmetric = problem.pairing == "symmetric"
     rows, columns = _block_sides(problem)
-    rows_blocks, columns_blocks = list(_slices(x.shape[0], rows)), list(_slices(y.shape[0], columns))
+    rows_blocks, columns_blocks = list(_slices(n1, rows)), list(_slices(n2, columns))
     d_rows: list[Array | None] = [None] * len(rows_blocks)
     d_columns: list[Array | None] = [None] * len(columns_blocks)
     with np.errstate(all="ignore"):
@@ -480,7 +827,7 @@ def _gram_gradients(
                 weights = derivs[rows_block, columns_block, ...]
                 gx, gy = _pair_gradients(
                     problem,
-                    *_cross(x[rows_block, ...], y[columns_block, ...]),
+                    *_cross(x.part(rows_block), y.part(columns_block)),
                     _flat(xp, xp.ones_like(weights) if below else weights),
                     None if k_stack is None else _flat(xp, k_stack[rows_block, columns_block, ...]),
                     wrt_log=wrt_log,
