@@ -67,7 +67,7 @@ BS_INLINE vec whole_power(vec base, int exponent) {
    Which form a value gets depends on that value alone, so neighbours in the register change no bit of it. */
 enum { TIER_TINY, TIER_SMALL, TIER_MEDIUM, TIER_ANY };
 #define BS_TINY 0x1p-9   /* p of degree 3 */
-#define BS_SMALL 0x1p-6  /* p of degree 5 */
+#define BS_SMALL 0x1p-5  /* p of degree 5, with a coefficient of x^5 that makes up for most of x^7 */
 #define BS_MEDIUM 0x1p-3 /* p of degree 8 */
 
 /* p where |x| is beyond the bound, 0 elsewhere */
@@ -78,14 +78,14 @@ BS_INLINE vec beyond(vec x, double bound, vec p) { return (vec)((ivec)p & (absol
 BS_INLINE vec small_exp(int tier, vec x) {
   vec x2 = x * x, high = splat(1.0 / 24); /* 1/4! + x/5! + ... */
   if (tier >= TIER_SMALL) {
-    vec q = x * 1.0 / 720 + 1.0 / 120;
+    vec q = x * (1.0 / 720) + (1.0 / 120 + 0.75 * BS_SMALL * BS_SMALL / 5040);
     if (tier >= TIER_MEDIUM) {
-      vec r = x2 * 1.0 / 362880 + (x * 1.0 / 40320 + 1.0 / 5040);
-      q = beyond(x, BS_SMALL, r) * x2 + q;
+      vec r = x2 * (1.0 / 362880) + (x * (1.0 / 40320) + (1.0 / 5040));
+      q = choose(absolute(x) > BS_SMALL, r * x2 + (x * (1.0 / 720) + (1.0 / 120)), q);
     }
     high = beyond(x, BS_TINY, q) * x + high;
   }
-  vec result = x2 * (x2 * high + (x * 1.0 / 6 + 0.5)) + (x + 1.0);
+  vec result = x2 * (x2 * high + (x * (1.0 / 6) + 0.5)) + (x + 1.0);
   if (tier == TIER_ANY) result = choose(absolute(x) <= BS_MEDIUM, result, exponential(x));
   return result;
 }

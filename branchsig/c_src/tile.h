@@ -6,7 +6,7 @@
 #include "increments.h"
 #include "sweep.h"
 
-/* All rows of K are kept for the way back where they fit this many bytes; otherwise they are recovered band by band. */
+/* So many bytes of the last rows of K are kept for the way back; the rows above them are recovered band by band. */
 enum { KEPT_BYTES = 1 << 20 };
 
 typedef struct {
@@ -16,7 +16,6 @@ typedef struct {
   int64_t width;         /* registers of a row */
   int64_t blocks;        /* of a row */
   int64_t slots;         /* rows of K that lie in memory at once, row r in slot r % slots */
-  int kept;              /* every row of K lies in a slot of its own */
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
   vec extent[2];         /* smallest K and largest sum of K at four corners met */
@@ -66,8 +65,9 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, char *base) {
   const int64_t state = t->width * t->levels;
   t->slots = task->grid ? BAND + 1 : 1;
   if (backward) {
-    t->kept = (t->rows + 1) * state * (int64_t)sizeof(vec) <= KEPT_BYTES && !task->careful && !task->k_stack;
-    t->slots = t->kept ? t->rows + 1 : BAND + 1;
+    t->slots = task->careful || task->k_stack ? 0 : KEPT_BYTES / ((state + 1) * (int64_t)sizeof(vec));
+    if (t->slots > t->rows + 1) t->slots = t->rows + 1;
+    if (t->slots < BAND + 1) t->slots = BAND + 1;
   }
   t->g = TAKE(BAND * t->cells);
   t->bound = TAKE(BAND * t->blocks);
@@ -279,9 +279,12 @@ static void provide_rows(tile *t, int64_t first, int64_t r0, int64_t r1) {
       for (int m = 0; m < task->depth; ++m) grid_row(t, first, r, (double *)task->k_stack, task->depth + 1, m + 1, m, 1);
       if (task->grid_derivs) check_grid_row(t, r);
     }
-  } else if (!t->kept) {
+    return;
+  }
+  const int64_t oldest_kept = task->careful ? t->rows : t->rows + 1 - t->slots, end = least(r1, oldest_kept);
+  if (end > r0) {
     open_states(t);
-    recover_band(t, r0, r1);
+    recover_band(t, r0, end);
     if (r0 == 0) fill(k_row(t, 0, 0), t->width * t->levels, 1); /* that much is known exactly */
   }
 }
