@@ -480,7 +480,10 @@ def _symmetric_gradients(
 
     Since k(x_i, x_j) = k(x_j, x_i), the right gradient of D is the left one of Dᵀ.
     """
-    passes = 2 if left and right else 1
+    xp = namespace_of(derivs)
+    transposed = xp.permute_dims(derivs, (1, 0))
+    same = left and right and bool(xp.all(derivs == transposed))
+    passes = 2 if left and right and not same else 1
 
     def gradient(weights: Array, index: int) -> Array:
         result, _ = backend.gradients(
@@ -488,9 +491,11 @@ def _symmetric_gradients(
         )
         return result
 
-    transposed = namespace_of(derivs).permute_dims(derivs, (1, 0))
     if total:
         return gradient(derivs + transposed, 0), None
+    if same:
+        both = gradient(derivs, 0)
+        return both, xp.asarray(both, copy=True)
     return (
         gradient(derivs, 0) if left else None,
         gradient(contiguous(transposed), passes - 1) if right else None,

@@ -153,37 +153,35 @@ static void start_rows(increments *in, int64_t from) {
   if (in->task->static_kernel != BS_GIVEN && !is_linear(in->task)) next_kappa_row(in, from);
 }
 
-/* rows whose steps or sums fit the registers */
-BS_INLINE int64_t rows_at_once(int64_t d) { return d <= 3 ? 8 : d <= 6 ? 4 : 3; }
+/* Rows whose steps or sums fit the registers: BAND of them are a whole number of times as many, where that can be. */
+BS_INLINE int64_t rows_at_once(int64_t d) { return d <= 3 ? 8 : d <= 6 ? 4 : d <= 8 ? 2 : 1; }
 
-/* Increments of the linear kernel for `rows` rows, whose steps of x are held in registers: y is loaded once for all of them. */
-BS_INLINE void linear_rows_at(int64_t d, int64_t rows, int64_t n, const vec *x_rows, const vec *y_packed, vec *g) {
+/* Increments of the linear kernel for `rows` rows and the cells first..last-1; the steps of x are held in registers. */
+BS_INLINE void linear_rows_at(int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *x_rows,
+                              const vec *y_packed, vec *g) {
   vec x[24];
-  for (int64_t k = 0; k < rows * d; ++k) x[k] = x_rows[k];
-  for (int64_t j = 0; j < n; ++j) {
+  if (d <= 8)
+    for (int64_t k = 0; k < rows * d; ++k) x[k] = x_rows[k];
+  for (int64_t j = first; j < last; ++j) {
     vec sum[8];
-    for (int64_t i = 0; i < rows; ++i) sum[i] = x[i * d] * y_packed[j * d];
+    for (int64_t i = 0; i < rows; ++i) sum[i] = (d <= 8 ? x : x_rows)[i * d] * y_packed[j * d];
     for (int64_t k = 1; k < d; ++k) {
       const vec y = y_packed[j * d + k];
-      for (int64_t i = 0; i < rows; ++i) sum[i] += x[i * d + k] * y;
+      for (int64_t i = 0; i < rows; ++i) sum[i] += (d <= 8 ? x : x_rows)[i * d + k] * y;
     }
     for (int64_t i = 0; i < rows; ++i) g[i * n + j] = sum[i];
   }
 }
 
 BS_INLINE void linear_rows_of(const increments *in, int64_t d, int64_t rows, vec *g) {
-  const int64_t n = in->task->length2 - 1;
-  const int64_t at_once = rows_at_once(d);
-  int64_t i = 0;
-  if (d <= 8)
-    for (; i + at_once <= rows; i += at_once) linear_rows_at(d, at_once, n, in->x_rows + i * d, in->y_packed, g + i * n);
-  for (; i < rows; ++i)
-    for (int64_t j = 0; j < n; ++j) {
-      const vec *x = in->x_rows + i * d, *y = in->y_packed + j * d;
-      vec sum = x[0] * y[0];
-      for (int64_t k = 1; k < d; ++k) sum += x[k] * y[k];
-      g[i * n + j] = sum;
-    }
+  const int64_t n = in->task->length2 - 1, at_once = rows_at_once(d);
+  for (int64_t first = 0; first < n; first += BLOCK) { /* y of a block stays in the first cache for all rows */
+    const int64_t last = least(first + BLOCK, n);
+    int64_t i = 0;
+    for (; i + at_once <= rows; i += at_once)
+      linear_rows_at(d, at_once, n, first, last, in->x_rows + i * d, in->y_packed, g + i * n);
+    for (; i < rows; ++i) linear_rows_at(d, 1, n, first, last, in->x_rows + i * d, in->y_packed, g + i * n);
+  }
 }
 
 static void linear_rows(const increments *in, int64_t rows, vec *g) {
@@ -285,36 +283,40 @@ BS_INLINE void linear_gradient_y(const increments *in, int64_t d, int64_t rows, 
   }
 }
 
-/* The same with respect to the steps of x of `rows` rows, at most 24 / d, whose sums are held in registers. */
-BS_INLINE void linear_gradient_x(const increments *in, int64_t d, int64_t rows, const vec *gradient, vec *grad_x) {
+/* The same with respect to the steps of x of `rows` rows, from the cells first..last-1; the sums are held in registers. */
+BS_INLINE void linear_gradient_x(const increments *in, int64_t d, int64_t rows, int64_t first, int64_t last,
+                                 const vec *gradient, vec *grad_x) {
   const int64_t n = in->task->length2 - 1;
   vec sum[24];
-  for (int64_t k = 0; k < rows * d; ++k) sum[k] = splat(0);
-  for (int64_t j = 0; j < n; ++j)
+  for (int64_t k = 0; k < rows * d; ++k) sum[k] = grad_x[k];
+  for (int64_t j = first; j < last; ++j)
     for (int64_t k = 0; k < d; ++k) {
       const vec y = in->y_packed[j * d + k];
       for (int64_t i = 0; i < rows; ++i) sum[i * d + k] += gradient[i * n + j] * y;
     }
-  for (int64_t k = 0; k < rows * d; ++k) grad_x[k] += sum[k];
+  for (int64_t k = 0; k < rows * d; ++k) grad_x[k] = sum[k];
 }
 
-BS_INLINE void linear_gradient_of(const increments *in, int64_t d, int64_t first, int64_t rows, const vec *gradient) {
-  const int64_t n = in->task->length2 - 1;
-  vec *grad_x = in->grad_x + first * d;
+BS_INLINE void linear_gradient_of(const increments *in, int64_t d, int64_t first_row, int64_t rows, const vec *gradient) {
+  const int64_t n = in->task->length2 - 1, at_once = rows_at_once(d);
+  vec *grad_x = in->grad_x + first_row * d;
   linear_gradient_y(in, d, rows, gradient);
-  int64_t i = 0;
-  if (d <= 8) {
-    const int64_t at_once = rows_at_once(d);
-    for (; i + at_once <= rows; i += at_once) linear_gradient_x(in, d, at_once, gradient + i * n, grad_x + i * d);
-    for (; i < rows; ++i) linear_gradient_x(in, d, 1, gradient + i * n, grad_x + i * d);
+  if (d > 8) {
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t k = 0; k < d; ++k) {
+        vec sum = splat(0);
+        for (int64_t j = 0; j < n; ++j) sum += gradient[i * n + j] * in->y_packed[j * d + k];
+        grad_x[i * d + k] += sum;
+      }
     return;
   }
-  for (; i < rows; ++i)
-    for (int64_t k = 0; k < d; ++k) {
-      vec sum = splat(0);
-      for (int64_t j = 0; j < n; ++j) sum += gradient[i * n + j] * in->y_packed[j * d + k];
-      grad_x[i * d + k] += sum;
-    }
+  for (int64_t first = 0; first < n; first += BLOCK) {
+    const int64_t last = least(first + BLOCK, n);
+    int64_t i = 0;
+    for (; i + at_once <= rows; i += at_once)
+      linear_gradient_x(in, d, at_once, first, last, gradient + i * n, grad_x + i * d);
+    for (; i < rows; ++i) linear_gradient_x(in, d, 1, first, last, gradient + i * n, grad_x + i * d);
+  }
 }
 
 /* Behind the last point of a path there is nothing that a gradient could be with respect to. */

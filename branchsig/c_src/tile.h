@@ -126,10 +126,15 @@ static void load_increments(tile *t, int64_t r0, int64_t r1, int up) {
   for (int64_t i = 0; i <= last - first; ++i)
     for (int64_t k = 0; k < t->blocks; ++k) {
       const block b = block_of(t, k, r0, r0);
-      vec bound = splat(0);
-      for (int64_t j = (b.first - 1) >> b.shift; j <= (b.last - 1) >> b.shift; ++j)
+      const int64_t end = (b.last - 1) >> b.shift;
+      int64_t j = (b.first - 1) >> b.shift;
+      vec bound = absolute(b.g[i * t->cells + j]), other = bound; /* two at a time: each waits for the one before */
+      for (; j + 1 <= end; j += 2) {
         bound = maximum(bound, absolute(b.g[i * t->cells + j]));
-      t->bound[i * t->blocks + k] = bound;
+        other = maximum(other, absolute(b.g[i * t->cells + j + 1]));
+      }
+      bound = maximum(bound, absolute(b.g[i * t->cells + end]));
+      t->bound[i * t->blocks + k] = maximum(bound, other);
     }
 }
 
