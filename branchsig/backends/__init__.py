@@ -8,6 +8,7 @@ checks nothing, warns of nothing about values, and knows no array but those of t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import is_cupy_array
 
 from branchsig._arrays import Array, from_numpy, to_numpy
 from branchsig.backends.reference import ReferenceBackend
@@ -94,6 +96,7 @@ _NEEDS: dict[str, Callable[[Problem], bool]] = {
 CAPABILITIES: dict[str, frozenset[str]] = {
     "reference": frozenset(_NEEDS),
     "cpu": frozenset(),
+    "cuda": frozenset(),
 }
 """What each backend can do of it. The reference serves what the backend of an array cannot."""
 
@@ -231,7 +234,7 @@ def backend_for(problem: Problem) -> Backend:
     Returns
     -------
     Backend
-        One object for all NumPy arrays, one for all other arrays, one for what neither can solve.
+        One object for all NumPy arrays, one for those of CuPy, one for all others, one for what these cannot solve.
 
     Warns
     -----
@@ -240,8 +243,21 @@ def backend_for(problem: Problem) -> Backend:
     """
     if _for_numpy is None:
         _choose()
-    found = _for_numpy if isinstance(problem.path1, np.ndarray) else _for_others
+    if isinstance(problem.path1, np.ndarray):
+        found = _for_numpy
+    else:
+        found = _for_cupy() if is_cupy_array(problem.path1) else _for_others
     return found if supports(found, problem) else _REFERENCE  # type: ignore[arg-type, return-value]
+
+
+@functools.cache
+def _for_cupy() -> Backend:
+    """Return the backend for the arrays of CuPy, which is imported already where there is one."""
+    import cupy
+
+    from branchsig.backends.cuda import CudaBackend
+
+    return cast(Backend, CudaBackend(cupy))
 
 
 def _choose() -> None:

@@ -1,0 +1,467 @@
+"""CUDA for CuPy arrays: picks, compiles and launches the kernels of `raw_kernels`, on the device of the arrays.
+
+A `Problem` on CuPy arrays comes in; logarithms of kernels, grids or gradients go out, computed on CuPy's current
+stream. A warp, or a team of warps where there are few pairs, owns a pair of paths at a time, so that memory beyond the
+result is that of the pairs in flight, O(depth · (length1 + length2)) each. Pairs whose kernels leave the range of the
+running products are done again in float64 in the log domain, by kernels that find them on the device: the host never
+waits. What the kernels cannot do is left to the reference, in CuPy's own namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from branchsig import static_kernels as kernels
+from branchsig._arrays import Array
+from branchsig.backends.reference import ReferenceBackend
+
+if TYPE_CHECKING:
+    from branchsig.backends import Problem
+
+__all__ = ["CudaBackend", "Instance", "source"]
+
+_SOURCES = ("elementary.cuh", "increments.cuh", "sweep.cuh", "forward.cu", "backward.cu")
+
+_PAIRINGS = {"paired": 0, "gram": 1, "symmetric": 2}
+
+_REALS = {4: "float", 8: "double"}
+
+_GIVEN = "GIVEN"
+_FUSED: dict[type, tuple[str, tuple[str, ...]]] = {
+    kernels.LinearKernel: ("LINEAR", ()),
+    kernels.ScaledLinearKernel: ("LINEAR", ("scale",)),
+    kernels.PolynomialKernel: ("POLYNOMIAL", ("degree", "gamma", "scale")),
+    kernels.RBFKernel: ("RBF", ("sigma",)),
+    kernels.Matern12Kernel: ("MATERN12", ("sigma",)),
+    kernels.Matern32Kernel: ("MATERN32", ("sigma",)),
+    kernels.Matern52Kernel: ("MATERN52", ("sigma",)),
+    kernels.RationalQuadraticKernel: ("RATIONAL_QUADRATIC", ("sigma", "alpha")),
+}
+"""Static kernels whose increments the kernels make themselves: their name there, and their parameters."""
+
+_UNROLLED_DEPTH = 6
+"""Up to this depth there is an instance of every kernel for the depth alone, with all levels in registers."""
+
+_LARGEST_DEPTH = 15
+"""Beyond it the reference serves; MOST_LEVELS in sweep.cuh holds one level more, for grids."""
+
+_LONGEST_SIDE = 2**28
+"""Refined cells along a path are counted in 32 bits."""
+
+_LONGEST_TEAM = 8
+_WARPS_PER_BLOCK = 4
+_WARPS_PER_PROCESSOR = 16
+
+_WORKSPACE_BYTES = 2**28
+"""Memory for the workspaces of the pairs in flight."""
+
+_CHUNK_BYTES = 2**26
+"""Memory for what a chunk of pairs hands on: increments of a user's own kernel, or gradients to be summed."""
+
+_BAND, _TILE = 64, 33
+"""Rows of the band and of the tiles of backward.cu."""
+
+_NULL = np.int64(0)
+
+
+@functools.cache
+def source() -> str:
+    """Return the CUDA source text, of which every kernel is an instance."""
+    folder = Path(__file__).parent.parent / "raw_kernels"
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in _SOURCES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """The template arguments of one kernel.
+
+    `depth` is 0 where the depth is handed over at run time. A strip of `columns` belongs to a lane.
+    """
+
+    kernel: str
+    real: str
+    work: str
+    static_kernel: str
+    depth: int
+    columns: int
+    grid: bool
+    careful: bool
+
+    @property
+    def expression(self) -> str:
+        """The kernel in the words of C++."""
+        flags = ", ".join("true" if flag else "false" for flag in (self.grid, self.careful))
+        return f"{self.kernel}<{self.real}, {self.work}, {self.static_kernel}, {self.depth}, {self.columns}, {flags}>"
+
+    @property
+    def span(self) -> int:
+        """Columns of a warp."""
+        return 32 * self.columns
+
+    @classmethod
+    def for_problem(cls, kernel: str, problem: Problem, *, grid: bool, careful: bool) -> Instance:
+        """Choose the instance for a problem: strips as wide as registers and the columns allow."""
+        real = _REALS[problem.path1.dtype.itemsize]
+        static_kernel = _FUSED.get(type(problem.static_kernel), (_GIVEN, ()))[0]
+        depth = int(problem.depth) if problem.depth <= _UNROLLED_DEPTH else 0
+        widest = widest_strip(kernel, real, depth, careful=careful)
+        columns = (problem.path2.shape[1] - 1) << problem.dyadic_order[1]
+        while widest > 1 and 32 * widest // 2 >= columns:
+            widest //= 2
+        work = "double" if careful else real
+        return cls(kernel, real, work, static_kernel, depth, widest, grid, careful)
+
+
+def widest_strip(kernel: str, real: str, depth: int, *, careful: bool) -> int:
+    """Return the columns a lane owns at most, such that its state stays in registers (see docs/performance_cuda.md)."""
+    if careful or depth == 0:
+        return 1
+    widest = {"forward": 2, "backward": 1}[kernel]
+    return widest if real == "double" else 2 * widest
+
+
+@dataclasses.dataclass(frozen=True)
+class _Launch:
+    """How many teams of how many warps run an instance, and the values of work that each of them needs."""
+
+    warps: int
+    teams: int
+    workspace: int
+
+    @property
+    def teams_per_block(self) -> int:
+        return 1 if self.warps > 1 else min(self.teams, _WARPS_PER_BLOCK)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.teams // self.teams_per_block)
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps * self.teams_per_block
+
+
+class CudaBackend:
+    """The CUDA kernels. See `branchsig.backends.Backend` for the methods.
+
+    Parameters
+    ----------
+    cupy : module
+        CuPy, imported by whoever holds an array of it already.
+    """
+
+    name = "cuda"
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+        self._reference = ReferenceBackend()
+        self._functions: dict[tuple[int, str], Any] = {}
+
+    def log_kernel(self, problem: Problem) -> Array:
+        """Return log K_depth at the end of both paths."""
+        if not _serves(problem):
+            return self._reference.log_kernel(problem)
+        with self._on_device_of(problem.path1):
+            sweep = _Sweep(self, problem, grid=False)
+            if sweep.trivial:
+                return self._cupy.zeros(sweep.shape, dtype=sweep.dtype)
+            log_k = self._cupy.empty(sweep.shape, dtype=sweep.dtype)
+            for first, count in sweep.chunks():
+                increments, _ = sweep.given(first, count)
+                sweep.launch("forward", first, count, increments, log_k, _NULL, np.int32(0))
+            return log_k
+
+    def grid(self, problem: Problem, *, all_levels: bool) -> Array:
+        """Return K_depth, or K_0 to K_depth, at every node."""
+        if not _serves(problem):
+            return self._reference.grid(problem, all_levels=all_levels)
+        with self._on_device_of(problem.path1):
+            sweep = _Sweep(self, problem, grid=True)
+            levels = (int(problem.depth) + 1,) if all_levels else ()
+            shape = (*levels, sweep.rows + 1, sweep.columns + 1)
+            if sweep.trivial:
+                return self._cupy.ones((*sweep.shape, *shape), dtype=sweep.dtype)
+            grid = self._cupy.empty((sweep.count, *shape), dtype=sweep.dtype)
+            for first, count in sweep.chunks():
+                increments, _ = sweep.given(first, count)
+                part = grid[first : first + count]
+                sweep.launch("forward", first, count, increments, _NULL, part, np.int32(all_levels))
+            return grid.reshape(*sweep.shape, *shape)
+
+    def gradients(
+        self,
+        problem: Problem,
+        derivs: Array,
+        *,
+        wrt_log: bool,
+        left: bool,
+        right: bool,
+        k_stack: Array | None = None,
+    ) -> tuple[Array | None, Array | None]:
+        """Return the gradients with respect to `path1` and `path2`.
+
+        A `k_stack` is not read: to sweep again takes less time than to fetch depth + 1 grids from memory.
+        """
+        if not _serves(problem):
+            return self._reference.gradients(problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack)
+        cupy = self._cupy
+        with self._on_device_of(problem.path1):
+            of_grid = derivs.ndim > (1 if problem.pairing == "paired" else 2)
+            sweep = _Sweep(self, problem, grid=of_grid)
+            d_path1 = cupy.zeros(problem.path1.shape, dtype=sweep.dtype) if left else None
+            d_path2 = cupy.zeros(problem.path2.shape, dtype=sweep.dtype) if right else None
+            if sweep.trivial or not (left or right):
+                return d_path1, d_path2
+            derivs = cupy.ascontiguousarray(derivs)
+            for first, count in sweep.chunks(gradients=True):
+                gradients = sweep.pair_gradients(first, count, derivs, d_path1, d_path2, wrt_log=wrt_log)
+                if problem.pairing == "paired":
+                    continue
+                for second, (total, part) in enumerate(zip((d_path1, d_path2), gradients, strict=True)):
+                    if part is not None:
+                        # Both places of a symmetric problem hold the same paths.
+                        sweep.add_up(part, d_path1 if total is None else total, first, count, second=bool(second))
+            return d_path1, d_path2
+
+    def warm_up(self, instances: list[Instance]) -> None:
+        """Compile instances for the current device."""
+        for instance in instances:
+            self.function(instance.expression)
+        for real in {instance.real for instance in instances}:
+            self.function(f"sum_over_partners<{real}>")
+
+    def function(self, expression: str) -> Any:
+        """Return a kernel for the current device, compiled on first use."""
+        key = (int(self._cupy.cuda.Device().id), expression)
+        if key not in self._functions:
+            module = self._cupy.RawModule(code=source(), options=("--std=c++17",), name_expressions=(expression,))
+            try:
+                self._functions[key] = module.get_function(expression)
+            except Exception as error:
+                raise RuntimeError(
+                    f"the CUDA kernel {expression} could not be compiled: {error}. Install a CuPy that fits the driver "
+                    "(pip install 'branchsig[cuda12]' or 'branchsig[cuda13]'), or move the paths to NumPy"
+                ) from error
+        return self._functions[key]
+
+    @functools.cached_property
+    def _processors(self) -> dict[int, int]:
+        return {}
+
+    def processors(self) -> int:
+        """Return the number of multiprocessors of the current device."""
+        device = self._cupy.cuda.Device()
+        if device.id not in self._processors:
+            self._processors[device.id] = int(device.attributes["MultiProcessorCount"])
+        return self._processors[device.id]
+
+    @contextlib.contextmanager
+    def _on_device_of(self, path: Array) -> Iterator[None]:
+        """Work on the device of an array, and say what to do where its memory does not suffice."""
+        try:
+            with path.device:
+                yield
+        except MemoryError as error:
+            raise MemoryError(
+                f"out of device memory: {error}. Take fewer pairs at a time (max_batch for a Gram matrix), or free "
+                "what CuPy holds with cupy.get_default_memory_pool().free_all_blocks()"
+            ) from error
+
+
+def _serves(problem: Problem) -> bool:
+    """Tell whether the kernels serve a problem that the backend can solve at all."""
+    sides = [(p.shape[1] - 1) << order for p, order in zip((problem.path1, problem.path2), problem.dyadic_order)]
+    return problem.depth <= _LARGEST_DEPTH and max(sides) < _LONGEST_SIDE
+
+
+class _Sweep:
+    """One call: its sizes, its chunks of pairs, and its launches."""
+
+    def __init__(self, backend: CudaBackend, problem: Problem, *, grid: bool) -> None:
+        self.backend = backend
+        self.cupy = backend._cupy
+        # A grid is that of (x, y) in this order, so it is not mirrored.
+        self.pairing = "gram" if grid and problem.pairing == "symmetric" else problem.pairing
+        self.problem = problem
+        self.path1 = self.cupy.ascontiguousarray(problem.path1)
+        same = problem.path2 is problem.path1
+        self.path2 = self.path1 if same else self.cupy.ascontiguousarray(problem.path2)
+        self.grid = grid
+        self.dtype = np.dtype(problem.path1.dtype)
+        self.rows = (self.path1.shape[1] - 1) << problem.dyadic_order[0]
+        self.columns = (self.path2.shape[1] - 1) << problem.dyadic_order[1]
+        n1, n2 = self.path1.shape[0], self.path2.shape[0]
+        self.shape = (n1,) if self.pairing == "paired" else (n1, n2)
+        self.count = n1 * (n1 + 1) // 2 if self.pairing == "symmetric" else math.prod(self.shape)
+        self.levels = int(problem.depth) - (not grid)
+        self.static_kernel, names = _FUSED.get(type(problem.static_kernel), (_GIVEN, ()))
+        parameters = [float(getattr(problem.static_kernel, name)) for name in names]
+        if self.static_kernel == "LINEAR":  # kappa = factor <x, y>
+            parameters = [parameters[0] ** 2 if parameters else 1.0]
+        self.parameters = [np.float64(p) for p in (*parameters, 0.0, 0.0, 0.0)[:3]]
+
+    @property
+    def trivial(self) -> bool:
+        """Nothing to sweep: no pairs, a path that does not move, or no level."""
+        return self.count == 0 or self.rows == 0 or self.columns == 0 or self.problem.depth == 0
+
+    def chunks(self, *, gradients: bool = False) -> Iterator[tuple[int, int]]:
+        """The pairs in runs of (first, count), each reported once it is on its way to the device."""
+        problem, size = self.problem, self.count
+        if self.static_kernel == _GIVEN:
+            # The points a kernel of the user's own works with are several arrays of this size.
+            size = min(size, _CHUNK_BYTES // (8 * self.dtype.itemsize * self.path1.shape[1] * self.path2.shape[1]))
+        if gradients and self.pairing != "paired":
+            points = (self.path1.shape[1] + self.path2.shape[1]) * self.path1.shape[2]
+            size = min(size, _CHUNK_BYTES // (self.dtype.itemsize * points))
+        if problem.progress is not None:
+            size = min(size, -(-self.count // 32))
+        if problem.max_batch > 0:
+            size = min(size, problem.max_batch**2)
+        size = max(size, 1)
+        for first in range(0, self.count, size):
+            count = min(size, self.count - first)
+            yield first, count
+            if problem.progress is not None:
+                problem.progress(first + count, self.count)
+
+    def index(self, first: int, count: int) -> tuple[Array, Array]:
+        """Places of the two paths of every pair of a chunk."""
+        cupy = self.cupy
+        k = cupy.arange(first, first + count, dtype=np.int64)
+        if self.pairing == "paired":
+            return k, k
+        if self.pairing == "gram":
+            return k // self.shape[1], k % self.shape[1]
+        i = ((cupy.sqrt(8.0 * k + 1.0) - 1.0) / 2.0).astype(np.int64)
+        i = i - (i * (i + 1) // 2 > k) + ((i + 1) * (i + 2) // 2 <= k)  # the root may be off by one unit
+        return i, k - i * (i + 1) // 2
+
+    def given(self, first: int, count: int) -> tuple[Array, kernels.Context]:
+        """Increments of a static kernel that the CUDA kernels do not know, of the pairs of a chunk."""
+        ctx = kernels.Context()
+        if self.static_kernel != _GIVEN:
+            return _NULL, ctx
+        index1, index2 = self.index(first, count)
+        made = kernels.increments(self.problem.static_kernel, ctx, self.path1[index1], self.path2[index2])
+        return self.cupy.ascontiguousarray(made), ctx
+
+    def launch(self, kernel: str, first: int, count: int, increments: Array, *results: Any) -> None:
+        """Run a kernel on a chunk of pairs, and its careful form on those of them that it flags."""
+        flags = self.cupy.empty((count,), dtype=np.int32)
+        for careful in (False, True) if self.levels else (False,):
+            instance = Instance.for_problem(kernel, self.problem, grid=self.grid, careful=careful)
+            launch = self.planned(instance, count)
+            work = np.dtype(np.float64) if careful else self.dtype
+            # One value at least: an array without memory has no address.
+            workspace = self.cupy.empty((launch.blocks * launch.teams_per_block * launch.workspace + 1,), dtype=work)
+            problem = self.problem
+            sizes = (self.path1.shape[1], self.path2.shape[1], self.path1.shape[2], *problem.dyadic_order)
+            arguments = (
+                self.path1,
+                self.path2,
+                increments,
+                *(np.int32(size) for size in (*sizes, int(problem.depth))),
+                *self.parameters,
+                np.int32(_PAIRINGS[self.pairing]),
+                np.int64(self.path2.shape[0]),
+                np.int64(first),
+                np.int64(count),
+                np.int32(launch.warps),
+                workspace,
+                np.int64(launch.workspace),
+                flags,
+                *results,
+            )
+            function = self.backend.function(instance.expression)
+            function((launch.blocks,), (launch.threads,), arguments)
+
+    def planned(self, instance: Instance, count: int) -> _Launch:
+        """Choose the teams that fill the device, as far as the workspace and `max_batch` allow."""
+        processors = self.backend.processors()
+        warps = 1
+        longest = min(_LONGEST_TEAM, 8 * processors // count)
+        while 2 * warps <= longest and warps * instance.span < self.columns:
+            warps *= 2
+        workspace = self.workspace(instance, warps)
+        itemsize = 8 if instance.careful else self.dtype.itemsize
+        teams = min(
+            count,
+            max(1, processors * _WARPS_PER_PROCESSOR // warps),
+            max(1, _WORKSPACE_BYTES // (itemsize * max(1, workspace))),
+        )
+        return _Launch(warps, teams, workspace)
+
+    def workspace(self, instance: Instance, warps: int) -> int:
+        """Return the values of work a team needs; the kernels lay them out in this order."""
+        levels = self.levels
+        if instance.kernel == "forward":
+            return self.rows * 2 * levels
+        nodes = (instance.span >> self.problem.dyadic_order[1]) + 2
+        parts = (self.columns - 1) // instance.span + 1
+        dimension = self.path1.shape[2]
+        return (
+            self.rows * 3 * levels
+            + levels * (self.columns + 1)
+            + warps * (instance.span * _BAND + nodes * _TILE)
+            + self.path1.shape[1] * dimension
+            + parts * nodes * dimension
+        )
+
+    def pair_gradients(
+        self, first: int, count: int, derivs: Array, d_path1: Array | None, d_path2: Array | None, *, wrt_log: bool
+    ) -> tuple[Array | None, Array | None]:
+        """Gradients of every pair of a chunk: written into the results where pairs are paired, returned otherwise."""
+        cupy, part = self.cupy, slice(first, first + count)
+        paired, symmetric = self.pairing == "paired", self.pairing == "symmetric"
+
+        def room(total: Array | None, path: Array) -> Array | None:
+            if total is None:
+                return None
+            return total[part] if paired else cupy.empty((count, *path.shape[1:]), dtype=self.dtype)
+
+        gradient1 = room(d_path1, self.path1)
+        gradient2 = room(d_path1 if symmetric else d_path2, self.path2)
+        increments, ctx = self.given(first, count)
+        kind = np.int32(wrt_log)
+        if self.static_kernel != _GIVEN:
+            results = (_NULL if g is None else g for g in (gradient1, gradient2))
+            self.launch("backward", first, count, increments, derivs, kind, *results, _NULL)
+            return gradient1, gradient2
+        d_increments = cupy.empty(increments.shape, dtype=self.dtype)
+        index1, index2 = self.index(first, count)
+        if symmetric:
+            # The two places have weights of their own, so the sweep runs with ones.
+            weights1 = derivs[index1, index2]
+            weights2 = cupy.where(index1 == index2, 0.0, derivs[index2, index1]).astype(self.dtype)
+            ones = cupy.ones(self.shape, dtype=self.dtype)
+            self.launch("backward", first, count, increments, ones, kind, _NULL, _NULL, d_increments)
+        else:
+            weights1 = weights2 = cupy.ones((count,), dtype=self.dtype)
+            self.launch("backward", first, count, increments, derivs, kind, _NULL, _NULL, d_increments)
+        static_kernel = self.problem.static_kernel
+        if gradient1 is not None:
+            made = kernels.gradient_x(static_kernel, ctx, d_increments, self.path1[index1])
+            gradient1[...] = made * weights1[:, None, None]
+        if gradient2 is not None:
+            made = kernels.gradient_y(static_kernel, ctx, d_increments, self.path2[index2])
+            gradient2[...] = made * weights2[:, None, None]
+        return gradient1, gradient2
+
+    def add_up(self, gradients: Array, total: Array, first: int, count: int, *, second: bool) -> None:
+        """Add the gradients of a chunk of pairs to those of their first (or second) paths, pair after pair."""
+        size = math.prod(total.shape[1:])
+        threads = 256
+        blocks = min(-(-total.shape[0] * size // threads), 2**16)
+        function = self.backend.function(f"sum_over_partners<{_REALS[self.dtype.itemsize]}>")
+        integers = (*self.shape, first, count, size)
+        sides = (np.int32(_PAIRINGS[self.pairing]), np.int32(second))
+        function((blocks,), (threads,), (gradients, total, *sides, *(np.int64(value) for value in integers)))

@@ -1,0 +1,427 @@
+// Gradients of many pairs in memory that grows with length1 + length2 alone. After the sweep down, which leaves K on the last row
+// and E at the end of every row, the rows are walked back, bottom to top and right to left:
+//
+//   recover   F(c) = F(c+1) exp(cell(r, c+1)),  F = 1 / E,   K_m(r-1, c) = K_m(r, c) F(c)
+//   adjoint   w_M = 1;   Kbar_m(r, c) = sum of g w_{m+1} / 4 over the four cells around the node
+//             w_m(r, c) = sum of Kbar_m K_m over the nodes below and to the right,   gbar = sum over m of w_m s_m / 4
+//
+// which is the gradient of log K_M; that of K_M is K_M times as large. Both run against the columns, so one wavefront serves: lane
+// l is on its own row again, and F, the suffix sum of Kbar K and g w at the column right of the strip come from the lane above by
+// shuffles. Every node gathers, nothing is scattered, so bits do not change between runs.
+//
+// GRID: derivs are given at every node; w_M is then the sum of derivs K_M (derivs of log K_M: of derivs) below and to the right.
+//
+// gbar goes to a band of the latest 64 rows. Whenever 32 more rows of it are complete, a warp multiplies them with the
+// derivatives of the static kernel and adds them to the gradients of both paths.
+
+template <typename real, typename work, int KERNEL, int DEPTH, int COLUMNS, bool GRID, bool CAREFUL>
+struct Adjoint {
+  typedef Sweep<real, work, KERNEL, DEPTH, COLUMNS, GRID, CAREFUL> Forward;
+  enum { ROOM = Forward::ROOM, SPAN = Forward::SPAN, BAND = 64, TILE = 33 };
+  static constexpr int LOG = CAREFUL ? ROOM : 1;
+
+  const Problem<real>& problem;
+  const Team& team;
+  Forward& sweep;
+  const real* derivs;  // GRID: (rows + 1, columns + 1)
+  bool wrt_log;
+  work *last_row;        // (levels, columns + 1)
+  work *band, *tile;     // of this warp: (SPAN, BAND) and (nodes of a warp, TILE)
+  work *grad1, *grad2;   // (length1, dimension) and (warps of all passes, nodes of a warp, dimension); LINEAR: of the steps
+  real *grad_increments; // GIVEN
+
+  // points of the second path that the columns of a warp touch, at most
+  __device__ int nodes() const { return (SPAN >> problem.order2) + 2; }
+
+  __device__ void up() {
+    const int R = problem.rows(), C = problem.columns(), N = sweep.levels(), mask = (1 << problem.order1) - 1;
+    const int steps = R + 31, phases = (steps + 31) / 32, passes = (C - 1) / (team.warps * SPAN) + 1;
+    for (int pass = passes - 1; pass >= 0; --pass) {
+      const int part = pass * team.warps + team.warp, start = part * SPAN, first = start + team.lane * COLUMNS;
+      const bool last = start + SPAN >= C;
+      // K on the row below at the columns first..first + COLUMNS, w_m at the nodes and g w_{m+1} of the cells of that row
+      work k[ROOM][COLUMNS + 1], logs[LOG][COLUMNS + 1], w[ROOM][COLUMNS], gw[ROOM][COLUMNS];
+      work edge_run[ROOM], edge_suffix[ROOM], edge_gw[ROOM], diagonal[ROOM], g[COLUMNS], gbar[COLUMNS];
+      Increments<KERNEL, COLUMNS, real, work> increments(problem, sweep.x, sweep.y);
+      increments.start(first, problem.length1 - 1, sweep.scale());
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        edge_run[m] = edge_suffix[m] = edge_gw[m] = diagonal[m] = work(0);
+#pragma unroll
+        for (int c = 0; c <= COLUMNS; ++c) {
+          const int node = min(first + c, C);
+          const work stored = node ? last_row[(long long)m * (C + 1) + node] : work(CAREFUL ? 0 : 1);
+          if (CAREFUL) logs[m][c] = stored;
+          k[m][c] = CAREFUL ? exp(stored) : stored;
+        }
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) w[m][c] = gw[m][c] = work(0);
+      }
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
+      int complete = problem.length1 - 1;  // rows of cells from here on are in the band, and used up
+      for (int phase = 0; phase < phases + 2 * (team.warps - 1); ++phase) {
+        const int mine = phase - 2 * (team.warps - 1 - team.warp);
+        const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
+        for (int s = 32 * mine; s < end; ++s) {
+          const int r = R - 1 - s + 31 - team.lane;
+          work run[ROOM], suffix[ROOM], gw_right[ROOM];
+#pragma unroll
+          for (int m = 0; m < N; ++m) {
+            run[m] = __shfl_down_sync(ALL_LANES, edge_run[m], 1);
+            suffix[m] = __shfl_down_sync(ALL_LANES, edge_suffix[m], 1);
+            gw_right[m] = __shfl_down_sync(ALL_LANES, edge_gw[m], 1);
+          }
+          if (r < 0 || r >= R) continue;
+          if (team.lane == 31) {
+#pragma unroll
+            for (int m = 0; m < N; ++m) {
+              if (last) {  // what the sweep down left
+                run[m] = sweep.edge_of(r, 1)[m];
+                if (!CAREFUL) run[m] = work(1) / run[m];
+                suffix[m] = gw_right[m] = work(0);
+              } else {
+                run[m] = sweep.edge_of(r, 0)[m];
+                suffix[m] = sweep.edge_of(r, 1)[m];
+                gw_right[m] = sweep.edge_of(r, 2)[m];
+              }
+            }
+          }
+          if ((r & mask) == mask) increments.of_row(r >> problem.order1, true, g);
+          row(r, first, k, logs, w, gw, diagonal, run, suffix, gw_right, g, gbar);
+#pragma unroll
+          for (int m = 0; m < N; ++m) {
+            edge_run[m] = run[m];
+            edge_suffix[m] = suffix[m];
+            edge_gw[m] = gw_right[m];
+          }
+          if (team.lane == 0 && start) {
+#pragma unroll
+            for (int m = 0; m < N; ++m) {
+              sweep.edge_of(r, 0)[m] = run[m];
+              sweep.edge_of(r, 1)[m] = suffix[m];
+              sweep.edge_of(r, 2)[m] = gw_right[m];
+            }
+          }
+          if ((r & mask) == 0) {
+#pragma unroll
+            for (int c = 0; c < COLUMNS; ++c) {
+              band[(team.lane * COLUMNS + c) * BAND + (r >> problem.order1) % BAND] = gbar[c] * sweep.scale();
+              gbar[c] = work(0);
+            }
+          }
+        }
+        if (end > 0) {
+          const int row_complete = max(0, R + 31 - end);  // every lane has done this row
+          const int newly_complete = (row_complete + mask) >> problem.order1;
+          use_band(part, newly_complete, complete);
+          complete = newly_complete;
+        }
+        team.barrier();
+      }
+    }
+  }
+
+  // Row r of cells, right to left. Comes with run, suffix and gw_right at the column right of the strip, leaves them at its left.
+  __device__ __forceinline__ void row(int r, int first, work (&k)[ROOM][COLUMNS + 1], work (&logs)[LOG][COLUMNS + 1],
+                                      work (&w)[ROOM][COLUMNS], work (&gw)[ROOM][COLUMNS], work (&diagonal)[ROOM],
+                                      work (&run)[ROOM], work (&suffix)[ROOM], work (&gw_right)[ROOM],
+                                      const work (&g)[COLUMNS], work (&gbar)[COLUMNS]) const {
+    const int C = problem.columns(), N = sweep.levels();
+    // K_m(r-1, c) + K_m(r, c) and K_m(r, c) at the column right of the next one, and g w_{m+1} one row below it
+    work both_right[ROOM], k_right[ROOM], gw_diagonal[ROOM];
+#pragma unroll
+    for (int m = 0; m < N; ++m) {
+      gw_diagonal[m] = diagonal[m];
+      diagonal[m] = gw_right[m];
+      k_right[m] = k[m][COLUMNS];
+      recover(m, COLUMNS, first + COLUMNS, run[m], k, logs);
+      both_right[m] = k_right[m] + k[m][COLUMNS];
+    }
+#pragma unroll
+    for (int c = COLUMNS - 1; c >= 0; --c) {
+      work corners = work(4), sums[ROOM], k_here[ROOM];
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        if (CAREFUL) {
+          run[m] -= g[c] == work(0) ? work(0) : g[c] * corners;
+        } else {
+          run[m] *= cell_exp(g[c] * corners);
+        }
+        k_here[m] = k[m][c];
+        recover(m, c, first + c, run[m], k, logs);
+        const work both = k_here[m] + k[m][c];
+        sums[m] = corners = both + both_right[m];
+        both_right[m] = both;
+      }
+      work w_above = work(1);
+      if (GRID) {
+        const work deriv = first + c < C ? work(derivs[(long long)(r + 1) * (C + 1) + first + c + 1]) : work(0);
+        suffix[N - 1] += wrt_log ? deriv : deriv * k_right[N - 1];
+        w_above = w[N - 1][c] += suffix[N - 1];
+      }
+#pragma unroll
+      for (int m = N - 1 - GRID; m >= 0; --m) {
+        gbar[c] += w_above * sums[m];
+        const work here = g[c] * w_above, below = gw[m][c];
+        suffix[m] += ((here + gw_right[m]) + (below + gw_diagonal[m])) * k_right[m];
+        gw_right[m] = gw[m][c] = here;
+        gw_diagonal[m] = below;
+        w_above = w[m][c] += suffix[m];
+      }
+      gbar[c] += w_above * work(4);
+#pragma unroll
+      for (int m = 0; m < N; ++m) k_right[m] = k_here[m];
+    }
+  }
+
+  // K_m at slot c from the row below to this one; column 0 holds ones
+  __device__ __forceinline__ void recover(int m, int c, int column, work run, work (&k)[ROOM][COLUMNS + 1],
+                                          work (&logs)[LOG][COLUMNS + 1]) const {
+    if (column == 0) return;
+    if (CAREFUL) {
+      logs[m][c] -= run;
+      k[m][c] = exp(logs[m][c]);
+    } else {
+      k[m][c] *= run;
+    }
+  }
+
+  // d(out)/d g(i, j), as far as the columns of this warp go
+  __device__ work from_band(int part, int i, int j) const {
+    const int start = part * SPAN, width = 1 << problem.order2;
+    const int from = max(j * width, start), to = min((j + 1) * width, start + SPAN);
+    work sum = work(0);
+    for (int c = from; c < to; ++c) sum += band[(c - start) * BAND + i % BAND];
+    return sum;
+  }
+
+  // Uses the rows of cells complete..previous - 1 of the band.
+  __device__ void use_band(int part, int complete, int previous) {
+    const int start = part * SPAN, stop = min(start + SPAN, problem.columns());
+    const int first_cell = start >> problem.order2, last_cell = (stop - 1) >> problem.order2;
+    const int d = problem.dimension, cells = problem.length1 - 1;
+    __syncwarp();
+    if (KERNEL == GIVEN) {
+      for (int i = complete + team.lane; i < previous; i += 32)
+        for (int j = first_cell; j <= last_cell; ++j)
+          grad_increments[(long long)i * (problem.length2 - 1) + j] += real(from_band(part, i, j));
+      __syncwarp();
+      return;
+    }
+    // Cells for the linear kernels. A point needs the cells on both sides of it, so it comes a row later.
+    const int low = KERNEL == LINEAR || complete == 0 ? complete : complete + 1;
+    const int high = KERNEL == LINEAR ? previous : previous + 1;
+    const int count = last_cell - first_cell + (KERNEL == LINEAR ? 1 : 2);
+    for (int i = low + team.lane; i < high; i += 32) {
+      work above_left = work(0), below_left = work(0);
+      for (int j = 0; j < count; ++j) {
+        work weight;
+        if (KERNEL == LINEAR) {
+          weight = from_band(part, i, first_cell + j) * work(problem.parameter[0]);
+        } else {
+          const bool inside = first_cell + j <= last_cell;
+          const work above = inside && i > 0 ? from_band(part, i - 1, first_cell + j) : work(0);
+          const work below = inside && i < cells ? from_band(part, i, first_cell + j) : work(0);
+          const real *xi = sweep.x + (long long)i * d, *yj = sweep.y + (long long)(first_cell + j) * d;
+          const work b = argument_of<KERNEL>(xi, yj, 0, d, work(0));
+          weight = ((above_left - above) - (below_left - below)) * slope_of<KERNEL>(problem.parameter, b);
+          above_left = above;
+          below_left = below;
+        }
+        tile[j * TILE + i - low] = weight;
+      }
+    }
+    __syncwarp();
+    // a lane for every row: what the points of the second path add to the gradient of the first
+    for (int i = low + team.lane; i < high; i += 32) {
+      for (int from = 0; from < d; from += CHANNELS) {
+        work sum[CHANNELS] = {};
+        for (int j = 0; j < count; ++j) add(sum, from, tile[j * TILE + i - low], sweep.x, i, sweep.y, first_cell + j);
+#pragma unroll
+        for (int channel = 0; channel < CHANNELS; ++channel)
+          if (from + channel < d) grad1[(long long)i * d + from + channel] += sum[channel];
+      }
+    }
+    // a lane for every column, and the other way round
+    work* mine = grad2 + (long long)part * nodes() * d;
+    for (int j = team.lane; j < count; j += 32) {
+      for (int from = 0; from < d; from += CHANNELS) {
+        work sum[CHANNELS] = {};
+        for (int i = low; i < high; ++i) add(sum, from, tile[j * TILE + i - low], sweep.y, first_cell + j, sweep.x, i);
+#pragma unroll
+        for (int channel = 0; channel < CHANNELS; ++channel)
+          if (from + channel < d) mine[(long long)j * d + from + channel] += sum[channel];
+      }
+    }
+    __syncwarp();
+  }
+
+  // sum += weight d kappa(p_i, q_j) / d p_i, but for the slope, for the channels from..from + CHANNELS - 1
+  __device__ __forceinline__ void add(work (&sum)[CHANNELS], int from, work weight, const real* p, int i, const real* q,
+                                      int j) const {
+    const int d = problem.dimension;
+    const real *pi = p + (long long)i * d, *qj = q + (long long)j * d;
+#pragma unroll
+    for (int channel = 0; channel < CHANNELS; ++channel) {
+      const int n = from + channel;
+      if (n >= d) continue;
+      if (KERNEL == LINEAR) {
+        sum[channel] += weight * (work(qj[n + d]) - work(qj[n]));
+      } else if (KERNEL == POLYNOMIAL) {
+        sum[channel] += weight * work(qj[n]);
+      } else {
+        sum[channel] += weight * (work(pi[n]) - work(qj[n]));
+      }
+    }
+  }
+
+  // the sum over all warps of grad2 for point (LINEAR: step) j
+  __device__ work second(int j, int channel) const {
+    const int C = problem.columns(), parts = (C - 1) / SPAN + 1;
+    // the cells left and right of the point, or the cell itself
+    const int left = (KERNEL == LINEAR ? j : max(j - 1, 0)) << problem.order2;
+    const int right = min(((j + 1) << problem.order2) - 1, C - 1);
+    work sum = work(0);
+    for (int part = left / SPAN; part < parts && part <= right / SPAN; ++part) {
+      const int slot = j - ((part * SPAN) >> problem.order2);
+      sum += grad2[((long long)part * nodes() + slot) * problem.dimension + channel];
+    }
+    return sum;
+  }
+
+  // Sets the sums to 0.
+  __device__ void clear() {
+    const int C = problem.columns(), d = problem.dimension;
+    if (KERNEL == GIVEN) {
+      const long long size = (long long)(problem.length1 - 1) * (problem.length2 - 1);
+      for (long long e = team.thread(); e < size; e += team.threads()) grad_increments[e] = real(0);
+    } else {
+      const long long size1 = (long long)problem.length1 * d, size2 = (long long)((C - 1) / SPAN + 1) * nodes() * d;
+      for (long long e = team.thread(); e < size1; e += team.threads()) grad1[e] = work(0);
+      for (long long e = team.thread(); e < size2; e += team.threads()) grad2[e] = work(0);
+    }
+    team.barrier();
+  }
+
+  // Writes the gradients times their weights, NaN where the value is not `finite`; returns whether one of them is not finite.
+  __device__ bool finish(real* out1, real* out2, work weight1, work weight2, bool finite) const {
+    const int d = problem.dimension;
+    const work none = work(0) / work(0);
+    bool strayed = false;
+    if (KERNEL == GIVEN) {
+      const long long size = (long long)(problem.length1 - 1) * (problem.length2 - 1);
+      for (long long e = team.thread(); e < size; e += team.threads()) {
+        grad_increments[e] = real(finite ? work(grad_increments[e]) * weight1 : none);
+        strayed |= !is_finite(grad_increments[e]);
+      }
+      return strayed;
+    }
+    if (out1)
+      for (long long e = team.thread(); e < (long long)problem.length1 * d; e += team.threads()) {
+        work value = grad1[e];
+        if (KERNEL == LINEAR)  // grad1 is that of the steps, and 0 behind the last one
+          value = (e >= d ? grad1[e - d] : work(0)) - value;
+        out1[e] = real(finite ? value * weight1 : none);
+        strayed |= !is_finite(out1[e]);
+      }
+    if (out2)
+      for (long long e = team.thread(); e < (long long)problem.length2 * d; e += team.threads()) {
+        const int j = int(e / d), channel = int(e % d);
+        work value;
+        if (KERNEL == LINEAR) {
+          value = (j > 0 ? second(j - 1, channel) : work(0)) - (j < problem.length2 - 1 ? second(j, channel) : work(0));
+        } else {
+          value = second(j, channel);
+        }
+        out2[e] = real(finite ? value * weight2 : none);
+        strayed |= !is_finite(out2[e]);
+      }
+    return strayed;
+  }
+};
+
+// `derivs` are those of all pairs of the problem; everything else that is written belongs to the pairs of this call.
+template <typename real, typename work, int KERNEL, int DEPTH, int COLUMNS, bool GRID, bool CAREFUL>
+__global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
+    backward(const real* path1, const real* path2, const real* increments, int length1, int length2, int dimension, int order1,
+             int order2, int depth, double parameter0, double parameter1, double parameter2, int pairing, long long n2,
+             long long first_pair, long long pairs, int warps, work* workspace, long long workspace_size, int* flags,
+             const real* derivs, int wrt_log, real* grad1, real* grad2, real* grad_increments) {
+  __shared__ work scratch[LONGEST_TEAM];
+  typedef Sweep<real, work, KERNEL, DEPTH, COLUMNS, GRID, CAREFUL> Forward;
+  typedef Adjoint<real, work, KERNEL, DEPTH, COLUMNS, GRID, CAREFUL> Backward;
+  const Problem<real> problem = {path1,  path2,  increments, length1,                              length2, dimension,
+                                 order1, order2, depth,      {parameter0, parameter1, parameter2}};
+  const Team team(warps);
+  const long long teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
+  const long long cells = (long long)(length1 - 1) * (length2 - 1);
+  const int R = problem.rows(), C = problem.columns();
+  for (long long k = slot; k < pairs; k += gridDim.x * teams) {
+    if (CAREFUL && !flags[k]) continue;
+    const Pair pair(pairing, first_pair + k, n2);
+    Forward sweep = {problem,
+                     team,
+                     KERNEL == GIVEN ? increments + k * cells : path1 + pair.first * length1 * dimension,
+                     KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension,
+                     workspace + slot * workspace_size,
+                     3};
+    const int N = sweep.levels();
+    Backward adjoint = {problem, team, sweep, GRID ? derivs + (first_pair + k) * (R + 1) * (C + 1) : derivs, bool(wrt_log)};
+    adjoint.last_row = sweep.edge + (long long)R * 3 * N;
+    adjoint.band = adjoint.last_row + (long long)N * (C + 1) + (long long)team.warp * Backward::SPAN * Backward::BAND;
+    adjoint.tile = adjoint.last_row + (long long)N * (C + 1) + (long long)warps * Backward::SPAN * Backward::BAND +
+                   (long long)team.warp * adjoint.nodes() * Backward::TILE;
+    adjoint.grad1 = adjoint.last_row + (long long)N * (C + 1) +
+                    (long long)warps * (Backward::SPAN * Backward::BAND + adjoint.nodes() * Backward::TILE);
+    adjoint.grad2 = adjoint.grad1 + (long long)length1 * dimension;
+    adjoint.grad_increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
+
+    bool strayed;
+    const work log_k = team.sum(sweep.down(adjoint.last_row, nullptr, false, wrt_log, strayed), scratch);
+    strayed = team.any(strayed);
+    bool finite = GRID ? !strayed : is_finite(real(log_k));
+    if (!GRID && !wrt_log) finite = finite && is_finite(real(exp(log_k)));
+    if (CAREFUL || !strayed) {
+      work weight1 = work(1), weight2 = work(1);
+      if (!GRID) {
+        weight1 = work(derivs[pairing == SYMMETRIC ? pair.first * n2 + pair.second : first_pair + k]);
+        weight2 = pairing != SYMMETRIC ? weight1 : pair.first == pair.second ? work(0) : work(derivs[pair.second * n2 + pair.first]);
+        if (!wrt_log) {
+          weight1 *= exp(log_k);
+          weight2 *= exp(log_k);
+        }
+      }
+      adjoint.clear();
+      adjoint.up();
+      strayed = team.any(adjoint.finish(grad1 ? grad1 + k * length1 * dimension : nullptr,
+                                        grad2 ? grad2 + k * length2 * dimension : nullptr, weight1, weight2, finite));
+    }
+    if (!CAREFUL && team.thread() == 0) flags[k] = strayed;
+    team.barrier();
+  }
+}
+
+// total[p] += the sum of the gradients of all pairs of a call in which path p stands at the first place (or, with `second`, at the
+// second), in the order of the pairs. A symmetric problem leaves the second place of its diagonal out.
+template <typename real>
+__global__ void __launch_bounds__(256) sum_over_partners(const real* gradients, real* total, int pairing, int second, long long n1,
+                                                         long long n2, long long first_pair, long long pairs, long long size) {
+  const long long count = (second ? n2 : n1) * size, stop = first_pair + pairs;
+  for (long long e = blockIdx.x * (long long)blockDim.x + threadIdx.x; e < count; e += (long long)gridDim.x * blockDim.x) {
+    const long long p = e / size, element = e % size;
+    double sum = 0.0;
+    if (!second) {
+      const long long from = pairing == GRAM ? p * n2 : p * (p + 1) / 2, to = from + (pairing == GRAM ? n2 : p + 1);
+      for (long long k = max(from, first_pair); k < min(to, stop); ++k) sum += double(gradients[(k - first_pair) * size + element]);
+    } else {
+      const Pair start(pairing, first_pair, n2);
+      for (long long i = pairing == GRAM ? start.first : max(start.first, p + 1); i < n1; ++i) {
+        const long long k = (pairing == GRAM ? i * n2 : i * (i + 1) / 2) + p;
+        if (k >= stop) break;
+        if (k >= first_pair) sum += double(gradients[(k - first_pair) * size + element]);
+      }
+    }
+    total[e] += real(sum);
+  }
+}

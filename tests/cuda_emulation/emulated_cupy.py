@@ -1,0 +1,234 @@
+"""A stand-in for the few calls of CuPy that branchsig.backends.cuda makes: arrays are NumPy's, kernels run on the CPU.
+
+`cuda` and `RawModule` are what CuPy calls them. A `RawModule` compiles its unmodified source behind ``emulator.h`` and
+runs the threads of a launch as fibers. Memory that `empty` hands out is full of NaN, so that what a kernel reads
+before it is written is seen; every launch is checked for the number of arguments and the device of its arrays.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import math
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-ffp-contract=off"]
+FLAGS += ["-fno-strict-aliasing", "-Wno-unknown-pragmas"]
+SANITIZED = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DEMULATOR_STATIC_SHARED"]
+
+LARGEST_GRID = 2**31 - 1
+LARGEST_BLOCK = 1024
+DEVICES = 2
+PROCESSORS = 3  # so few that a team has to take several pairs
+
+sanitize = os.environ.get("EMULATOR_SANITIZE") == "1"
+memory_limit = math.inf
+allocated = [0]
+_libraries = {}
+launches = []  # (name, blocks, threads) of every launch
+
+
+class OutOfMemoryError(MemoryError):
+    """As cupy.cuda.memory.OutOfMemoryError."""
+
+
+class Device:
+    """A device; entered, it becomes the current one."""
+
+    current = 0
+
+    def __init__(self, number=None):
+        self.id = Device.current if number is None else number
+        assert 0 <= self.id < DEVICES, "no such device"
+        self._before = []
+
+    @property
+    def attributes(self):
+        return {"MultiProcessorCount": PROCESSORS}
+
+    def __enter__(self):
+        self._before.append(Device.current)
+        Device.current = self.id
+        return self
+
+    def __exit__(self, *_):
+        Device.current = self._before.pop()
+
+    def __eq__(self, other):
+        return self.id == other.id
+
+    def __hash__(self):
+        return hash(self.id)
+
+
+class cuda:
+    Device = Device
+
+
+class ndarray(np.ndarray):
+    """A NumPy array that lies on a device."""
+
+    _device = None
+
+    def __array_finalize__(self, parent):
+        self._device = getattr(parent, "_device", None)
+        if self._device is None:
+            self._device = Device.current
+
+    @property
+    def device(self):
+        return Device(self._device)
+
+
+def _on_current(array):
+    result = np.ascontiguousarray(array).reshape(np.shape(array)).view(ndarray)
+    result._device = Device.current
+    return result
+
+
+def asarray(array, dtype=None):
+    """A copy of an array on the current device."""
+    return _on_current(np.array(array, dtype=dtype))
+
+
+def empty(shape, dtype=float):
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    allocated[0] = max(allocated[0], size)
+    if size > memory_limit:
+        raise OutOfMemoryError(f"Out of memory allocating {size} bytes")
+    kind = np.dtype(dtype).kind
+    return _on_current(np.full(shape, np.nan if kind == "f" else -1, dtype=dtype))
+
+
+def zeros(shape, dtype=float):
+    return _on_current(np.zeros(shape, dtype=dtype))
+
+
+def ones(shape, dtype=float):
+    return _on_current(np.ones(shape, dtype=dtype))
+
+
+def arange(*limits, dtype=None):
+    return _on_current(np.arange(*limits, dtype=dtype))
+
+
+def ascontiguousarray(array):
+    if isinstance(array, ndarray) and array.flags.c_contiguous:
+        return array
+    return _on_current(array)
+
+
+sqrt = np.sqrt
+where = np.where
+
+
+def seed(number):
+    """Choose the order in which the threads of every later launch run; 0 is the natural one."""
+    RawModule.seed = number
+
+
+class RawModule:
+    """Kernels of one source text, compiled when the first is asked for."""
+
+    seed = 0
+
+    def __init__(self, *, code, options=(), name_expressions=()):
+        assert all(option.startswith(("--std=", "-D")) for option in options)
+        self._code = code
+        self._names = list(name_expressions)
+
+    def get_function(self, name):
+        index = self._names.index(name)
+        library = self._library()
+        entry = getattr(library, f"kernel{index}")
+        entry.argtypes = [ctypes.c_uint, ctypes.c_uint, ctypes.POINTER(ctypes.c_void_p)]
+        wanted = getattr(library, f"kernel{index}_parameters")()
+        device = Device.current
+
+        def launch(grid, block, arguments):
+            assert Device.current == device, "a function of one device is launched on another"
+            assert len(arguments) == wanted, f"{name} takes {wanted} arguments, not {len(arguments)}"
+            assert 0 < grid[0] <= LARGEST_GRID
+            assert 0 < block[0] <= LARGEST_BLOCK
+            values = [_by_value(argument) for argument in arguments]
+            pointers = (ctypes.c_void_p * wanted)(*[value.ctypes.data for value in values])
+            launches.append((name, grid[0], block[0]))
+            library.emulator_seed(ctypes.c_uint64(RawModule.seed))
+            if entry(grid[0], block[0], pointers):
+                raise RuntimeError(f"{name}: {library.emulator_error().decode()}")
+
+        return launch
+
+    def _library(self):
+        key = (self._code, *self._names, sanitize)
+        if key not in _libraries:
+            entries = [f"EMULATED_KERNEL(kernel{i}, (&{name}))" for i, name in enumerate(self._names)]
+            text = "\n".join(['#include "emulator.h"', '#line 1 "kernels.cu"', self._code, *entries, ""])
+            library = ctypes.CDLL(str(compiled(text)))
+            library.emulator_error.restype = ctypes.c_char_p
+            _libraries[key] = library
+        return _libraries[key]
+
+
+def _by_value(argument):
+    """What CuPy hands to a kernel: the address of an array, or the bytes of a NumPy scalar."""
+    if isinstance(argument, ndarray):
+        assert argument.device.id == Device.current, "an array of another device"
+        assert argument.flags.c_contiguous
+        return np.array(argument.ctypes.data, dtype=np.uintp)
+    assert isinstance(argument, np.generic), f"{type(argument)} is no NumPy scalar"
+    return np.array(argument)
+
+
+@functools.cache
+def _folder():
+    folder = tempfile.TemporaryDirectory(prefix="branchsig-emulated-")
+    return folder, Path(folder.name)
+
+
+@functools.cache
+def _runtime():
+    return _object((HERE / "emulator.cpp").read_text(), "emulator")
+
+
+def _object(text, name):
+    folder = _folder()[1]
+    source, result = folder / f"{name}.cpp", folder / f"{name}.o"
+    source.write_text(text)
+    _run(["-c", f"-I{HERE}", str(source), "-o", str(result)])
+    return result
+
+
+def compiled(text):
+    """Compile a source text to a shared library, and return its path."""
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    library = _folder()[1] / f"{name}.so"
+    _run(["-shared", str(_object(text, name)), str(_runtime()), "-o", str(library)])
+    return library
+
+
+def _run(arguments):
+    command = [os.environ.get("CXX", "g++"), *FLAGS, *(SANITIZED if sanitize else []), *arguments]
+    environment = {
+        name: value for name, value in os.environ.items() if name != "LD_PRELOAD"
+    }  # a sanitizer of this process
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{result.stderr}")
+
+
+@contextlib.contextmanager
+def limited_memory(size):
+    """Let every allocation above `size` bytes fail."""
+    global memory_limit
+    memory_limit = size
+    try:
+        yield
+    finally:
+        memory_limit = math.inf

@@ -1,0 +1,325 @@
+// Runs the threads of a block as fibers. See emulator.h.
+#include "emulator.h"
+
+#include <link.h>
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <pthread.h>
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace emulator {
+Index thread_index, block_index, block_size, grid_size;
+
+namespace {
+
+enum class State : uint8_t { ready, at_block_barrier, at_exchange, done };
+
+struct Fiber {
+#if defined(__x86_64__)
+  void* stack_pointer;
+#else
+  ucontext_t context;
+#endif
+  const void* stack;  // what AddressSanitizer wants to know of it
+  size_t stack_size;
+  void* fake_stack;
+  unsigned thread;
+  State state;
+  // of the barrier or exchange it waits at
+  int line, predicate;
+  Exchange what;
+  unsigned mask, source_lane;
+  uint64_t value, result;
+};
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t stack_size = 1 << 20;  // its reports run on the stack of the fiber
+#else
+constexpr size_t stack_size = 128 << 10;
+#endif
+
+std::vector<Fiber> fibers;
+std::vector<unsigned> order;  // in which the fibers run
+unsigned position;            // of the running fiber in `order`
+unsigned alive, at_barrier;
+int any_result;
+uint64_t seed;
+Fiber scheduler, *running;
+char* stacks;
+size_t stacks_made;
+std::string error;
+void (*kernel)(void*);
+void* kernel_arguments;
+thread_local volatile int in_thread_local_block;
+
+#if defined(__x86_64__)
+extern "C" void emulator_switch(void** from, void* to);
+asm(R"(.text
+.globl emulator_switch
+.hidden emulator_switch
+.type emulator_switch,@function
+emulator_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp,(%rdi)
+  movq %rsi,%rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  popq %rcx
+  jmp *%rcx
+.size emulator_switch,.-emulator_switch
+)");
+#endif
+
+void switch_fiber(Fiber* from, Fiber* to) {
+#if defined(__SANITIZE_ADDRESS__)
+  const bool ends = from != &scheduler && from->state == State::done;
+  __sanitizer_start_switch_fiber(ends ? nullptr : &from->fake_stack, to->stack, to->stack_size);
+#endif
+#if defined(__x86_64__)
+  emulator_switch(&from->stack_pointer, to->stack_pointer);
+#else
+  swapcontext(&from->context, &to->context);
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(from->fake_stack, nullptr, nullptr);
+#endif
+}
+
+void resume(Fiber* from, Fiber* to) {
+  running = to;
+  thread_index.x = to->thread;
+  switch_fiber(from, to);
+  if (from != &scheduler) {
+    running = from;
+    thread_index.x = from->thread;
+  }
+}
+
+// Goes on with the next fiber that can run, or with the scheduler where there is none. Seeds from 2 on give way to the fibers
+// that stand first in the order, so that a warp runs ahead of the others until a block barrier; the others take turns.
+void yield() {
+  Fiber* me = running;
+  unsigned next = seed < 2 ? position + 1 : 0;
+  while (next < order.size() && fibers[order[next]].state != State::ready) ++next;
+  position = next;
+  const bool found = next < order.size() && error.empty();
+  resume(me, found ? &fibers[order[next]] : &scheduler);
+}
+
+// Completes an exchange once all living lanes of its mask wait at it.
+bool complete_exchange(unsigned warp, unsigned mask) {
+  Fiber* lanes = &fibers[warp * 32];
+  const unsigned count = fibers.size() - warp * 32 < 32 ? unsigned(fibers.size()) - warp * 32 : 32;
+  unsigned present = 0;
+  const Fiber* first = nullptr;
+  for (unsigned l = 0; l < count; ++l) {
+    if (!(mask >> l & 1) || lanes[l].state == State::done) continue;
+    if (lanes[l].state != State::at_exchange || lanes[l].mask != mask) return false;
+    if (!first) first = &lanes[l];
+    if (first->what != lanes[l].what) {
+      fail("the lanes of a warp wait at different intrinsics");
+      return false;
+    }
+    present |= 1u << l;
+  }
+  if (!first) return false;
+  uint64_t ballot = 0;
+  for (unsigned l = 0; l < count; ++l)
+    if (present >> l & 1 && lanes[l].value) ballot |= 1u << l;
+  const Exchange what = first->what;
+  for (unsigned l = 0; l < count; ++l) {
+    if (!(present >> l & 1)) continue;
+    const unsigned source = lanes[l].source_lane;
+    // A lane that is not there gives NaN, or -1.
+    lanes[l].result = what == Exchange::ballot ? ballot : present >> source & 1 ? lanes[source].value : ~uint64_t(0);
+    lanes[l].state = State::ready;
+  }
+  return true;
+}
+
+void fiber_main() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
+#endif
+  kernel(kernel_arguments);
+  Fiber* me = running;
+  me->state = State::done;
+  --alive;
+  const unsigned warp = me->thread / 32;
+  for (unsigned t = warp * 32; t < warp * 32 + 32 && t < fibers.size(); ++t)  // they may have waited for this lane only
+    if (fibers[t].state == State::at_exchange && complete_exchange(warp, fibers[t].mask)) break;
+  yield();
+  abort();
+}
+
+void prepare(Fiber& fiber, unsigned thread, char* stack) {
+  fiber = Fiber{};
+  fiber.thread = thread;
+  fiber.stack = stack;
+  fiber.stack_size = stack_size;
+#if defined(__x86_64__)
+  void** top = reinterpret_cast<void**>(stack + stack_size) - 1;  // 8 modulo 16 on entry, as after a call
+  *top = nullptr;
+  *--top = reinterpret_cast<void*>(fiber_main);
+  for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
+  fiber.stack_pointer = top;
+#else
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = stack;
+  fiber.context.uc_stack.ss_size = stack_size;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, fiber_main, 0);
+#endif
+}
+
+// Fills all __shared__ variables with NaN: they are the thread-local block of this module.
+void poison_shared_memory() {
+#if !defined(EMULATOR_STATIC_SHARED)
+  in_thread_local_block = 1;  // the block of a module is made when it is first touched
+  auto poison = [](dl_phdr_info* module, size_t, void*) {
+    const ElfW(Phdr)* block = nullptr;
+    bool mine = false;
+    for (int i = 0; i < module->dlpi_phnum; ++i) {
+      const auto& header = module->dlpi_phdr[i];
+      const auto begin = module->dlpi_addr + header.p_vaddr, here = reinterpret_cast<ElfW(Addr)>(&seed);
+      if (header.p_type == PT_LOAD && here >= begin && here < begin + header.p_memsz) mine = true;
+      if (header.p_type == PT_TLS) block = &header;
+    }
+    if (mine && block && module->dlpi_tls_data) memset(module->dlpi_tls_data, 0xff, block->p_memsz);
+    return mine ? 1 : 0;
+  };
+  dl_iterate_phdr(poison, nullptr);
+#endif
+}
+
+void release_block_barrier() {
+  const Fiber* first = nullptr;
+  any_result = 0;
+  for (auto& fiber : fibers) {
+    if (fiber.state != State::at_block_barrier) continue;
+    if (!first) first = &fiber;
+    if (fiber.line != first->line) {
+      fail(("__syncthreads reached at different places: lines " + std::to_string(first->line) + " and " +
+            std::to_string(fiber.line)).c_str());
+      return;
+    }
+    any_result |= fiber.predicate;
+    fiber.state = State::ready;
+  }
+  at_barrier = 0;
+}
+
+void run_block(unsigned threads) {
+  fibers.resize(threads);
+  order.resize(threads);
+  alive = threads;
+  at_barrier = 0;
+  for (unsigned t = 0; t < threads; ++t) {
+    prepare(fibers[t], t, stacks + t * stack_size);
+    order[t] = t;
+  }
+  uint64_t random = seed * 0x9e3779b97f4a7c15u;
+  for (unsigned t = threads; seed && t-- > 1;) {
+    random ^= random << 13;
+    random ^= random >> 7;
+    random ^= random << 17;
+    std::swap(order[t], order[random % (t + 1)]);
+  }
+  poison_shared_memory();
+  while (alive && error.empty()) {
+    bool progress = false;
+    for (position = 0; position < threads && error.empty(); ++position) {
+      if (fibers[order[position]].state != State::ready) continue;
+      progress = true;
+      resume(&scheduler, &fibers[order[position]]);
+    }
+    if (!error.empty()) return;
+    if (alive && at_barrier == alive) {
+      release_block_barrier();
+    } else if (alive && !progress) {
+      fail(("deadlock in block " + std::to_string(block_index.x) + ": " + std::to_string(at_barrier) + " of " +
+            std::to_string(alive) + " threads wait at __syncthreads, the others at a warp intrinsic").c_str());
+    }
+  }
+}
+
+}  // namespace
+
+unsigned lane() { return running->thread & 31; }
+
+void fail(const char* message) {
+  if (error.empty()) error = message;
+}
+
+void block_barrier(int line) { block_any(line, 0); }
+
+int block_any(int line, int predicate) {
+  running->state = State::at_block_barrier;
+  running->line = line;
+  running->predicate = predicate != 0;
+  ++at_barrier;
+  yield();
+  return any_result;
+}
+
+uint64_t exchange(Exchange what, unsigned mask, uint64_t value, unsigned source_lane) {
+  Fiber* me = running;
+  if (!(mask >> lane() & 1)) fail("a lane calls a warp intrinsic whose mask leaves it out");
+  me->what = what;
+  me->mask = mask;
+  me->value = value;
+  me->source_lane = source_lane;
+  me->state = State::at_exchange;
+  if (!complete_exchange(me->thread / 32, mask)) yield();
+  return me->result;
+}
+
+int launch(unsigned blocks, unsigned threads, void (*entry)(void*), void* arguments) {
+  if (stacks_made < threads) {
+    if (stacks) munmap(stacks, stacks_made * stack_size);
+    stacks = static_cast<char*>(mmap(nullptr, threads * stack_size, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    stacks_made = threads;
+  }
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(stacks, stacks_made * stack_size);
+  pthread_attr_t attributes;
+  void* stack;
+  pthread_getattr_np(pthread_self(), &attributes);
+  pthread_attr_getstack(&attributes, &stack, &scheduler.stack_size);
+  pthread_attr_destroy(&attributes);
+  scheduler.stack = stack;
+#endif
+  kernel = entry;
+  kernel_arguments = arguments;
+  grid_size.x = blocks;
+  block_size.x = threads;
+  error.clear();
+  for (block_index.x = 0; block_index.x < blocks && error.empty(); ++block_index.x) run_block(threads);
+  return error.empty() ? 0 : 1;
+}
+
+}  // namespace emulator
+
+extern "C" __attribute__((visibility("default"))) const char* emulator_error() { return emulator::error.c_str(); }
+extern "C" __attribute__((visibility("default"))) void emulator_seed(uint64_t seed) { emulator::seed = seed; }

@@ -1,0 +1,76 @@
+"""NVRTC without a device: compiles CUDA source to machine code and tells registers, stack and spills of each kernel.
+
+Needs the wheel ``nvidia-cuda-nvrtc-cu12``, whose library is called by ctypes; nothing of CuPy and no driver.
+"""
+
+import ctypes
+import importlib.util
+import re
+from pathlib import Path
+
+
+def library():
+    """Return the library of the wheel, or None where it is not installed."""
+    spec = importlib.util.find_spec("nvidia")
+    for root in [] if spec is None else spec.submodule_search_locations:
+        for path in sorted(Path(root).glob("*/lib/libnvrtc.so.1*")):
+            return ctypes.CDLL(str(path))
+    return None
+
+
+class Nvrtc:
+    """The compiler; `compile` takes a source text, an architecture such as "sm_90", and the instances wanted."""
+
+    def __init__(self):
+        self._library = library()
+        if self._library is None:
+            raise RuntimeError("NVRTC was not found: pip install nvidia-cuda-nvrtc-cu12")
+        self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
+
+    def compile(self, source, architecture, names, options=()):
+        """Compile, and return for every name a dict of registers, stack, spill_stores and spill_loads (in bytes)."""
+        program = ctypes.c_void_p()
+        self._call("CreateProgram", ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
+        try:
+            for name in names:
+                self._call("AddNameExpression", program, name.encode())
+            flags = ["--std=c++17", f"--gpu-architecture={architecture}", "--ptxas-options=-v", *options]
+            encoded = (ctypes.c_char_p * len(flags))(*[flag.encode() for flag in flags])
+            failed = self._library.nvrtcCompileProgram(program, len(flags), encoded)
+            log = self._text("ProgramLog", program)
+            if failed:
+                raise RuntimeError(log)
+            return {name: self._figures(log, self._lowered(program, name)) for name in names}
+        finally:
+            self._library.nvrtcDestroyProgram(ctypes.byref(program))
+
+    def _call(self, function, *arguments):
+        code = getattr(self._library, f"nvrtc{function}")(*arguments)
+        if code:
+            raise RuntimeError(self._library.nvrtcGetErrorString(code).decode())
+
+    def _text(self, what, program):
+        size = ctypes.c_size_t()
+        self._call(f"Get{what}Size", program, ctypes.byref(size))
+        buffer = ctypes.create_string_buffer(size.value)
+        self._call(f"Get{what}", program, buffer)
+        return buffer.value.decode()
+
+    def _lowered(self, program, name):
+        lowered = ctypes.c_char_p()
+        self._call("GetLoweredName", program, name.encode(), ctypes.byref(lowered))
+        return lowered.value.decode()
+
+    @staticmethod
+    def _figures(log, lowered):
+        _, _, after = log.partition(f"Compiling entry function '{lowered}'")
+        part = after.partition("Compiling entry function")[0]
+        stack, stores, loads = re.search(
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part
+        ).groups()
+        return {
+            "registers": int(re.search(r"Used (\d+) registers", part)[1]),
+            "stack": int(stack),
+            "spill_stores": int(stores),
+            "spill_loads": int(loads),
+        }

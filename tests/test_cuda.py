@@ -1,0 +1,492 @@
+"""The CUDA backend against the reference: on the emulator always, on a device too where CuPy finds one.
+
+The emulator runs the unmodified kernels on the CPU, a fiber for every thread; see cuda_emulation.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import STATIC_KERNELS, QuarticKernel, problem, relative, relative_to_path, static_kernel, walk
+
+import branchsig
+from branchsig.backends import cuda
+
+sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
+import emulated_cupy
+
+
+class OnDevice:
+    """A backend for NumPy arrays: to the device, through the CUDA backend, and back."""
+
+    name = "cuda"
+
+    def __init__(self, cupy):
+        self.cupy = cupy
+        self.backend = cuda.CudaBackend(cupy)
+
+    def sent(self, arguments):
+        x = self.cupy.asarray(arguments.path1)
+        y = x if arguments.path2 is arguments.path1 else self.cupy.asarray(arguments.path2)
+        return dataclasses.replace(arguments, path1=x, path2=y)
+
+    def fetched(self, array):
+        if array is None:
+            return None
+        return np.array(array.get() if hasattr(array, "get") else array)
+
+    def log_kernel(self, arguments):
+        return self.fetched(self.backend.log_kernel(self.sent(arguments)))
+
+    def grid(self, arguments, *, all_levels):
+        return self.fetched(self.backend.grid(self.sent(arguments), all_levels=all_levels))
+
+    def gradients(self, arguments, derivs, *, wrt_log, left, right, k_stack=None):
+        stack = None if k_stack is None else self.cupy.asarray(k_stack)
+        found = self.backend.gradients(
+            self.sent(arguments), self.cupy.asarray(derivs), wrt_log=wrt_log, left=left, right=right, k_stack=stack
+        )
+        return tuple(self.fetched(gradient) for gradient in found)
+
+
+@pytest.fixture(scope="module", params=["emulated", "device"])
+def cupy(request):
+    """The emulated CuPy always; the real one where it finds a device."""
+    if request.param == "emulated":
+        return emulated_cupy
+    module = pytest.importorskip("cupy")
+    if not module.is_available():
+        pytest.skip("CuPy finds no device")
+    return module
+
+
+@pytest.fixture(scope="module")
+def backend(cupy):
+    return OnDevice(cupy)
+
+
+@pytest.fixture
+def emulated():
+    """A fresh backend on the emulator, for what only the emulator can show."""
+    yield OnDevice(emulated_cupy)
+    emulated_cupy.seed(0)
+
+
+def drawn(rng, pairing, lengths, dimension, dtype=np.float64, counts=(3, 2), size=0.35):
+    x = walk(rng, counts[0], lengths[0], dimension, size=size, dtype=dtype)
+    if pairing == "symmetric":
+        return x, x
+    return x, walk(rng, counts[0] if pairing == "paired" else counts[1], lengths[1], dimension, size=size, dtype=dtype)
+
+
+def kernel_named(name):
+    return QuarticKernel() if name == "quartic" else static_kernel(name)[0]
+
+
+def in_float64(arguments):
+    x = arguments.path1.astype(np.float64)
+    y = x if arguments.path2 is arguments.path1 else arguments.path2.astype(np.float64)
+    return dataclasses.replace(arguments, path1=x, path2=y)
+
+
+def compare(backend, reference, arguments, *, grids=False):
+    """Hold values, gradients and, where asked for, grids and their gradients against the reference."""
+    single = arguments.path1.dtype == np.float32
+    tolerance = 3e-5 if single else 1e-12
+    rng = np.random.default_rng(7)
+    exact = in_float64(arguments) if single else arguments
+    wanted = reference.log_kernel(exact)
+    found = backend.log_kernel(arguments)
+    assert found.dtype == arguments.path1.dtype
+    assert relative(np.exp(found.astype(float)), np.exp(wanted)) < tolerance
+    sides = [(True, False)] if arguments.pairing == "symmetric" else [(True, True), (True, False), (False, True)]
+    values = [wanted]
+    if grids:
+        for all_levels in (False, True):
+            values.append(reference.grid(exact, all_levels=all_levels))
+            assert relative(backend.grid(arguments, all_levels=all_levels), values[-1]) < tolerance
+        values.pop()
+    for value in values:
+        derivs = rng.uniform(0.5, 1.5, value.shape).astype(arguments.path1.dtype)
+        for wrt_log in (False, True):
+            for left, right in sides[: 3 if wrt_log else 1]:
+                options = {"wrt_log": wrt_log, "left": left, "right": right}
+                found = backend.gradients(arguments, derivs, **options)
+                wanted = reference.gradients(exact, derivs.astype(float), **options)
+                for mine, its in zip(found, wanted, strict=True):
+                    assert (mine is None) == (its is None)
+                    if mine is not None:
+                        assert mine.dtype == arguments.path1.dtype
+                        assert relative_to_path(mine, its) < tolerance
+
+
+@pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
+@pytest.mark.parametrize("name", [*STATIC_KERNELS, "quartic"])
+def test_every_static_kernel_agrees_with_the_reference(backend, reference, name, pairing, rng):
+    x, y = drawn(rng, pairing, (9, 6), 3)
+    compare(backend, reference, problem(x, y, 3, (0, 0), pairing, kernel_named(name)))
+
+
+@pytest.mark.parametrize("name", ["linear", "rbf", "quartic"])
+@pytest.mark.parametrize("orders", [(1, 2), (3, 0), (0, 3)])
+def test_refined_cells_agree_with_the_reference(backend, reference, name, orders, rng):
+    x, y = drawn(rng, "gram", (6, 6), 3)
+    compare(backend, reference, problem(x, y, 3, orders, "gram", kernel_named(name)))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 5, 6, 7, 15])
+def test_every_depth_agrees_with_the_reference(backend, reference, depth, rng):
+    x, y = drawn(rng, "paired", (9, 6), 3)
+    compare(backend, reference, problem(x, y, depth))
+
+
+@pytest.mark.parametrize("name", ["linear", "polynomial"])
+@pytest.mark.parametrize("dimension", [1, 4, 5, 9])
+def test_every_number_of_channels_agrees_with_the_reference(backend, reference, dimension, name, rng):
+    x, y = drawn(rng, "paired", (5, 6), dimension)
+    compare(backend, reference, problem(x, y, 3, static_kernel=kernel_named(name)))
+
+
+# Strips, warps, phases of 32 rows and passes begin and end at these lengths.
+@pytest.mark.parametrize("lengths", [(2, 2), (2, 33), (33, 34), (34, 2), (65, 3), (3, 66), (100, 70)])
+@pytest.mark.parametrize("name", ["linear", "rbf"])
+def test_every_length_agrees_with_the_reference(backend, reference, lengths, name, rng):
+    x, y = drawn(rng, "paired", lengths, 3, counts=(2, 2))
+    compare(backend, reference, problem(x, y, 3, static_kernel=kernel_named(name)))
+
+
+@pytest.mark.parametrize("teams", ["teams of one warp", "teams of several warps"])
+def test_second_paths_longer_than_a_team_is_wide_are_done_in_passes(backend, reference, teams, rng, monkeypatch):
+    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1 if teams == "teams of one warp" else 4)
+    for name in ("linear", "rbf"):
+        x, y = drawn(rng, "paired", (40, 300), 2, counts=(1, 1), size=0.3)
+        compare(backend, reference, problem(x, y, 3, static_kernel=kernel_named(name)))
+
+
+def test_the_warps_of_a_team_share_a_wide_cell(backend, reference, rng):
+    x, y = drawn(rng, "paired", (3, 3), 2, counts=(1, 1))
+    compare(backend, reference, problem(x, y, 3, (0, 7), static_kernel=kernel_named("rbf")))
+
+
+@pytest.mark.parametrize("name", ["linear", "rbf", "quartic"])
+@pytest.mark.parametrize("pairing", ["paired", "gram"])
+def test_grids_and_their_gradients_agree_with_the_reference(backend, reference, name, pairing, rng):
+    x, y = drawn(rng, pairing, (4, 37), 3)
+    orders = (1, 0) if name == "linear" else (0, 0)
+    compare(backend, reference, problem(x, y, 3, orders, pairing, kernel_named(name)), grids=True)
+
+
+@pytest.mark.parametrize("pairing", ["paired", "symmetric"])
+@pytest.mark.parametrize("name", ["linear", "matern32"])
+def test_float32_agrees_with_the_reference_in_float64(backend, reference, name, pairing, rng):
+    x, y = drawn(rng, pairing, (40, 70), 3, dtype=np.float32)
+    compare(backend, reference, problem(x, y, 4, (0, 0), pairing, kernel_named(name)), grids=pairing == "paired")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_kernels_beyond_the_range_of_running_products_are_done_again(backend, reference, dtype, rng):
+    x, y = drawn(rng, "paired", (12, 40), 2, counts=(6, 6), dtype=np.float64)
+    x[:, -1] = x[:, 0] + 1.0
+    # log K_1 = <x_end - x_0, y_end - y_0>: within the range, beyond it upwards, and far below it.
+    goal = np.array([1.0, 2.0, 420.0, -400.0, 0.5, 430.0]) / (1.0 if dtype == np.float64 else 8.0)
+    y += np.linspace(0, 1, 40)[None, :, None] * (goal / 2 - (y[:, -1] - y[:, 0]).sum(axis=1) / 2)[:, None, None]
+    arguments = problem(x.astype(dtype), y.astype(dtype), 2)
+    exact = in_float64(arguments)
+    wanted = reference.log_kernel(exact)
+    assert np.isfinite(wanted).all()
+    assert relative(backend.log_kernel(arguments), wanted) < (1e-10 if dtype == np.float64 else 1e-5)
+    derivs = np.ones(6, dtype)
+    found = backend.gradients(arguments, derivs, wrt_log=True, left=True, right=True)
+    for mine, its in zip(
+        found, reference.gradients(exact, derivs.astype(float), wrt_log=True, left=True, right=True), strict=True
+    ):
+        assert relative_to_path(mine, its) < (1e-10 if dtype == np.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("wrt_log", [False, True])
+def test_values_that_are_not_finite_stand_where_the_reference_has_them(backend, reference, wrt_log, rng):
+    x, y = drawn(rng, "paired", (8, 40), 2, counts=(5, 5))
+    x[1] *= 1e4  # inf or NaN
+    x[2, 3] = np.nan
+    x[3] *= 60  # K_2 is finite, K_3 is not
+    arguments = problem(x, y, 3)
+    wanted = reference.log_kernel(arguments)
+    assert np.isfinite(wanted[[0, 4]]).all()
+    assert not np.isfinite(wanted[[1, 2]]).any()
+    found = backend.log_kernel(arguments)
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+    derivs = rng.standard_normal(5)
+    gradients = backend.gradients(arguments, derivs, wrt_log=wrt_log, left=True, right=True)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(wanted if wrt_log else np.exp(wanted))
+    for gradient in gradients:
+        assert np.isfinite(gradient[finite]).all()
+        assert np.isnan(gradient[~finite]).all()
+
+
+def test_cells_without_an_increment_contribute_nothing_where_the_kernel_is_infinite(backend, reference, rng):
+    x, y = drawn(rng, "paired", (6, 6), 1, counts=(2, 2))
+    x[0] = np.array([0.0, 1e3, 1e3, 1e3, 1e3, 1e3])[:, None]
+    y[0] = np.array([0.0, 1e3, 1e3, 1e3, 1e3, 1e3])[:, None]
+    arguments = problem(x, y, 2)
+    for all_levels in (False, True):
+        wanted = reference.grid(arguments, all_levels=all_levels)
+        assert np.isinf(wanted[0]).any()
+        assert relative(backend.grid(arguments, all_levels=all_levels), wanted) < 1e-12
+
+
+@pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
+def test_nothing_to_sweep_gives_ones_and_zeros(backend, pairing, rng):
+    for count, length, depth in ((0, 4, 3), (2, 1, 3), (2, 4, 0)):
+        x, y = drawn(rng, pairing, (length, length), 2, counts=(count, count))
+        arguments = problem(x, y, depth, (0, 0), pairing)
+        shape = (count,) if pairing == "paired" else (count, count)
+        np.testing.assert_array_equal(backend.log_kernel(arguments), np.zeros(shape))
+        np.testing.assert_array_equal(backend.grid(arguments, all_levels=False), np.ones((*shape, length, length)))
+        left, right = backend.gradients(arguments, np.ones(shape), wrt_log=False, left=True, right=True)
+        np.testing.assert_array_equal(left, np.zeros_like(x))
+        np.testing.assert_array_equal(right, np.zeros_like(y))
+
+
+@pytest.mark.parametrize("name", ["linear", "quartic"])
+@pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
+def test_max_batch_and_progress_cut_the_pairs_into_chunks(backend, reference, name, pairing, rng):
+    x, y = drawn(rng, pairing, (5, 6), 2, counts=(5, 4))
+    whole = problem(x, y, 3, (0, 0), pairing, kernel_named(name))
+    seen = []
+    chunked = dataclasses.replace(whole, max_batch=2, progress=lambda done, pairs: seen.append((done, pairs)))
+    total = {"paired": 5, "gram": 20, "symmetric": 15}[pairing]
+    np.testing.assert_array_equal(backend.log_kernel(chunked), backend.log_kernel(whole))
+    assert [pairs for _, pairs in seen] == [total] * len(seen)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[-1] == (total, total)
+    assert len(seen) >= total // 4
+    derivs = rng.standard_normal((5,) if pairing == "paired" else (5, len(y)))
+    options = {"wrt_log": False, "left": True, "right": pairing != "symmetric"}
+    wanted = reference.gradients(whole, derivs, **options)
+    for mine, its in zip(backend.gradients(chunked, derivs, **options), wanted, strict=True):
+        assert its is None or relative_to_path(mine, its) < 1e-12
+
+
+def test_what_the_kernels_cannot_do_is_left_to_the_reference(backend, reference, rng):
+    x, y = drawn(rng, "paired", (5, 6), 2)
+    assert relative(backend.log_kernel(problem(x, y, 20)), reference.log_kernel(problem(x, y, 20))) < 1e-12
+
+
+def test_results_have_the_same_bits_on_every_run(backend, rng):
+    x, _ = drawn(rng, "symmetric", (40, 40), 2, counts=(6, 6))
+    arguments = problem(x, x, 3, (0, 0), "symmetric")
+    derivs = rng.standard_normal((6, 6))
+    first, second = (
+        (backend.log_kernel(arguments), backend.gradients(arguments, derivs, wrt_log=False, left=True, right=False)[0])
+        for _ in range(2)
+    )
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_public_functions_run_on_the_backend(backend, reference, rng, monkeypatch):
+    x, y = walk(rng, 2, 3, 5, 2, size=0.2), walk(rng, 2, 3, 4, 2, size=0.2)
+    derivs = rng.standard_normal((2, 3))
+    options = {"time_aug": True, "lead_lag": True, "end_time": 0.2}
+
+    def results():
+        value = branchsig.branched_sig_kernel(x, y, 3, 1, normalize=True, **options)
+        gram = branchsig.branched_sig_kernel_gram(x, None, 3, **options)
+        return value, gram, *branchsig.branched_sig_kernel_backprop(derivs, x, y, 3, right_deriv=True, **options)
+
+    monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
+    wanted = results()
+    monkeypatch.setattr(branchsig.backends, "_for_numpy", backend)
+    for found, expected in zip(results(), wanted, strict=True):
+        assert relative(found, expected) < 1e-11
+
+
+# What follows needs the emulator.
+
+
+def test_the_order_of_the_threads_changes_no_bit(emulated, rng):
+    x, y = drawn(rng, "gram", (35, 70), 3, counts=(2, 2))
+    arguments = problem(x, y, 3, (0, 0), "gram", kernel_named("rbf"))
+    results = []
+    for seed in range(6):
+        emulated_cupy.seed(seed)
+        gradients = emulated.gradients(arguments, np.ones((2, 2)), wrt_log=True, left=True, right=True)
+        results.append((emulated.log_kernel(arguments), *gradients))
+    for result in results[1:]:
+        for a, b in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_arrays_of_another_device_are_worked_on_there(emulated, reference, rng):
+    x, y = drawn(rng, "gram", (5, 6), 2)
+    arguments = problem(x, y, 3, (0, 0), "gram")
+    with emulated_cupy.Device(1):
+        there = emulated.sent(arguments)
+        derivs = emulated_cupy.asarray(np.ones((3, 2)))
+    assert emulated_cupy.Device.current == 0
+    log_k = emulated.backend.log_kernel(there)
+    gradients = emulated.backend.gradients(there, derivs, wrt_log=False, left=True, right=True)
+    assert emulated_cupy.Device.current == 0
+    assert [array.device.id for array in (log_k, *gradients)] == [1, 1, 1]
+    assert relative(log_k, reference.log_kernel(arguments)) < 1e-12
+
+
+def test_the_workspace_does_not_grow_with_both_lengths(emulated, rng):
+    sizes = []
+    for length in (34, 130):
+        x, y = drawn(rng, "paired", (length, length), 2, counts=(1, 1), size=0.1)
+        emulated_cupy.allocated[0] = 0
+        emulated.gradients(problem(x, y, 3), np.ones(1), wrt_log=True, left=True, right=True)
+        sizes.append(emulated_cupy.allocated[0])
+    bands = 8 * cuda._LONGEST_TEAM * (32 * 64 + 34 * 33)
+    assert sizes[1] < 4 * sizes[0] + bands
+
+
+def test_pairs_in_flight_are_bounded_by_the_workspace(emulated, reference, rng, monkeypatch):
+    x, y = drawn(rng, "gram", (6, 40), 2, counts=(5, 5))
+    arguments = problem(x, y, 3, (0, 0), "gram")
+    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    emulated_cupy.launches.clear()
+    found = emulated.log_kernel(arguments)
+    assert {(blocks, threads) for _, blocks, threads in emulated_cupy.launches} == {(1, 32)}
+    assert relative(found, reference.log_kernel(arguments)) < 1e-12
+
+
+def test_out_of_memory_says_what_to_do(emulated, rng):
+    x, y = drawn(rng, "paired", (5, 6), 2)
+    with emulated_cupy.limited_memory(16), pytest.raises(MemoryError, match="max_batch"):
+        emulated.log_kernel(problem(x, y, 3))
+
+
+def test_a_kernel_that_does_not_compile_says_what_to_do(emulated, rng, monkeypatch):
+    x, y = drawn(rng, "paired", (5, 6), 2)
+    monkeypatch.setattr(cuda, "source", lambda: "no C++")
+    with pytest.raises(RuntimeError, match=r"branchsig\[cuda12\]"):
+        emulated.log_kernel(problem(x, y, 3))
+
+
+MUTATIONS = {
+    "the edge of K comes from the left": ("__shfl_up_sync(ALL_LANES, edge_k[m], 1)", "edge_k[m]"),
+    "the running product comes from the left": ("__shfl_up_sync(ALL_LANES, edge_run[m], 1)", "edge_run[m]"),
+    "the sum over the warp": ("value += __shfl_xor_sync(ALL_LANES, value, distance);", ";"),
+    "1 / E comes from the right": ("__shfl_down_sync(ALL_LANES, edge_run[m], 1)", "edge_run[m]"),
+    "the suffix sum comes from the right": ("__shfl_down_sync(ALL_LANES, edge_suffix[m], 1)", "edge_suffix[m]"),
+    "g w comes from the right": ("__shfl_down_sync(ALL_LANES, edge_gw[m], 1)", "edge_gw[m]"),
+    "the tile is complete": ("    __syncwarp();\n    // a lane for every row", "    // a lane for every row"),
+    "the warps of a team wait for each other": (
+        "    if (warps > 1) {\n      __syncthreads();\n    } else {",
+        "    if (warps > 1) {\n    } else {",
+    ),
+    "the sums of all warps are there": (
+        "scratch[warp] = value;\n    __syncthreads();",
+        "scratch[warp] = value;",
+    ),
+    "warps keep two phases apart, down": ("phase - 2 * team.warp;", "phase - team.warp;"),
+    "warps keep two phases apart, up": (
+        "phase - 2 * (team.warps - 1 - team.warp);",
+        "phase - (team.warps - 1 - team.warp);",
+    ),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_shuffle_or_barrier_left_out_is_caught(emulated, reference, mutation, rng, monkeypatch):
+    original, mutated = MUTATIONS[mutation]
+    text = cuda.source()
+    assert text.count(original) == 1
+    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
+    x, y = drawn(rng, "paired", (40, 70), 2, counts=(1, 1))
+    arguments = problem(x, y, 3)
+    wanted = reference.gradients(arguments, np.ones(1), wrt_log=False, left=True, right=True)
+
+    def survives(seed):
+        emulated_cupy.seed(seed)
+        try:
+            found = emulated.gradients(arguments, np.ones(1), wrt_log=False, left=True, right=True)
+        except RuntimeError:
+            return False
+        found = [np.nan_to_num(gradient, nan=1e9) for gradient in found]
+        return max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) < 1e-9
+
+    assert not all(survives(seed) for seed in range(8))
+
+
+DEADLOCK = """
+__global__ void waits_in_vain(int* out) {
+  if (threadIdx.x == 0) __syncthreads();
+  else __shfl_sync(0xffffffffu, out[0], 0);
+}
+__global__ void waits_at_two_places(int* out) {
+  if (threadIdx.x < 16) { __syncthreads(); out[0] = 1; }
+  else {
+    __syncthreads(); out[1] = 2; }
+}
+__global__ void reads_what_nobody_wrote(double* out) {
+  __shared__ double value[32];
+  if (threadIdx.x == 1) value[1] = 1.0;
+  __syncthreads();
+  out[threadIdx.x] = value[threadIdx.x];
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("waits_in_vain", "deadlock"), ("waits_at_two_places", "different places")]
+)
+def test_the_emulator_finds_threads_that_wait_for_ever(name, message):
+    function = emulated_cupy.RawModule(code=DEADLOCK, name_expressions=(name,)).get_function(name)
+    with pytest.raises(RuntimeError, match=message):
+        function((1,), (32,), (emulated_cupy.zeros((2,), np.int32),))
+
+
+def test_the_emulator_poisons_shared_memory():
+    name = "reads_what_nobody_wrote"
+    function = emulated_cupy.RawModule(code=DEADLOCK, name_expressions=(name,)).get_function(name)
+    out = emulated_cupy.zeros((32,))
+    function((1,), (32,), (out,))
+    assert out[1] == 1.0
+    assert np.isnan(np.delete(np.asarray(out), 1)).all()
+
+
+SANITIZED_RUN = """
+import numpy as np
+from cases import problem, static_kernel, walk
+from test_cuda import OnDevice
+import emulated_cupy
+rng, backend = np.random.default_rng(0), OnDevice(emulated_cupy)
+for name, pairing, lengths in (("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34))):
+    x = walk(rng, 2, lengths[0], 3, size=0.4)
+    x[0] *= 40  # some pairs are done by the careful kernels
+    y = x if pairing == "symmetric" else walk(rng, 2, lengths[1], 3, size=0.4)
+    arguments = problem(x, y, 3, (0, 0), pairing, static_kernel(name)[0])
+    backend.gradients(arguments, np.ones((2,) if pairing == "paired" else (2, 2)), wrt_log=True, left=True, right=False)
+    backend.grid(arguments, all_levels=True)
+print("clean")
+"""
+
+
+def test_the_kernels_are_clean_under_address_and_undefined_behaviour_sanitizers():
+    asan = subprocess.run(
+        [os.environ.get("CXX", "g++"), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if not Path(asan).is_absolute():
+        pytest.skip("the compiler brings no AddressSanitizer")
+    here = Path(__file__).parent
+    environment = os.environ | {
+        "EMULATOR_SANITIZE": "1",
+        "LD_PRELOAD": asan,
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTHONPATH": os.pathsep.join([str(here), str(here / "cuda_emulation"), *filter(None, sys.path)]),
+    }
+    # The compiler runs without the sanitizer of the process that calls it.
+    result = subprocess.run(
+        [sys.executable, "-c", SANITIZED_RUN], capture_output=True, text=True, check=False, env=environment, cwd=here
+    )
+    assert result.stdout == "clean\n", result.stderr[-4000:]
