@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
+from branchsig.backends.cuda import warm_up
 from branchsig.kernel import branched_sig_kernel, branched_sig_kernel_gram, branched_sig_kernel_stack
 from branchsig.kernel_backprop import (
     branched_sig_kernel_backprop,
@@ -55,4 +56,5 @@ __all__ = [
     "pad_paths",
     "transform_path",
     "transform_path_backprop",
+    "warm_up",
 ]

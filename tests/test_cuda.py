@@ -310,6 +310,40 @@ def test_public_functions_run_on_the_backend(backend, reference, rng, monkeypatc
 # What follows needs the emulator.
 
 
+@pytest.fixture
+def installed(emulated, monkeypatch):
+    """The emulator in the place of CuPy, for the whole package."""
+    monkeypatch.setitem(sys.modules, "cupy", emulated_cupy)
+    branchsig.backends.for_cupy.cache_clear()
+    yield branchsig.backends.for_cupy()
+    branchsig.backends.for_cupy.cache_clear()
+
+
+@pytest.mark.parametrize("return_grid", [False, True])
+def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, rng, monkeypatch):
+    kernel = kernel_named("rbf")
+    branchsig.warm_up(3, static_kernel=kernel, return_grid=return_grid)
+    monkeypatch.setattr(cuda, "source", lambda: pytest.fail("compiled again"))
+    for lengths in ((5, 6), (4, 40)):
+        x, y = (emulated_cupy.asarray(path) for path in drawn(rng, "gram", lengths, 2))
+        arguments = problem(x, y, 3, (0, 0), "gram", kernel)
+        value = installed.grid(arguments, all_levels=False) if return_grid else installed.log_kernel(arguments)
+        installed.gradients(arguments, emulated_cupy.ones(value.shape), wrt_log=True, left=True, right=True)
+
+
+def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
+    with pytest.raises(ValueError, match="dtype"):
+        branchsig.warm_up(3, dtype="int32")
+    with pytest.raises(ValueError, match="dtype"):
+        branchsig.warm_up(3, dtype="float16")
+    monkeypatch.setattr(emulated_cupy, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="nvidia-smi"):
+        branchsig.warm_up(3)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ImportError, match=r"branchsig\[cuda12\]"):
+        branchsig.warm_up(3)
+
+
 def test_the_order_of_the_threads_changes_no_bit(emulated, rng):
     x, y = drawn(rng, "gram", (35, 70), 3, counts=(2, 2))
     arguments = problem(x, y, 3, (0, 0), "gram", kernel_named("rbf"))

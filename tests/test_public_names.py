@@ -34,6 +34,7 @@ PUBLIC_NAMES = [
     "pad_paths",
     "transform_path",
     "transform_path_backprop",
+    "warm_up",
 ]
 FUNCTIONS = [name for name in PUBLIC_NAMES if name.islower() and name != "__version__"]
 

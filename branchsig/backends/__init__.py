@@ -23,7 +23,7 @@ from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import TRAPEZOID, GaussLobatto, LeftPoint, Quadrature
 from branchsig.static_kernels import StaticKernel, is_built_in
 
-__all__ = ["CAPABILITIES", "Backend", "Problem", "backend_for", "supports"]
+__all__ = ["CAPABILITIES", "Backend", "Problem", "backend_for", "for_cupy", "supports"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -246,12 +246,12 @@ def backend_for(problem: Problem) -> Backend:
     if isinstance(problem.path1, np.ndarray):
         found = _for_numpy
     else:
-        found = _for_cupy() if is_cupy_array(problem.path1) else _for_others
+        found = for_cupy() if is_cupy_array(problem.path1) else _for_others
     return found if supports(found, problem) else _REFERENCE  # type: ignore[arg-type, return-value]
 
 
 @functools.cache
-def _for_cupy() -> Backend:
+def for_cupy() -> Backend:
     """Return the backend for the arrays of CuPy, which is imported already where there is one."""
     import cupy
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from branchsig import _validation
 from branchsig import static_kernels as kernels
 from branchsig._arrays import Array
 from branchsig.backends.reference import ReferenceBackend
@@ -26,7 +27,7 @@ from branchsig.backends.reference import ReferenceBackend
 if TYPE_CHECKING:
     from branchsig.backends import Problem
 
-__all__ = ["CudaBackend", "Instance", "source"]
+__all__ = ["CudaBackend", "Instance", "source", "warm_up"]
 
 _SOURCES = ("elementary.cuh", "increments.cuh", "sweep.cuh", "forward.cu", "backward.cu")
 
@@ -70,6 +71,86 @@ _BAND, _TILE = 64, 33
 """Rows of the band and of the tiles of backward.cu."""
 
 _NULL = np.int64(0)
+
+
+def warm_up(
+    depth: int,
+    *,
+    static_kernel: kernels.StaticKernel | None = None,
+    dtype: Any = "float64",
+    gradients: bool = True,
+    return_grid: bool = False,
+) -> None:
+    """Compile the CUDA kernels of a depth for the current device of CuPy, before they are needed.
+
+    A kernel is otherwise compiled when it is first used, which takes about a second; CuPy keeps the result in a cache
+    on disk. Nothing has to be warmed up for arrays that do not lie on a CUDA device.
+
+    Parameters
+    ----------
+    depth : int
+        Largest depth of the trees, at least 0.
+    static_kernel : StaticKernel, optional
+        The static kernel; the linear one if None.
+    dtype : dtype, default: "float64"
+        That of the paths: float32 or float64.
+    gradients : bool, default: True
+        Compile the backward kernels too.
+    return_grid : bool, default: False
+        Compile the kernels for grids, in the place of those for values.
+
+    Raises
+    ------
+    ImportError
+        If CuPy is not installed.
+    RuntimeError
+        If CuPy finds no CUDA device, or a kernel cannot be compiled.
+    ValueError
+        If `depth` or `dtype` is not among those named above.
+
+    Examples
+    --------
+    >>> import branchsig
+    >>> branchsig.warm_up(depth=4, dtype="float32")  # doctest: +SKIP
+    """
+    checked = _validation.depth(depth)
+    real = _REALS.get(np.dtype(dtype).itemsize) if np.dtype(dtype).kind == "f" else None
+    if real is None:
+        raise ValueError(f"dtype is {dtype!r}: expected float32 or float64")
+    name = _FUSED.get(type(_validation.static_kernel(static_kernel)), (_GIVEN, ()))[0]
+    _require_device()
+    from branchsig.backends import for_cupy
+
+    backend: Any = for_cupy()
+    for kernel in ("forward", "backward") if gradients else ("forward",):
+        for instance in _instances(kernel, real, name, checked, grid=return_grid):
+            backend.function(instance.expression)
+    if gradients:
+        backend.function(f"sum_over_partners<{real}>")
+
+
+def _require_device() -> None:
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(
+            f"CuPy is not installed ({error}): pip install 'branchsig[cuda12]', or 'branchsig[cuda13]' for CUDA 13"
+        ) from error
+    if not cupy.is_available():
+        raise RuntimeError("CuPy finds no CUDA device: check the driver with nvidia-smi, or keep the paths in NumPy")
+
+
+def _instances(kernel: str, real: str, static_kernel: str, depth: float, *, grid: bool) -> Iterator[Instance]:
+    """Every instance that problems of a depth may need, whatever their lengths."""
+    if depth == 0 or depth > _LARGEST_DEPTH:
+        return
+    levels = int(depth) - (not grid)
+    depth = int(depth) if depth <= _UNROLLED_DEPTH else 0
+    for careful in (False, True) if levels else (False,):
+        columns = widest_strip(kernel, real, depth, careful=careful)
+        while columns:
+            yield Instance(kernel, real, "double" if careful else real, static_kernel, depth, columns, grid, careful)
+            columns //= 2
 
 
 @functools.cache
@@ -231,13 +312,6 @@ class CudaBackend:
                         sweep.add_up(part, d_path1 if total is None else total, first, count, second=bool(second))
             return d_path1, d_path2
 
-    def warm_up(self, instances: list[Instance]) -> None:
-        """Compile instances for the current device."""
-        for instance in instances:
-            self.function(instance.expression)
-        for real in {instance.real for instance in instances}:
-            self.function(f"sum_over_partners<{real}>")
-
     def function(self, expression: str) -> Any:
         """Return a kernel for the current device, compiled on first use."""
         key = (int(self._cupy.cuda.Device().id), expression)
@@ -296,8 +370,8 @@ class _Sweep:
         self.path2 = self.path1 if same else self.cupy.ascontiguousarray(problem.path2)
         self.grid = grid
         self.dtype = np.dtype(problem.path1.dtype)
-        self.rows = (self.path1.shape[1] - 1) << problem.dyadic_order[0]
-        self.columns = (self.path2.shape[1] - 1) << problem.dyadic_order[1]
+        self.rows = int(self.path1.shape[1] - 1) << problem.dyadic_order[0]
+        self.columns = int(self.path2.shape[1] - 1) << problem.dyadic_order[1]
         n1, n2 = self.path1.shape[0], self.path2.shape[0]
         self.shape = (n1,) if self.pairing == "paired" else (n1, n2)
         self.count = n1 * (n1 + 1) // 2 if self.pairing == "symmetric" else math.prod(self.shape)
@@ -340,7 +414,8 @@ class _Sweep:
         if self.pairing == "paired":
             return k, k
         if self.pairing == "gram":
-            return k // self.shape[1], k % self.shape[1]
+            n2 = self.path2.shape[0]
+            return k // n2, k % n2
         i = ((cupy.sqrt(8.0 * k + 1.0) - 1.0) / 2.0).astype(np.int64)
         i = i - (i * (i + 1) // 2 > k) + ((i + 1) * (i + 2) // 2 <= k)  # the root may be off by one unit
         return i, k - i * (i + 1) // 2
@@ -402,17 +477,16 @@ class _Sweep:
 
     def workspace(self, instance: Instance, warps: int) -> int:
         """Return the values of work a team needs; the kernels lay them out in this order."""
-        levels = self.levels
+        levels, length1, dimension = self.levels, int(self.path1.shape[1]), int(self.path1.shape[2])
         if instance.kernel == "forward":
             return self.rows * 2 * levels
         nodes = (instance.span >> self.problem.dyadic_order[1]) + 2
         parts = (self.columns - 1) // instance.span + 1
-        dimension = self.path1.shape[2]
         return (
             self.rows * 3 * levels
             + levels * (self.columns + 1)
             + warps * (instance.span * _BAND + nodes * _TILE)
-            + self.path1.shape[1] * dimension
+            + length1 * dimension
             + parts * nodes * dimension
         )
 

@@ -5,7 +5,9 @@ Needs the wheel ``nvidia-cuda-nvrtc-cu12``, whose library is called by ctypes; n
 
 import ctypes
 import importlib.util
+import itertools
 import re
+import sys
 from pathlib import Path
 
 
@@ -74,3 +76,56 @@ class Nvrtc:
             "spill_stores": int(stores),
             "spill_loads": int(loads),
         }
+
+
+def instances(static_kernels, depths, *, kernels=("forward", "backward"), reals=("float", "double")):
+    """Every instance that problems of these static kernels and depths lead to, with the widest strips."""
+    from branchsig.backends.cuda import Instance, widest_strip
+
+    for kernel, real, static_kernel, depth, careful, grid in itertools.product(
+        kernels, reals, static_kernels, depths, (False, True), (False, True)
+    ):
+        work = "double" if careful else real
+        columns = widest_strip(kernel, real, depth, careful=careful)
+        yield Instance(kernel, real, work, static_kernel, depth, columns, grid, careful)
+
+
+STATIC_KERNELS = (
+    "GIVEN", "LINEAR", "POLYNOMIAL", "RBF", "MATERN12", "MATERN32", "MATERN52", "RATIONAL_QUADRATIC",
+)  # fmt: skip
+DEPTHS = (1, 2, 3, 4, 5, 6, 0)
+ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
+
+
+def main():
+    """Compile every instance for every architecture; print what spills, and registers by depth as a table."""
+    from branchsig.backends.cuda import source
+
+    nvrtc, most, spilled, count = Nvrtc(), {}, [], 0
+    for architecture, depth, static_kernel in itertools.product(ARCHITECTURES, DEPTHS, STATIC_KERNELS):
+        chosen = {instance.expression: instance for instance in instances([static_kernel], [depth])}
+        for expression, figures in nvrtc.compile(source(), architecture, list(chosen)).items():
+            count += 1
+            instance = chosen[expression]
+            family = "linear" if static_kernel == "LINEAR" else "given" if static_kernel == "GIVEN" else "others"
+            form = "careful" if instance.careful else instance.real
+            key = (instance.kernel, form, "grid" if instance.grid else "value", family, depth)
+            before = most.get(key, (0, 0))
+            most[key] = (max(before[0], figures["registers"]), max(before[1], figures["spill_stores"]))
+            if figures["spill_stores"]:
+                spilled.append((architecture, expression, figures))
+        print(f"{architecture} depth {depth} {static_kernel}: {len(chosen)} compiled", file=sys.stderr, flush=True)
+    print(f"{count} instances compiled; those with spills:")
+    for architecture, expression, figures in spilled:
+        print(f"{architecture} {expression} {figures}")
+    depths = ["any" if depth == 0 else str(depth) for depth in DEPTHS]
+    print("| kernel | real | result | static kernel |", " | ".join(f"depth {depth}" for depth in depths), "|")
+    print("|---|---|---|---|" + "---:|" * len(depths))
+    for row in sorted({key[:4] for key in most}):
+        cells = [most[(*row, depth)] for depth in DEPTHS]
+        shown = [f"{registers}" + (f" ({spill} B)" if spill else "") for registers, spill in cells]
+        print("|", " | ".join([*row, *shown]), "|")
+
+
+if __name__ == "__main__":
+    main()

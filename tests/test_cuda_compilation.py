@@ -1,0 +1,50 @@
+"""The CUDA kernels compile with NVRTC, which needs no device, and keep their state in registers.
+
+The instances here cover every template argument; ``python tests/cuda_emulation/nvrtc.py`` compiles all of them.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from branchsig.backends import cuda
+
+sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
+import nvrtc
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    if nvrtc.library() is None:
+        pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc-cu12")
+    return nvrtc.Nvrtc()
+
+
+@pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
+def test_sources_compile_and_nothing_spills_for_every_architecture(compiler, architecture):
+    instances = nvrtc.instances(["LINEAR"], [4], reals=["double"])
+    check(compiler, architecture, instances)
+
+
+@pytest.mark.parametrize("static_kernel", [name for name in nvrtc.STATIC_KERNELS if name != "LINEAR"])
+def test_no_static_kernel_spills(compiler, static_kernel):
+    check(compiler, "sm_90", nvrtc.instances([static_kernel], [4], kernels=["backward"], reals=["double"]))
+
+
+@pytest.mark.parametrize("depth", nvrtc.DEPTHS)
+def test_every_depth_compiles(compiler, depth):
+    check(compiler, "sm_90", nvrtc.instances(["LINEAR"], [depth], reals=["float"]), spills=depth > 4 or depth == 0)
+
+
+def check(compiler, architecture, instances, *, spills=False):
+    figures = compiler.compile(cuda.source(), architecture, [instance.expression for instance in instances])
+    assert figures
+    for expression, found in figures.items():
+        assert 0 < found["registers"] <= 255
+        if not spills:
+            assert found["spill_stores"] == found["spill_loads"] == 0, expression
+
+
+def test_the_source_includes_nothing():
+    assert "#include" not in cuda.source()
