@@ -64,73 +64,103 @@ static void gather_first_path(increments *in, int64_t i, double factor, int64_t 
   }
 }
 
-/* kappa and kappa' from b, see the table at the top */
-BS_INLINE void profile(const bs_task *task, int kernel, vec b, vec *kappa, vec *slope) {
-  const double p0 = task->parameter[0], p1 = task->parameter[1], p2 = task->parameter[2];
+/* kappa and, where `slope` is not NULL, kappa' from b: see the table at the top. Parameters enter by their reciprocals. */
+BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
+  const double sigma = parameter[0], over_sigma = 1 / sigma;
   switch (kernel) {
     case BS_POLYNOMIAL: { /* scale (b + gamma)^degree */
-      vec base = b + p1;
-      vec power; /* base^(degree - 1) */
-      if (p0 == (int)p0 && p0 >= 1 && p0 <= 64) {
-        power = whole_power(base, (int)p0 - 1);
-        *kappa = p2 * (power * base);
+      const double degree = parameter[0], scale = parameter[2];
+      vec base = b + parameter[1], power, kappa; /* power: base^(degree - 1) */
+      if (degree == (double)(int)degree && degree >= 1 && degree <= 64) {
+        power = whole_power(base, (int)degree - 1);
+        kappa = scale * (power * base);
       } else {
         vec log_base = logarithm(base);
-        power = exponential((p0 - 1) * log_base);
-        *kappa = p2 * exponential(p0 * log_base);
+        power = exponential((degree - 1) * log_base);
+        kappa = scale * exponential(degree * log_base);
       }
-      *slope = p2 * p0 * power;
-      return;
+      if (slope) *slope = scale * degree * power;
+      return kappa;
     }
-    case BS_RBF: /* exp(-b / sigma) */
-      *kappa = exponential(-b / p0);
-      *slope = *kappa * (-2 / p0);
-      return;
+    case BS_RBF: { /* exp(-b / sigma) */
+      vec kappa = exponential(b * -over_sigma);
+      if (slope) *slope = kappa * (-2 * over_sigma);
+      return kappa;
+    }
     case BS_MATERN12: { /* exp(-r / sigma), r = sqrt(b); no slope where the points coincide */
-      vec r = square_root(b);
-      *kappa = exponential(-r / p0);
-      *slope = choose(b == splat(0), splat(0), -*kappa / (p0 * r));
-      return;
+      vec r = square_root(b), kappa = exponential(r * -over_sigma);
+      if (slope) *slope = choose(b == splat(0), splat(0), kappa * -over_sigma / r);
+      return kappa;
     }
     case BS_MATERN32: { /* (1 + z) exp(-z), z = sqrt(3) r / sigma */
-      vec z = square_root(b) * (1.7320508075688772 / p0), e = exponential(-z);
-      *kappa = (1 + z) * e;
-      *slope = e * (-3 / (p0 * p0));
-      return;
+      vec z = square_root(b) * (1.7320508075688772 * over_sigma), e = exponential(-z);
+      if (slope) *slope = e * (-3 * over_sigma * over_sigma);
+      return (1.0 + z) * e;
     }
     case BS_MATERN52: { /* (1 + z + z^2 / 3) exp(-z), z = sqrt(5) r / sigma */
-      vec z = square_root(b) * (2.23606797749979 / p0), e = exponential(-z);
-      *kappa = (1 + z + z * z * (1.0 / 3)) * e;
-      *slope = (1 + z) * e * (-5 / (3 * p0 * p0));
-      return;
+      vec z = square_root(b) * (2.23606797749979 * over_sigma), e = exponential(-z);
+      if (slope) *slope = (1.0 + z) * e * (-5.0 / 3 * over_sigma * over_sigma);
+      return (1.0 + z + z * z * (1.0 / 3)) * e;
     }
     default: { /* BS_RATIONAL_QUADRATIC: (1 + b / (2 alpha sigma^2))^-alpha */
-      vec base = 1 + b / (2 * p1 * p0 * p0), log_base = logarithm(base);
-      *kappa = exponential(-p1 * log_base);
-      *slope = *kappa / base * (-1 / (p0 * p0));
+      const double alpha = parameter[1];
+      vec base = 1.0 + b * (1 / (2 * alpha * sigma * sigma)), kappa;
+      if (alpha == (double)(int)alpha && alpha <= 64)
+        kappa = whole_power(base, -(int)alpha);
+      else
+        kappa = exponential(-alpha * logarithm(base));
+      if (slope) *slope = kappa / base * -(over_sigma * over_sigma);
+      return kappa;
     }
   }
 }
 
-BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t i) {
-  const int64_t n = in->task->length2, d = in->task->dimension;
-  const int radial = kernel != BS_POLYNOMIAL;
-  vec *slopes = in->gradient ? in->slopes + i % (BAND + 1) * n : NULL;
+BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t d, int with_slopes, int64_t i) {
+  const int64_t n = in->task->length2;
+  vec *slopes = with_slopes ? in->slopes + i % (BAND + 1) * n : NULL, *kappa = in->fresh;
   for (int64_t j = 0; j < n; ++j) {
-    const vec *y = in->y_packed + j * d;
-    vec b = splat(0), slope;
+    const vec *x = in->x_rows, *y = in->y_packed + j * d;
+    vec b = splat(0);
     for (int64_t k = 0; k < d; ++k) {
-      if (radial) {
-        vec difference = in->x_rows[k] - y[k];
+      if (kernel != BS_POLYNOMIAL) {
+        vec difference = x[k] - y[k];
         b += difference * difference;
       } else {
-        b += in->x_rows[k] * y[k];
+        b += x[k] * y[k];
       }
     }
-    profile(in->task, kernel, b, &in->fresh[j], &slope);
-    if (slopes) slopes[j] = slope;
+    kappa[j] = profile(kernel, in->task->parameter, b, slopes ? slopes + j : NULL);
   }
 }
+
+/* The loops over channels are unrolled where there are few. */
+BS_INLINE void kappa_row_with(increments *in, int kernel, int with_slopes, int64_t i) {
+  switch (in->task->dimension) {
+    case 1: kappa_row_of(in, kernel, 1, with_slopes, i); break;
+    case 2: kappa_row_of(in, kernel, 2, with_slopes, i); break;
+    case 3: kappa_row_of(in, kernel, 3, with_slopes, i); break;
+    case 4: kappa_row_of(in, kernel, 4, with_slopes, i); break;
+    case 5: kappa_row_of(in, kernel, 5, with_slopes, i); break;
+    case 6: kappa_row_of(in, kernel, 6, with_slopes, i); break;
+    case 7: kappa_row_of(in, kernel, 7, with_slopes, i); break;
+    case 8: kappa_row_of(in, kernel, 8, with_slopes, i); break;
+    default: kappa_row_of(in, kernel, in->task->dimension, with_slopes, i);
+  }
+}
+
+#define BS_KAPPA_ROW(name, kernel)                        \
+  static void name##_row(increments *in, int64_t i) {     \
+    if (in->gradient)                                     \
+      kappa_row_with(in, kernel, 1, i);                   \
+    else                                                  \
+      kappa_row_with(in, kernel, 0, i);                   \
+  }
+BS_KAPPA_ROW(polynomial, BS_POLYNOMIAL)
+BS_KAPPA_ROW(rbf, BS_RBF)
+BS_KAPPA_ROW(matern12, BS_MATERN12)
+BS_KAPPA_ROW(matern32, BS_MATERN32)
+BS_KAPPA_ROW(matern52, BS_MATERN52)
+BS_KAPPA_ROW(rational_quadratic, BS_RATIONAL_QUADRATIC)
 
 /* kappa(x_i, y_j) for all j into `fresh`, the values before into `kappa` */
 static void next_kappa_row(increments *in, int64_t i) {
@@ -139,12 +169,12 @@ static void next_kappa_row(increments *in, int64_t i) {
   in->kappa = latest;
   gather_first_path(in, i, 1, 0);
   switch (in->task->static_kernel) {
-    case BS_POLYNOMIAL: kappa_row_of(in, BS_POLYNOMIAL, i); break;
-    case BS_RBF: kappa_row_of(in, BS_RBF, i); break;
-    case BS_MATERN12: kappa_row_of(in, BS_MATERN12, i); break;
-    case BS_MATERN32: kappa_row_of(in, BS_MATERN32, i); break;
-    case BS_MATERN52: kappa_row_of(in, BS_MATERN52, i); break;
-    default: kappa_row_of(in, BS_RATIONAL_QUADRATIC, i);
+    case BS_POLYNOMIAL: polynomial_row(in, i); break;
+    case BS_RBF: rbf_row(in, i); break;
+    case BS_MATERN12: matern12_row(in, i); break;
+    case BS_MATERN32: matern32_row(in, i); break;
+    case BS_MATERN52: matern52_row(in, i); break;
+    default: rational_quadratic_row(in, i);
   }
 }
 
@@ -230,26 +260,52 @@ static void increment_rows(increments *in, int64_t first, int64_t last, int up, 
 }
 
 /* gradient at point i from d(out)/d kappa(x_i, y_j) = node[j] */
-static void node_gradient(increments *in, int64_t i, const vec *node) {
-  const int64_t d = in->task->dimension, n = in->task->length2;
-  const int radial = in->task->static_kernel != BS_POLYNOMIAL;
-  const vec *slope = in->slopes + i % (BAND + 1) * n;
-  gather_first_path(in, i, 1, 0);
-  for (int64_t k = 0; k < d; ++k) {
-    vec x = in->x_rows[k], sum = splat(0);
-    for (int64_t j = 0; j < n; ++j) {
-      vec along = node[j] * slope[j], y = in->y_packed[j * d + k];
+BS_INLINE void node_gradient_of(increments *in, int radial, int64_t d, int64_t i, const vec *node) {
+  const int64_t n = in->task->length2;
+  const vec *slope = in->slopes + i % (BAND + 1) * n, *x = in->x_rows;
+  vec *grad_x = in->grad_x + i * d, sums[8], *sum = grad_x;
+  if (d <= 8) {
+    for (int64_t k = 0; k < d; ++k) sums[k] = grad_x[k];
+    sum = sums;
+  }
+  for (int64_t j = 0; j < n; ++j) {
+    const vec along = node[j] * slope[j], *y = in->y_packed + j * d;
+    vec *grad_y = in->grad_y + j * d;
+    for (int64_t k = 0; k < d; ++k) {
       if (radial) {
-        vec part = along * (x - y);
-        sum += part;
-        in->grad_y[j * d + k] -= part;
+        vec part = along * (x[k] - y[k]);
+        sum[k] += part;
+        grad_y[k] -= part;
       } else {
-        sum += along * y;
-        in->grad_y[j * d + k] += along * x;
+        sum[k] += along * y[k];
+        grad_y[k] += along * x[k];
       }
     }
-    in->grad_x[i * d + k] += sum;
   }
+  if (d <= 8)
+    for (int64_t k = 0; k < d; ++k) grad_x[k] = sums[k];
+}
+
+BS_INLINE void node_gradient_with(increments *in, int radial, int64_t i, const vec *node) {
+  switch (in->task->dimension) {
+    case 1: node_gradient_of(in, radial, 1, i, node); break;
+    case 2: node_gradient_of(in, radial, 2, i, node); break;
+    case 3: node_gradient_of(in, radial, 3, i, node); break;
+    case 4: node_gradient_of(in, radial, 4, i, node); break;
+    case 5: node_gradient_of(in, radial, 5, i, node); break;
+    case 6: node_gradient_of(in, radial, 6, i, node); break;
+    case 7: node_gradient_of(in, radial, 7, i, node); break;
+    case 8: node_gradient_of(in, radial, 8, i, node); break;
+    default: node_gradient_of(in, radial, in->task->dimension, i, node);
+  }
+}
+
+static void node_gradient(increments *in, int64_t i, const vec *node) {
+  gather_first_path(in, i, 1, 0);
+  if (in->task->static_kernel == BS_POLYNOMIAL)
+    node_gradient_with(in, 0, i, node);
+  else
+    node_gradient_with(in, 1, i, node);
 }
 
 /* The gradient at point i, from the gradient of the cells of row i - 1 (NULL above the first) and, kept in `corner`, of row i.

@@ -33,6 +33,7 @@ BS_INLINE vec choose(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | 
 
 BS_INLINE vec absolute(vec x) { return (vec)((ivec)x & ((ivec){0} + INT64_MAX)); }
 
+/* maximum(a, b) and minimum(a, b) are b where either is not a number */
 #if BS_BYTES == 64
 BS_INLINE vec maximum(vec a, vec b) { return (vec)_mm512_max_pd((__m512d)a, (__m512d)b); }
 BS_INLINE vec minimum(vec a, vec b) { return (vec)_mm512_min_pd((__m512d)a, (__m512d)b); }

@@ -324,7 +324,9 @@ static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
       const vec *w_above = t->w_top;
       for (int m = top - 1; m >= 0; --m) {
         vec *w = t->w + t->width * m;
-        adjoint_block(m == 0, b, w_above, k_row(t, r, m), k_row(t, r + 1, m), w, t->gw + t->width * m, gradient, &states[m]);
+        const vec *ahead = k_row(t, r > r0 ? r - 1 : r, m);
+        adjoint_block(m == 0, b, w_above, k_row(t, r, m), k_row(t, r + 1, m), ahead, w, t->gw + t->width * m, gradient,
+                      &states[m]);
         w_above = w;
       }
       if (top == 0) /* K_0 is all there is below */
