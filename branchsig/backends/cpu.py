@@ -181,22 +181,25 @@ class _Sweep:
     ) -> None:
         """Do the work on every job, and collect the results in order."""
         problem, done = self.problem, 0
+        inline = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else _JOB_NODES)
 
         def call(job: _schedule.Job) -> Any:
-            with np.errstate(all="ignore"):
-                return len(job[0]), work(*job)
+            return len(job[0]), work(*job)
+
+        def call_in_thread(job: _schedule.Job) -> Any:
+            with np.errstate(all="ignore"):  # every thread has settings of its own
+                return call(job)
 
         def collected(result: Any) -> None:
             nonlocal done
             done += result[0]
-            with np.errstate(all="ignore"):
-                collect(result[1])
+            collect(result[1])
             if problem.progress is not None:
                 problem.progress(done, self.count)
 
-        inline = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else _JOB_NODES)
-        calls = (functools.partial(call, job) for job in self.jobs(fixed=fixed))
-        _schedule.run(calls, problem.n_jobs, self.stop, collected, inline=inline)
+        calls = (functools.partial(call if inline else call_in_thread, job) for job in self.jobs(fixed=fixed))
+        with np.errstate(all="ignore"):
+            _schedule.run(calls, problem.n_jobs, self.stop, collected, inline=inline)
 
     def given(self, index1: np.ndarray, index2: np.ndarray) -> tuple[kernels.Context, np.ndarray | None]:
         """Increments of a static kernel that the core does not know, in the dtype of the paths."""
