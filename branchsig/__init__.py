@@ -11,6 +11,7 @@ from branchsig.kernel_backprop import (
     branched_sig_kernel_gram_vjp,
     branched_sig_kernel_vjp,
 )
+from branchsig.normalization import dilation
 from branchsig.quadrature import GaussLobatto, LeftPoint, Trapezoid
 from branchsig.static_kernels import (
     Context,
@@ -53,6 +54,7 @@ __all__ = [
     "branched_sig_kernel_gram_vjp",
     "branched_sig_kernel_stack",
     "branched_sig_kernel_vjp",
+    "dilation",
     "pad_paths",
     "transform_path",
     "transform_path_backprop",

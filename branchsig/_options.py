@@ -21,7 +21,7 @@ from branchsig.static_kernels import LINEAR, StaticKernel
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class PathOptions(TypedDict, total=False):
+class SolverOptions(TypedDict, total=False):
     """Options of every function that solves for kernels."""
 
     static_kernel: StaticKernel | None
@@ -30,6 +30,17 @@ class PathOptions(TypedDict, total=False):
     end_time: float
     n_jobs: int
     quadrature: Quadrature | str
+
+
+class DilationOptions(SolverOptions, total=False):
+    """Options of `dilation`."""
+
+    order: int | None
+
+
+class PathOptions(SolverOptions, total=False):
+    """Options of the functions of two stacks of paths."""
+
     lengths1: Any
     lengths2: Any
 
@@ -38,7 +49,7 @@ class KernelOptions(PathOptions, total=False):
     """Options of the functions whose result is a kernel or the gradient of one."""
 
     return_grid: bool
-    normalize: bool
+    normalize: bool | str
     log: bool
     order: int | None
     return_levels: bool
@@ -59,7 +70,7 @@ class Settings:
     lengths1: Any = None
     lengths2: Any = None
     return_grid: bool = False
-    normalize: bool = False
+    normalize: bool | str = False
     log: bool = False
     order: int | None = None
     return_levels: bool = False
@@ -75,7 +86,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "lengths1": lambda value: value,  # checked against the paths
     "lengths2": lambda value: value,
     "return_grid": lambda value: _validation.flag(value, "return_grid"),
-    "normalize": lambda value: _validation.flag(value, "normalize"),
+    "normalize": _validation.normalize,
     "log": lambda value: _validation.flag(value, "log"),
     "order": _validation.order,
     "return_levels": lambda value: _validation.flag(value, "return_levels"),
@@ -114,9 +125,10 @@ return_grid : bool, default: False
     The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
     end of both paths.""",
     "normalize": """\
-normalize : bool, default: False
-    The kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms.
-    Not together with `return_grid` or `k_stack`.""",
+normalize : bool or "dilation", default: False
+    True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
+    `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
+    `dilation`; then nothing overflows. Neither goes with `k_stack`.""",
     "log": """\
 log : bool, default: False
     The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.""",
@@ -170,7 +182,7 @@ def _check_together(settings: Settings) -> None:
         raise ValueError(
             "return_levels=True with log or normalize=True: the parts are those of the kernel itself. Leave one out"
         )
-    if settings.normalize and settings.return_grid:
+    if settings.normalize is True and settings.return_grid:
         raise ValueError(
             "normalize=True with return_grid=True: only the value at the end of both paths is normalized. "
             "Leave return_grid out, or take the grid without normalize"

@@ -98,6 +98,25 @@ def flag(value: Any, name: str) -> bool:
     raise TypeError(f"{name} is {value!r}: expected True or False")
 
 
+def normalize(value: Any) -> bool | str:
+    """Check the normalisation: False, True for norms of one, or "dilation"."""
+    if isinstance(value, str):
+        if value == "dilation":
+            return value
+        raise ValueError(f'normalize is {value!r}: expected False, True or "dilation"')
+    return flag(value, "normalize")
+
+
+def target(value: Any) -> float:
+    """Check the logarithm that self-kernels are brought to: a finite number above 0."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"target is {value!r}: expected a finite number > 0")
+    number = float(value)
+    if not (math.isfinite(number) and number > 0.0):
+        raise ValueError(f"target is {value!r}: expected a finite number > 0, the logarithm of k(x, x)")
+    return number
+
+
 def static_kernel(value: Any) -> StaticKernel:
     """Check the static kernel: None for the linear one, or an instance of a subclass of `StaticKernel`."""
     if value is None:

@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
-import numpy.typing as npt
 
 from branchsig import _validation
 from branchsig._arrays import Array, filled, namespace_of
 from branchsig._options import KernelOptions, PathOptions, Settings, gather, public
-from branchsig._progress import Report, reporting
+from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
+from branchsig._progress import reporting
 from branchsig.backends import Problem, backend_for
-from branchsig.normalization import unit_kernel
-from branchsig.transforms import transformed
+from branchsig.normalization import dilated, unit_kernel
 
 __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kernel_stack"]
 
@@ -274,101 +273,10 @@ def branched_sig_kernel_stack(
     return namespace_of(stack).reshape(stack, shape)
 
 
-def paired_problem(path1: Any, path2: Any, settings: Settings) -> tuple[Problem, tuple[int, ...]]:
-    """Check and transform paths that are paired up; return the problem and the shape of its pairs."""
-    x, y, batch = _validation.paired_paths(path1, path2)
-    return _problem(x, y, "paired", settings, _lengths(path1, path2, settings)), batch
-
-
-def gram_problem(
-    path1: Any, path2: Any, settings: Settings, max_batch: Any, report: Report | None, *, triangle: bool
-) -> tuple[Problem, tuple[int, ...]]:
-    """Check and transform the paths of a Gram matrix; return the problem and the shape of its pairs.
-
-    With `triangle` a matrix of one stack of paths with itself is computed from one triangle, where the dyadic orders
-    allow it.
-    """
-    x, y, batch = _validation.gram_paths(path1, path2)
-    lengths = _lengths(path1, path2, settings)
-    symmetric = (
-        triangle and y is x and lengths[0] is lengths[1] and settings.dyadic_order[0] == settings.dyadic_order[1]
-    )
-    max_batch = _validation.max_batch(max_batch)
-    return _problem(x, y, "symmetric" if symmetric else "gram", settings, lengths, max_batch, report), batch
-
-
-_Lengths = npt.NDArray[np.int64] | None
-
-
-def _lengths(path1: Array, path2: Array | None, settings: Settings) -> tuple[_Lengths, _Lengths]:
-    """Check the valid lengths. Where the second paths are the first, so are their lengths, as one object."""
-    first = _validation.lengths(settings.lengths1, "lengths1", path1)
-    if path2 is None and settings.lengths2 is not None:
-        raise ValueError("lengths2 with path2=None: the second paths are the first. Leave lengths2 out")
-    if path2 is None or (path2 is path1 and settings.lengths2 is None):
-        return first, first
-    return first, _validation.lengths(settings.lengths2, "lengths2", path2)
-
-
-def _problem(
-    x: Array,
-    y: Array,
-    pairing: str,
-    settings: Settings,
-    lengths: tuple[_Lengths, _Lengths],
-    max_batch: int = -1,
-    report: Report | None = None,
-) -> Problem:
-    lengths1, lengths2 = lengths
-    if settings.time_aug or settings.lead_lag:
-        same = y is x and lengths2 is lengths1
-        x, lengths1 = _transformed(x, lengths1, settings)
-        y, lengths2 = (x, lengths1) if same else _transformed(y, lengths2, settings)
-    _validation.grid_shape(x.shape[1], y.shape[1], settings.dyadic_order)
-    return Problem(
-        x,
-        y,
-        pairing,
-        settings.static_kernel,
-        settings.depth,
-        settings.dyadic_order,
-        settings.n_jobs,
-        max_batch,
-        report,
-        settings.quadrature,
-        settings.order,
-        lengths1,
-        lengths2,
-        settings.log,
-    )
-
-
-def _transformed(path: Array, lengths: _Lengths, settings: Settings) -> tuple[Array, _Lengths]:
-    """A path with the transformations applied, and its valid lengths afterwards."""
-    path = transformed(filled(path, lengths), settings.time_aug, settings.lead_lag, settings.end_time, lengths)
-    return path, 2 * lengths - 1 if settings.lead_lag and lengths is not None else lengths
-
-
-def grid_shape(problem: Problem, batch: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the grids of a problem."""
-    return batch + _validation.grid_shape(problem.path1.shape[1], problem.path2.shape[1], problem.dyadic_order)
-
-
-def stack_shape(problem: Problem, batch: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the stacked grids of a problem.
-
-    Raises
-    ------
-    ValueError
-        If there are none, since depth or order leave no list of depths.
-    """
-    if problem.depth == math.inf:
-        raise ValueError("depth is math.inf: a stack of the kernels of all depths has no end. Give a finite depth")
-    return (*batch, int(problem.depth) + 1, *grid_shape(problem, ()))
-
-
 def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
     """Solve a problem for what the settings ask for, and warn of overflow."""
+    if settings.normalize == "dilation":
+        problem = dilated(problem).problem
     backend = backend_for(problem)
     shape = batch
     if settings.return_grid:
@@ -376,7 +284,7 @@ def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Arra
         in_all = shape if problem.order is None else (*shape, problem.order + 1)
         _validation.fits_memory(in_all, problem.path1, "the grid", "take fewer pairs at a time or a lower dyadic order")
     with np.errstate(all="ignore"):
-        if settings.normalize:
+        if settings.normalize is True:
             result = unit_kernel(backend, problem, log=settings.log)
         elif problem.order is not None:
             result = backend.parts(problem, grid=settings.return_grid)
@@ -415,8 +323,10 @@ def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, st
 
 def _what_happened(problem: Problem, settings: Settings) -> str:
     """Why values are not finite, and the ways out."""
-    also = "" if settings.normalize else ", or take normalize=True"
-    scale = f"Scale the paths down, or use a bounded static kernel such as RBFKernel{also}"
+    scale = (
+        'Take normalize="dilation", which scales every path for itself and never overflows, scale the paths down, or '
+        "use a bounded static kernel such as RBFKernel"
+    )
     if problem.order is not None and settings.log:
         return (
             "are NaN or infinite: a kernel truncated by the number of nodes need not be positive, and has no logarithm "

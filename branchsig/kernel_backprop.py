@@ -15,10 +15,11 @@ import numpy as np
 from branchsig import _validation
 from branchsig._arrays import Array, contiguous, namespace_of
 from branchsig._options import KernelOptions, Settings, gather, public
+from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import one_pass, reporting
 from branchsig.backends import Backend, Problem, backend_for
-from branchsig.kernel import gram_problem, grid_shape, paired_problem, stack_shape, values
-from branchsig.normalization import of_sum, sides, unit_kernel_backprop
+from branchsig.kernel import values
+from branchsig.normalization import dilated, of_sum, sides, unit_kernel_backprop
 from branchsig.transforms import transformed_adjoint
 
 __all__ = [
@@ -412,7 +413,7 @@ def _checked_stack(k_stack: Any, problem: Problem, batch: tuple[int, ...], setti
         return None
     if settings.normalize:
         raise ValueError(
-            "normalize=True with k_stack: the stack holds no kernel of a path with itself. "
+            f"normalize={settings.normalize!r} with k_stack: the stack holds no kernel of a path with itself. "
             "Leave k_stack out, or differentiate without normalize"
         )
     if problem.order is not None:
@@ -451,6 +452,15 @@ def _gradients(
         return None, None
     if problem.order is not None and problem.pairing == "symmetric":
         problem = dataclasses.replace(problem, pairing="gram")
+    if settings.normalize == "dilation":
+        scaled = dilated(problem)
+        plain = dataclasses.replace(settings, normalize=False)
+        # One stack with two lists of factors, for unequal dyadic orders, has a way back for each.
+        apart = total and not scaled.problem.itself
+        gradients = _gradients(
+            scaled.problem, derivs, plain, left=left, right=right or apart, total=total and not apart
+        )
+        return sides(*scaled.adjoint(*gradients), total=apart)
     backend = backend_for(problem)
     with np.errstate(all="ignore"):
         if settings.normalize:

@@ -1,21 +1,31 @@
-"""Unit normalisation of kernels, in the logarithmic domain, and its backward.
+"""Normalisation of kernels, and its backward: norms of one, and dilations.
 
-A problem and the backend that serves it come in; kernels k(x, y) / √(k(x, x) k(y, y)) and their gradients go out.
-Logarithms of kernels are subtracted before anything is exponentiated, so the result is finite also where the kernels
-themselves are not.
+A problem comes in. For norms of one, kernels k(x, y) / √(k(x, x) k(y, y)) and their gradients go out, formed from
+logarithms, so that the result is finite also where the kernels themselves are not. For dilations, the problem of the
+scaled paths goes out, with the adjoint of the scaling; there nothing overflows in the first place.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Unpack
 
-from branchsig._arrays import Array, contiguous, device_of, namespace_of
+import numpy as np
+import numpy.typing as npt
+
+from branchsig import _validation
+from branchsig._arrays import Array, contiguous, device_of, filled, namespace_of, to_numpy
+from branchsig._options import DilationOptions, gather, public
+from branchsig._problems import self_problem
 from branchsig._progress import one_pass
+from branchsig.backends import Backend, Problem, backend_for
+from branchsig.static_kernels import Context, DilatedKernel, increments, is_linear
 
-if TYPE_CHECKING:
-    from branchsig.backends import Backend, Problem
+__all__ = ["dilation"]
+
+Floats = npt.NDArray[np.float64]
 
 
 def _self_problem(problem: Problem, side: int) -> Problem:
@@ -148,3 +158,310 @@ def _symmetric(
         gradient(weights, rows, 1) if left else None,
         gradient(transposed, columns, passes - 1) if right else None,
     )
+
+
+@public(DilationOptions)
+def dilation(
+    paths: Array,
+    depth: float,
+    dyadic_order: int | tuple[int, int] = 0,
+    *,
+    target: float = 1.0,
+    method: str = "solve",
+    lengths: Any = None,
+    **options: Unpack[DilationOptions],
+) -> Array:
+    r"""Factors of paths, such that the logarithm of the kernel of each scaled path with itself is `target`.
+
+    Parameters
+    ----------
+    paths : array, shape (*batch, length, dimension)
+        Paths, of any library of the array API standard, float32 or float64.
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound.
+    dyadic_order : int, default: 0
+        Every cell between two neighbouring points is split into ``2**order`` by ``2**order`` sub-cells.
+    <options>
+    target : float, default: 1.0
+        The logarithm of the kernel of a scaled path with itself, above 0. ``normalize="dilation"`` takes 1.
+    method : {"solve", "guard"}, default: "solve"
+        "solve" finds the factors by a search. "guard" needs no search and no depth: from the 1-variation of a path
+        alone it gives a factor, smaller than the other, for which no logarithm exceeds `target` at any depth.
+    lengths : array of int, shape (*batch,), optional
+        Valid lengths, where the paths are padded to one length; see `pad_paths`.
+
+    Returns
+    -------
+    array, shape (*batch,)
+        The factors λ, with the library, dtype and device of the paths. NaN for a path that holds NaN or infinities.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
+
+    See Also
+    --------
+    branched_sig_kernel_gram : Takes ``normalize="dilation"``.
+
+    Notes
+    -----
+    The static kernel of scaled paths is :math:`\lambda(x) \lambda(y) \kappa(x, y)`; for the linear one that is the
+    kernel of the paths times their factors. The logarithm of the kernel of a path with itself grows at least like
+    :math:`\lambda^2`, so there is one factor and a bracket around it, and the search, by secants in the logarithms,
+    always ends: whatever is not finite is too large. With `order` it is a search for the root of a polynomial.
+
+    This carries the normalisation of [1]_ over to branched signatures. Since :math:`\log K` is itself a positive
+    semi-definite kernel, :math:`|\log K(\lambda_x x, \lambda_y y)|` is at most `target` for all pairs.
+
+    A path that does not move has the kernel 1 with all others, whatever its factor, and gets 1. One that moves and
+    whose kernel with itself stays below the target whatever its factor, such as a closed path at depth 1, gets the
+    factor of "guard". Without a bound on the depth, a path that returns may blow up on its way before its kernel at the
+    end has reached the target, on a grid that is too coarse for it; then it gets the largest factor below the blow-up.
+    Through the factors of all these no gradient flows.
+
+    The guard is :math:`\lambda^2 a^2 = t e^{-t}` with the 1-variation a of the path in the feature space of κ and
+    t the smaller one of `target` and 1: every rule of quadrature gives at most :math:`ab \max K` for paths of
+    1-variations a and b, so :math:`ab \le t e^{-t}` and :math:`\log K_{m-1} \le t` give
+    :math:`\log K_m \le t`, at every depth. (For the kernel without any discretisation
+    :math:`K_\infty \le (1 - ab/2)^{-2}` holds in addition, where :math:`ab < 2`.)
+
+    References
+    ----------
+    .. [1] I. Chevyrev and H. Oberhauser, "Signature moments to characterize laws of stochastic processes", Journal of
+       Machine Learning Research 23 (2022).
+
+    Examples
+    --------
+    >>> import math
+    >>> import numpy as np
+    >>> import branchsig
+    >>> paths = np.cumsum(np.random.default_rng(0).normal(size=(4, 50, 3)), axis=1)
+    >>> factors = branchsig.dilation(paths, depth=5, target=2.0)
+    >>> scaled = factors[:, None, None] * paths
+    >>> branchsig.branched_sig_kernel(scaled, scaled, depth=5, log=True)
+    array([2., 2., 2., 2.])
+    >>> gram = branchsig.branched_sig_kernel_gram(paths, None, depth=math.inf, normalize="dilation")
+    >>> bool(np.allclose(np.diagonal(gram), math.e)), bool(gram.max() < math.e + 1e-9)
+    (True, True)
+    """
+    settings = gather(depth, dyadic_order, options, DilationOptions)
+    if settings.dyadic_order[0] != settings.dyadic_order[1]:
+        raise ValueError(f"dyadic_order is {dyadic_order!r}: expected one order, for a path with itself")
+    if method not in ("solve", "guard"):
+        raise ValueError(f'method is {method!r}: expected "solve" or "guard"')
+    target = _validation.target(target)
+    problem, batch = self_problem(paths, lengths, settings)
+    factors = _guard(problem, target) if method == "guard" else _factors(problem, target)[0]
+    return namespace_of(paths).reshape(_array(factors, problem.path1), batch)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Side:
+    """One stack of paths: each with itself, the factors found, and which of them the search determined."""
+
+    own: Problem
+    factors: Array
+    found: Array
+
+    def scaled(self) -> Array:
+        """The paths times their factors or, where κ is not linear, with them in a further channel."""
+        path, xp = self.own.path1, namespace_of(self.own.path1)
+        if is_linear(self.own.static_kernel):
+            return path * self.factors[:, None, None]
+        column = xp.broadcast_to(self.factors[:, None, None], (*path.shape[:2], 1))
+        return xp.concat([path, column], axis=2)
+
+    def _split(self, gradient: Array) -> tuple[Array, Array]:
+        """A gradient with respect to `scaled` as those with respect to the paths and the factors."""
+        xp = namespace_of(gradient)
+        if is_linear(self.own.static_kernel):
+            path = filled(self.own.path1, self.own.lengths1)
+            return gradient * self.factors[:, None, None], xp.sum(gradient * path, axis=(1, 2))
+        return gradient[:, :, :-1], xp.sum(gradient[:, :, -1], axis=1)
+
+    def adjoint(self, gradient: Array | None) -> Array | None:
+        """The gradient with respect to the paths, from that with respect to `scaled`, through the factors too.
+
+        Where log K(λx, λx) = target, dλ = −(∂ log K / ∂x · dx) / (∂ log K / ∂λ).
+        """
+        if gradient is None:
+            return None
+        d_path, d_factors = self._split(gradient)
+        xp = namespace_of(d_path)
+        own = dataclasses.replace(self.own, **_scaled_fields(self.own, self.scaled()))
+        of_log = xp.ones_like(self.factors)
+        through, slope = self._split(_self_gradient(backend_for(own), own, of_log))
+        share = xp.where(self.found, -d_factors / slope, xp.zeros_like(slope))
+        through = xp.where(self.found[:, None, None], through, xp.zeros_like(through))
+        return d_path + share[:, None, None] * through
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dilated:
+    """The problem of the scaled paths, and the way back of its gradients."""
+
+    problem: Problem
+    sides: tuple[_Side, _Side]
+
+    def adjoint(self, d_path1: Array | None, d_path2: Array | None) -> tuple[Array | None, Array | None]:
+        """Gradients with respect to the paths, from those with respect to the scaled ones."""
+        with np.errstate(all="ignore"):
+            return self.sides[0].adjoint(d_path1), self.sides[1].adjoint(d_path2)
+
+
+def dilated(problem: Problem, target: float = 1.0) -> Dilated:
+    """Scale the paths of a problem so that the logarithm of the kernel of each with itself is the target.
+
+    The kernel of x with itself takes the dyadic order of x on both sides, so that both paths of a pair have their norms
+    in the feature space they meet in, and the bound by the target holds for unequal orders too.
+    """
+    first = _side(problem, 1, target)
+    shared = problem.itself and problem.dyadic_order[0] == problem.dyadic_order[1]
+    second = first if shared else _side(problem, 2, target)
+    path1 = first.scaled()
+    path2 = path1 if shared else second.scaled()
+    return Dilated(dataclasses.replace(problem, **_scaled_fields(problem, path1, path2)), (first, second))
+
+
+def _scaled_fields(problem: Problem, path1: Array, path2: Array | None = None) -> dict[str, Any]:
+    kernel = problem.static_kernel
+    return {
+        "path1": path1,
+        "path2": path1 if path2 is None else path2,
+        "static_kernel": kernel if is_linear(kernel) else DilatedKernel(kernel),
+    }
+
+
+def _side(problem: Problem, side: int, target: float) -> _Side:
+    own = _self_problem(problem, side)
+    own = dataclasses.replace(own, dyadic_order=(problem.dyadic_order[side - 1],) * 2, log_grid=False)
+    factors, found = _factors(own, target)
+    xp = namespace_of(own.path1)
+    return _Side(own, _array(factors, own.path1), xp.asarray(found, device=device_of(own.path1)))
+
+
+def _array(values: Floats, like: Array) -> Array:
+    return namespace_of(like).asarray(values, dtype=like.dtype, device=device_of(like))
+
+
+def _host(values: Array) -> Floats:
+    """An array of one axis of any library as one of NumPy."""
+    here = values if isinstance(values, np.ndarray) else to_numpy(values)
+    if here is None:
+        here = np.asarray([float(value) for value in values])
+    return here.astype(np.float64)
+
+
+def _guard(own: Problem, target: float) -> Floats:
+    """Factors that bound all logarithms by the target at every depth; 1 for paths that do not move."""
+    path = filled(own.path1, own.lengths1)
+    xp = namespace_of(path)
+    paths, length, dimension = path.shape
+    if length == 1:
+        return np.ones(paths)
+    # The squared norm of a step in the feature space of κ is the increment over its own cell.
+    steps = xp.stack([path[:, :-1, :], path[:, 1:, :]], axis=2)
+    steps = xp.reshape(steps, (paths * (length - 1), 2, dimension))
+    with np.errstate(all="ignore"):
+        squares = xp.reshape(increments(own.static_kernel, Context(), steps, steps), (paths, length - 1))
+        roots = xp.sqrt(xp.where(squares < 0, xp.zeros_like(squares), squares))
+        variation = _host(xp.sum(roots, axis=1))
+        t = min(target, 1.0)
+        factors = math.sqrt(t * math.exp(-t)) / variation
+    return np.where(variation == 0.0, 1.0, np.where(np.isfinite(factors) & (factors > 0), factors, np.nan))
+
+
+def _factors(own: Problem, target: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """The factors of all paths, and for which of them the search reached the target."""
+    guard = _guard(own, target)
+    if own.order is None:
+        growth = _of_log_kernel(own, guard)
+    else:
+        growth, target = _of_parts(own, guard), math.expm1(target)
+    eps = float(namespace_of(own.path1).finfo(own.path1.dtype).eps)
+    with np.errstate(all="ignore"):
+        squares, found = _roots(growth, np.isfinite(guard), len(guard), target, eps)
+        return guard * np.exp(0.5 * squares), found
+
+
+_Growth = Callable[[npt.NDArray[np.intp], Floats], Floats]
+"""What is to reach a target, for the paths with the given indices and factors with the given log(λ² / guard²): a power
+series in λ² with coefficients >= 0 and no constant."""
+
+
+def _of_log_kernel(own: Problem, guard: Floats) -> _Growth:
+    def log_kernel(index: npt.NDArray[np.intp], v: Floats) -> Floats:
+        part = own
+        if len(index) < own.path1.shape[0]:
+            xp = namespace_of(own.path1)
+            path = xp.take(own.path1, xp.asarray(index, device=device_of(own.path1)), axis=0)
+            valid = None if own.lengths1 is None else own.lengths1[index]
+            part = dataclasses.replace(own, path1=path, path2=path, lengths1=valid, lengths2=valid)
+        factors = _array(guard[index] * np.exp(0.5 * v), own.path1)
+        scaled = dataclasses.replace(part, **_scaled_fields(part, _Side(part, factors, factors).scaled()))
+        return _host(backend_for(scaled).log_kernel(scaled))
+
+    return log_kernel
+
+
+def _of_parts(own: Problem, guard: Floats) -> _Growth:
+    """K − 1, with λ² = s the polynomial sum of s^n k_n from n = 1 on. log K would be no such series."""
+    parts = backend_for(own).parts(own, grid=False)
+    k = np.stack([_host(parts[:, n]) for n in range(1, int(own.order or 0) + 1)], axis=1)
+    powers = np.arange(1, k.shape[1] + 1)
+
+    def polynomial(index: npt.NDArray[np.intp], v: Floats) -> Floats:
+        s = guard[index] ** 2 * np.exp(v)
+        value: Floats = np.sum(k[index] * s[:, None] ** powers, axis=1)
+        return value
+
+    return polynomial
+
+
+_LARGEST_SQUARE = 40.0
+"""A path whose kernel has not reached the target at λ² of e^39 times the guard is taken never to reach it."""
+
+_EVALUATIONS = 100
+
+
+def _roots(
+    growth: _Growth, usable: npt.NDArray[np.bool_], paths: int, target: float, eps: float
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """v with growth(v) = target, and where there is one; otherwise the largest v that is finite, or 0 if all are.
+
+    h = log(growth / target) is convex in v and has a slope of at least 1, by the signs of the coefficients. So
+    h(0) <= 0 gives the bracket [0, −h(0)], and secants converge; where one leaves its bracket, which shrinks with every
+    value, the middle takes its place.
+    """
+    found = np.zeros(paths, dtype=bool)
+    low, high = np.zeros(paths), np.full(paths, _LARGEST_SQUARE)
+    v, last_v, last_h = np.zeros(paths), np.full(paths, np.nan), np.full(paths, np.nan)
+    active = np.flatnonzero(usable)
+    for k in range(_EVALUATIONS):
+        if not active.size:
+            break
+        here = v[active]
+        value = growth(active, here) / target
+        # Rounding may leave a little less than 0 of nothing. What is NaN is too large.
+        h = np.where(value > 0, np.log(value), np.where(value <= 0, -math.inf, math.inf))
+        below = h < 0
+        low[active] = np.where(below, np.maximum(low[active], here), low[active])
+        high[active] = np.where(below, np.minimum(high[active], here - h), np.minimum(high[active], here))
+        slope = (h - last_h[active]) / (here - last_v[active])
+        # The first step goes half of the way to the bound, which a depth of one would take to the end.
+        step = np.where(np.isnan(slope), -0.5 * h if k == 0 else math.nan, -h / slope)
+        middle = 0.5 * (low[active] + high[active])
+        following = here + step
+        inside = (following > low[active]) & (following < high[active]) & np.isfinite(step)
+        following = np.where(inside, following, middle)
+        closed = high[active] - low[active] <= 2 * eps * (1.0 + np.abs(here))
+        out_of_reach = low[active] > _LARGEST_SQUARE - 1.0
+        found[active] = (np.abs(h) <= 16 * eps) | (closed & (np.abs(h) <= 1e-3))
+        last_v[active], last_h[active] = here, h
+        unreached = np.where(out_of_reach, 0.0, low[active])
+        v[active] = np.where(found[active], here, np.where(closed | out_of_reach, unreached, following))
+        active = active[~(found[active] | closed | out_of_reach)]
+    return v, found

@@ -573,6 +573,41 @@ class RationalQuadraticKernel(_RadialKernel):
         return (-0.5 / self.sigma / self.sigma) * base ** (-self.alpha - 1.0)
 
 
+@dataclasses.dataclass(frozen=True)
+class DilatedKernel(StaticKernel):
+    """A static kernel κ times a scale of each path, which stands in a last channel: s_x s_y κ(x, y).
+
+    That is κ of features multiplied by the scales. The derivatives with respect to the scale stand in the last channel
+    of the first point.
+    """
+
+    kernel: StaticKernel
+
+    def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
+        inner = Context()
+        g = self.kernel(inner, x[:, :, :-1], y[:, :, :-1])
+        scale1, scale2 = x[:, 0, -1], y[:, 0, -1]
+        ctx.save_for_backward(inner, g, scale1, scale2)
+        return g * (scale1 * scale2)[:, None, None]
+
+    def grad_x(self, ctx: Context, derivs: Array) -> Array:
+        inner, g, scale1, scale2 = ctx.saved_tensors
+        points = self.kernel.grad_x(inner, derivs * (scale1 * scale2)[:, None, None])
+        return _with_channel(points, scale2 * namespace_of(g).sum(derivs * g, axis=(1, 2)))
+
+    def grad_y(self, ctx: Context, derivs: Array) -> Array:
+        inner, g, scale1, scale2 = ctx.saved_tensors
+        points = self.kernel.grad_y(inner, derivs * (scale1 * scale2)[:, None, None])
+        return _with_channel(points, scale1 * namespace_of(g).sum(derivs * g, axis=(1, 2)))
+
+
+def _with_channel(points: Array, first: Array) -> Array:
+    """Append a channel that is zero but at the first point."""
+    xp = namespace_of(points)
+    rest = xp.zeros((points.shape[0], points.shape[1] - 1, 1), dtype=points.dtype, device=device_of(points))
+    return xp.concat([points, xp.concat([first[:, None, None], rest], axis=1)], axis=2)
+
+
 LINEAR = LinearKernel()
 """The static kernel of every function that is given none."""
 
@@ -591,8 +626,14 @@ BUILT_IN = frozenset(
 
 
 def is_built_in(kernel: StaticKernel) -> bool:
-    """Tell whether a kernel is one of the eight of this module, and not a subclass that may do anything else."""
-    return type(kernel) in BUILT_IN
+    """Tell whether a kernel is one of the eight of this module, dilated or not, and not a subclass that may do anything
+    else."""
+    return type(kernel) in BUILT_IN or (type(kernel) is DilatedKernel and is_built_in(kernel.kernel))
+
+
+def is_linear(kernel: StaticKernel) -> bool:
+    """Tell whether the features of a kernel are the points themselves, up to a factor."""
+    return type(kernel) is LinearKernel or type(kernel) is ScaledLinearKernel
 
 
 def increments(kernel: StaticKernel, ctx: Context, x: Array, y: Array) -> Array:

@@ -31,15 +31,17 @@ PUBLIC_NAMES = [
     "branched_sig_kernel_gram_vjp",
     "branched_sig_kernel_stack",
     "branched_sig_kernel_vjp",
+    "dilation",
     "pad_paths",
     "transform_path",
     "transform_path_backprop",
     "warm_up",
 ]
-FUNCTIONS = [name for name in PUBLIC_NAMES if name.islower() and name != "__version__"]
+FUNCTIONS = [name for name in PUBLIC_NAMES if name.startswith(("branched", "dilation", "pad", "transform"))]
 
 TRANSFORM = {"time_aug": False, "lead_lag": False, "end_time": 1.0, "n_jobs": 1}
-SHARED = {"static_kernel": None, **TRANSFORM, "quadrature": "trapezoid", "lengths1": None, "lengths2": None}
+SOLVER = {"static_kernel": None, **TRANSFORM, "quadrature": "trapezoid"}
+SHARED = SOLVER | {"lengths1": None, "lengths2": None}
 OF_VALUES = SHARED | {
     "return_grid": False,
     "normalize": False,
@@ -58,6 +60,10 @@ SIGNATURES = {
     "branched_sig_kernel_stack": (PATHS, SHARED),
     "branched_sig_kernel_vjp": (PATHS, OF_VALUES),
     "branched_sig_kernel_gram_vjp": (PATHS, OF_VALUES | OF_GRAMS),
+    "dilation": (
+        ["paths", "depth", "dyadic_order"],
+        SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None},
+    ),
     "pad_paths": (["paths"], {}),
     "transform_path": (["path"], TRANSFORM),
     "transform_path_backprop": (["derivs"], TRANSFORM),
