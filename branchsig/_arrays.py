@@ -16,7 +16,9 @@ import numpy as np
 Array = Any
 """An array of any library of the array API standard. No type describes them all, so the checker sees `Any`."""
 
-_DLPACK_CPU = 1
+_DLPACK_CPU, _DLPACK_CUDA = 1, 2
+_NOT_HANDED_OUT = (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What the libraries raise that do not hand an array out by DLPack."""
 
 
 def namespace_of(array: Array) -> Any:
@@ -33,10 +35,19 @@ def device_of(array: Array) -> Any:
 
 def lies_on_cpu(array: Array) -> bool:
     """Tell whether the memory of an array can be read by the CPU through DLPack."""
+    return _device_type(array) == _DLPACK_CPU
+
+
+def lies_on_cuda(array: Array) -> bool:
+    """Tell whether the memory of an array is that of a CUDA device, and can be read there through DLPack."""
+    return _device_type(array) == _DLPACK_CUDA
+
+
+def _device_type(array: Array) -> int | None:
     try:
-        return int(array.__dlpack_device__()[0]) == _DLPACK_CPU
-    except (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return False
+        return int(array.__dlpack_device__()[0])
+    except _NOT_HANDED_OUT:
+        return None
 
 
 def to_numpy(array: Array) -> np.ndarray | None:
@@ -50,7 +61,18 @@ def to_numpy(array: Array) -> np.ndarray | None:
         return None
     try:
         return np.require(np.from_dlpack(array), None, ["C", "A"])
-    except (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError):
+    except _NOT_HANDED_OUT:
+        return None
+
+
+def to_cupy(array: Array, cupy: Any) -> Array | None:
+    """Return a CuPy view of an array that lies on a CUDA device, or None where its library does not hand it out.
+
+    The library of the array waits, on the device, for what it still has to write; nothing is copied.
+    """
+    try:
+        return cupy.from_dlpack(array)
+    except _NOT_HANDED_OUT:
         return None
 
 
@@ -58,6 +80,11 @@ def from_numpy(result: np.ndarray, like: Array) -> Array:
     """Return a freshly computed NumPy array as an array of the library and on the device of `like`."""
     xp = namespace_of(like)
     return xp.asarray(result, device=device_of(like))
+
+
+def from_cupy(result: Array, like: Array) -> Array:
+    """Return a freshly computed CuPy array as an array of the library of `like`, without a copy."""
+    return namespace_of(like).from_dlpack(result)
 
 
 def contiguous(array: Array) -> Array:

@@ -488,6 +488,57 @@ def test_the_emulator_poisons_shared_memory():
     assert np.isnan(np.delete(np.asarray(out), 1)).all()
 
 
+@pytest.mark.parametrize("pairing", ["paired", "symmetric"])
+def test_arrays_of_other_libraries_come_and_go_by_dlpack(installed, reference, pairing, rng, monkeypatch):
+    xp = pytest.importorskip("array_api_strict")
+    # As the arrays of a library that holds them on a CUDA device.
+    monkeypatch.setattr(branchsig.backends, "lies_on_cuda", lambda _: True)
+    monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
+    branchsig.backends._through_cupy.cache_clear()
+    x, y = drawn(rng, pairing, (5, 6), 2)
+    there = xp.asarray(x)
+    arguments = problem(there, there if y is x else xp.asarray(y), 3, (0, 0), pairing)
+    serving = branchsig.backends.backend_for(arguments)
+    branchsig.backends._through_cupy.cache_clear()
+    assert isinstance(serving, branchsig.backends.ThroughCupy)
+    emulated_cupy.launches.clear()
+    log_k = serving.log_kernel(arguments)
+    left, _ = serving.gradients(arguments, xp.exp(log_k), wrt_log=True, left=True, right=False)
+    assert len(emulated_cupy.launches) >= 4
+    assert type(log_k) is type(left) is type(there)
+    wanted = reference.log_kernel(problem(x, y, 3, (0, 0), pairing))
+    assert relative(np.asarray(log_k), wanted) < 1e-12
+    assert left.shape == x.shape
+
+
+UNRANKED = """
+__global__ void places(int pairing, long long n2, const long long* k, long long* first, long long* second) {
+  const Pair pair(pairing, k[threadIdx.x], n2);
+  first[threadIdx.x] = pair.first;
+  second[threadIdx.x] = pair.second;
+}
+"""
+
+
+def test_pairs_are_found_by_their_number_beyond_32_bits():
+    module = emulated_cupy.RawModule(code=cuda.source() + UNRANKED, name_expressions=("places",))
+    function = module.get_function("places")
+    sides = np.array([1, 2, 3, 1000, 2**20 + 1, 2**26 - 1, 2**31 - 5], dtype=np.int64)
+    triangles = sides * (sides + 1) // 2
+    n2 = 2**31 + 1
+    for pairing, k, first, second in (
+        (2, triangles, sides, np.zeros_like(sides)),
+        (2, triangles - 1, sides - 1, sides - 1),
+        (2, triangles + 1, sides, np.ones_like(sides)),
+        (1, sides * (n2 + 1), sides, sides),
+        (0, sides * n2, sides * n2, sides * n2),
+    ):
+        found = [emulated_cupy.empty(sides.shape, np.int64) for _ in range(2)]
+        function((1,), (len(sides),), (np.int32(pairing), np.int64(n2), emulated_cupy.asarray(k), *found))
+        np.testing.assert_array_equal(found[0], first)
+        np.testing.assert_array_equal(found[1], second)
+
+
 SANITIZED_RUN = """
 import numpy as np
 from cases import problem, static_kernel, walk

@@ -12,13 +12,13 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 from array_api_compat import is_cupy_array
 
-from branchsig._arrays import Array, from_numpy, to_numpy
+from branchsig._arrays import Array, from_cupy, from_numpy, lies_on_cuda, to_cupy, to_numpy
 from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import TRAPEZOID, GaussLobatto, LeftPoint, Quadrature
 from branchsig.static_kernels import StaticKernel, is_built_in
@@ -165,21 +165,21 @@ class ThroughNumpy:
         converted = self._converted(problem)
         if converted is None:
             return self._own_namespace.log_kernel(problem)
-        return from_numpy(self._inner.log_kernel(converted), problem.path1)
+        return self._back(self._inner.log_kernel(converted), problem.path1)
 
     def grid(self, problem: Problem, *, all_levels: bool) -> Array:
         """See `Backend.grid`."""
         converted = self._converted(problem)
         if converted is None:
             return self._own_namespace.grid(problem, all_levels=all_levels)
-        return from_numpy(self._inner.grid(converted, all_levels=all_levels), problem.path1)
+        return self._back(self._inner.grid(converted, all_levels=all_levels), problem.path1)
 
     def parts(self, problem: Problem, *, grid: bool) -> Array:
         """See `Backend.parts`."""
         converted = self._converted(problem)
         if converted is None:
             return self._own_namespace.parts(problem, grid=grid)
-        return from_numpy(self._inner.parts(converted, grid=grid), problem.path1)
+        return self._back(self._inner.parts(converted, grid=grid), problem.path1)
 
     def gradients(
         self,
@@ -193,8 +193,8 @@ class ThroughNumpy:
     ) -> tuple[Array | None, Array | None]:
         """See `Backend.gradients`."""
         converted = self._converted(problem)
-        derivs_there = to_numpy(derivs)
-        stack_there = None if k_stack is None else to_numpy(k_stack)
+        derivs_there = self._there(derivs)
+        stack_there = None if k_stack is None else self._there(k_stack)
         if converted is None or derivs_there is None or (k_stack is not None and stack_there is None):
             return self._own_namespace.gradients(
                 problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack
@@ -203,19 +203,38 @@ class ThroughNumpy:
             converted, derivs_there, wrt_log=wrt_log, left=left, right=right, k_stack=stack_there
         )
         return (
-            None if d_path1 is None else from_numpy(d_path1, problem.path1),
-            None if d_path2 is None else from_numpy(d_path2, problem.path2),
+            None if d_path1 is None else self._back(d_path1, problem.path1),
+            None if d_path2 is None else self._back(d_path2, problem.path2),
         )
 
-    @staticmethod
-    def _converted(problem: Problem) -> Problem | None:
+    def _there(self, array: Array) -> Array | None:
+        return to_numpy(array)
+
+    def _back(self, result: Array, like: Array) -> Array:
+        return from_numpy(result, like)
+
+    def _converted(self, problem: Problem) -> Problem | None:
         if not is_built_in(problem.static_kernel):
             return None
-        path1 = to_numpy(problem.path1)
-        path2 = path1 if problem.path2 is problem.path1 else to_numpy(problem.path2)
+        path1 = self._there(problem.path1)
+        path2 = path1 if problem.path2 is problem.path1 else self._there(problem.path2)
         if path1 is None or path2 is None:
             return None
         return dataclasses.replace(problem, path1=path1, path2=path2)
+
+
+class ThroughCupy(ThroughNumpy):
+    """Serves arrays of another library that lie on a CUDA device: DLPack to CuPy, its backend, and back."""
+
+    def __init__(self, inner: Backend, cupy: Any) -> None:
+        super().__init__(inner)
+        self._cupy = cupy
+
+    def _there(self, array: Array) -> Array | None:
+        return to_cupy(array, self._cupy)
+
+    def _back(self, result: Array, like: Array) -> Array:
+        return from_cupy(result, like)
 
 
 _REFERENCE = ReferenceBackend()
@@ -234,7 +253,8 @@ def backend_for(problem: Problem) -> Backend:
     Returns
     -------
     Backend
-        One object for all NumPy arrays, one for those of CuPy, one for all others, one for what these cannot solve.
+        One object for all NumPy arrays, one for those of CuPy, one for others on the CPU, one for others on a
+        CUDA device, and one for what these cannot solve.
 
     Warns
     -----
@@ -243,10 +263,13 @@ def backend_for(problem: Problem) -> Backend:
     """
     if _for_numpy is None:
         _choose()
-    if isinstance(problem.path1, np.ndarray):
+    path = problem.path1
+    if isinstance(path, np.ndarray):
         found = _for_numpy
+    elif is_cupy_array(path):
+        found = for_cupy()
     else:
-        found = for_cupy() if is_cupy_array(problem.path1) else _for_others
+        found = (lies_on_cuda(path) and _through_cupy()) or _for_others
     return found if supports(found, problem) else _REFERENCE  # type: ignore[arg-type, return-value]
 
 
@@ -258,6 +281,16 @@ def for_cupy() -> Backend:
     from branchsig.backends.cuda import CudaBackend
 
     return cast(Backend, CudaBackend(cupy))
+
+
+@functools.cache
+def _through_cupy() -> Backend | None:
+    """Return the backend for arrays of other libraries on a CUDA device, or None where CuPy is not installed."""
+    try:
+        import cupy
+    except ImportError:
+        return None
+    return ThroughCupy(for_cupy(), cupy)
 
 
 def _choose() -> None:

@@ -124,6 +124,10 @@ def ascontiguousarray(array):
     return _on_current(array)
 
 
+def from_dlpack(array):
+    return _on_current(np.from_dlpack(array))
+
+
 def is_available():
     return True
 

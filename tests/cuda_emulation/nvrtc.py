@@ -98,11 +98,11 @@ ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 
 
 def main():
-    """Compile every instance for every architecture; print what spills, and registers by depth as a table."""
+    """Compile every instance for the architectures named; print what spills, and registers by depth as a table."""
     from branchsig.backends.cuda import source
 
     nvrtc, most, spilled, count = Nvrtc(), {}, [], 0
-    for architecture, depth, static_kernel in itertools.product(ARCHITECTURES, DEPTHS, STATIC_KERNELS):
+    for architecture, depth, static_kernel in itertools.product(sys.argv[1:] or ARCHITECTURES, DEPTHS, STATIC_KERNELS):
         chosen = {instance.expression: instance for instance in instances([static_kernel], [depth])}
         for expression, figures in nvrtc.compile(source(), architecture, list(chosen)).items():
             count += 1
