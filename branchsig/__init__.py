@@ -11,6 +11,15 @@ from branchsig.kernel_backprop import (
     branched_sig_kernel_gram_vjp,
     branched_sig_kernel_vjp,
 )
+from branchsig.metrics import (
+    branched_sig_mmd,
+    branched_sig_mmd_backprop,
+    branched_sig_mmd_test,
+    branched_sig_score,
+    branched_sig_score_backprop,
+    expected_branched_sig_score,
+    expected_branched_sig_score_backprop,
+)
 from branchsig.normalization import dilation
 from branchsig.quadrature import GaussLobatto, LeftPoint, Trapezoid
 from branchsig.static_kernels import (
@@ -54,7 +63,14 @@ __all__ = [
     "branched_sig_kernel_gram_vjp",
     "branched_sig_kernel_stack",
     "branched_sig_kernel_vjp",
+    "branched_sig_mmd",
+    "branched_sig_mmd_backprop",
+    "branched_sig_mmd_test",
+    "branched_sig_score",
+    "branched_sig_score_backprop",
     "dilation",
+    "expected_branched_sig_score",
+    "expected_branched_sig_score_backprop",
     "pad_paths",
     "transform_path",
     "transform_path_backprop",

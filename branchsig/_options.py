@@ -55,6 +55,13 @@ class KernelOptions(PathOptions, total=False):
     return_levels: bool
 
 
+class MetricOptions(PathOptions, total=False):
+    """Options of the functions whose result is a mean of kernels."""
+
+    normalize: bool | str
+    order: int | None
+
+
 @dataclasses.dataclass(slots=True)
 class Settings:
     """Checked options; the defaults are those of the public functions."""

@@ -31,13 +31,20 @@ PUBLIC_NAMES = [
     "branched_sig_kernel_gram_vjp",
     "branched_sig_kernel_stack",
     "branched_sig_kernel_vjp",
+    "branched_sig_mmd",
+    "branched_sig_mmd_backprop",
+    "branched_sig_mmd_test",
+    "branched_sig_score",
+    "branched_sig_score_backprop",
     "dilation",
+    "expected_branched_sig_score",
+    "expected_branched_sig_score_backprop",
     "pad_paths",
     "transform_path",
     "transform_path_backprop",
     "warm_up",
 ]
-FUNCTIONS = [name for name in PUBLIC_NAMES if name.startswith(("branched", "dilation", "pad", "transform"))]
+FUNCTIONS = [name for name in PUBLIC_NAMES if name.startswith(("branched", "dilation", "expected", "pad", "transform"))]
 
 TRANSFORM = {"time_aug": False, "lead_lag": False, "end_time": 1.0, "n_jobs": 1}
 SOLVER = {"static_kernel": None, **TRANSFORM, "quadrature": "trapezoid"}
@@ -52,6 +59,10 @@ OF_VALUES = SHARED | {
 OF_GRAMS = {"max_batch": -1, "progress": False}
 OF_GRADIENTS = {"left_deriv": True, "right_deriv": False, "k_stack": None}
 PATHS = ["path1", "path2", "depth", "dyadic_order"]
+SAMPLES = ["sample1", "sample2", *PATHS[2:]]
+SIDES = {"left_deriv": True, "right_deriv": False}
+OF_MEANS = SHARED | {"normalize": False, "order": None}
+OF_METRICS = OF_MEANS | {"unbiased": True}
 SIGNATURES = {
     "branched_sig_kernel": (PATHS, OF_VALUES),
     "branched_sig_kernel_gram": (PATHS, OF_VALUES | OF_GRAMS),
@@ -60,6 +71,13 @@ SIGNATURES = {
     "branched_sig_kernel_stack": (PATHS, SHARED),
     "branched_sig_kernel_vjp": (PATHS, OF_VALUES),
     "branched_sig_kernel_gram_vjp": (PATHS, OF_VALUES | OF_GRAMS),
+    "branched_sig_mmd": (SAMPLES, OF_METRICS),
+    "branched_sig_mmd_backprop": (["derivs", *SAMPLES], OF_METRICS | SIDES),
+    "branched_sig_mmd_test": (SAMPLES, OF_MEANS | {"permutations": 1000, "seed": None}),
+    "branched_sig_score": (["sample", "y", *PATHS[2:]], OF_METRICS | {"lam": 1.0}),
+    "branched_sig_score_backprop": (["derivs", "sample", "y", *PATHS[2:]], OF_METRICS | {"lam": 1.0} | SIDES),
+    "expected_branched_sig_score": (SAMPLES, OF_METRICS | {"lam": 1.0}),
+    "expected_branched_sig_score_backprop": (["derivs", *SAMPLES], OF_METRICS | {"lam": 1.0} | SIDES),
     "dilation": (
         ["paths", "depth", "dyadic_order"],
         SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None},
