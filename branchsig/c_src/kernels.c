@@ -9,7 +9,7 @@
 BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   tile t = {0};
   strips s = {0};
-  const int64_t of_tile = lay_out(&t, task, backward, NULL), of_strips = is_long(task) ? lay_out_strips(&s, task, backward, NULL) : 0;
+  const int64_t of_tile = lay_out(&t, task, backward, KEPT_BYTES, NULL), of_strips = is_long(task) ? lay_out_strips(&s, task, backward, NULL) : 0;
   return (of_tile > of_strips ? of_tile : of_strips) + 64;
 }
 
@@ -18,7 +18,7 @@ BS_ENTRY(int32_t, lanes)(void) { return W; }
 BS_ENTRY(void, forward)(const bs_task *task) {
   char *memory = aligned(task->workspace);
   tile t = {0};
-  lay_out(&t, task, 0, memory);
+  lay_out(&t, task, 0, 0, memory);
   for (int64_t first = 0; first < task->pairs; first += W) {
     if (is_long(task) && task->pairs - first <= W / 2) { /* too few pairs to fill the lanes */
       for (int64_t k = first; k < task->pairs; ++k) {
@@ -56,7 +56,7 @@ BS_ENTRY(void, backward)(const bs_task *task) {
     return;
   }
   tile t = {0};
-  lay_out(&t, task, 1, aligned(task->workspace));
+  lay_out(&t, task, 1, KEPT_BYTES, aligned(task->workspace));
   for (int64_t first = 0; first < task->pairs; first += W) {
     open_tile(&t, first);
     if (!task->k_stack && sweep_down(&t, first)) return;

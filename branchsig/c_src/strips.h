@@ -51,7 +51,7 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   s->step = *task;
   s->step.length1 = s->strip_cells + 1;
   s->step.length2 = s->block_cells + 1;
-  int64_t used = lay_out(&s->t, &s->step, backward, base);
+  int64_t used = lay_out(&s->t, &s->step, backward, 0, base);
   tile *t = &s->t;
   s->states = take(base, &used, t->rows * (t->levels + 1), sizeof(row_state));
   s->integral = take(base, &used, t->rows, sizeof(vec));

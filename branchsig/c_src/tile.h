@@ -7,7 +7,7 @@
 #include "sweep.h"
 
 /* So many bytes of the last rows of K are kept for the way back; the rows above them are recovered band by band. */
-enum { KEPT_BYTES = 1 << 20 };
+enum { KEPT_BYTES = 6 << 20 };
 
 typedef struct {
   increments in;
@@ -50,7 +50,8 @@ static int64_t row_width(int64_t count) {
   return count + (place < 16 ? 16 - place : 80 - place);
 }
 
-static int64_t lay_out(tile *t, const bs_task *task, int backward, char *base) {
+/* `kept_bytes`: memory for rows of K that are kept for the way back */
+static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_bytes, char *base) {
 #define TAKE(count) take(base, &used, count, sizeof(vec))
   int64_t used = 0;
   increments *in = &t->in;
@@ -65,7 +66,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, char *base) {
   const int64_t state = t->width * t->levels;
   t->slots = task->grid ? BAND + 1 : 1;
   if (backward) {
-    t->slots = task->careful || task->k_stack ? 0 : KEPT_BYTES / ((state + 1) * (int64_t)sizeof(vec));
+    t->slots = task->careful || task->k_stack ? 0 : kept_bytes / ((state + 1) * (int64_t)sizeof(vec));
     if (t->slots > t->rows + 1) t->slots = t->rows + 1;
     if (t->slots < BAND + 1) t->slots = BAND + 1;
   }
