@@ -51,6 +51,9 @@ _FUSED: dict[type, tuple[str, tuple[str, ...]]] = {
 _UNROLLED_DEPTH = 6
 """Up to this depth there is an instance of every kernel for the depth alone, with all levels in registers."""
 
+_IN_REGISTERS_DEPTH = 4
+"""Up to this depth the state of the backward sweep leaves room for wide strips."""
+
 _LARGEST_DEPTH = 15
 """Beyond it the reference serves; MOST_LEVELS in sweep.cuh holds one level more, for grids."""
 
@@ -147,7 +150,7 @@ def _instances(kernel: str, real: str, static_kernel: str, depth: float, *, grid
     levels = int(depth) - (not grid)
     depth = int(depth) if depth <= _UNROLLED_DEPTH else 0
     for careful in (False, True) if levels else (False,):
-        columns = widest_strip(kernel, real, depth, careful=careful)
+        columns = widest_strip(kernel, real, depth, grid=grid, careful=careful)
         while columns:
             yield Instance(kernel, real, "double" if careful else real, static_kernel, depth, columns, grid, careful)
             columns //= 2
@@ -193,7 +196,7 @@ class Instance:
         real = _REALS[problem.path1.dtype.itemsize]
         static_kernel = _FUSED.get(type(problem.static_kernel), (_GIVEN, ()))[0]
         depth = int(problem.depth) if problem.depth <= _UNROLLED_DEPTH else 0
-        widest = widest_strip(kernel, real, depth, careful=careful)
+        widest = widest_strip(kernel, real, depth, grid=grid, careful=careful)
         columns = (problem.path2.shape[1] - 1) << problem.dyadic_order[1]
         while widest > 1 and 32 * widest // 2 >= columns:
             widest //= 2
@@ -201,11 +204,12 @@ class Instance:
         return cls(kernel, real, work, static_kernel, depth, widest, grid, careful)
 
 
-def widest_strip(kernel: str, real: str, depth: int, *, careful: bool) -> int:
+def widest_strip(kernel: str, real: str, depth: int, *, grid: bool, careful: bool) -> int:
     """Return the columns a lane owns at most, such that its state stays in registers (see docs/performance_cuda.md)."""
     if careful or depth == 0:
         return 1
-    widest = {"forward": 2, "backward": 1}[kernel]
+    # The adjoint of a grid has a level more.
+    widest = 1 if kernel == "backward" and (grid or depth > _IN_REGISTERS_DEPTH) else 2
     return widest if real == "double" else 2 * widest
 
 

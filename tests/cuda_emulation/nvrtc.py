@@ -86,7 +86,7 @@ def instances(static_kernels, depths, *, kernels=("forward", "backward"), reals=
         kernels, reals, static_kernels, depths, (False, True), (False, True)
     ):
         work = "double" if careful else real
-        columns = widest_strip(kernel, real, depth, careful=careful)
+        columns = widest_strip(kernel, real, depth, grid=grid, careful=careful)
         yield Instance(kernel, real, work, static_kernel, depth, columns, grid, careful)
 
 
