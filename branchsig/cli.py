@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="{info,demo}")
     commands.add_parser("info", help="version, backends, instruction set and devices of this installation")
     demo = commands.add_parser("demo", help="classify recorded motions, check a gradient, draw a Gram matrix")
-    demo.add_argument("--depth", type=_depth, default=3, help="largest depth of the trees (default: 3)")
+    demo.add_argument("--depth", type=_depth, default=5, help="largest depth of the trees (default: 5)")
     demo.add_argument("--jobs", type=_jobs, default=1, help="threads, -1 for all cores (default: 1)")
     demo.add_argument(
         "--picture",
@@ -115,24 +115,25 @@ def _demo(depth: int, jobs: int, picture: Path | None) -> int:
     train, train_labels, test, test_labels = _motions()
     print(f"  train {train.shape}, test {test.shape}: recordings x samples x channels")
 
-    print("Preparation: channels standardised on the train recordings, time added as a last channel, and every path")
-    print(
-        "  divided by its own length (1-variation). Unscaled, the kernel overflows on these recordings: it grows like"
-    )
-    print("  a tower of exponentials. On paths of lengths a and b with ab < 2 it is at most (1 - ab/2)^-2, here 4.")
+    print("Preparation: channels standardised on the train recordings, time added as a last channel. Unscaled, the")
+    print("  kernel overflows on these recordings: it grows like a tower of exponentials. So every path is scaled for")
+    print("  itself until the logarithm of its kernel with itself is 1 (dilation); then all lie between 1/e and e.")
     train, test = _prepared(train, test)
 
-    print(f"Gram matrices of depth {depth}, {jobs} thread{'' if jobs == 1 else 's'}:")
-    gram_train = _timed("train x train (one triangle)", _gram, train, None, depth, jobs)
-    gram_test = _timed("test x train", _gram, test, train, depth, jobs)
-    self_test = _timed("test with itself", _self_kernels, test, depth, jobs)
+    print(f"Gram matrices at depths 1 to {depth}, {jobs} thread{'' if jobs == 1 else 's'}, and the nearest neighbour")
+    print("in the kernel distance d^2 = k(x,x) - 2 k(x,y) + k(y,y):")
+    for level in range(1, depth + 1):
+        start = time.perf_counter()
+        gram_train, gram_test = _gram(train, None, level, jobs), _gram(test, train, level, jobs)
+        self_test = _self_kernels(test, level, jobs)
+        correct = _nearest_neighbour(gram_train, gram_test, self_test, train_labels) == test_labels
+        print(
+            f"  depth {level}: {np.count_nonzero(correct)} of {correct.size} test recordings right "
+            f"({correct.mean():.1%}), {time.perf_counter() - start:.3f} s"
+        )
     largest = max(gram_train.max(), gram_test.max(), self_test.max())
     smallest = np.linalg.eigvalsh(gram_train).min()
     print(f"  largest value {largest:.6f}, smallest eigenvalue of train x train {smallest:.1e}")
-
-    correct = _nearest_neighbour(gram_train, gram_test, self_test, train_labels) == test_labels
-    print("Nearest neighbour in the kernel distance d^2 = k(x,x) - 2 k(x,y) + k(y,y):")
-    print(f"  {np.count_nonzero(correct)} of {correct.size} test recordings right ({correct.mean():.1%})")
 
     error = _timed("gradient against finite differences", _gradient_error, test[:4], train[:4], depth, jobs)
     right = error <= GRADIENT_TOLERANCE
@@ -149,23 +150,21 @@ def _motions() -> tuple[Floats, Labels, Floats, Labels]:
 
 def _prepared(train: Floats, test: Floats) -> tuple[Floats, Floats]:
     mean, deviation = train.mean(axis=(0, 1)), train.std(axis=(0, 1))
-    return _of_length_one((train - mean) / deviation), _of_length_one((test - mean) / deviation)
+    return _with_time((train - mean) / deviation), _with_time((test - mean) / deviation)
 
 
-def _of_length_one(paths: Floats) -> Floats:
-    augmented = branchsig.transform_path(paths, time_aug=True)
-    lengths = np.linalg.norm(np.diff(augmented, axis=1), axis=2).sum(axis=1)
-    scaled: Floats = augmented / lengths[:, np.newaxis, np.newaxis]
-    return scaled
+def _with_time(paths: Floats) -> Floats:
+    augmented: Floats = branchsig.transform_path(paths, time_aug=True)
+    return augmented
 
 
 def _gram(paths1: Floats, paths2: Floats | None, depth: int, jobs: int) -> Floats:
-    gram: Floats = branchsig.branched_sig_kernel_gram(paths1, paths2, depth, n_jobs=jobs)
+    gram: Floats = branchsig.branched_sig_kernel_gram(paths1, paths2, depth, n_jobs=jobs, normalize="dilation")
     return gram
 
 
 def _self_kernels(paths: Floats, depth: int, jobs: int) -> Floats:
-    values: Floats = branchsig.branched_sig_kernel(paths, paths, depth, n_jobs=jobs)
+    values: Floats = branchsig.branched_sig_kernel(paths, paths, depth, n_jobs=jobs, normalize="dilation")
     return values
 
 
@@ -179,9 +178,11 @@ def _gradient_error(paths1: Floats, paths2: Floats, depth: int, jobs: int) -> fl
     """Largest difference, relative to the largest derivative, along five random directions of all points at once."""
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((len(paths1), len(paths2)))
-    gradient, _ = branchsig.branched_sig_kernel_gram_backprop(weights, paths1, paths2, depth, n_jobs=jobs)
+    gradient, _ = branchsig.branched_sig_kernel_gram_backprop(
+        weights, paths1, paths2, depth, n_jobs=jobs, normalize="dilation"
+    )
     directions = rng.standard_normal((5, *paths1.shape))
-    step = 1e-5 * np.abs(paths1).max()
+    step = 2e-6 * np.abs(paths1).max()
     by_hand = np.array([(gradient * direction).sum() for direction in directions])
 
     def output(paths: Floats) -> float:
@@ -215,7 +216,7 @@ def _draw(gram: Floats, labels: Labels, depth: int, target: Path) -> None:
     names, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     diagonal = np.sqrt(np.diagonal(gram))
     cosine = (gram / (diagonal[:, np.newaxis] * diagonal))[np.ix_(order, order)]
-    # Kernels of short paths are all close to 1, so what tells them apart is the order of magnitude of the angle.
+    # What tells paths apart is the order of magnitude of the angle between their features.
     angle = np.sqrt(2.0 * np.maximum(1.0 - cosine, 0.0))
     apart = ~np.eye(len(angle), dtype=bool)
     figure = Figure(figsize=(6.4, 5.4), layout="constrained")

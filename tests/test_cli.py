@@ -26,8 +26,9 @@ def test_demo_classifies_the_motions_and_finds_the_gradient_right(capsys, tmp_pa
     printed = capsys.readouterr().out
     assert "of 40 test recordings right" in printed
     assert "as it should be" in printed
-    right = int(printed.split(" of 40 test recordings right")[0].split()[-1])
-    assert right >= 30  # guessing would give 10
+    right = [int(line.split(" of 40")[0].split()[-1]) for line in printed.splitlines() if "recordings right" in line]
+    assert len(right) == 2
+    assert min(right) >= 25  # guessing would give 10
 
 
 def test_demo_writes_its_picture_where_it_is_told(capsys, tmp_path):
@@ -95,10 +96,12 @@ def test_python_m_branchsig_is_the_same_command(tmp_path):
     assert ran.stdout.startswith("branchsig")
 
 
-def test_the_paths_of_the_demo_have_length_one():
+def test_the_paths_of_the_demo_are_standardised_and_have_time():
     train, train_labels, test, test_labels = cli._motions()
     assert train.shape == test.shape == (40, 100, 6)
     assert sorted(set(train_labels)) == sorted(set(test_labels)) == ["Badminton", "Running", "Standing", "Walking"]
-    for paths in cli._prepared(train, test):
+    train, test = cli._prepared(train, test)
+    np.testing.assert_allclose(train[..., :6].std(axis=(0, 1)), 1.0, rtol=1e-12)
+    for paths in (train, test):
         assert paths.shape == (40, 100, 7)
-        np.testing.assert_allclose(np.linalg.norm(np.diff(paths, axis=1), axis=2).sum(axis=1), 1.0, rtol=1e-12)
+        np.testing.assert_array_equal(paths[:, -1, 6], 1.0)

@@ -1,0 +1,145 @@
+"""Draws the pictures of the user guide into ``docs/_static``. Run as ``python docs/figures.py``; needs matplotlib."""
+
+import math
+import warnings
+from importlib import resources
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+import branchsig
+
+matplotlib.rcParams["svg.hashsalt"] = "branchsig"  # the same picture has the same bytes
+FOLDER = Path(__file__).parent / "_static"
+SIZE = (5.6, 3.4)
+
+
+def save(figure, name):
+    figure.savefig(FOLDER / name, metadata={"Date": None})
+
+
+def axes_of(figure, **labels):
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(**labels)
+    return axes
+
+
+def accuracy():
+    """Error of each rule against the nodes it evaluates in a cell of the paths."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 16, 50, 3)).cumsum(axis=2) * 0.8 / math.sqrt(150)
+    exact = branchsig.branched_sig_kernel(x, y, 4, 1, quadrature="lobatto8")
+
+    def error(**options):
+        return np.abs(branchsig.branched_sig_kernel(x, y, 4, **options) / exact - 1).max()
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = axes_of(figure, xlabel="nodes per cell", ylabel="largest relative error", xscale="log", yscale="log")
+    orders = range(6)
+    axes.plot(
+        [4.0**k for k in orders], [error(dyadic_order=k) for k in orders], "o-", label="trapezoid, dyadic order 0–5"
+    )
+    degrees = range(2, 6)
+    errors = [error(quadrature=f"lobatto{p}") for p in degrees]
+    axes.plot([p**2 for p in degrees], errors, "s-", label="Gauss–Lobatto, p = 2–5")
+    axes.legend(frameon=False)
+    save(figure, "accuracy.svg")
+
+
+def quadratic_variation():
+    """The iterated integral of Brownian motion against itself, as the two rules see it."""
+    x = np.random.default_rng(0).standard_normal((150, 400, 1)).cumsum(axis=1) / 20
+    x = np.concatenate([np.zeros((150, 1, 1)), x], axis=1)
+    end = x[:, -1, 0]
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = axes_of(figure, xlabel="$x_1^2$", ylabel="$|\\int x\\,dx|$", xlim=(0, 4), ylim=(0, 2.2))
+    for name, label in (("trapezoid", "trapezoid: $x_1^2/2$"), ("left", "left points: $|x_1^2 - [x]|/2$")):
+        parts = branchsig.branched_sig_kernel(x, x, 2, order=2, quadrature=name, return_levels=True)
+        integral = np.sqrt(np.maximum(parts[:, 2] - parts[:, 1] ** 2 / 2, 0.0))
+        axes.plot(end**2, integral, ".", label=label)
+    grid = np.linspace(0, 4, 400)
+    axes.plot(grid, grid / 2, color="gray", linewidth=0.8)
+    axes.plot(grid, np.abs(grid - 1) / 2, color="gray", linewidth=0.8)
+    axes.legend(frameon=False)
+    save(figure, "quadratic_variation.svg")
+
+
+def truncation():
+    """Kernels of two segments by depth, and the pole of the one without a bound."""
+    segment = np.array([[0.0], [1.0]])
+    c = np.linspace(0.0, 1.95, 80)
+    x, y = np.broadcast_to(segment, (80, 2, 1)), segment * c[:, None, None]
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = axes_of(figure, xlabel=r"$c = \langle\Delta x, \Delta y\rangle$", ylabel="K", yscale="log", ylim=(1, 500))
+    for depth in (1, 2, 3, 5, math.inf):
+        values = branchsig.branched_sig_kernel(x, y, depth, 2, quadrature="lobatto8")
+        axes.plot(c, values, label="no bound" if depth == math.inf else f"depth {depth}")
+    order = branchsig.branched_sig_kernel(x, y, math.inf, order=4, quadrature="lobatto3")
+    axes.plot(c, order, "--", color="gray", label="order 4")
+    axes.legend(frameon=False)
+    save(figure, "truncation.svg")
+
+
+def dilation():
+    """Finite entries of the Gram matrix of recorded motions, by normalisation."""
+    with resources.files("branchsig").joinpath("data", "basic_motions.npz").open("rb") as file, np.load(file) as data:
+        x = data["train_paths"]
+    x = (x - x.mean(axis=(0, 1))) / x.std(axis=(0, 1))
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = axes_of(figure, xlabel="depth", ylabel="finite entries of the Gram matrix", ylim=(-0.02, 1.05))
+    depths = range(1, 9)
+    for normalize, style in ((True, "o-"), ("dilation", "s-")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            grams = [branchsig.branched_sig_kernel_gram(x, None, depth, normalize=normalize) for depth in depths]
+        axes.plot(depths, [np.isfinite(gram).mean() for gram in grams], style, label=f"normalize={normalize!r}")
+    axes.legend(frameon=False)
+    save(figure, "dilation.svg")
+
+
+def ragged():
+    """Paths of different lengths, each with time over its own points."""
+    rng = np.random.default_rng(3)
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = axes_of(figure, xlabel="time, the channel that time_aug adds", ylabel="value")
+    paths = [rng.standard_normal((n, 1)).cumsum(axis=0) / math.sqrt(n) for n in (15, 40, 100)]
+    for path in paths:
+        augmented = branchsig.transform_path(path, time_aug=True)
+        axes.plot(augmented[:, 1], augmented[:, 0], ".-", markersize=4, label=f"{len(path)} points")
+    axes.legend(frameon=False)
+    save(figure, "ragged.svg")
+
+
+def samples():
+    """Power of the test of two samples: walks against walks with a memory."""
+    rng = np.random.default_rng(0)
+
+    def walks(memory):
+        steps = rng.standard_normal((40, 30, 2))
+        for k in range(1, 30):
+            steps[:, k] = memory * steps[:, k - 1] + math.sqrt(1 - memory**2) * steps[:, k]
+        return steps.cumsum(axis=1) / math.sqrt(30)
+
+    memories = [0.0, 0.2, 0.4, 0.6, 0.8]
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = axes_of(
+        figure, xlabel="correlation of neighbouring steps in the second sample", ylabel="p-value", yscale="log"
+    )
+    for repetition in range(5):
+        p_values = [
+            branchsig.branched_sig_mmd_test(
+                walks(0.0), walks(m), 3, time_aug=True, normalize="dilation", seed=repetition
+            ).p_value
+            for m in memories
+        ]
+        axes.plot(memories, p_values, "o-", color="C0", alpha=0.5)
+    axes.axhline(0.05, color="gray", linewidth=0.8)
+    save(figure, "samples.svg")
+
+
+if __name__ == "__main__":
+    for draw in (accuracy, quadratic_variation, truncation, dilation, ragged, samples):
+        draw()
