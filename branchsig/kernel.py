@@ -90,9 +90,8 @@ def branched_sig_kernel(
 
     References
     ----------
-    .. [1] I. Chevyrev and H. Oberhauser, "Signature moments to characterize laws of stochastic processes", Journal of
-    Machine
-       Learning Research 23 (2022).
+    .. [1] I. Chevyrev and H. Oberhauser, "Signature moments to characterize laws of stochastic processes",
+       Journal of Machine Learning Research 23 (2022).
 
     Examples
     --------
