@@ -88,3 +88,11 @@ def test_long_pair_that_overflows_half_way_is_inf_and_has_no_gradient(core):
     assert core.log_kernel(problem)[0] == np.inf
     for gradient in core.gradients(problem, np.ones(1), wrt_log=False, left=True, right=True):
         assert np.isnan(gradient).all()
+
+
+@pytest.mark.parametrize("dyadic_order", [(0, 58), (58, 0), (40, 20)])
+def test_rows_that_no_memory_holds_are_refused_before_any_work(dyadic_order):
+    pytest.importorskip("branchsig.backends.cpu", reason="no compiled core")
+    x = np.array([[0.0], [1.0]])
+    with pytest.raises(MemoryError, match="dyadic_order"):
+        branchsig.branched_sig_kernel(x, x, 3, dyadic_order)

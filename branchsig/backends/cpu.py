@@ -34,6 +34,11 @@ _INLINE_NODES = 2e7
 _JOB_NODES = 1e6
 """Nodes times levels that a job of several has at least: enough to outweigh its overhead."""
 
+_NODE_BYTES = 4096
+_MOST_BYTES = 2**53
+"""What a node and level of a row may take of a workspace, at most, and a workspace that no machine has: sizes up to it
+fit the integers of the core."""
+
 _GIVEN = 0
 _FUSED: dict[type, tuple[int, Callable[[Any], tuple[float, ...]]]] = {
     kernels.LinearKernel: (1, lambda k: (1.0,)),
@@ -132,6 +137,12 @@ class _Sweep:
         self.rows, self.columns = (self.lengths[0] - 1) << order1, (self.lengths[1] - 1) << order2
         self.shape = (x.shape[0],) if problem.pairing == "paired" else (x.shape[0], y.shape[0])
         self.count = _schedule.count(problem.pairing, x.shape[0], y.shape[0])
+        longest = max(self.rows, self.columns) * max(1, problem.depth) * _NODE_BYTES
+        if longest > _MOST_BYTES:
+            raise MemoryError(
+                f"one row of the grids takes {longest:.1e} bytes: dyadic_order {problem.dyadic_order} is too large for "
+                f"paths of {self.lengths[0]} and {self.lengths[1]} points"
+            )
         self.nodes = max(1.0, float(self.rows) * self.columns * problem.depth)
         # nothing to sweep: no pairs, a path that does not move, or no level
         self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or problem.depth == 0
