@@ -127,5 +127,5 @@ def test_every_function_says_what_it_returns_and_raises(name):
 def test_importing_the_package_imports_no_framework():
     heavy = ["cupy", "jax", "torch", "tensorflow", "matplotlib", "sklearn", "dask", "tqdm", "scipy"]
     code = f"import sys, branchsig; print([name for name in {heavy} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -73,7 +73,8 @@ def test_an_exception_of_a_progress_callback_ends_the_call(backend, n_jobs, rng)
 def run(source, *, interrupt=False):
     """The output of a script that has a minute; with `interrupt` Ctrl-C is pressed once it has printed a line."""
     child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(source)],
+        # -P: the package in the current folder has no compiled core, the installed one has
+        [sys.executable, "-P", "-c", textwrap.dedent(source)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -21,7 +21,7 @@ for warning in caught:
 
 
 def test_the_reference_serves_with_one_warning_that_names_the_remedy():
-    result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-P", "-c", SCRIPT], capture_output=True, text=True, check=True)
     (line,) = result.stdout.splitlines()
     assert line.startswith("RuntimeWarning <string> the compiled core of branchsig is not available")
     assert "pip install" in line
@@ -31,5 +31,5 @@ def test_the_reference_serves_where_warnings_are_errors_from_the_second_call_on(
     script = SCRIPT.replace(
         "with warnings", "try: branchsig.branched_sig_kernel(x, x, 3)\nexcept RuntimeWarning: pass\nwith warnings"
     )
-    result = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-P", "-W", "error", "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout == ""
