@@ -31,5 +31,7 @@ def test_the_reference_serves_where_warnings_are_errors_from_the_second_call_on(
     script = SCRIPT.replace(
         "with warnings", "try: branchsig.branched_sig_kernel(x, x, 3)\nexcept RuntimeWarning: pass\nwith warnings"
     )
-    result = subprocess.run([sys.executable, "-P", "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    )
     assert result.stdout == ""
