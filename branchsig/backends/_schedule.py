@@ -48,6 +48,28 @@ def in_tiles(pairing: str, n1: int, n2: int, size: int, lanes: int) -> Iterator[
         yield _joined(pending)
 
 
+def by_length(pairing: str, lengths1: np.ndarray, lengths2: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Orders of the two stacks of paths in which neighbouring pairs are of similar lengths: a tile is as large as the
+    longest of its paths.
+
+    Pairs of a paired problem keep their partners: runs of similar first paths, each sorted by the second ones.
+    """
+    if pairing != "paired":
+        return np.argsort(lengths1, kind="stable"), np.argsort(lengths2, kind="stable")
+    order = np.argsort(lengths1, kind="stable")
+    run = lanes * max(1, round((len(order) / lanes) ** 0.5))
+    parts = [order[start : start + run] for start in range(0, len(order), run)]
+    order = np.concatenate([part[np.argsort(lengths2[part], kind="stable")] for part in parts])
+    return order, order
+
+
+def reordered(jobs: Iterator[Job], pairing: str, orders: tuple[np.ndarray, np.ndarray]) -> Iterator[Job]:
+    """Jobs for paths in other orders. The pairs of a triangle stay below the diagonal."""
+    for job in jobs:
+        index1, index2 = orders[0][job[0]], orders[1][job[1]]
+        yield (np.maximum(index1, index2), np.minimum(index1, index2)) if pairing == "symmetric" else (index1, index2)
+
+
 def _joined(parts: list[Job]) -> Job:
     if len(parts) == 1:
         return parts[0]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from branchsig import static_kernels as kernels
+from branchsig._arrays import filled
 from branchsig._core import ffi, lib
 from branchsig.backends import _schedule
 
@@ -84,9 +85,14 @@ def set_instruction_set(name: str) -> None:
 
 
 _DOUBLE = np.dtype(np.float64)
-_ELEMENTS = {"index1": "int64_t[]", "index2": "int64_t[]", "out_of_range": "uint8_t[]", "stop": "int32_t[]"}
+_ELEMENTS = {
+    **dict.fromkeys(("index1", "index2", "lengths1", "lengths2"), "int64_t[]"),
+    "out_of_range": "uint8_t[]",
+    "stop": "int32_t[]",
+}
 
 _Paths = tuple[np.ndarray, ...]
+_Lengths = tuple[np.ndarray | None, ...]
 _Arrays = dict[str, Any]
 
 
@@ -113,7 +119,7 @@ def _template(
 ) -> Any:
     """A task with everything that depends on no array; `static_kernel` is None where increments are handed in."""
     task = ffi.new("bs_task *")
-    task.length1, task.length2 = lengths
+    task.length1, task.length2 = task.stride1, task.stride2 = lengths
     task.dimension = dimension
     task.depth = depth
     task.dyadic1, task.dyadic2 = dyadic_order
@@ -154,6 +160,7 @@ class _Sweep:
         if x.dtype != _DOUBLE:
             x64 = x.astype(_DOUBLE)
             self.paths = (x64, x64 if y is x else y.astype(_DOUBLE))
+        self.valid: _Lengths = (problem.lengths1, problem.lengths2)
         self.stop = np.zeros(1, dtype=np.int32)
 
     def jobs(self, *, fixed: bool) -> Iterator[_schedule.Job]:
@@ -172,7 +179,11 @@ class _Sweep:
         n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
         if self.grids:
             return _schedule.in_order(problem.pairing, n1, n2, size)
-        return _schedule.in_tiles(problem.pairing, n1, n2, size, lanes)
+        jobs = _schedule.in_tiles(problem.pairing, n1, n2, size, lanes)
+        if all(v is None for v in self.valid):
+            return jobs
+        valid = (np.full(n, end) if v is None else v for v, n, end in zip(self.valid, (n1, n2), self.lengths))
+        return _schedule.reordered(jobs, problem.pairing, _schedule.by_length(problem.pairing, *valid, lanes))
 
     def pairs_in_block(self, values: int) -> int:
         """Number of pairs with so many values each that fit a block."""
@@ -217,13 +228,28 @@ class _Sweep:
         ctx = kernels.Context()
         if self.fused:
             return ctx, None
-        problem = self.problem
-        return ctx, kernels.increments(problem.static_kernel, ctx, problem.path1[index1], problem.path2[index2])
+        job = index1, index2
+        paths = (self.filled(side, index) for side, index in enumerate(job))
+        return ctx, self.in_use(job, kernels.increments(self.problem.static_kernel, ctx, *paths))
+
+    def filled(self, side: int, index: np.ndarray) -> np.ndarray:
+        """The first or second paths of a job for a user's own static kernel, which is to see no padding."""
+        path, valid = (self.problem.path1, self.problem.path2)[side], self.valid[side]
+        return filled(path[index], None if valid is None else valid[index])
+
+    def in_use(self, job: _schedule.Job, increments: np.ndarray) -> np.ndarray:
+        """Increments, or derivatives with respect to them, of a job, and zero behind the valid lengths."""
+        for side, (index, valid) in enumerate(zip(job, self.valid, strict=True)):
+            if valid is not None:
+                moving = np.arange(1, increments.shape[side + 1] + 1) < valid[index][:, None]
+                increments = np.where(moving[:, None, :] if side else moving[:, :, None], increments, 0)
+        return increments
 
     def forward(self, job: _schedule.Job, given: np.ndarray | None, **results: np.ndarray) -> None:
         """Fill the results, log_k or grid, of the pairs of a job."""
         grid = results.get("grid")
-        self._call(self.paths, job, given, {"all_levels": grid is not None and grid.ndim == 4}, results, {})
+        flags = {"all_levels": grid is not None and grid.ndim == 4}
+        self._call(self.paths, self.valid, job, given, flags, results, {})
 
     def backward(
         self, job: _schedule.Job, given: np.ndarray | None, results: _Arrays, derivs: _Arrays, *, wrt_log: bool
@@ -233,11 +259,12 @@ class _Sweep:
         `derivs` has weight1, weight2, grid_derivs and k_stack, with an entry for every pair of the job.
         """
         derivs = {name: None if a is None else np.ascontiguousarray(a, dtype=_DOUBLE) for name, a in derivs.items()}
-        self._call(self.paths, job, given, {"wrt_log": wrt_log}, results, derivs)
+        self._call(self.paths, self.valid, job, given, {"wrt_log": wrt_log}, results, derivs)
 
     def _call(
         self,
         paths: _Paths,
+        valid: _Lengths,
         job: _schedule.Job,
         given: np.ndarray | None,
         flags: dict[str, bool],
@@ -252,6 +279,8 @@ class _Sweep:
             "index2": job[1],
             "path1": paths[0],
             "path2": paths[1],
+            "lengths1": valid[0],
+            "lengths2": valid[1],
             "increments": given,
             "out_of_range": out_of_range,
             "stop": self.stop,
@@ -259,13 +288,14 @@ class _Sweep:
         _call(self.template, backward=bool(derivs), flags=flags, arrays=arrays | results | derivs)
         if out_of_range.any():
             self._call_again(
-                np.flatnonzero(out_of_range), paths, job, given, flags | {"careful": True}, results, derivs
+                np.flatnonzero(out_of_range), paths, valid, job, given, flags | {"careful": True}, results, derivs
             )
 
     def _call_again(
         self,
         pairs: np.ndarray,
         paths: _Paths,
+        valid: _Lengths,
         job: _schedule.Job,
         given: np.ndarray | None,
         flags: dict[str, bool],
@@ -279,11 +309,13 @@ class _Sweep:
             again = pairs[start : start + step]
             own = np.arange(len(again), dtype=np.int64)
             own_paths = tuple(path[index[again]] for path, index in zip(paths, job, strict=True))
+            own_valid = tuple(None if v is None else v[index[again]] for v, index in zip(valid, job, strict=True))
             own_results: _Arrays = {
                 n: None if a is None else np.zeros((len(again), *a.shape[1:])) for n, a in results.items()
             }
             own_derivs = {n: None if a is None else a[again] for n, a in derivs.items()}
-            self._call(own_paths, (own, own), None if given is None else given[again], flags, own_results, own_derivs)
+            own_given = None if given is None else given[again]
+            self._call(own_paths, own_valid, (own, own), own_given, flags, own_results, own_derivs)
             for name, result in results.items():
                 if result is None:
                     continue
@@ -414,11 +446,14 @@ def _through_given(
     sweep.backward(
         job, given, {"grad_increments": d_given}, arrays | {"weight1": ones, "weight2": ones}, wrt_log=wrt_log
     )
-    d_given = d_given.astype(given.dtype, copy=False)
-    sides = (kernels.gradient_x, problem.path1), (kernels.gradient_y, problem.path2)
-    for (gradient, path), grad, index, weight in zip(sides, grads, job, weights, strict=True):
+    d_given = sweep.in_use(job, d_given.astype(given.dtype, copy=False))
+    gradients = kernels.gradient_x, kernels.gradient_y
+    for side, (gradient, grad, index, weight) in enumerate(zip(gradients, grads, job, weights, strict=True)):
         if grad is not None:
-            part = gradient(problem.static_kernel, ctx, d_given, path[index])
+            part = gradient(problem.static_kernel, ctx, d_given, sweep.filled(side, index))
+            if sweep.valid[side] is not None:
+                behind = np.arange(part.shape[1]) >= sweep.valid[side][index][:, None]
+                part = np.where(behind[:, :, None], 0, part)
             np.add.at(grad, index, weight[:, None, None] * part)
 
 

@@ -6,70 +6,94 @@
 #define BS_PASTE(name, isa) BS_PASTE_(name, isa)
 #define BS_ENTRY(type, name) __attribute__((visibility("hidden"))) type BS_PASTE(name, BS_ISA)
 
-BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
-  tile t = {0};
-  strips s = {0};
-  const int64_t of_tile = lay_out(&t, task, backward, KEPT_BYTES, NULL), of_strips = is_long(task) ? lay_out_strips(&s, task, backward, NULL) : 0;
-  return (of_tile > of_strips ? of_tile : of_strips) + 64;
-}
-
 BS_ENTRY(int32_t, lanes)(void) { return W; }
 
-BS_ENTRY(void, forward)(const bs_task *task) {
-  char *memory = aligned(task->workspace);
-  tile t = {0};
-  lay_out(&t, task, 0, 0, memory);
-  for (int64_t first = 0; first < task->pairs; first += W) {
-    if (is_long(task) && task->pairs - first <= W / 2) { /* too few pairs to fill the lanes */
-      for (int64_t k = first; k < task->pairs; ++k) {
-        strips s = {0};
-        lay_out_strips(&s, task, 0, memory);
-        if (sweep_strips(&s, k)) return;
-        task->log_k[k] = s.total;
-        task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
-      }
-      return;
+/* Picks the pairs that come next, from `first` on, and their task. Returns nonzero where it is one pair that goes through strips:
+   in the backward sweep every long pair, so that its length alone decides on the bits; otherwise those too few to fill the lanes. */
+static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task *own) {
+  int64_t count = least(W, task->pairs - first);
+  trim(own, task, first, 1);
+  if (is_long(own) && (backward || count <= W / 2)) return 1;
+  if (backward && is_trimmed(task))
+    for (int64_t k = 1; k < count; ++k) {
+      trim(own, task, first + k, 1);
+      if (is_long(own)) count = k;
     }
-    open_tile(&t, first);
-    if (sweep_down(&t, first)) return;
-    const ivec bad = out_of_range(&t);
-    for (int w = 0; w < W && first + w < task->pairs; ++w) {
-      if (task->log_k) task->log_k[first + w] = t.total[w];
-      task->out_of_range[first + w] = bad[w] != 0;
-    }
-  }
+  trim(own, task, first, count);
+  return 0;
 }
 
-static void backward_strips(const bs_task *task) {
-  for (int64_t k = 0; k < task->pairs; ++k) {
+BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
+  int64_t most = 0;
+  bs_task own;
+  for (int64_t first = 0; first < task->pairs; first = own.pairs) {
+    tile t = {0};
     strips s = {0};
-    lay_out_strips(&s, task, 1, aligned(task->workspace));
-    if (sweep_strips(&s, k)) return;
-    task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
-    if (!task->out_of_range[k] && adjoint_strips(&s, k)) return;
+    const int64_t size = next_pairs(task, first, backward, &own) ? lay_out_strips(&s, &own, backward, NULL)
+                                                                 : lay_out(&t, &own, backward, KEPT_BYTES, NULL);
+    if (size > most) most = size;
   }
+  return most + 64;
+}
+
+/* Returns nonzero if it was asked to stop. */
+static int forward_strips(const bs_task *task, int64_t k) {
+  strips s = {0};
+  lay_out_strips(&s, task, 0, aligned(task->workspace));
+  if (sweep_strips(&s, k)) return 1;
+  task->log_k[k] = s.total;
+  task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
+  return 0;
+}
+
+static int forward_tile(const bs_task *task, int64_t first, tile *t) {
+  lay_out(t, task, 0, 0, aligned(task->workspace));
+  open_tile(t, first);
+  if (sweep_down(t, first)) return 1;
+  const ivec bad = out_of_range(t);
+  for (int w = 0; w < W && first + w < task->pairs; ++w) {
+    if (task->log_k) task->log_k[first + w] = t->total[w];
+    task->out_of_range[first + w] = bad[w] != 0;
+  }
+  return 0;
+}
+
+static int backward_strips(const bs_task *task, int64_t k) {
+  strips s = {0};
+  lay_out_strips(&s, task, 1, aligned(task->workspace));
+  if (sweep_strips(&s, k)) return 1;
+  task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
+  return !task->out_of_range[k] && adjoint_strips(&s, k);
+}
+
+static int backward_tile(const bs_task *task, int64_t first, tile *t) {
+  lay_out(t, task, 1, KEPT_BYTES, aligned(task->workspace));
+  open_tile(t, first);
+  if (!task->k_stack && sweep_down(t, first)) return 1;
+  const ivec bad = task->k_stack ? (ivec){0} : out_of_range(t);
+  vec value = top_value(t, first), seed = splat(0);
+  if (!task->grid_derivs) seed += t->factor;
+  if (!task->grid_derivs && !task->wrt_log) seed *= value;
+  if (sweep_up(t, first, seed)) return 1;
+  if (task->grid_derivs) value = t->grid_sum;
+  const ivec finite = (value - value) == splat(0);
+  for (int w = 0; w < W && first + w < task->pairs; ++w) {
+    task->out_of_range[first + w] = bad[w] != 0;
+    if (!bad[w]) flush(t, w, first + w, finite[w] != 0);
+  }
+  return 0;
+}
+
+BS_ENTRY(void, forward)(const bs_task *task) {
+  tile t = {0};
+  bs_task own;
+  for (int64_t first = 0; first < task->pairs; first = own.pairs)
+    if (next_pairs(task, first, 0, &own) ? forward_strips(&own, first) : forward_tile(&own, first, &t)) return;
 }
 
 BS_ENTRY(void, backward)(const bs_task *task) {
-  if (is_long(task)) {
-    backward_strips(task);
-    return;
-  }
   tile t = {0};
-  lay_out(&t, task, 1, KEPT_BYTES, aligned(task->workspace));
-  for (int64_t first = 0; first < task->pairs; first += W) {
-    open_tile(&t, first);
-    if (!task->k_stack && sweep_down(&t, first)) return;
-    const ivec bad = task->k_stack ? (ivec){0} : out_of_range(&t);
-    vec value = top_value(&t, first), seed = splat(0);
-    if (!task->grid_derivs) seed += t.factor;
-    if (!task->grid_derivs && !task->wrt_log) seed *= value;
-    if (sweep_up(&t, first, seed)) return;
-    if (task->grid_derivs) value = t.grid_sum;
-    const ivec finite = (value - value) == splat(0);
-    for (int w = 0; w < W && first + w < task->pairs; ++w) {
-      task->out_of_range[first + w] = bad[w] != 0;
-      if (!bad[w]) flush(&t, w, first + w, finite[w] != 0);
-    }
-  }
+  bs_task own;
+  for (int64_t first = 0; first < task->pairs; first = own.pairs)
+    if (next_pairs(task, first, 1, &own) ? backward_strips(&own, first) : backward_tile(&own, first, &t)) return;
 }

@@ -93,7 +93,7 @@ static void open_step(strips *s, int64_t k, int64_t step) {
   const bs_task *task = s->task;
   increments *in = &s->t.in;
   const int64_t d = task->dimension;
-  const double *x = task->path1 + task->index1[k] * task->length1 * d, *y = task->path2 + task->index2[k] * task->length2 * d;
+  const double *x = task->path1 + task->index1[k] * task->stride1 * d, *y = task->path2 + task->index2[k] * task->stride2 * d;
   in->uniform = 0;
   for (int w = 0; w < W; ++w) {
     const int64_t row = least(w * s->strip_cells, task->length1 - 1);
@@ -228,14 +228,14 @@ static int adjoint_strips(strips *s, int64_t k) {
       for (int w = 0; w < W; ++w)
         if (busy(s, step, w))
           flush_gradient(in->grad_y, w, in->points2[w], d, by_steps, weight2,
-                         task->grad2 + (task->index2[k] * task->length2 + (step - w) * s->block_cells) * d);
+                         task->grad2 + (task->index2[k] * task->stride2 + (step - w) * s->block_cells) * d);
   }
   in->gradient = 0;
   if (task->grad1)
     for (int w = 0; w < W; ++w)
       if (w * s->strip_cells < task->length1 - 1)
         flush_gradient(in->grad_x, w, in->points1[w], d, by_steps, weight1,
-                       task->grad1 + (task->index1[k] * task->length1 + w * s->strip_cells) * d);
+                       task->grad1 + (task->index1[k] * task->stride1 + w * s->strip_cells) * d);
   return 0;
 }
 

@@ -139,11 +139,34 @@ static void load_increments(tile *t, int64_t r0, int64_t r1, int up) {
     }
 }
 
+BS_INLINE int64_t points_of(const int64_t *lengths, const int64_t *index, int64_t k, int64_t length) {
+  return lengths ? lengths[index[k]] : length;
+}
+
+/* Grids, and increments that are handed in, have the same size for all pairs. */
+static int is_trimmed(const bs_task *task) {
+  return (task->lengths1 || task->lengths2) && task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack;
+}
+
+/* The task of the pairs first..first+count-1 alone, whose paths have no more points than the longest of them. */
+static void trim(bs_task *own, const bs_task *task, int64_t first, int64_t count) {
+  *own = *task;
+  own->pairs = first + count;
+  if (!is_trimmed(task)) return;
+  own->length1 = own->length2 = 2; /* one cell, which stands still where a path has one point */
+  for (int64_t k = first; k < own->pairs; ++k) {
+    const int64_t points1 = points_of(task->lengths1, task->index1, k, task->length1);
+    const int64_t points2 = points_of(task->lengths2, task->index2, k, task->length2);
+    if (points1 > own->length1) own->length1 = points1;
+    if (points2 > own->length2) own->length2 = points2;
+  }
+}
+
 /* The paths of the pairs first..first+W-1 into the lanes; the last pair fills the lanes that are left over. */
 static void open_tile(tile *t, int64_t first) {
   const bs_task *task = t->in.task;
   increments *in = &t->in;
-  int same_second = in->y[0] != NULL;
+  int same_second = in->y[0] != NULL && !is_trimmed(task); /* tiles of other sizes lie elsewhere in memory */
   in->uniform = 1;
   for (int w = 0; w < W; ++w) {
     const int64_t k = first + w < task->pairs ? first + w : task->pairs - 1;
@@ -151,10 +174,10 @@ static void open_tile(tile *t, int64_t first) {
       in->x[w] = task->increments + k * (task->length1 - 1) * t->cells;
       continue;
     }
-    in->x[w] = task->path1 + task->index1[k] * task->length1 * task->dimension;
-    in->points1[w] = task->length1;
-    in->points2[w] = task->length2;
-    const double *y = task->path2 + task->index2[k] * task->length2 * task->dimension;
+    in->x[w] = task->path1 + task->index1[k] * task->stride1 * task->dimension;
+    in->points1[w] = points_of(task->lengths1, task->index1, k, task->length1);
+    in->points2[w] = points_of(task->lengths2, task->index2, k, task->length2);
+    const double *y = task->path2 + task->index2[k] * task->stride2 * task->dimension;
     in->uniform &= in->x[w] == in->x[0];
     same_second &= y == in->y[w];
     in->y[w] = y;
@@ -389,11 +412,11 @@ static void flush(const tile *t, int w, int64_t k, int finite) {
   }
   const int64_t d = task->dimension;
   if (task->grad1)
-    flush_gradient(t->in.grad_x, w, task->length1, d, is_linear(task), weight1,
-                   task->grad1 + task->index1[k] * task->length1 * d);
+    flush_gradient(t->in.grad_x, w, t->in.points1[w], d, is_linear(task), weight1,
+                   task->grad1 + task->index1[k] * task->stride1 * d);
   if (task->grad2)
-    flush_gradient(t->in.grad_y, w, task->length2, d, is_linear(task), weight2,
-                   task->grad2 + task->index2[k] * task->length2 * d);
+    flush_gradient(t->in.grad_y, w, t->in.points2[w], d, is_linear(task), weight2,
+                   task->grad2 + task->index2[k] * task->stride2 * d);
 }
 
 /* K_depth (or log K_depth) of each lane at the end point. */
