@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -235,7 +235,8 @@ class _Sweep:
     def filled(self, side: int, index: np.ndarray) -> np.ndarray:
         """The first or second paths of a job for a user's own static kernel, which is to see no padding."""
         path, valid = (self.problem.path1, self.problem.path2)[side], self.valid[side]
-        return filled(path[index], None if valid is None else valid[index])
+        padded: np.ndarray = path[index]
+        return padded if valid is None else cast(np.ndarray, filled(padded, valid[index]))
 
     def in_use(self, job: _schedule.Job, increments: np.ndarray) -> np.ndarray:
         """Increments, or derivatives with respect to them, of a job, and zero behind the valid lengths."""
@@ -451,8 +452,9 @@ def _through_given(
     for side, (gradient, grad, index, weight) in enumerate(zip(gradients, grads, job, weights, strict=True)):
         if grad is not None:
             part = gradient(problem.static_kernel, ctx, d_given, sweep.filled(side, index))
-            if sweep.valid[side] is not None:
-                behind = np.arange(part.shape[1]) >= sweep.valid[side][index][:, None]
+            valid = sweep.valid[side]
+            if valid is not None:
+                behind = np.arange(part.shape[1]) >= valid[index][:, None]
                 part = np.where(behind[:, :, None], 0, part)
             np.add.at(grad, index, weight[:, None, None] * part)
 
