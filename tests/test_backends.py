@@ -15,6 +15,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import branchsig
+from branchsig.quadrature import BY_NAME
 
 KERNELS = [*STATIC_KERNELS, "quartic"]
 
@@ -47,7 +48,9 @@ def settings_of_problems(draw, pairings=("paired", "gram", "symmetric")):
     # Work is bounded, so that an example takes milliseconds.
     depth = draw(st.integers(0, 9))
     pairs = count1 * (count2 if pairing != "paired" else 1)
-    assume(pairs * length1 * length2 * 2 ** (order1 + order2) * (depth + 1) < 3_000_000)
+    quadrature = draw(st.sampled_from(["trapezoid", "trapezoid", *BY_NAME]))
+    nodes = BY_NAME[quadrature].p ** 2
+    assume(pairs * length1 * length2 * 2 ** (order1 + order2) * nodes * (depth + 1) < 3_000_000)
     return {
         "pairing": pairing,
         "counts": (count1, count2),
@@ -56,6 +59,8 @@ def settings_of_problems(draw, pairings=("paired", "gram", "symmetric")):
         "depth": depth,
         "orders": (order1, order2),
         "kernel": draw(st.sampled_from(KERNELS)),
+        "quadrature": quadrature,
+        "ragged": draw(st.sampled_from([False, False, True])),
         "dtype": draw(st.sampled_from([np.float64, np.float64, np.float32])),
         "size": draw(st.sampled_from([1e-3, 0.3, 1.0, 2.0])),
         "n_jobs": draw(st.integers(1, 3)),
@@ -75,6 +80,11 @@ def built(settings, reference, largest=20.0):
     x = walk(rng, *shapes[0], size=size, dtype=dtype)
     y = x if settings["pairing"] == "symmetric" else walk(rng, *shapes[1], size=size, dtype=dtype)
     kernel = QuarticKernel() if settings["kernel"] == "quartic" else static_kernel(settings["kernel"])[0]
+    valid = [None, None]
+    if settings["ragged"]:
+        valid = [rng.integers(1, length + 1, size=count) for count, length, _ in shapes]
+        if settings["pairing"] == "symmetric":
+            valid[1] = valid[0]
     while True:
         found = problem(
             x,
@@ -85,6 +95,9 @@ def built(settings, reference, largest=20.0):
             kernel,
             n_jobs=settings["n_jobs"],
             max_batch=settings["max_batch"],
+            quadrature=BY_NAME[settings["quadrature"]],
+            lengths1=valid[0],
+            lengths2=valid[1],
         )
         if np.max(np.abs(reference.log_kernel(found)), initial=0.0) <= largest:
             return found
@@ -116,6 +129,8 @@ ODD = {
     "depth": 4,
     "orders": (1, 2),
     "kernel": "linear",
+    "quadrature": "trapezoid",
+    "ragged": False,
     "dtype": np.float64,
     "size": 1.0,
     "n_jobs": 2,
@@ -125,6 +140,8 @@ ODD = {
 
 
 @given(settings=settings_of_problems())
+@example(settings=ODD | {"quadrature": "lobatto2", "ragged": True})
+@example(settings=ODD | {"quadrature": "left", "lengths": (33, 70), "orders": (0, 0)})
 @example(settings=ODD)
 @example(settings=ODD | {"pairing": "symmetric", "lengths": (33, 33), "orders": (1, 1)})
 @example(settings=ODD | {"pairing": "gram", "counts": (5, 7), "dtype": np.float32})
@@ -148,10 +165,15 @@ def test_grids_agree_with_the_reference(core, reference, settings, all_levels):
     found = core.grid(arguments, all_levels=all_levels)
     assert found.dtype == arguments.path1.dtype
     assert relative(found, wanted) < tolerance(arguments)
+    if not all_levels:
+        logs = core.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
+        assert relative(np.exp(logs.astype(float)), wanted) < tolerance(arguments)
 
 
 @given(settings=settings_of_problems(), wrt_log=st.booleans(), sides=st.sampled_from([(1, 0), (0, 1), (1, 1)]))
 @example(settings=ODD, wrt_log=False, sides=(1, 1))
+@example(settings=ODD | {"quadrature": "lobatto3", "ragged": True}, wrt_log=False, sides=(1, 1))
+@example(settings=ODD | {"quadrature": "left", "lengths": (33, 70), "orders": (0, 0)}, wrt_log=True, sides=(1, 1))
 @example(settings=ODD | {"pairing": "gram", "counts": (5, 7)}, wrt_log=True, sides=(1, 1))
 @example(settings=ODD | {"pairing": "symmetric", "lengths": (9, 9), "orders": (0, 0)}, wrt_log=False, sides=(1, 0))
 @example(settings=ODD | {"counts": (1, 1), "lengths": (100, 64), "orders": (0, 0)}, wrt_log=False, sides=(1, 1))
@@ -173,6 +195,7 @@ def test_gradients_of_grids_agree_with_the_reference(core, reference, settings, 
 @given(settings=settings_of_problems(pairings=("paired", "gram")), on_grid=st.booleans())
 @example(settings=ODD, on_grid=False)
 def test_gradients_with_a_stack_agree_with_those_without(core, reference, settings, on_grid):
+    assume(BY_NAME[settings["quadrature"]].p == 1)  # a stack has the corners alone
     arguments = built(settings, reference, largest=15.0)
     stack = reference.grid(double(arguments), all_levels=True)
     assume(np.max(np.abs(np.log(stack)), initial=0.0) < 15)

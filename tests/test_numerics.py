@@ -13,13 +13,14 @@ import pytest
 from cases import STATIC_KERNELS, problem, relative, relative_to_path, scaled, static_kernel, walk
 
 import branchsig
+from branchsig.quadrature import BY_NAME
 
 HUGE = 60.0
 
 
-def sides(backend, x, y, depth, orders=(0, 0), pairing="paired", static_kernel=None, wrt_log=True):
+def sides(backend, x, y, depth, orders=(0, 0), pairing="paired", static_kernel=None, wrt_log=True, **options):
     """log K and both gradients for derivatives 1."""
-    arguments = problem(x, y, depth, orders, pairing, static_kernel)
+    arguments = problem(x, y, depth, orders, pairing, static_kernel, **options)
     logarithms = backend.log_kernel(arguments)
     gradients = backend.gradients(
         arguments, np.ones_like(logarithms), wrt_log=wrt_log, left=True, right=pairing != "symmetric"
@@ -377,11 +378,12 @@ def test_repeated_points_leave_infinity_infinite(backend):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", ["linear", "rbf", "matern52", "polynomial"])
+@pytest.mark.parametrize("rule", ["trapezoid", "left", "lobatto2", "lobatto4"])
 @pytest.mark.parametrize(
     ("depth", "orders", "lengths"), [(3, (0, 0), (8, 9)), (4, (1, 2), (5, 4)), (7, (0, 0), (70, 6))]
 )
-def test_a_pair_has_the_same_bits_in_every_batch(core, dtype, name, depth, orders, lengths, rng):
-    kernel, _ = static_kernel(name)
+def test_a_pair_has_the_same_bits_in_every_batch(core, dtype, name, rule, depth, orders, lengths, rng):
+    options = {"static_kernel": static_kernel(name)[0], "quadrature": BY_NAME[rule]}
     count = 37
     # Some neighbours have large cells, one overflows and one is NaN: the others must not notice.
     sizes = np.where(np.arange(count) % 3 == 1, 3.0, 0.6)[:, None, None]
@@ -389,9 +391,9 @@ def test_a_pair_has_the_same_bits_in_every_batch(core, dtype, name, depth, order
     y = (walk(rng, count, lengths[1], 2, size=1.0) * sizes).astype(dtype)
     x[5] *= 100
     x[11, 0, 0] = math.nan
-    whole = sides(core, x, y, depth, orders, static_kernel=kernel)
+    whole = sides(core, x, y, depth, orders, **options)
     for chosen in ([0], [3], [36], [2, 3], [5, 11, 3], list(range(9)), list(range(1, 18)), list(range(36, -1, -1))):
-        part = sides(core, x[chosen], y[chosen], depth, orders, static_kernel=kernel)
+        part = sides(core, x[chosen], y[chosen], depth, orders, **options)
         for mine, its in zip(part, whole, strict=True):
             np.testing.assert_array_equal(mine, its[chosen])
 

@@ -95,7 +95,7 @@ _NEEDS: dict[str, Callable[[Problem], bool]] = {
 
 CAPABILITIES: dict[str, frozenset[str]] = {
     "reference": frozenset(_NEEDS),
-    "cpu": frozenset({"lengths"}),
+    "cpu": frozenset({"lengths", "left point", "Gauss-Lobatto", "log grid"}),
     "cuda": frozenset(),
 }
 """What each backend can do of it. The reference serves what the backend of an array cannot."""

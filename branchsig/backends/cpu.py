@@ -20,6 +20,7 @@ from branchsig import static_kernels as kernels
 from branchsig._arrays import filled
 from branchsig._core import ffi, lib
 from branchsig.backends import _schedule
+from branchsig.quadrature import TRAPEZOID, Quadrature
 
 if TYPE_CHECKING:
     from branchsig.backends import Problem
@@ -115,7 +116,13 @@ def _call(template: Any, *, backward: bool, flags: dict[str, bool], arrays: _Arr
 
 @functools.lru_cache(maxsize=64)
 def _template(
-    lengths: tuple[int, int], dimension: int, depth: int, dyadic_order: tuple[int, int], static_kernel: Any
+    lengths: tuple[int, int],
+    dimension: int,
+    depth: int,
+    dyadic_order: tuple[int, int],
+    static_kernel: Any,
+    quadrature: Quadrature,
+    log_grid: bool,
 ) -> Any:
     """A task with everything that depends on no array; `static_kernel` is None where increments are handed in."""
     task = ffi.new("bs_task *")
@@ -123,6 +130,13 @@ def _template(
     task.dimension = dimension
     task.depth = depth
     task.dyadic1, task.dyadic2 = dyadic_order
+    task.log_grid = task.careful = log_grid  # the running products do not have the logarithms
+    if quadrature != TRAPEZOID:  # which is built in
+        task.nodes = quadrature.p
+        for k, value in enumerate(value for row in quadrature.steps for value in row):
+            task.steps[k] = value
+        for k, value in enumerate(quadrature.whole[0]):
+            task.whole[k] = value
     task.static_kernel = _GIVEN
     if static_kernel is not None:
         task.static_kernel, parameters = _FUSED[type(static_kernel)]
@@ -134,7 +148,7 @@ def _template(
 class _Sweep:
     """A problem in the terms of the core: its paths, its pairs cut into jobs, and the calls that work on them."""
 
-    def __init__(self, problem: Problem, *, grids: bool) -> None:
+    def __init__(self, problem: Problem, *, grids: bool, log_grid: bool = False) -> None:
         x, y = problem.path1, problem.path2
         self.problem = problem
         self.grids = grids
@@ -154,7 +168,13 @@ class _Sweep:
         self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or problem.depth == 0
         self.fused = type(problem.static_kernel) in _FUSED
         self.template = _template(
-            self.lengths, x.shape[2], problem.depth, problem.dyadic_order, problem.static_kernel if self.fused else None
+            self.lengths,
+            x.shape[2],
+            problem.depth,
+            problem.dyadic_order,
+            problem.static_kernel if self.fused else None,
+            problem.quadrature,
+            log_grid,
         )[0]
         self.paths: _Paths = (x, y)
         if x.dtype != _DOUBLE:
@@ -182,8 +202,9 @@ class _Sweep:
         jobs = _schedule.in_tiles(problem.pairing, n1, n2, size, lanes)
         if all(v is None for v in self.valid):
             return jobs
-        valid = (np.full(n, end) if v is None else v for v, n, end in zip(self.valid, (n1, n2), self.lengths))
-        return _schedule.reordered(jobs, problem.pairing, _schedule.by_length(problem.pairing, *valid, lanes))
+        valid1, valid2 = (np.full(n, end) if v is None else v for v, n, end in zip(self.valid, (n1, n2), self.lengths))
+        orders = _schedule.by_length(problem.pairing, valid1, valid2, lanes)
+        return _schedule.reordered(jobs, problem.pairing, orders)
 
     def pairs_in_block(self, values: int) -> int:
         """Number of pairs with so many values each that fit a block."""
@@ -357,11 +378,11 @@ class CpuBackend:
 
     def grid(self, problem: Problem, *, all_levels: bool) -> np.ndarray:
         """Return K_depth, or K_0 to K_depth, at every node."""
-        sweep = _Sweep(problem, grids=True)
+        sweep = _Sweep(problem, grids=True, log_grid=problem.log_grid)
         levels = (problem.depth + 1,) if all_levels else ()
         shape = (*levels, sweep.rows + 1, sweep.columns + 1)
         if sweep.trivial:
-            return np.ones((*sweep.shape, *shape), dtype=problem.path1.dtype)
+            return np.full((*sweep.shape, *shape), not problem.log_grid, dtype=problem.path1.dtype)
         result = np.empty((sweep.count, *shape), dtype=problem.path1.dtype)
 
         def work(index1: np.ndarray, index2: np.ndarray) -> None:
@@ -384,7 +405,11 @@ class CpuBackend:
         right: bool,
         k_stack: np.ndarray | None = None,
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Return the gradients with respect to `path1` and `path2`."""
+        """Return the gradients with respect to `path1` and `path2`.
+
+        A `k_stack` is read for the trapezoid rule alone: for others it lacks nodes, or saves little.
+        """
+        k_stack = k_stack if problem.quadrature == TRAPEZOID else None
         paired, symmetric = problem.pairing == "paired", problem.pairing == "symmetric"
         of_grid = derivs.ndim > (1 if paired else 2)
         sweep = _Sweep(problem, grids=of_grid or k_stack is not None)

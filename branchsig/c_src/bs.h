@@ -3,4 +3,5 @@
 #define BS_H
 #include <stdint.h>
 #include "core.cdef"
+enum { BS_MOST_NODES = 8 };
 #endif

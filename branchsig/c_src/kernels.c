@@ -1,4 +1,6 @@
-/* The entry points, compiled once per instruction set: pairs go through tiles, long single pairs through strips. */
+/* The entry points, compiled once per instruction set: pairs go through tiles, long single pairs through strips, and pairs with
+   another rule than the trapezoid through tiles of their own. */
+#include "collocation.h"
 #include "strips.h"
 #include "tile.h"
 
@@ -29,8 +31,11 @@ BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   for (int64_t first = 0; first < task->pairs; first = own.pairs) {
     tile t = {0};
     strips s = {0};
-    const int64_t size = next_pairs(task, first, backward, &own) ? lay_out_strips(&s, &own, backward, NULL)
-                                                                 : lay_out(&t, &own, backward, KEPT_BYTES, NULL);
+    collocation n = {0};
+    const int strips_next = next_pairs(task, first, backward, &own);
+    const int64_t size = strips_next ? lay_out_strips(&s, &own, backward, NULL)
+                         : own.nodes ? lay_out_collocation(&n, &own, backward, NULL)
+                                     : lay_out(&t, &own, backward, KEPT_BYTES, NULL);
     if (size > most) most = size;
   }
   return most + 64;
@@ -46,10 +51,17 @@ static int forward_strips(const bs_task *task, int64_t k) {
   return 0;
 }
 
-static int forward_tile(const bs_task *task, int64_t first, tile *t) {
-  lay_out(t, task, 0, 0, aligned(task->workspace));
-  open_tile(t, first);
-  if (sweep_down(t, first)) return 1;
+static int forward_tile(const bs_task *task, int64_t first, collocation *n) {
+  tile *t = &n->t;
+  if (task->nodes) {
+    lay_out_collocation(n, task, 0, aligned(task->workspace));
+    open_collocation(n, first);
+    if (collocation_down(n, first)) return 1;
+  } else {
+    lay_out(t, task, 0, 0, aligned(task->workspace));
+    open_tile(t, first);
+    if (sweep_down(t, first)) return 1;
+  }
   const ivec bad = out_of_range(t);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
     if (task->log_k) task->log_k[first + w] = t->total[w];
@@ -66,15 +78,22 @@ static int backward_strips(const bs_task *task, int64_t k) {
   return !task->out_of_range[k] && adjoint_strips(&s, k);
 }
 
-static int backward_tile(const bs_task *task, int64_t first, tile *t) {
-  lay_out(t, task, 1, KEPT_BYTES, aligned(task->workspace));
-  open_tile(t, first);
-  if (!task->k_stack && sweep_down(t, first)) return 1;
+static int backward_tile(const bs_task *task, int64_t first, collocation *n) {
+  tile *t = &n->t;
+  if (task->nodes) {
+    lay_out_collocation(n, task, 1, aligned(task->workspace));
+    open_collocation(n, first);
+    if (collocation_down(n, first)) return 1;
+  } else {
+    lay_out(t, task, 1, KEPT_BYTES, aligned(task->workspace));
+    open_tile(t, first);
+    if (!task->k_stack && sweep_down(t, first)) return 1;
+  }
   const ivec bad = task->k_stack ? (ivec){0} : out_of_range(t);
   vec value = top_value(t, first), seed = splat(0);
   if (!task->grid_derivs) seed += t->factor;
   if (!task->grid_derivs && !task->wrt_log) seed *= value;
-  if (sweep_up(t, first, seed)) return 1;
+  if (task->nodes ? collocation_up(n, first, seed) : sweep_up(t, first, seed)) return 1;
   if (task->grid_derivs) value = t->grid_sum;
   const ivec finite = (value - value) == splat(0);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
@@ -85,15 +104,15 @@ static int backward_tile(const bs_task *task, int64_t first, tile *t) {
 }
 
 BS_ENTRY(void, forward)(const bs_task *task) {
-  tile t = {0};
+  collocation n = {0};
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
-    if (next_pairs(task, first, 0, &own) ? forward_strips(&own, first) : forward_tile(&own, first, &t)) return;
+    if (next_pairs(task, first, 0, &own) ? forward_strips(&own, first) : forward_tile(&own, first, &n)) return;
 }
 
 BS_ENTRY(void, backward)(const bs_task *task) {
-  tile t = {0};
+  collocation n = {0};
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
-    if (next_pairs(task, first, 1, &own) ? backward_strips(&own, first) : backward_tile(&own, first, &t)) return;
+    if (next_pairs(task, first, 1, &own) ? backward_strips(&own, first) : backward_tile(&own, first, &n)) return;
 }

@@ -4,6 +4,7 @@
 #ifndef BS_SIMD_H
 #define BS_SIMD_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -51,7 +52,6 @@ BS_INLINE vec minimum(vec a, vec b) { return (vec)_mm_min_pd((__m128d)a, (__m128
 BS_INLINE int any_beyond(vec a, double bound) { return _mm_movemask_pd(_mm_cmpnle_pd((__m128d)a, _mm_set1_pd(bound))) != 0; }
 BS_INLINE vec square_root(vec a) { return (vec)_mm_sqrt_pd((__m128d)a); }
 #else
-#include <math.h>
 BS_INLINE vec maximum(vec a, vec b) { return choose(a > b, a, b); }
 BS_INLINE vec minimum(vec a, vec b) { return choose(a < b, a, b); }
 BS_INLINE int any_beyond(vec a, double bound) {

@@ -238,7 +238,7 @@ static void recover_band(tile *t, int64_t r0, int64_t r1) {
 
 /* Row r of K_{m+1} of every lane to level `level` of a grid, or (loading) back from it. */
 static void grid_row(const tile *t, int64_t first, int64_t r, double *grid, int levels_in_grid, int level, int m, int loading) {
-  double *row = (double *)k_row(t, r, m);
+  double *row = (double *)(t->in.task->log_grid ? t->logs + t->width * m : k_row(t, r, m));
   for (int w = 0; w < W && first + w < t->in.task->pairs; ++w) {
     double *line = grid + (((first + w) * levels_in_grid + level) * (t->rows + 1) + r) * (t->columns + 1);
     if (loading)
@@ -274,7 +274,7 @@ BS_INLINE int stopped(const tile *t) { return *(const volatile int32_t *)t->in.t
 static int sweep_down(tile *t, int64_t first) {
   const bs_task *task = t->in.task;
   /* logs hold one row at a time, so where every row of them is looked at, bands have one row */
-  const int64_t band = task->grid_derivs && task->careful ? 1 : BAND;
+  const int64_t band = (task->grid_derivs && task->careful) || task->log_grid ? 1 : BAND;
   start_rows(&t->in, 0);
   if (task->grid) store_grid_row(t, first, 0);
   for (int64_t r0 = 0; r0 < t->rows; r0 += band) {
@@ -373,9 +373,8 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t r0, int64_t r1
   fill(t->gradient, BAND * t->cells, 0);
 }
 
-/* All rows upwards: the gradient of every lane, from w of the top level where no grid of derivatives is given. Returns nonzero
-   if it was asked to stop. */
-static int sweep_up(tile *t, int64_t first, vec seed) {
+/* Before the first row upwards. */
+static void open_gradient(tile *t, vec seed) {
   const bs_task *task = t->in.task;
   fill(t->w, t->width * t->levels, 0);
   fill(t->gw, t->width * t->levels, 0);
@@ -385,6 +384,13 @@ static int sweep_up(tile *t, int64_t first, vec seed) {
   start_rows(&t->in, task->length1 - 1);
   start_gradient(&t->in);
   if (t->in.grad_x) fill(t->in.grad_x, task->length1 * task->dimension, 0);
+}
+
+/* All rows upwards: the gradient of every lane, from w of the top level where no grid of derivatives is given. Returns nonzero
+   if it was asked to stop. */
+static int sweep_up(tile *t, int64_t first, vec seed) {
+  const bs_task *task = t->in.task;
+  open_gradient(t, seed);
   if (task->k_stack) provide_rows(t, first, t->rows, t->rows + 1);
   for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
     const int64_t r1 = r0 + BAND < t->rows ? r0 + BAND : t->rows;

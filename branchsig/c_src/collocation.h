@@ -1,0 +1,416 @@
+/* Tiles for rules of quadrature other than the trapezoid: left points, and Gauss-Lobatto rules of p intervals. Each side of a
+   cell is divided by p + 1 nodes, shared with the neighbours. With B[a, k] the integral of the basis function of node k from node
+   a to node a + 1, and sub-cells (a, b) between neighbouring nodes:
+
+     sum_m[a, b]      = sum over the nodes k, l of the cell of B[a, k] B[b, l] K_m[k, l]
+     K_m[a + 1, b]    = K_m[a, b] E_a(b),   E_a(b) = E_a(b - 1) exp(g sum_{m-1}[a, b]),   E_a = 1 on the left edge
+     log K_depth      = sum over the cells of g sum over k, l of V[k] V[l] K_{depth-1}[k, l],   V[k] = sum over a of B[a, k]
+
+   A row of cells is swept in blocks of columns, a block level by level; K is kept on the last row of nodes. The way back recovers
+   the rows of nodes of a row of cells from the last one, and the adjoint of a cell is
+     U[k, l] = sum over a, b of B[a, k] w_{m+1}[a, b] B[b, l],   gradient += sum of U K_m,   Kbar_m[k, l] gathers g U[k, l],
+     w_m[a, b] = sum of Kbar_m K_m over the nodes below and to the right of the sub-cell. */
+#ifndef BS_COLLOCATION_H
+#define BS_COLLOCATION_H
+
+#include "tile.h"
+
+/* E_a (careful: log E_a), K at the nodes and the integrals down the rows of nodes, all on the left edge of the next cell */
+typedef struct {
+  vec E[BS_MOST_NODES], k[BS_MOST_NODES + 1], sums[BS_MOST_NODES];
+} edge_state;
+
+/* sum of Kbar K right of the cell on each row of nodes but the first, and what the cell to the right gives to its left edge */
+typedef struct {
+  vec suffix[BS_MOST_NODES], right[BS_MOST_NODES + 1];
+} edge_adjoint;
+
+typedef struct {
+  tile t;
+  int p;
+  int64_t width;        /* registers of a row of nodes */
+  int upside;           /* which of the first and the last row of nodes comes first in memory: they change places row by row */
+  double largest_sum;   /* of any sub-cell where |K| <= 1 */
+  vec *k;               /* [level][row of nodes][node]; forward the last row alone */
+  vec *logs;            /* careful: [level][node] */
+  vec *ones, *sums[2];  /* of a block: [cell][a][b], of K_0 and of other levels */
+  edge_state *states;   /* [level] */
+  vec *w, *gw;          /* backward: [level][node] w of the sub-cells below, and what the cells below give to Kbar */
+  vec *w_cells[2];      /* backward: of a block, as sums */
+  edge_adjoint *adjoints; /* backward: [level] */
+} collocation;
+
+static int64_t lay_out_collocation(collocation *n, const bs_task *task, int backward, char *base) {
+  int64_t used = lay_out(&n->t, task, backward, 0, base);
+  const tile *t = &n->t;
+  const int p = n->p = task->nodes, levels = t->levels;
+  n->t.factor *= 4; /* weights take the place of the mean of four corners */
+  n->width = row_width(t->columns * p + 1);
+  n->upside = 0;
+  n->largest_sum = 0;
+  for (int a = 0; a < p; ++a) {
+    double sum = 0;
+    for (int k = 0; k <= p; ++k) sum += fabs(task->steps[a * (p + 1) + k]);
+    if (sum * sum > n->largest_sum) n->largest_sum = sum * sum;
+  }
+  n->k = take(base, &used, n->width * levels * (backward ? p + 1 : 1), sizeof(vec));
+  n->logs = task->careful ? take(base, &used, n->width * levels, sizeof(vec)) : NULL;
+  n->ones = take(base, &used, BLOCK * p * p, sizeof(vec));
+  n->sums[0] = take(base, &used, BLOCK * p * p, sizeof(vec));
+  n->sums[1] = take(base, &used, BLOCK * p * p, sizeof(vec));
+  n->states = take(base, &used, levels, sizeof(edge_state));
+  if (backward) {
+    n->w = take(base, &used, n->width * levels, sizeof(vec));
+    n->gw = take(base, &used, n->width * levels, sizeof(vec));
+    n->w_cells[0] = take(base, &used, BLOCK * p * p, sizeof(vec));
+    n->w_cells[1] = take(base, &used, BLOCK * p * p, sizeof(vec));
+    n->adjoints = take(base, &used, levels, sizeof(edge_adjoint));
+  }
+  return used;
+}
+
+/* Row k of the nodes of the row of cells at hand, on level m. Downwards one row is kept, the latest, as the first of them. */
+BS_INLINE vec *node_row(const collocation *n, int m, int k) {
+  if (!n->w) return n->k + n->width * m;
+  if (n->upside && (k == 0 || k == n->p)) k = n->p - k;
+  return n->k + n->width * (m * (n->p + 1) + k);
+}
+
+/* weight times value; careful: nothing where the weight is zero, also where the value is infinite */
+BS_INLINE vec weighted(int careful, double weight, vec value) {
+  const vec product = weight * value;
+  if (!careful) return product;
+  return (vec)((ivec)product & ((ivec){0} - (int64_t)(weight != 0)));
+}
+
+/* One level over a block of cells. Downwards (sign = 1) from the first row of nodes to the last, upwards (sign = -1) the other
+   way; `rows` NULL: only the row arrived at is kept, in place of the one set out from. Gives sums for the level above, or
+   (`integral`) the integral of the top level. Returns the largest K met. */
+BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, const bs_task *task, const vec *sums, vec *const *rows,
+                       vec *row, vec *logs, vec *sums_out, vec *integral, edge_state *state, vec extent[2]) {
+  const double *B = task->steps, *V = task->whole;
+  vec k[BS_MOST_NODES + 1][BS_MOST_NODES + 1], column[BS_MOST_NODES][BS_MOST_NODES + 1], E[BS_MOST_NODES];
+  vec low = extent[0], high = splat(0), above = splat(0);
+  const int start = sign > 0 ? 0 : p, end = p - start;
+  for (int a = 0; a < p; ++a) E[a] = state->E[a], column[a][0] = state->sums[a];
+  for (int i = 0; i <= p; ++i) {
+    k[i][0] = state->k[i];
+    high = maximum(high, k[i][0]);
+  }
+  for (int64_t c = b.first; c <= b.last; ++c) {
+    const vec g = b.g[(c - 1) >> b.shift], *sum = sums + (c - b.first) * p * p;
+    const ivec moves = g != splat(0);
+    const int64_t at = (c - 1) * p;
+    vec log_k[BS_MOST_NODES + 1];
+    for (int l = 1; l <= p; ++l) {
+      k[start][l] = row[at + l];
+      high = maximum(high, k[start][l]);
+      if (careful) log_k[l] = logs[at + l];
+    }
+    for (int step = 0; step < p; ++step) {
+      const int a = sign > 0 ? step : p - 1 - step, from = sign > 0 ? a : a + 1, to = sign > 0 ? a + 1 : a;
+      for (int l = 1; l <= p; ++l) {
+        const vec cell = g * sum[a * p + l - 1];
+        if (careful) {
+          E[a] += (vec)((ivec)cell & moves);
+          log_k[l] += sign * E[a];
+          k[to][l] = exponential(log_k[l]);
+        } else {
+          E[a] *= small_exp(tier, sign * cell);
+          k[to][l] = k[from][l] * E[a];
+          low = minimum(low, k[to][l]);
+        }
+        high = maximum(high, k[to][l]);
+      }
+    }
+    if (rows)
+      for (int i = 0; i <= p; ++i)
+        for (int l = 1; l <= p; ++l) rows[i][at + l] = k[i][l];
+    else
+      for (int l = 1; l <= p; ++l) row[at + l] = k[end][l];
+    if (careful)
+      for (int l = 1; l <= p; ++l) logs[at + l] = log_k[l];
+    if (integral) {
+      vec total = splat(0);
+      for (int l = 0; l <= p; ++l) {
+        vec down = splat(0);
+        for (int i = 0; i <= p; ++i) down += weighted(careful, V[i], k[i][l]);
+        total += weighted(careful, V[l], down);
+      }
+      total *= g;
+      if (careful)
+        above += (vec)((ivec)total & moves);
+      else
+        above += total;
+    } else {
+      for (int a = 0; a < p; ++a) {
+        for (int l = 1; l <= p; ++l) {
+          vec down = splat(0);
+          for (int i = 0; i <= p; ++i) down += weighted(careful, B[a * (p + 1) + i], k[i][l]);
+          column[a][l] = down;
+        }
+        for (int l = 0; l < p; ++l) {
+          vec total = splat(0);
+          for (int i = 0; i <= p; ++i) total += weighted(careful, B[l * (p + 1) + i], column[a][i]);
+          sums_out[((c - b.first) * p + a) * p + l] = total;
+        }
+        column[a][0] = column[a][p];
+      }
+    }
+    for (int i = 0; i <= p; ++i) k[i][0] = k[i][p];
+  }
+  for (int a = 0; a < p; ++a) state->E[a] = E[a], state->sums[a] = column[a][0];
+  for (int i = 0; i <= p; ++i) state->k[i] = k[i][0];
+  extent[0] = low;
+  extent[1] = maximum(extent[1], high);
+  if (integral) *integral += above;
+  return high;
+}
+
+/* The instances: how many nodes, which polynomial for exp, which way. */
+#define BS_CELLS(name, p, sign)                                                                                                  \
+  static vec name(const collocation *n, int careful, vec largest_cell, block b, const vec *sums, vec *const *rows, vec *row,     \
+                  vec *logs, vec *sums_out, vec *integral, edge_state *state, vec extent[2]) {                                   \
+    const bs_task *task = n->t.in.task;                                                                                          \
+    if (careful)                                                                                                                 \
+      return cells_at(p, TIER_ANY, 1, sign, b, task, sums, rows, row, logs, sums_out, integral, state, extent);                  \
+    if (tier_for(largest_cell) <= TIER_SMALL)                                                                                    \
+      return cells_at(p, TIER_SMALL, 0, sign, b, task, sums, rows, row, logs, sums_out, integral, state, extent);                \
+    return cells_at(p, TIER_ANY, 0, sign, b, task, sums, rows, row, logs, sums_out, integral, state, extent);                    \
+  }
+BS_CELLS(cells_down_1, 1, 1)
+BS_CELLS(cells_down_2, 2, 1)
+BS_CELLS(cells_down_3, 3, 1)
+BS_CELLS(cells_down_any, n->p, 1)
+BS_CELLS(cells_up_1, 1, -1)
+BS_CELLS(cells_up_2, 2, -1)
+BS_CELLS(cells_up_3, 3, -1)
+BS_CELLS(cells_up_any, n->p, -1)
+
+/* All levels of row r of cells, downwards or upwards; the integral of the top level is added to `integral`, unless that is NULL. */
+static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
+  tile *t = &n->t;
+  const int p = n->p, careful = t->in.task->careful, levels = t->levels;
+  for (int m = 0; m < levels; ++m) {
+    edge_state *state = &n->states[m];
+    for (int a = 0; a < p; ++a) {
+      state->E[a] = splat(careful ? 0 : 1);
+      state->sums[a] = splat(0);
+      for (int k = 0; k <= p; ++k) state->sums[a] += t->in.task->steps[a * (p + 1) + k];
+    }
+    for (int k = 0; k <= p; ++k) state->k[k] = splat(1);
+  }
+  for (int64_t j = 0; j < t->blocks; ++j) {
+    const block b = block_of(t, j, r, r);
+    const vec bound = t->bound[j] * n->largest_sum, *sums = n->ones;
+    vec largest = splat(1);
+    for (int m = 0; m < levels; ++m) {
+      vec *rows[BS_MOST_NODES + 1], *out = n->sums[m & 1], *logs = careful ? n->logs + n->width * m : NULL;
+      for (int k = 0; k <= p; ++k) rows[k] = node_row(n, m, k);
+      vec *above = m == levels - 1 ? integral : NULL;
+#define BS_ARGUMENTS n, careful, largest * bound, b, sums, up ? rows : NULL, rows[up ? p : 0], logs, out, above, &n->states[m], t->extent
+      switch (up ? -p : p) {
+        case 1: largest = cells_down_1(BS_ARGUMENTS); break;
+        case 2: largest = cells_down_2(BS_ARGUMENTS); break;
+        case 3: largest = cells_down_3(BS_ARGUMENTS); break;
+        case -1: largest = cells_up_1(BS_ARGUMENTS); break;
+        case -2: largest = cells_up_2(BS_ARGUMENTS); break;
+        case -3: largest = cells_up_3(BS_ARGUMENTS); break;
+        default: largest = up ? cells_up_any(BS_ARGUMENTS) : cells_down_any(BS_ARGUMENTS);
+      }
+#undef BS_ARGUMENTS
+      sums = out;
+    }
+    if (integral && levels == 0) integrate_block(b, t->fours, integral);
+  }
+}
+
+/* One level of the adjoint over a block of cells, right to left. w_above: w_{m+1} of the sub-cells, or (top) of the cells. */
+BS_INLINE void cells_adjoint_at(int p, int top, int lowest, block b, const bs_task *task, const vec *w_above, vec *const *rows,
+                                vec *w, vec *gw, vec *w_out, vec *gradient, edge_adjoint *state) {
+  const double *B = task->steps, *V = task->whole;
+  for (int64_t c = b.last; c >= b.first; --c) {
+    const int64_t at = (c - 1) * p;
+    const vec g = b.g[(c - 1) >> b.shift], *above = w_above + (top ? c : (c - b.first) * p * p);
+    vec U[BS_MOST_NODES + 1][BS_MOST_NODES + 1], across[BS_MOST_NODES][BS_MOST_NODES + 1], sum = splat(0);
+    if (top) {
+      for (int k = 0; k <= p; ++k)
+        for (int l = 0; l <= p; ++l) U[k][l] = *above * (V[k] * V[l]);
+    } else {
+      for (int a = 0; a < p; ++a)
+        for (int l = 0; l <= p; ++l) {
+          across[a][l] = splat(0);
+          for (int e = 0; e < p; ++e) across[a][l] += above[a * p + e] * B[e * (p + 1) + l];
+        }
+      for (int k = 0; k <= p; ++k)
+        for (int l = 0; l <= p; ++l) {
+          U[k][l] = splat(0);
+          for (int a = 0; a < p; ++a) U[k][l] += B[a * (p + 1) + k] * across[a][l];
+        }
+    }
+    for (int l = p; l >= 0; --l)
+      for (int k = 0; k <= p; ++k) {
+        sum += U[k][l] * rows[k][at + l];
+        U[k][l] *= g;
+      }
+    for (int k = 0; k <= p; ++k) {
+      U[k][p] += state->right[k];
+      state->right[k] = U[k][0];
+    }
+    for (int l = p; l > 0; --l) {
+      vec here = w[at + l];
+      U[p][l] += gw[at + l];
+      gw[at + l] = U[0][l];
+      for (int k = p; k > 0; --k) {
+        state->suffix[k - 1] += U[k][l] * rows[k][at + l];
+        here += state->suffix[k - 1];
+        w_out[((c - b.first) * p + k - 1) * p + l - 1] = here;
+        if (lowest) { /* K_0 = 1 */
+          double area = 0, side = 0;
+          for (int i = 0; i <= p; ++i) area += B[(k - 1) * (p + 1) + i], side += B[(l - 1) * (p + 1) + i];
+          sum += here * (area * side);
+        }
+      }
+      w[at + l] = here;
+    }
+    gradient[(c - 1) >> b.shift] += sum;
+  }
+}
+
+#define BS_CELLS_ADJOINT(name, p)                                                                                                \
+  static void name(const collocation *n, int top, int lowest, block b, const vec *w_above, vec *const *rows, vec *w, vec *gw,    \
+                   vec *w_out, vec *gradient, edge_adjoint *state) {                                                             \
+    cells_adjoint_at(p, top, lowest, b, n->t.in.task, w_above, rows, w, gw, w_out, gradient, state);                             \
+  }
+BS_CELLS_ADJOINT(cells_adjoint_1, 1)
+BS_CELLS_ADJOINT(cells_adjoint_2, 2)
+BS_CELLS_ADJOINT(cells_adjoint_3, 3)
+BS_CELLS_ADJOINT(cells_adjoint_any, n->p)
+
+/* w of the top level on row r of cells where derivatives are given at the corners below it. */
+static void seed_cells(collocation *n, int64_t first, int64_t r, block b, vec *suffix) {
+  tile *t = &n->t;
+  const int wrt_log = t->in.task->wrt_log;
+  const vec *lower = node_row(n, t->levels - 1, n->p);
+  load_derivs(t, first, r + 1, b);
+  for (int64_t c = b.last; c >= b.first; --c) {
+    const vec bar = t->derivs[c - b.first];
+    if (wrt_log)
+      *suffix += bar;
+    else
+      *suffix += bar * lower[c * n->p];
+    t->w_top[c] += *suffix;
+  }
+}
+
+/* The adjoint of row r of cells, from the top level down, added to t->gradient. */
+static void adjoint_cells(collocation *n, int64_t first, int64_t r) {
+  tile *t = &n->t;
+  const bs_task *task = t->in.task;
+  const int top = task->depth - 1; /* the integral of K_depth is never taken */
+  memset(n->adjoints, 0, sizeof(edge_adjoint) * (size_t)t->levels);
+  vec suffix = splat(0);
+  for (int64_t j = t->blocks - 1; j >= 0; --j) {
+    const block b = block_of(t, j, r, r);
+    if (task->grid_derivs) seed_cells(n, first, r, b, &suffix);
+    const vec *w_above = t->w_top;
+    for (int m = top - 1; m >= 0; --m) {
+      vec *rows[BS_MOST_NODES + 1], *out = n->w_cells[m & 1];
+      for (int k = 0; k <= n->p; ++k) rows[k] = node_row(n, m, k);
+#define BS_ARGUMENTS n, m == top - 1, m == 0, b, w_above, rows, n->w + n->width * m, n->gw + n->width * m, out, t->gradient, &n->adjoints[m]
+      switch (n->p) {
+        case 1: cells_adjoint_1(BS_ARGUMENTS); break;
+        case 2: cells_adjoint_2(BS_ARGUMENTS); break;
+        case 3: cells_adjoint_3(BS_ARGUMENTS); break;
+        default: cells_adjoint_any(BS_ARGUMENTS);
+      }
+#undef BS_ARGUMENTS
+      w_above = out;
+    }
+    if (top == 0) /* K_0 is all there is below */
+      for (int64_t c = b.first; c <= b.last; ++c) t->gradient[(c - 1) >> b.shift] += w_above[c];
+  }
+}
+
+static void open_collocation(collocation *n, int64_t first) {
+  tile *t = &n->t;
+  const bs_task *task = t->in.task;
+  const int p = n->p;
+  open_tile(t, first);
+  fill(t->fours, BLOCK, 1);
+  for (int a = 0; a < p; ++a)
+    for (int e = 0; e < p; ++e) {
+      double side1 = 0, side2 = 0;
+      for (int k = 0; k <= p; ++k) side1 += task->steps[a * (p + 1) + k], side2 += task->steps[e * (p + 1) + k];
+      for (int c = 0; c < BLOCK; ++c) n->ones[(c * p + a) * p + e] = splat(side1 * side2);
+    }
+  for (int m = 0; m < t->levels; ++m) {
+    fill(node_row(n, m, 0), n->width, 1);
+    if (n->w)
+      for (int k = 0; k <= p; ++k) *node_row(n, m, k) = splat(1);
+  }
+  if (n->logs) fill(n->logs, n->width * t->levels, 0);
+}
+
+/* Row r of corners of K_depth, or of K_0 to K_depth, of every lane into the grid. */
+static void store_corners(const collocation *n, int64_t first, int64_t r) {
+  const tile *t = &n->t;
+  const bs_task *task = t->in.task;
+  const int grids = task->all_levels ? task->depth + 1 : 1;
+  for (int w = 0; w < W && first + w < task->pairs; ++w)
+    for (int j = 0; j < grids; ++j) {
+      const int m = task->all_levels ? j - 1 : task->depth - 1; /* -1: K_0 */
+      const double *row = m < 0 ? NULL : (const double *)(task->log_grid ? n->logs + n->width * m : node_row(n, m, 0)) + w;
+      double *line = task->grid + (((first + w) * grids + j) * (t->rows + 1) + r) * (t->columns + 1);
+      for (int64_t c = 0; c <= t->columns; ++c) line[c] = row ? row[c * n->p * W] : 1;
+    }
+}
+
+static void check_corners(collocation *n) {
+  const int top = n->t.levels - 1;
+  const vec *k = n->t.in.task->wrt_log ? n->logs + n->width * top : node_row(n, top, 0);
+  for (int64_t c = 0; c <= n->t.columns; ++c) n->t.grid_sum += k[c * n->p] - k[c * n->p];
+}
+
+/* All rows downwards. Returns nonzero if it was asked to stop. */
+static int collocation_down(collocation *n, int64_t first) {
+  tile *t = &n->t;
+  const bs_task *task = t->in.task;
+  start_rows(&t->in, 0);
+  if (task->grid) store_corners(n, first, 0);
+  for (int64_t r = 0; r < t->rows; ++r) {
+    if (stopped(t)) return 1;
+    load_increments(t, r, r + 1, 0);
+    vec integral = splat(0);
+    sweep_cells(n, r, 0, t->levels < task->depth ? &integral : NULL);
+    t->total += integral;
+    if (task->grid) store_corners(n, first, r + 1);
+    if (task->grid_derivs && task->careful) check_corners(n);
+  }
+  return 0;
+}
+
+/* All rows upwards: the gradient of every lane, from w of the top level where no grid of derivatives is given. Returns nonzero
+   if it was asked to stop. */
+static int collocation_up(collocation *n, int64_t first, vec seed) {
+  tile *t = &n->t;
+  open_gradient(t, seed);
+  fill(n->w, n->width * t->levels, 0);
+  fill(n->gw, n->width * t->levels, 0);
+  /* the way down has left the last row where the first one stands */
+  for (int m = 0; m < t->levels; ++m) memcpy(node_row(n, m, n->p), node_row(n, m, 0), sizeof(vec) * (size_t)n->width);
+  for (int64_t r = t->rows - 1; r >= 0; --r) {
+    if (stopped(t)) return 1;
+    load_increments(t, r, r + 1, 1);
+    sweep_cells(n, r, 1, NULL);
+    if (r == 0) /* that much is known exactly */
+      for (int m = 0; m < t->levels; ++m) fill(node_row(n, m, 0), n->width, 1);
+    adjoint_cells(n, first, r);
+    hand_on_gradient(t, first, r, r + 1);
+    n->upside = !n->upside;
+  }
+  t->in.gradient = 0;
+  return 0;
+}
+
+#endif
