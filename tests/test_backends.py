@@ -5,6 +5,7 @@ the core promises 1e-13 * (nodes along both paths) in float64 and 1e-5 in float3
 """
 
 import dataclasses
+import math
 import warnings
 
 import numpy as np
@@ -168,6 +169,23 @@ def test_grids_agree_with_the_reference(core, reference, settings, all_levels):
     if not all_levels:
         logs = core.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
         assert relative(np.exp(logs.astype(float)), wanted) < tolerance(arguments)
+
+
+@given(settings=settings_of_problems(), order=st.integers(0, 7), on_grid=st.booleans())
+@example(settings=ODD | {"quadrature": "lobatto3", "ragged": True}, order=5, on_grid=True)
+@example(settings=ODD | {"pairing": "symmetric", "lengths": (9, 9), "orders": (1, 1)}, order=3, on_grid=False)
+def test_parts_and_their_gradients_agree_with_the_reference(core, reference, settings, order, on_grid):
+    arguments = dataclasses.replace(built(settings, reference), depth=math.inf, order=order)
+    if on_grid and arguments.pairing == "symmetric":
+        arguments = dataclasses.replace(arguments, pairing="gram")
+    wanted = reference.parts(double(arguments), grid=on_grid)
+    found = core.parts(arguments, grid=on_grid)
+    assert found.dtype == arguments.path1.dtype
+    scale = np.maximum(1.0, np.max(np.abs(wanted), axis=-1, keepdims=True))
+    np.testing.assert_allclose(found / scale, wanted / scale, rtol=0, atol=tolerance(arguments))
+    if arguments.pairing != "symmetric":
+        ones = np.ones_like(wanted)
+        compare_gradients(core, reference, arguments, settings["seed"], wrt_log=False, left=True, right=True, grid=ones)
 
 
 @given(settings=settings_of_problems(), wrt_log=st.booleans(), sides=st.sampled_from([(1, 0), (0, 1), (1, 1)]))

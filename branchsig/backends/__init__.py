@@ -87,7 +87,7 @@ _NEEDS: dict[str, Callable[[Problem], bool]] = {
     "left point": lambda problem: isinstance(problem.quadrature, LeftPoint),
     "Gauss-Lobatto": lambda problem: isinstance(problem.quadrature, GaussLobatto),
     "order": lambda problem: problem.order is not None,
-    "untruncated": lambda problem: problem.depth == math.inf,
+    "untruncated": lambda problem: problem.order is None and problem.depth == math.inf,
     "lengths": lambda problem: problem.lengths1 is not None or problem.lengths2 is not None,
     "log grid": lambda problem: problem.log_grid,
 }
@@ -95,7 +95,7 @@ _NEEDS: dict[str, Callable[[Problem], bool]] = {
 
 CAPABILITIES: dict[str, frozenset[str]] = {
     "reference": frozenset(_NEEDS),
-    "cpu": frozenset({"lengths", "left point", "Gauss-Lobatto", "log grid"}),
+    "cpu": frozenset({"lengths", "left point", "Gauss-Lobatto", "order", "log grid"}),
     "cuda": frozenset(),
 }
 """What each backend can do of it. The reference serves what the backend of an array cannot."""

@@ -119,6 +119,7 @@ def _template(
     lengths: tuple[int, int],
     dimension: int,
     depth: int,
+    order: int | None,
     dyadic_order: tuple[int, int],
     static_kernel: Any,
     quadrature: Quadrature,
@@ -131,7 +132,9 @@ def _template(
     task.depth = depth
     task.dyadic1, task.dyadic2 = dyadic_order
     task.log_grid = task.careful = log_grid  # the running products do not have the logarithms
-    if quadrature != TRAPEZOID:  # which is built in
+    if order is not None:
+        task.order = order
+    if order is not None or quadrature != TRAPEZOID:  # which is built in
         task.nodes = quadrature.p
         for k, value in enumerate(value for row in quadrature.steps for value in row):
             task.steps[k] = value
@@ -157,20 +160,23 @@ class _Sweep:
         self.rows, self.columns = (self.lengths[0] - 1) << order1, (self.lengths[1] - 1) << order2
         self.shape = (x.shape[0],) if problem.pairing == "paired" else (x.shape[0], y.shape[0])
         self.count = _schedule.count(problem.pairing, x.shape[0], y.shape[0])
-        longest = max(self.rows, self.columns) * max(1, problem.depth) * _NODE_BYTES
+        # Truncated by the number of nodes, there are as many levels, each needing all those below it.
+        self.levels = int(problem.depth if problem.order is None else problem.order)
+        longest = max(self.rows, self.columns) * max(1, self.levels) * _NODE_BYTES * problem.quadrature.p**2
         if longest > _MOST_BYTES:
             raise MemoryError(
                 f"one row of the grids takes {longest:.1e} bytes: dyadic_order {problem.dyadic_order} is too large for "
                 f"paths of {self.lengths[0]} and {self.lengths[1]} points"
             )
-        self.nodes = max(1.0, float(self.rows) * self.columns * problem.depth)
+        self.nodes = max(1.0, float(self.rows) * self.columns * self.levels * problem.quadrature.p**2)
         # nothing to sweep: no pairs, a path that does not move, or no level
-        self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or problem.depth == 0
+        self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or self.levels == 0
         self.fused = type(problem.static_kernel) in _FUSED
         self.template = _template(
             self.lengths,
             x.shape[2],
-            problem.depth,
+            self.levels,
+            problem.order,
             problem.dyadic_order,
             problem.static_kernel if self.fused else None,
             problem.quadrature,
@@ -186,12 +192,13 @@ class _Sweep:
     def jobs(self, *, fixed: bool) -> Iterator[_schedule.Job]:
         """The pairs in jobs, which depend on the number of threads only where they are not `fixed`."""
         problem = self.problem
-        parts = 32 if fixed else 4 * problem.n_jobs
-        size = int(max(self.nodes * self.count / parts, _JOB_NODES) / self.nodes)
+        runs = 32 if fixed else 4 * problem.n_jobs
+        size = int(max(self.nodes * self.count / runs, _JOB_NODES) / self.nodes)
         if not self.fused:
             size = min(size, self.pairs_in_block((self.lengths[0] - 1) * (self.lengths[1] - 1)))
         if self.grids:
-            size = min(size, self.pairs_in_block((self.rows + 1) * (self.columns + 1)))
+            parts = 1 if problem.order is None else problem.order + 1
+            size = min(size, self.pairs_in_block((self.rows + 1) * (self.columns + 1) * parts))
         if problem.max_batch > 0:
             size = min(size, problem.max_batch**2)
         lanes = lib.bs_lanes()
@@ -270,7 +277,7 @@ class _Sweep:
     def forward(self, job: _schedule.Job, given: np.ndarray | None, **results: np.ndarray) -> None:
         """Fill the results, log_k or grid, of the pairs of a job."""
         grid = results.get("grid")
-        flags = {"all_levels": grid is not None and grid.ndim == 4}
+        flags = {"all_levels": grid is not None and grid.ndim == 4 and self.problem.order is None}
         self._call(self.paths, self.valid, job, given, flags, results, {})
 
     def backward(
@@ -395,6 +402,30 @@ class CpuBackend:
         sweep.run(work, lambda _: None, fixed=False)
         return result.reshape(*sweep.shape, *shape)
 
+    def parts(self, problem: Problem, *, grid: bool) -> np.ndarray:
+        """Return k_0 to k_order at the end of both paths, or at every node."""
+        sweep = _Sweep(problem, grids=grid)
+        shape = (*((sweep.rows + 1, sweep.columns + 1) if grid else ()), sweep.levels + 1)
+        result = np.zeros((math.prod(sweep.shape), *shape), dtype=problem.path1.dtype)
+        if sweep.trivial:
+            result[..., 0] = 1
+            return result.reshape(*sweep.shape, *shape)
+
+        def work(index1: np.ndarray, index2: np.ndarray) -> Any:
+            made = np.empty((len(index1), *shape))
+            sweep.forward((index1, index2), sweep.given(index1, index2)[1], **{"grid" if grid else "parts": made})
+            return index1, index2, made
+
+        def collect(done: Any) -> None:
+            index1, index2, made = done
+            count2 = problem.path2.shape[0]
+            result[index1 if problem.pairing == "paired" else index1 * count2 + index2] = made
+            if problem.pairing == "symmetric":
+                result[index2 * count2 + index1] = made
+
+        sweep.run(work, collect, fixed=False)
+        return result.reshape(*sweep.shape, *shape)
+
     def gradients(
         self,
         problem: Problem,
@@ -411,7 +442,8 @@ class CpuBackend:
         """
         k_stack = k_stack if problem.quadrature == TRAPEZOID else None
         paired, symmetric = problem.pairing == "paired", problem.pairing == "symmetric"
-        of_grid = derivs.ndim > (1 if paired else 2)
+        of_parts = problem.order is not None
+        of_grid = derivs.ndim > (1 if paired else 2) + of_parts
         sweep = _Sweep(problem, grids=of_grid or k_stack is not None)
         totals = tuple(
             np.zeros(p.shape) if wanted else None for p, wanted in zip(sweep.paths, (left, right), strict=True)
@@ -424,13 +456,14 @@ class CpuBackend:
 
         def work(index1: np.ndarray, index2: np.ndarray) -> tuple[np.ndarray | None, ...]:
             pairs = index1 if paired else index1 * problem.path2.shape[0] + index2
-            weight1 = weight2 = np.ones(len(pairs)) if of_grid else all_derivs[pairs]
+            weight1 = weight2 = np.ones(len(pairs)) if of_grid or of_parts else all_derivs[pairs]
             if symmetric:  # the pair stands for (i, j) and (j, i)
                 weight2 = np.where(index1 == index2, 0.0, all_derivs[index2 * problem.path2.shape[0] + index1])
             arrays = {
                 "weight1": weight1,
                 "weight2": weight2,
                 "grid_derivs": all_derivs[sweep.part(index1, index2)] if of_grid else None,
+                "part_derivs": all_derivs[pairs] if of_parts and not of_grid else None,
                 "k_stack": None if all_stacks is None else all_stacks[sweep.part(index1, index2)],
             }
             grads = totals  # every pair of a paired problem has rows of its own there

@@ -332,18 +332,23 @@ static void adjoint_cells(collocation *n, int64_t first, int64_t r) {
   }
 }
 
-static void open_collocation(collocation *n, int64_t first) {
-  tile *t = &n->t;
-  const bs_task *task = t->in.task;
-  const int p = n->p;
-  open_tile(t, first);
-  fill(t->fours, BLOCK, 1);
+/* The sums of K_0 = 1 over the sub-cells of a block. */
+static void fill_ones(const bs_task *task, vec *sums) {
+  const int p = task->nodes;
   for (int a = 0; a < p; ++a)
     for (int e = 0; e < p; ++e) {
       double side1 = 0, side2 = 0;
       for (int k = 0; k <= p; ++k) side1 += task->steps[a * (p + 1) + k], side2 += task->steps[e * (p + 1) + k];
-      for (int c = 0; c < BLOCK; ++c) n->ones[(c * p + a) * p + e] = splat(side1 * side2);
+      for (int c = 0; c < BLOCK; ++c) sums[(c * p + a) * p + e] = splat(side1 * side2);
     }
+}
+
+static void open_collocation(collocation *n, int64_t first) {
+  tile *t = &n->t;
+  const int p = n->p;
+  open_tile(t, first);
+  fill(t->fours, BLOCK, 1);
+  fill_ones(t->in.task, n->ones);
   for (int m = 0; m < t->levels; ++m) {
     fill(node_row(n, m, 0), n->width, 1);
     if (n->w)

@@ -1,6 +1,7 @@
 /* The entry points, compiled once per instruction set: pairs go through tiles, long single pairs through strips, and pairs with
    another rule than the trapezoid through tiles of their own. */
 #include "collocation.h"
+#include "order.h"
 #include "strips.h"
 #include "tile.h"
 
@@ -32,8 +33,10 @@ BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
     tile t = {0};
     strips s = {0};
     collocation n = {0};
+    order_tile o = {0};
     const int strips_next = next_pairs(task, first, backward, &own);
     const int64_t size = strips_next ? lay_out_strips(&s, &own, backward, NULL)
+                         : own.order ? lay_out_order(&o, &own, backward, NULL)
                          : own.nodes ? lay_out_collocation(&n, &own, backward, NULL)
                                      : lay_out(&t, &own, backward, KEPT_BYTES, NULL);
     if (size > most) most = size;
@@ -67,6 +70,23 @@ static int forward_tile(const bs_task *task, int64_t first, collocation *n) {
     if (task->log_k) task->log_k[first + w] = t->total[w];
     task->out_of_range[first + w] = bad[w] != 0;
   }
+  return 0;
+}
+
+/* Returns nonzero if it was asked to stop. */
+static int forward_order(const bs_task *task, int64_t first) {
+  order_tile o = {0};
+  lay_out_order(&o, task, 0, aligned(task->workspace));
+  open_order(&o, first);
+  return order_down(&o, first);
+}
+
+static int backward_order(const bs_task *task, int64_t first) {
+  order_tile o = {0};
+  lay_out_order(&o, task, 1, aligned(task->workspace));
+  open_order(&o, first);
+  if (order_down(&o, first) || order_up(&o, first)) return 1;
+  for (int w = 0; w < W && first + w < task->pairs; ++w) flush(&o.t, w, first + w, o.t.grid_sum[w] == 0);
   return 0;
 }
 
@@ -107,12 +127,18 @@ BS_ENTRY(void, forward)(const bs_task *task) {
   collocation n = {0};
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
-    if (next_pairs(task, first, 0, &own) ? forward_strips(&own, first) : forward_tile(&own, first, &n)) return;
+    if (next_pairs(task, first, 0, &own) ? forward_strips(&own, first)
+        : own.order ? forward_order(&own, first)
+        : forward_tile(&own, first, &n))
+      return;
 }
 
 BS_ENTRY(void, backward)(const bs_task *task) {
   collocation n = {0};
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
-    if (next_pairs(task, first, 1, &own) ? backward_strips(&own, first) : backward_tile(&own, first, &n)) return;
+    if (next_pairs(task, first, 1, &own) ? backward_strips(&own, first)
+        : own.order ? backward_order(&own, first)
+        : backward_tile(&own, first, &n))
+      return;
 }

@@ -1,0 +1,313 @@
+/* Tiles for the truncation by the number of nodes, with any rule of quadrature; nodes, sub-cells, B and sum as in collocation.h:
+
+     u_n at the nodes = the integral of k_{n-1} = the sum of g sum_{n-1}[a, b] over the sub-cells above and to the left
+     n k_n            = sum over j = 1..n of j u_j k_{n-j},   k_0 = 1
+
+   k_n and u_n of all n are kept on the rows of nodes of one row of cells. The way back recovers u from the last row; the adjoint goes
+   cell by cell, right to left, and in a cell from the highest n down:
+     ubar_j += j/n k_{n-j} kbar_n,   kbar_{n-j} += j/n u_j kbar_n,   w_n[a, b] = the sum of ubar_n below and to the right,
+     U_n = B^T w_n B,   gradient += sum of U_n k_{n-1},   kbar_{n-1} gathers g U_n. */
+#ifndef BS_ORDER_H
+#define BS_ORDER_H
+
+#include "collocation.h"
+
+typedef struct {
+  tile t;
+  int p, order;
+  int64_t width;   /* registers of a row of nodes */
+  int upside;      /* as in a collocation */
+  vec *k, *u;      /* [n - 1][row of nodes][node] */
+  vec *sums[2];    /* of a block: [cell][a][b] */
+  vec *ones;
+  edge_state *states; /* [n - 1]; E is a sum here */
+  vec *w, *gw;     /* backward: [n - 1][node] w_n of the sub-cells below, and what the cells below give to kbar_n */
+  vec *kbar, *ubar; /* backward, of a cell: [n - 1][k - 1][l - 1] */
+  edge_adjoint *adjoints; /* backward: [n - 1] */
+} order_tile;
+
+static int64_t lay_out_order(order_tile *n, const bs_task *task, int backward, char *base) {
+  int64_t used = lay_out(&n->t, task, backward, 0, base);
+  const tile *t = &n->t;
+  const int p = n->p = task->nodes;
+  const int64_t levels = n->order = task->order;
+  n->t.factor *= 4; /* weights take the place of the mean of four corners */
+  n->width = row_width(t->columns * p + 1);
+  n->upside = 0;
+  n->k = take(base, &used, n->width * levels * (p + 1), sizeof(vec));
+  n->u = take(base, &used, n->width * levels * (p + 1), sizeof(vec));
+  n->ones = take(base, &used, BLOCK * p * p, sizeof(vec));
+  n->sums[0] = take(base, &used, BLOCK * p * p, sizeof(vec));
+  n->sums[1] = take(base, &used, BLOCK * p * p, sizeof(vec));
+  n->states = take(base, &used, levels, sizeof(edge_state));
+  if (backward) {
+    n->w = take(base, &used, n->width * levels, sizeof(vec));
+    n->gw = take(base, &used, n->width * levels, sizeof(vec));
+    n->kbar = take(base, &used, levels * p * p, sizeof(vec));
+    n->ubar = take(base, &used, levels * p * p, sizeof(vec));
+    n->adjoints = take(base, &used, levels, sizeof(edge_adjoint));
+  }
+  return used;
+}
+
+/* Row i of the nodes of the row of cells at hand in `rows`, which is k or u, for n = m + 1. */
+BS_INLINE vec *part_row(const order_tile *o, vec *rows, int m, int i) {
+  if (o->upside && (i == 0 || i == o->p)) i = o->p - i;
+  return rows + o->width * (m * (o->p + 1) + i);
+}
+
+/* u_n and k_n over a block of cells, n = m + 1, from the sums of k_m; gives the sums of k_n. */
+BS_INLINE void parts_at(int p, double sign, const order_tile *o, int m, block b, const vec *sums, vec *sums_out) {
+  const bs_task *task = o->t.in.task;
+  const double *B = task->steps, over_n = 1.0 / (m + 1);
+  edge_state *state = &o->states[m];
+  vec *k[BS_MOST_NODES + 1], *u[BS_MOST_NODES + 1];
+  for (int i = 0; i <= p; ++i) {
+    k[i] = part_row(o, o->k, m, i);
+    u[i] = part_row(o, o->u, m, i);
+  }
+  const int64_t level = o->width * (p + 1); /* from the rows of n to those of n + 1 */
+  for (int64_t c = b.first; c <= b.last; ++c) {
+    const vec g = b.g[(c - 1) >> b.shift], *sum = sums + (c - b.first) * p * p;
+    const ivec moves = g != splat(0);
+    const int64_t at = (c - 1) * p;
+    for (int step = 0; step < p; ++step) {
+      const int a = sign > 0 ? step : p - 1 - step, from = sign > 0 ? a : a + 1, to = sign > 0 ? a + 1 : a;
+      for (int l = 1; l <= p; ++l) {
+        const vec cell = g * sum[a * p + l - 1];
+        state->E[a] += (vec)((ivec)cell & moves);
+        const vec own = u[from][at + l] + sign * state->E[a];
+        u[to][at + l] = own;
+        vec total = (m + 1) * own;
+        for (int j = 1; j <= m; ++j) /* j u_j k_{n-j} */
+          total += j * u[to][at + l - level * (m + 1 - j)] * k[to][at + l - level * j];
+        k[to][at + l] = total * over_n;
+      }
+    }
+    if (!sums_out) continue;
+    for (int a = 0; a < p; ++a) {
+      vec column[BS_MOST_NODES + 1];
+      column[0] = state->sums[a];
+      for (int l = 1; l <= p; ++l) {
+        column[l] = splat(0);
+        for (int i = 0; i <= p; ++i) column[l] += B[a * (p + 1) + i] * k[i][at + l];
+      }
+      for (int e = 0; e < p; ++e) {
+        vec total = splat(0);
+        for (int i = 0; i <= p; ++i) total += B[e * (p + 1) + i] * column[i];
+        sums_out[((c - b.first) * p + a) * p + e] = total;
+      }
+      state->sums[a] = column[p];
+    }
+  }
+}
+
+#define BS_PARTS(name, p)                                                                                     \
+  static void name(const order_tile *o, int up, int m, block b, const vec *sums, vec *sums_out) {            \
+    if (up)                                                                                                   \
+      parts_at(p, -1, o, m, b, sums, sums_out);                                                               \
+    else                                                                                                      \
+      parts_at(p, 1, o, m, b, sums, sums_out);                                                                \
+  }
+BS_PARTS(parts_1, 1)
+BS_PARTS(parts_2, 2)
+BS_PARTS(parts_3, 3)
+BS_PARTS(parts_any, o->p)
+
+/* All n of row r of cells, downwards or upwards. */
+static void sweep_parts(order_tile *o, int64_t r, int up) {
+  tile *t = &o->t;
+  memset(o->states, 0, sizeof(edge_state) * (size_t)o->order); /* nothing on the left edge for n > 0 */
+  for (int64_t j = 0; j < t->blocks; ++j) {
+    const block b = block_of(t, j, r, r);
+    const vec *sums = o->ones;
+    for (int m = 0; m < o->order; ++m) {
+      vec *out = m + 1 < o->order ? o->sums[m & 1] : NULL;
+      switch (o->p) {
+        case 1: parts_1(o, up, m, b, sums, out); break;
+        case 2: parts_2(o, up, m, b, sums, out); break;
+        case 3: parts_3(o, up, m, b, sums, out); break;
+        default: parts_any(o, up, m, b, sums, out);
+      }
+      sums = out;
+    }
+  }
+}
+
+/* The adjoint of column c of the row of cells at hand. kbar holds what is given from outside for the corner at its end. */
+BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, int64_t c, vec g) {
+  const bs_task *task = o->t.in.task;
+  const double *B = task->steps;
+  const int64_t at = (c - 1) * p;
+  vec sum = splat(0);
+  for (int m = 0; m < o->order; ++m) { /* what the cells to the right and below give; kbar starts from 0 but at the corner */
+    vec *kbar = o->kbar + m * p * p;
+    const vec *gw = o->gw + o->width * m + at;
+    for (int i = 1; i <= p; ++i) kbar[i * p - 1] += o->adjoints[m].right[i];
+    for (int l = 1; l <= p; ++l) kbar[(p - 1) * p + l - 1] += gw[l];
+  }
+  for (int m = o->order - 1; m >= 0; --m) {
+    const double over_n = 1.0 / (m + 1);
+    vec *kbar = o->kbar + m * p * p, *ubar = o->ubar + m * p * p, *w = o->w + o->width * m + at;
+    edge_adjoint *state = &o->adjoints[m];
+    for (int i = 1; i <= p; ++i)
+      for (int l = 1; l <= p; ++l) {
+        const int node = (i - 1) * p + l - 1;
+        const vec bar = kbar[node] * over_n;
+        ubar[node] += (m + 1) * bar;
+        for (int j = 1; j <= m; ++j) { /* j u_j k_{n-j}: u_j is at j - 1, k_{n-j} at m - j */
+          o->ubar[(j - 1) * p * p + node] += j * bar * part_row(o, o->k, m - j, i)[at + l];
+          o->kbar[(m - j) * p * p + node] += j * bar * part_row(o, o->u, j - 1, i)[at + l];
+        }
+      }
+    vec cells[BS_MOST_NODES][BS_MOST_NODES], across[BS_MOST_NODES][BS_MOST_NODES + 1];
+    for (int l = p; l > 0; --l) {
+      vec here = w[l];
+      for (int i = p; i > 0; --i) {
+        state->suffix[i - 1] += ubar[(i - 1) * p + l - 1];
+        here += state->suffix[i - 1];
+        cells[i - 1][l - 1] = here;
+      }
+      w[l] = here;
+    }
+    for (int a = 0; a < p; ++a)
+      for (int l = 0; l <= p; ++l) {
+        across[a][l] = splat(0);
+        for (int e = 0; e < p; ++e) across[a][l] += cells[a][e] * B[e * (p + 1) + l];
+      }
+    vec *below = m ? o->gw + o->width * (m - 1) + at : NULL;
+    edge_adjoint *lower = m ? &o->adjoints[m - 1] : NULL;
+    if (m) below[p] = lower->right[0];
+    for (int i = 0; i <= p; ++i)
+      for (int l = 0; l <= p; ++l) {
+        vec U = splat(0);
+        for (int a = 0; a < p; ++a) U += B[a * (p + 1) + i] * across[a][l];
+        if (!m) { /* k_0 = 1 */
+          sum += U;
+          continue;
+        }
+        sum += U * part_row(o, o->k, m - 1, i)[at + l];
+        U *= g;
+        if (l == 0)
+          lower->right[i] = U;
+        else if (i > 0)
+          o->kbar[((m - 1) * p + i - 1) * p + l - 1] += U;
+        else if (l == p)
+          below[l] += U;
+        else
+          below[l] = U;
+      }
+  }
+  return sum;
+}
+
+#define BS_PARTS_ADJOINT(name, p) \
+  static vec name(const order_tile *o, int64_t c, vec g) { return parts_adjoint_at(p, o, c, g); }
+BS_PARTS_ADJOINT(parts_adjoint_1, 1)
+BS_PARTS_ADJOINT(parts_adjoint_2, 2)
+BS_PARTS_ADJOINT(parts_adjoint_3, 3)
+BS_PARTS_ADJOINT(parts_adjoint_any, o->p)
+
+/* Derivatives of k_1 to k_order at corner (r, c), times factor, to the last node of a cell. */
+static void seed_parts(order_tile *o, int64_t first, int64_t r, int64_t c) {
+  const tile *t = &o->t;
+  const bs_task *task = t->in.task;
+  const int64_t corners = task->grid_derivs ? (t->rows + 1) * (t->columns + 1) : 1, at = corners > 1 ? r * (t->columns + 1) + c : 0;
+  const double *derivs = task->grid_derivs ? task->grid_derivs : task->part_derivs;
+  if (!task->grid_derivs && (r < t->rows || c < t->columns)) return;
+  for (int w = 0; w < W && first + w < task->pairs; ++w)
+    for (int m = 0; m < o->order; ++m)
+      o->kbar[(m + 1) * o->p * o->p - 1][w] = derivs[((first + w) * corners + at) * (o->order + 1) + m + 1] * t->factor;
+}
+
+static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
+  tile *t = &o->t;
+  memset(o->adjoints, 0, sizeof(edge_adjoint) * (size_t)o->order);
+  const size_t of_cell = sizeof(vec) * (size_t)(o->order * o->p * o->p);
+  for (int64_t c = t->columns; c > 0; --c) {
+    const int64_t cell = (c - 1) >> t->in.task->dyadic2;
+    const vec g = t->g[cell];
+    memset(o->kbar, 0, of_cell);
+    memset(o->ubar, 0, of_cell);
+    seed_parts(o, first, r + 1, c);
+    switch (o->p) {
+      case 1: t->gradient[cell] += parts_adjoint_1(o, c, g); break;
+      case 2: t->gradient[cell] += parts_adjoint_2(o, c, g); break;
+      case 3: t->gradient[cell] += parts_adjoint_3(o, c, g); break;
+      default: t->gradient[cell] += parts_adjoint_any(o, c, g);
+    }
+  }
+}
+
+static void open_order(order_tile *o, int64_t first) {
+  open_tile(&o->t, first);
+  fill_ones(o->t.in.task, o->ones);
+  fill(o->k, o->width * o->order * (o->p + 1), 0);
+  fill(o->u, o->width * o->order * (o->p + 1), 0);
+}
+
+/* k_0 to k_order at corner c of a row of nodes, of every lane. */
+static void store_parts(const order_tile *o, int64_t first, int row, int64_t c, int64_t corners, int64_t at, double *to) {
+  const bs_task *task = o->t.in.task;
+  for (int w = 0; w < W && first + w < task->pairs; ++w) {
+    double *parts = to + ((first + w) * corners + at) * (o->order + 1);
+    parts[0] = 1;
+    for (int m = 0; m < o->order; ++m) parts[m + 1] = part_row(o, o->k, m, row)[c * o->p][w];
+  }
+}
+
+/* The corners c of a row: stored, and looked at. */
+static void finish_corners(order_tile *o, int64_t first, int64_t r, int row) {
+  tile *t = &o->t;
+  const bs_task *task = t->in.task;
+  const int64_t corners = (t->rows + 1) * (t->columns + 1);
+  if (task->grid)
+    for (int64_t c = 0; c <= t->columns; ++c) store_parts(o, first, row, c, corners, r * (t->columns + 1) + c, task->grid);
+  for (int64_t c = task->grid_derivs ? 0 : t->columns; c <= t->columns; ++c)
+    if (task->grid_derivs || r == t->rows)
+      for (int m = 0; m < o->order; ++m) {
+        const vec k = part_row(o, o->k, m, row)[c * o->p];
+        t->grid_sum += k - k;
+      }
+}
+
+/* All rows downwards. Returns nonzero if it was asked to stop. */
+static int order_down(order_tile *o, int64_t first) {
+  tile *t = &o->t;
+  start_rows(&t->in, 0);
+  finish_corners(o, first, 0, 0);
+  for (int64_t r = 0; r < t->rows; ++r) {
+    if (stopped(t)) return 1;
+    load_increments(t, r, r + 1, 0);
+    sweep_parts(o, r, 0);
+    o->upside = !o->upside;
+    finish_corners(o, first, r + 1, 0);
+  }
+  if (t->in.task->parts) store_parts(o, first, 0, t->columns, 1, 0, t->in.task->parts);
+  return 0;
+}
+
+/* All rows upwards: the gradient of every lane. Returns nonzero if it was asked to stop. */
+static int order_up(order_tile *o, int64_t first) {
+  tile *t = &o->t;
+  open_gradient(t, splat(0));
+  fill(o->w, o->width * o->order, 0);
+  fill(o->gw, o->width * o->order, 0);
+  for (int64_t r = t->rows - 1; r >= 0; --r) {
+    if (stopped(t)) return 1;
+    o->upside = !o->upside; /* the first row of the cells below is the last one here */
+    load_increments(t, r, r + 1, 1);
+    sweep_parts(o, r, 1);
+    if (r == 0) /* that much is known exactly */
+      for (int m = 0; m < o->order; ++m) {
+        fill(part_row(o, o->k, m, 0), o->width, 0);
+        fill(part_row(o, o->u, m, 0), o->width, 0);
+      }
+    adjoint_parts(o, first, r);
+    hand_on_gradient(t, first, r, r + 1);
+  }
+  t->in.gradient = 0;
+  return 0;
+}
+
+#endif
