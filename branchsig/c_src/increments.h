@@ -115,21 +115,26 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
   }
 }
 
+/* kappa at point i; the parameters are copied, so that what is made of them need not be made again for every value */
 BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t d, int with_slopes, int64_t i) {
   const int64_t n = in->task->length2;
-  vec *slopes = with_slopes ? in->slopes + i % (BAND + 1) * n : NULL, *kappa = in->fresh;
-  for (int64_t j = 0; j < n; ++j) {
-    const vec *x = in->x_rows, *y = in->y_packed + j * d;
+  const double parameter[] = {in->task->parameter[0], in->task->parameter[1], in->task->parameter[2]};
+  const vec *x = in->x_rows, *y = in->y_packed;
+  vec *slopes = with_slopes ? in->slopes + i % (BAND + 1) * n : NULL, *kappa = in->fresh, steps[8];
+  if (d <= 8)
+    for (int64_t k = 0; k < d; ++k) steps[k] = x[k];
+  for (int64_t j = 0; j < n; ++j, y += d) {
     vec b = splat(0);
     for (int64_t k = 0; k < d; ++k) {
+      const vec x_k = d <= 8 ? steps[k] : x[k];
       if (kernel != BS_POLYNOMIAL) {
-        vec difference = x[k] - y[k];
+        vec difference = x_k - y[k];
         b += difference * difference;
       } else {
-        b += x[k] * y[k];
+        b += x_k * y[k];
       }
     }
-    kappa[j] = profile(kernel, in->task->parameter, b, slopes ? slopes + j : NULL);
+    kappa[j] = profile(kernel, parameter, b, slopes ? slopes + j : NULL);
   }
 }
 
