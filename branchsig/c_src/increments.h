@@ -83,22 +83,22 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
       return kappa;
     }
     case BS_RBF: { /* exp(-b / sigma) */
-      vec kappa = exponential(b * -over_sigma);
+      vec kappa = decay(b * -over_sigma);
       if (slope) *slope = kappa * (-2 * over_sigma);
       return kappa;
     }
     case BS_MATERN12: { /* exp(-r / sigma), r = sqrt(b); no slope where the points coincide */
-      vec r = square_root(b), kappa = exponential(r * -over_sigma);
+      vec r = square_root(b), kappa = decay(r * -over_sigma);
       if (slope) *slope = choose(b == splat(0), splat(0), kappa * -over_sigma / r);
       return kappa;
     }
     case BS_MATERN32: { /* (1 + z) exp(-z), z = sqrt(3) r / sigma */
-      vec z = square_root(b) * (1.7320508075688772 * over_sigma), e = exponential(-z);
+      vec z = square_root(b) * (1.7320508075688772 * over_sigma), e = decay(-z);
       if (slope) *slope = e * (-3 * over_sigma * over_sigma);
       return (1.0 + z) * e;
     }
     case BS_MATERN52: { /* (1 + z + z^2 / 3) exp(-z), z = sqrt(5) r / sigma */
-      vec z = square_root(b) * (2.23606797749979 * over_sigma), e = exponential(-z);
+      vec z = square_root(b) * (2.23606797749979 * over_sigma), e = decay(-z);
       if (slope) *slope = (1.0 + z) * e * (-5.0 / 3 * over_sigma * over_sigma);
       return (1.0 + z + z * z * (1.0 / 3)) * e;
     }
