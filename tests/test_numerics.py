@@ -191,6 +191,18 @@ def test_one_cell_of_any_size_is_exact_to_rounding(backend, dtype):
     assert relative(found, wanted) < (2e-15 if dtype == np.float64 else 1e-6)
 
 
+@pytest.mark.parametrize("name", ["rbf", "matern12", "matern32", "matern52"])
+def test_static_kernels_that_fall_off_are_right_near_and_far(backend, reference, name):
+    # Up to where the exponential ends (exp(-708) is nearly the smallest normal number), and absurdly far away.
+    distances = np.concatenate(
+        [np.linspace(0, 40, 301), np.linspace(690, 760, 301), 10.0 ** np.array([4, 20, 100, 148])]
+    )
+    x, y = np.zeros((2, len(distances), 2, 1))
+    x[:, 1, 0], y[:, 1, 0] = np.sqrt(distances) if name == "rbf" else distances, 0.25
+    arguments = problem(x, y, 1, static_kernel=static_kernel(name)[0])
+    np.testing.assert_allclose(backend.log_kernel(arguments), reference.log_kernel(arguments), rtol=1e-14, atol=2e-15)
+
+
 @pytest.mark.parametrize("depth", [2, 3, 5])
 @pytest.mark.parametrize("size", [1.0, 30.0, 300.0, 700.0])
 def test_large_negative_cells_agree_with_the_reference(backend, reference, depth, size, rng):

@@ -7,16 +7,13 @@
 
 enum { MANTISSA = 52, BIAS = 1023 };
 
-/* exp(x) within 1.1 units in the last place; gradual underflow, inf and NaN as in libm */
-BS_INLINE vec exponential(vec x) {
+/* exp(x) = p 2^k within 1.1 units in the last place, for x where k is an exponent; the low bits of `shifted` hold k */
+BS_INLINE vec exponential_parts(vec x, ivec *shifted) {
   const double shift = 0x1.8p52, log2e = 0x1.71547652b82fep+0;
   const double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
-  const vec low = splat(-746.0), high = splat(710.0);
-  vec clamped = minimum(high, maximum(low, x)); /* of these, a NaN in the second argument is the result */
-  vec t = clamped * log2e + shift;
-  ivec k = (ivec)t << (64 - MANTISSA) >> (64 - MANTISSA); /* the low bits of t hold round(x log2 e) */
+  vec t = x * log2e + shift; /* round(x log2 e), and the shift */
   vec n = t - shift;
-  vec r = clamped - n * ln2_high;
+  vec r = x - n * ln2_high;
   r = r - n * ln2_low;
   vec r2 = r * r;
   /* exp(r) = 1 + r + r^2 q(r), q the Chebyshev interpolant on |r| <= ln 2 / 2: relative error 1.6e-17 */
@@ -27,9 +24,26 @@ BS_INLINE vec exponential(vec x) {
   vec d = 0x1.71de0dae63bb3p-19 * r + 0x1.a019b90d2ae7ap-16;
   vec e = 0x1.af38a9b0ec855p-26 * r + 0x1.289185613a3d6p-22;
   vec q = (a + b * r2) + r4 * ((c + d * r2) + r4 * e);
-  vec p = (r + r2 * q) + 1.0;
+  *shifted = (ivec)t;
+  return (r + r2 * q) + 1.0;
+}
+
+/* exp(x); gradual underflow, inf and NaN as in libm */
+BS_INLINE vec exponential(vec x) {
+  ivec shifted;
+  vec clamped = minimum(splat(710.0), maximum(splat(-746.0), x)); /* of these, a NaN in the second argument is the result */
+  vec p = exponential_parts(clamped, &shifted);
+  ivec k = shifted << (64 - MANTISSA) >> (64 - MANTISSA);
   ivec k1 = k >> 1, k2 = k - k1; /* 2^k by two factors, so that both ends of the range come out right */
   return p * (vec)((k1 + BIAS) << MANTISSA) * (vec)((k2 + BIAS) << MANTISSA);
+}
+
+/* exp(x) for x <= 0, and 0 where it is less than exp(-708) = 3.3e-308, so that one factor will do */
+BS_INLINE vec decay(vec x) {
+  const vec least = splat(-708.0);
+  ivec shifted;
+  vec p = exponential_parts(maximum(least, x), &shifted);
+  return (vec)((ivec)(p * (vec)((shifted + BIAS) << MANTISSA)) & ~(x < least));
 }
 
 /* log(x) for x >= 0: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m-1)/(m+1)) as a series in u = ((m-1)/(m+1))^2 */

@@ -83,22 +83,22 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
       return kappa;
     }
     case BS_RBF: { /* exp(-b / sigma) */
-      vec kappa = exponential(b * -over_sigma);
+      vec kappa = decay(b * -over_sigma);
       if (slope) *slope = kappa * (-2 * over_sigma);
       return kappa;
     }
     case BS_MATERN12: { /* exp(-r / sigma), r = sqrt(b); no slope where the points coincide */
-      vec r = square_root(b), kappa = exponential(r * -over_sigma);
+      vec r = square_root(b), kappa = decay(r * -over_sigma);
       if (slope) *slope = choose(b == splat(0), splat(0), kappa * -over_sigma / r);
       return kappa;
     }
     case BS_MATERN32: { /* (1 + z) exp(-z), z = sqrt(3) r / sigma */
-      vec z = square_root(b) * (1.7320508075688772 * over_sigma), e = exponential(-z);
+      vec z = square_root(b) * (1.7320508075688772 * over_sigma), e = decay(-z);
       if (slope) *slope = e * (-3 * over_sigma * over_sigma);
       return (1.0 + z) * e;
     }
     case BS_MATERN52: { /* (1 + z + z^2 / 3) exp(-z), z = sqrt(5) r / sigma */
-      vec z = square_root(b) * (2.23606797749979 * over_sigma), e = exponential(-z);
+      vec z = square_root(b) * (2.23606797749979 * over_sigma), e = decay(-z);
       if (slope) *slope = (1.0 + z) * e * (-5.0 / 3 * over_sigma * over_sigma);
       return (1.0 + z + z * z * (1.0 / 3)) * e;
     }
@@ -115,21 +115,26 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
   }
 }
 
+/* kappa at point i; the parameters are copied, so that what is made of them need not be made again for every value */
 BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t d, int with_slopes, int64_t i) {
   const int64_t n = in->task->length2;
-  vec *slopes = with_slopes ? in->slopes + i % (BAND + 1) * n : NULL, *kappa = in->fresh;
-  for (int64_t j = 0; j < n; ++j) {
-    const vec *x = in->x_rows, *y = in->y_packed + j * d;
+  const double parameter[] = {in->task->parameter[0], in->task->parameter[1], in->task->parameter[2]};
+  const vec *x = in->x_rows, *y = in->y_packed;
+  vec *slopes = with_slopes ? in->slopes + i % (BAND + 1) * n : NULL, *kappa = in->fresh, steps[8];
+  if (d <= 8)
+    for (int64_t k = 0; k < d; ++k) steps[k] = x[k];
+  for (int64_t j = 0; j < n; ++j, y += d) {
     vec b = splat(0);
     for (int64_t k = 0; k < d; ++k) {
+      const vec x_k = d <= 8 ? steps[k] : x[k];
       if (kernel != BS_POLYNOMIAL) {
-        vec difference = x[k] - y[k];
+        vec difference = x_k - y[k];
         b += difference * difference;
       } else {
-        b += x[k] * y[k];
+        b += x_k * y[k];
       }
     }
-    kappa[j] = profile(kernel, in->task->parameter, b, slopes ? slopes + j : NULL);
+    kappa[j] = profile(kernel, parameter, b, slopes ? slopes + j : NULL);
   }
 }
 
