@@ -7,6 +7,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -317,6 +318,56 @@ def installed(emulated, monkeypatch):
     branchsig.backends.for_cupy.cache_clear()
     yield branchsig.backends.for_cupy()
     branchsig.backends.for_cupy.cache_clear()
+
+
+@pytest.fixture
+def on_device(emulated, monkeypatch):
+    """Public functions take arrays of the emulated CuPy, and its backend serves them."""
+    from branchsig import _validation, kernel_backprop, normalization
+
+    def as_it_is(array):
+        return array if isinstance(array, emulated_cupy.ndarray) else branchsig._arrays.contiguous(array)
+
+    for module in (_validation, kernel_backprop, normalization):
+        monkeypatch.setattr(module, "contiguous", as_it_is)
+    monkeypatch.setattr(branchsig.backends, "_for_numpy", emulated.backend)
+    emulated_cupy.waits.clear()
+    return emulated
+
+
+def test_the_host_waits_for_the_device_only_where_values_are_to_be_checked(on_device, rng):
+    x, y = (emulated_cupy.asarray(path) for path in drawn(rng, "gram", (5, 6), 2))
+    one = emulated_cupy.ones((3, 3))
+    x[0] *= 1e4
+    branchsig.branched_sig_kernel(x[:2], y, 3)
+    branchsig.branched_sig_kernel(x[:2], y, 3, return_grid=True, check_finite=False)
+    branchsig.branched_sig_kernel(x, x, 3, time_aug=True, lead_lag=True)
+    branchsig.branched_sig_kernel_stack(x, x, 3)
+    branchsig.branched_sig_kernel_gram(x, None, 3, normalize=True)
+    branchsig.branched_sig_kernel_gram_backprop(one, x, x, 3, right_deriv=True)
+    gram, pullback = branchsig.branched_sig_kernel_gram_vjp(x, None, 3)
+    pullback(gram)
+    assert isinstance(gram, emulated_cupy.ndarray)
+    assert not emulated_cupy.waits
+    with pytest.warns(RuntimeWarning, match="overflowed"):
+        branchsig.branched_sig_kernel(x[:2], y, 3, check_finite=True)
+    with pytest.warns(RuntimeWarning, match="overflowed"):
+        branchsig.branched_sig_kernel_stack(x, x, 3, check_finite=True)
+    assert "__bool__" in emulated_cupy.waits
+
+
+def test_the_host_looks_at_its_own_values_unless_told_not_to(reference, rng, monkeypatch):
+    monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
+    x, _ = drawn(rng, "symmetric", (5, 6), 2)
+    x[0] *= 1e4
+    for function in (branchsig.branched_sig_kernel, branchsig.branched_sig_kernel_stack, branchsig.branched_sig_mmd):
+        with pytest.warns(RuntimeWarning, match="overflowed"):
+            function(x, x, 3)
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+            warnings.simplefilter("error")
+            function(x, x, 3, check_finite=False)
+    with pytest.raises(TypeError, match="check_finite"):
+        branchsig.branched_sig_kernel(x, x, 3, check_finite=1)
 
 
 @pytest.mark.parametrize("return_grid", [False, True])
