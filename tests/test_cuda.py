@@ -241,6 +241,73 @@ def test_cells_without_an_increment_contribute_nothing_where_the_kernel_is_infin
         assert relative(backend.grid(arguments, all_levels=all_levels), wanted) < 1e-12
 
 
+def padded(rng, pairing, points, orders=(0, 0), name="linear", dtype=np.float64):
+    """A problem of paths with these valid points, and NaN behind them."""
+    x, y = drawn(rng, pairing, [max(p) for p in points], 3, dtype, counts=[len(p) for p in points])
+    for path, lengths in {id(x): (x, points[0]), id(y): (y, points[1])}.values() if y is not x else [(x, points[0])]:
+        for one, length in zip(path, lengths, strict=True):
+            one[length:] = np.nan
+    lengths1 = np.array(points[0], dtype=np.int64)
+    lengths2 = lengths1 if y is x else np.array(points[1], dtype=np.int64)
+    kernel = kernel_named(name)
+    return problem(x, y, 3, orders, pairing, kernel, lengths1=lengths1, lengths2=lengths2)
+
+
+@pytest.mark.parametrize("name", ["linear", "rbf", "quartic"])
+@pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
+def test_padded_paths_agree_with_the_reference(backend, reference, name, pairing, rng):
+    points = ((9, 1, 2, 36), (70, 5, 1, 34))
+    compare(backend, reference, padded(rng, pairing, points, name=name))
+
+
+@pytest.mark.parametrize("name", ["linear", "quartic"])
+@pytest.mark.parametrize("pairing", ["paired", "gram"])
+def test_grids_of_padded_paths_agree_with_the_reference(backend, reference, name, pairing, rng):
+    orders = (0, 1) if name == "linear" else (0, 0)
+    compare(backend, reference, padded(rng, pairing, ((7, 1, 4), (5, 3, 20)), orders, name), grids=True)
+    one_side = dataclasses.replace(padded(rng, pairing, ((7, 7, 7), (5, 3, 20)), orders, name), lengths1=None)
+    compare(backend, reference, one_side, grids=True)
+
+
+def test_padded_paths_in_float32_agree_with_the_reference(backend, reference, rng):
+    compare(backend, reference, padded(rng, "gram", ((9, 40), (129, 33, 66, 2)), dtype=np.float32))
+
+
+def test_kernels_of_padded_paths_that_overflow_are_done_again(backend, reference, rng):
+    arguments = padded(rng, "paired", ((9, 5, 8), (70, 40, 20)))
+    arguments.path1[0] *= 1e4
+    arguments.path1[1] *= 60
+    wanted = reference.log_kernel(arguments)
+    found = backend.log_kernel(arguments)
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
+    options = {"wrt_log": False, "left": True, "right": True}
+    gradients = backend.gradients(arguments, np.ones(3), **options)
+    for mine, its in zip(gradients, reference.gradients(arguments, np.ones(3), **options), strict=True):
+        np.testing.assert_array_equal(np.isnan(mine), np.isnan(its))
+    assert not gradients[0][1, 5:].any()
+
+
+@pytest.mark.parametrize("name", ["linear", "rbf"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_padding_changes_no_bit(backend, name, dtype, rng):
+    arguments = padded(rng, "paired", ((36, 5, 8, 33, 2), (130, 33, 20, 66, 40)), name=name, dtype=dtype)
+    derivs = np.ones(5, dtype)
+    options = {"wrt_log": True, "left": True, "right": True}
+    log_k, grid = backend.log_kernel(arguments), backend.grid(arguments, all_levels=False)
+    gradients = backend.gradients(arguments, derivs, **options)
+    for k, (length1, length2) in enumerate(zip(arguments.lengths1, arguments.lengths2, strict=True)):
+        x, y = (np.repeat(path[k : k + 1, :length], 5, axis=0) for path, length in
+                ((arguments.path1, length1), (arguments.path2, length2)))  # fmt: skip
+        alone = problem(x, y, 3, static_kernel=arguments.static_kernel)
+        assert backend.log_kernel(alone)[0] == log_k[k]
+        np.testing.assert_array_equal(backend.grid(alone, all_levels=False)[0], grid[k, :length1, :length2])
+        for whole, part, length in zip(
+            gradients, backend.gradients(alone, derivs, **options), (length1, length2), strict=True
+        ):
+            np.testing.assert_array_equal(whole[k, :length], part[0])
+            np.testing.assert_array_equal(whole[k, length:], 0.0)
+
+
 @pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
 def test_nothing_to_sweep_gives_ones_and_zeros(backend, pairing, rng):
     for count, length, depth in ((0, 4, 3), (2, 1, 3), (2, 4, 0)):
@@ -347,6 +414,7 @@ def test_the_host_waits_for_the_device_only_where_values_are_to_be_checked(on_de
     branchsig.branched_sig_kernel_gram_backprop(one, x, x, 3, right_deriv=True)
     gram, pullback = branchsig.branched_sig_kernel_gram_vjp(x, None, 3)
     pullback(gram)
+    branchsig.branched_sig_kernel(x, x, 3, time_aug=True, lead_lag=True, lengths1=[2, 5, 3])
     assert isinstance(gram, emulated_cupy.ndarray)
     assert not emulated_cupy.waits
     with pytest.warns(RuntimeWarning, match="overflowed"):
@@ -406,6 +474,50 @@ def test_the_order_of_the_threads_changes_no_bit(emulated, rng):
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_the_order_of_the_threads_changes_no_bit_of_padded_paths(emulated, rng):
+    arguments = padded(rng, "gram", ((35, 1), (70, 9)), name="rbf")
+    results = []
+    for seed in range(4):
+        emulated_cupy.seed(seed)
+        gradients = emulated.gradients(arguments, np.ones((2, 2)), wrt_log=True, left=True, right=True)
+        results.append((emulated.grid(arguments, all_levels=True), *gradients))
+    for result in results[1:]:
+        for a, b in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+PADDED_MUTATIONS = {
+    "the grid is extended": ("if (GRID && PADDED) sweep.extend(grid + k * nodes, grids);", ""),
+    "the padding has no gradient": ("if (PADDED) adjoint.clear_padding(out1, out2);", ""),
+    "a pair has its own first length": ("if (lengths1) problem.length1 = lengths1[pair.first];", "", 2),
+    "a pair has its own second length": ("if (lengths2) problem.length2 = lengths2[pair.second];", "", 2),
+}
+
+
+@pytest.mark.parametrize("mutation", PADDED_MUTATIONS)
+def test_a_mistake_at_the_padding_is_caught(emulated, reference, mutation, rng, monkeypatch):
+    original, mutated, *count = PADDED_MUTATIONS[mutation]
+    text = cuda.source()
+    assert text.count(original) == (count[0] if count else 1)
+    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
+    arguments = padded(rng, "gram", ((6, 9), (140, 130)))
+    derivs = np.ones((2, 2))
+    wanted = (
+        reference.grid(arguments, all_levels=False),
+        *reference.gradients(arguments, derivs, wrt_log=True, left=True, right=True),
+    )
+
+    def survives(seed):
+        emulated_cupy.seed(seed)
+        found = (
+            emulated.grid(arguments, all_levels=False),
+            *emulated.gradients(arguments, derivs, wrt_log=True, left=True, right=True),
+        )
+        return all(np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(found, wanted, strict=True))
+
+    assert not all(survives(seed) for seed in range(8))
 
 
 def test_arrays_of_another_device_are_worked_on_there(emulated, reference, rng):
@@ -591,16 +703,20 @@ def test_pairs_are_found_by_their_number_beyond_32_bits():
 
 
 SANITIZED_RUN = """
+import dataclasses
 import numpy as np
 from cases import problem, static_kernel, walk
 from test_cuda import OnDevice
 import emulated_cupy
 rng, backend = np.random.default_rng(0), OnDevice(emulated_cupy)
-for name, pairing, lengths in (("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34))):
+cases = ("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34)), ("rbf", "gram", (5, 66))
+for name, pairing, lengths in cases:
     x = walk(rng, 2, lengths[0], 3, size=0.4)
     x[0] *= 40  # some pairs are done by the careful kernels
     y = x if pairing == "symmetric" else walk(rng, 2, lengths[1], 3, size=0.4)
     arguments = problem(x, y, 3, (0, 0), pairing, static_kernel(name)[0])
+    if pairing == "gram":
+        arguments = dataclasses.replace(arguments, lengths1=np.array([1, 4]), lengths2=np.array([30, 66]))
     backend.gradients(arguments, np.ones((2,) if pairing == "paired" else (2, 2)), wrt_log=True, left=True, right=False)
     backend.grid(arguments, all_levels=True)
 print("clean")

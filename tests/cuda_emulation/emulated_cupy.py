@@ -150,7 +150,10 @@ def is_available():
 
 
 sqrt = np.sqrt
-where = np.where
+
+
+def where(condition, a, b):
+    return _on_current(np.where(condition, a, b))
 
 
 def seed(number):
