@@ -53,6 +53,13 @@ class KernelOptions(PathOptions, total=False):
     log: bool
     order: int | None
     return_levels: bool
+    check_finite: bool | None
+
+
+class StackOptions(PathOptions, total=False):
+    """Options of `branched_sig_kernel_stack`."""
+
+    check_finite: bool | None
 
 
 class MetricOptions(PathOptions, total=False):
@@ -60,6 +67,7 @@ class MetricOptions(PathOptions, total=False):
 
     normalize: bool | str
     order: int | None
+    check_finite: bool | None
 
 
 @dataclasses.dataclass(slots=True)
@@ -81,6 +89,7 @@ class Settings:
     log: bool = False
     order: int | None = None
     return_levels: bool = False
+    check_finite: bool | None = None
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -97,6 +106,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "log": lambda value: _validation.flag(value, "log"),
     "order": _validation.order,
     "return_levels": lambda value: _validation.flag(value, "return_levels"),
+    "check_finite": lambda value: None if value is None else _validation.flag(value, "check_finite"),
 }
 
 _DOCUMENTATION = {
@@ -147,6 +157,10 @@ order : int, optional
 return_levels : bool, default: False
     With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
     last axis.""",
+    "check_finite": """\
+check_finite : bool, optional
+    Whether to look if the values are finite, and to warn if they are not. `None` looks, except at arrays on a CUDA
+    device, for which the host would have to wait. Gradients are never looked at.""",
 }
 
 

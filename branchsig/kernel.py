@@ -14,8 +14,8 @@ from typing import Unpack
 import numpy as np
 
 from branchsig import _validation
-from branchsig._arrays import Array, filled, namespace_of
-from branchsig._options import KernelOptions, PathOptions, Settings, gather, public
+from branchsig._arrays import Array, filled, lies_on_cuda, namespace_of
+from branchsig._options import KernelOptions, Settings, StackOptions, gather, public
 from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import reporting
 from branchsig.backends import Problem, backend_for
@@ -195,13 +195,13 @@ def branched_sig_kernel_gram(
         return values(problem, batch, settings)
 
 
-@public(PathOptions)
+@public(StackOptions)
 def branched_sig_kernel_stack(
     path1: Array,
     path2: Array,
     depth: float,
     dyadic_order: int | tuple[int, int] = 0,
-    **options: Unpack[PathOptions],
+    **options: Unpack[StackOptions],
 ) -> Array:
     """Branched signature kernels of pairs of paths at every node and every depth.
 
@@ -263,7 +263,7 @@ def branched_sig_kernel_stack(
     >>> bool(np.allclose(stack[:, -1, -1, -1], branchsig.branched_sig_kernel(x, y, depth=3)))
     True
     """
-    settings = gather(depth, dyadic_order, options, PathOptions)
+    settings = gather(depth, dyadic_order, options, StackOptions)
     problem, batch = paired_problem(path1, path2, settings)
     shape = stack_shape(problem, batch)
     _validation.fits_memory(shape, problem.path1, "the stack", "take fewer pairs at a time, or leave k_stack out")
@@ -303,7 +303,11 @@ def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Arra
 
 
 def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, stacklevel: int) -> None:
-    """Warn once if values are not finite although the paths they belong to are."""
+    """Warn once, where this is to be checked, if values are not finite although the paths they belong to are."""
+    checked = settings.check_finite
+    # To look at the values of a CUDA device the host waits for it.
+    if checked is False or (checked is None and lies_on_cuda(result)):
+        return
     xp = namespace_of(result)
     if bool(xp.all(xp.isfinite(result))):
         return

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,73 @@ def test_cells_without_an_increment_contribute_nothing_where_the_kernel_is_infin
         assert relative(backend.grid(arguments, all_levels=all_levels), wanted) < 1e-12
 
 
+def padded(rng, pairing, points, orders=(0, 0), name="linear", dtype=np.float64):
+    """A problem of paths with these valid points, and NaN behind them."""
+    x, y = drawn(rng, pairing, [max(p) for p in points], 3, dtype, counts=[len(p) for p in points])
+    for path, lengths in {id(x): (x, points[0]), id(y): (y, points[1])}.values() if y is not x else [(x, points[0])]:
+        for one, length in zip(path, lengths, strict=True):
+            one[length:] = np.nan
+    lengths1 = np.array(points[0], dtype=np.int64)
+    lengths2 = lengths1 if y is x else np.array(points[1], dtype=np.int64)
+    kernel = kernel_named(name)
+    return problem(x, y, 3, orders, pairing, kernel, lengths1=lengths1, lengths2=lengths2)
+
+
+@pytest.mark.parametrize("name", ["linear", "rbf", "quartic"])
+@pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
+def test_padded_paths_agree_with_the_reference(backend, reference, name, pairing, rng):
+    points = ((9, 1, 2, 36), (70, 5, 1, 34))
+    compare(backend, reference, padded(rng, pairing, points, name=name))
+
+
+@pytest.mark.parametrize("name", ["linear", "quartic"])
+@pytest.mark.parametrize("pairing", ["paired", "gram"])
+def test_grids_of_padded_paths_agree_with_the_reference(backend, reference, name, pairing, rng):
+    orders = (0, 1) if name == "linear" else (0, 0)
+    compare(backend, reference, padded(rng, pairing, ((7, 1, 4), (5, 3, 20)), orders, name), grids=True)
+    one_side = dataclasses.replace(padded(rng, pairing, ((7, 7, 7), (5, 3, 20)), orders, name), lengths1=None)
+    compare(backend, reference, one_side, grids=True)
+
+
+def test_padded_paths_in_float32_agree_with_the_reference(backend, reference, rng):
+    compare(backend, reference, padded(rng, "gram", ((9, 40), (129, 33, 66, 2)), dtype=np.float32))
+
+
+def test_kernels_of_padded_paths_that_overflow_are_done_again(backend, reference, rng):
+    arguments = padded(rng, "paired", ((9, 5, 8), (70, 40, 20)))
+    arguments.path1[0] *= 1e4
+    arguments.path1[1] *= 60
+    wanted = reference.log_kernel(arguments)
+    found = backend.log_kernel(arguments)
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
+    options = {"wrt_log": False, "left": True, "right": True}
+    gradients = backend.gradients(arguments, np.ones(3), **options)
+    for mine, its in zip(gradients, reference.gradients(arguments, np.ones(3), **options), strict=True):
+        np.testing.assert_array_equal(np.isnan(mine), np.isnan(its))
+    assert not gradients[0][1, 5:].any()
+
+
+@pytest.mark.parametrize("name", ["linear", "rbf"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_padding_changes_no_bit(backend, name, dtype, rng):
+    arguments = padded(rng, "paired", ((36, 5, 8, 33, 2), (130, 33, 20, 66, 40)), name=name, dtype=dtype)
+    derivs = np.ones(5, dtype)
+    options = {"wrt_log": True, "left": True, "right": True}
+    log_k, grid = backend.log_kernel(arguments), backend.grid(arguments, all_levels=False)
+    gradients = backend.gradients(arguments, derivs, **options)
+    for k, (length1, length2) in enumerate(zip(arguments.lengths1, arguments.lengths2, strict=True)):
+        x, y = (np.repeat(path[k : k + 1, :length], 5, axis=0) for path, length in
+                ((arguments.path1, length1), (arguments.path2, length2)))  # fmt: skip
+        alone = problem(x, y, 3, static_kernel=arguments.static_kernel)
+        assert backend.log_kernel(alone)[0] == log_k[k]
+        np.testing.assert_array_equal(backend.grid(alone, all_levels=False)[0], grid[k, :length1, :length2])
+        for whole, part, length in zip(
+            gradients, backend.gradients(alone, derivs, **options), (length1, length2), strict=True
+        ):
+            np.testing.assert_array_equal(whole[k, :length], part[0])
+            np.testing.assert_array_equal(whole[k, length:], 0.0)
+
+
 @pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
 def test_nothing_to_sweep_gives_ones_and_zeros(backend, pairing, rng):
     for count, length, depth in ((0, 4, 3), (2, 1, 3), (2, 4, 0)):
@@ -319,6 +387,57 @@ def installed(emulated, monkeypatch):
     branchsig.backends.for_cupy.cache_clear()
 
 
+@pytest.fixture
+def on_device(emulated, monkeypatch):
+    """Public functions take arrays of the emulated CuPy, and its backend serves them."""
+    from branchsig import _validation, kernel_backprop, normalization
+
+    def as_it_is(array):
+        return array if isinstance(array, emulated_cupy.ndarray) else branchsig._arrays.contiguous(array)
+
+    for module in (_validation, kernel_backprop, normalization):
+        monkeypatch.setattr(module, "contiguous", as_it_is)
+    monkeypatch.setattr(branchsig.backends, "_for_numpy", emulated.backend)
+    emulated_cupy.waits.clear()
+    return emulated
+
+
+def test_the_host_waits_for_the_device_only_where_values_are_to_be_checked(on_device, rng):
+    x, y = (emulated_cupy.asarray(path) for path in drawn(rng, "gram", (5, 6), 2))
+    one = emulated_cupy.ones((3, 3))
+    x[0] *= 1e4
+    branchsig.branched_sig_kernel(x[:2], y, 3)
+    branchsig.branched_sig_kernel(x[:2], y, 3, return_grid=True, check_finite=False)
+    branchsig.branched_sig_kernel(x, x, 3, time_aug=True, lead_lag=True)
+    branchsig.branched_sig_kernel_stack(x, x, 3)
+    branchsig.branched_sig_kernel_gram(x, None, 3, normalize=True)
+    branchsig.branched_sig_kernel_gram_backprop(one, x, x, 3, right_deriv=True)
+    gram, pullback = branchsig.branched_sig_kernel_gram_vjp(x, None, 3)
+    pullback(gram)
+    branchsig.branched_sig_kernel(x, x, 3, time_aug=True, lead_lag=True, lengths1=[2, 5, 3])
+    assert isinstance(gram, emulated_cupy.ndarray)
+    assert not emulated_cupy.waits
+    with pytest.warns(RuntimeWarning, match="overflowed"):
+        branchsig.branched_sig_kernel(x[:2], y, 3, check_finite=True)
+    with pytest.warns(RuntimeWarning, match="overflowed"):
+        branchsig.branched_sig_kernel_stack(x, x, 3, check_finite=True)
+    assert "__bool__" in emulated_cupy.waits
+
+
+def test_the_host_looks_at_its_own_values_unless_told_not_to(reference, rng, monkeypatch):
+    monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
+    x, _ = drawn(rng, "symmetric", (5, 6), 2)
+    x[0] *= 1e4
+    for function in (branchsig.branched_sig_kernel, branchsig.branched_sig_kernel_stack, branchsig.branched_sig_mmd):
+        with pytest.warns(RuntimeWarning, match="overflowed"):
+            function(x, x, 3)
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+            warnings.simplefilter("error")
+            function(x, x, 3, check_finite=False)
+    with pytest.raises(TypeError, match="check_finite"):
+        branchsig.branched_sig_kernel(x, x, 3, check_finite=1)
+
+
 @pytest.mark.parametrize("return_grid", [False, True])
 def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, rng, monkeypatch):
     kernel = kernel_named("rbf")
@@ -355,6 +474,50 @@ def test_the_order_of_the_threads_changes_no_bit(emulated, rng):
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_the_order_of_the_threads_changes_no_bit_of_padded_paths(emulated, rng):
+    arguments = padded(rng, "gram", ((35, 1), (70, 9)), name="rbf")
+    results = []
+    for seed in range(4):
+        emulated_cupy.seed(seed)
+        gradients = emulated.gradients(arguments, np.ones((2, 2)), wrt_log=True, left=True, right=True)
+        results.append((emulated.grid(arguments, all_levels=True), *gradients))
+    for result in results[1:]:
+        for a, b in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+PADDED_MUTATIONS = {
+    "the grid is extended": ("if (GRID && PADDED) sweep.extend(grid + k * nodes, grids);", ""),
+    "the padding has no gradient": ("if (PADDED) adjoint.clear_padding(out1, out2);", ""),
+    "a pair has its own first length": ("if (lengths1) problem.length1 = lengths1[pair.first];", "", 2),
+    "a pair has its own second length": ("if (lengths2) problem.length2 = lengths2[pair.second];", "", 2),
+}
+
+
+@pytest.mark.parametrize("mutation", PADDED_MUTATIONS)
+def test_a_mistake_at_the_padding_is_caught(emulated, reference, mutation, rng, monkeypatch):
+    original, mutated, *count = PADDED_MUTATIONS[mutation]
+    text = cuda.source()
+    assert text.count(original) == (count[0] if count else 1)
+    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
+    arguments = padded(rng, "gram", ((6, 9), (140, 130)))
+    derivs = np.ones((2, 2))
+    wanted = (
+        reference.grid(arguments, all_levels=False),
+        *reference.gradients(arguments, derivs, wrt_log=True, left=True, right=True),
+    )
+
+    def survives(seed):
+        emulated_cupy.seed(seed)
+        found = (
+            emulated.grid(arguments, all_levels=False),
+            *emulated.gradients(arguments, derivs, wrt_log=True, left=True, right=True),
+        )
+        return all(np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(found, wanted, strict=True))
+
+    assert not all(survives(seed) for seed in range(8))
 
 
 def test_arrays_of_another_device_are_worked_on_there(emulated, reference, rng):
@@ -540,16 +703,20 @@ def test_pairs_are_found_by_their_number_beyond_32_bits():
 
 
 SANITIZED_RUN = """
+import dataclasses
 import numpy as np
 from cases import problem, static_kernel, walk
 from test_cuda import OnDevice
 import emulated_cupy
 rng, backend = np.random.default_rng(0), OnDevice(emulated_cupy)
-for name, pairing, lengths in (("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34))):
+cases = ("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34)), ("rbf", "gram", (5, 66))
+for name, pairing, lengths in cases:
     x = walk(rng, 2, lengths[0], 3, size=0.4)
     x[0] *= 40  # some pairs are done by the careful kernels
     y = x if pairing == "symmetric" else walk(rng, 2, lengths[1], 3, size=0.4)
     arguments = problem(x, y, 3, (0, 0), pairing, static_kernel(name)[0])
+    if pairing == "gram":
+        arguments = dataclasses.replace(arguments, lengths1=np.array([1, 4]), lengths2=np.array([30, 66]))
     backend.gradients(arguments, np.ones((2,) if pairing == "paired" else (2, 2)), wrt_log=True, left=True, right=False)
     backend.grid(arguments, all_levels=True)
 print("clean")

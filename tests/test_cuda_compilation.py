@@ -32,6 +32,11 @@ def test_no_static_kernel_spills(compiler, static_kernel):
     check(compiler, "sm_90", nvrtc.instances([static_kernel], [4], kernels=["backward"], reals=["double"]))
 
 
+@pytest.mark.parametrize("static_kernel", ["GIVEN", "LINEAR", "RBF"])
+def test_the_kernels_for_padded_paths_compile(compiler, static_kernel):
+    check(compiler, "sm_90", nvrtc.instances([static_kernel], [4], padded=True), spills=True)
+
+
 @pytest.mark.parametrize("depth", nvrtc.DEPTHS)
 def test_every_depth_compiles(compiler, depth):
     check(compiler, "sm_90", nvrtc.instances(["LINEAR"], [depth], reals=["float"]), spills=depth > 4 or depth == 0)

@@ -55,20 +55,21 @@ OF_VALUES = SHARED | {
     "log": False,
     "order": None,
     "return_levels": False,
+    "check_finite": None,
 }
 OF_GRAMS = {"max_batch": -1, "progress": False}
 OF_GRADIENTS = {"left_deriv": True, "right_deriv": False, "k_stack": None}
 PATHS = ["path1", "path2", "depth", "dyadic_order"]
 SAMPLES = ["sample1", "sample2", *PATHS[2:]]
 SIDES = {"left_deriv": True, "right_deriv": False}
-OF_MEANS = SHARED | {"normalize": False, "order": None}
+OF_MEANS = SHARED | {"normalize": False, "order": None, "check_finite": None}
 OF_METRICS = OF_MEANS | {"unbiased": True}
 SIGNATURES = {
     "branched_sig_kernel": (PATHS, OF_VALUES),
     "branched_sig_kernel_gram": (PATHS, OF_VALUES | OF_GRAMS),
     "branched_sig_kernel_backprop": (["derivs", *PATHS], OF_VALUES | OF_GRADIENTS),
     "branched_sig_kernel_gram_backprop": (["derivs", *PATHS], OF_VALUES | OF_GRADIENTS | OF_GRAMS),
-    "branched_sig_kernel_stack": (PATHS, SHARED),
+    "branched_sig_kernel_stack": (PATHS, SHARED | {"check_finite": None}),
     "branched_sig_kernel_vjp": (PATHS, OF_VALUES),
     "branched_sig_kernel_gram_vjp": (PATHS, OF_VALUES | OF_GRAMS),
     "branched_sig_mmd": (SAMPLES, OF_METRICS),

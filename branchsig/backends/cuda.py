@@ -21,7 +21,7 @@ import numpy as np
 
 from branchsig import _validation
 from branchsig import static_kernels as kernels
-from branchsig._arrays import Array
+from branchsig._arrays import Array, filled
 from branchsig.backends.reference import ReferenceBackend
 
 if TYPE_CHECKING:
@@ -167,7 +167,8 @@ def source() -> str:
 class Instance:
     """The template arguments of one kernel.
 
-    `depth` is 0 where the depth is handed over at run time. A strip of `columns` belongs to a lane.
+    `depth` is 0 where the depth is handed over at run time. A strip of `columns` belongs to a lane. An instance for
+    `padded` paths has sizes of its own for every pair, which takes registers.
     """
 
     kernel: str
@@ -178,11 +179,12 @@ class Instance:
     columns: int
     grid: bool
     careful: bool
+    padded: bool = False
 
     @property
     def expression(self) -> str:
         """The kernel in the words of C++."""
-        flags = ", ".join("true" if flag else "false" for flag in (self.grid, self.careful))
+        flags = ", ".join("true" if flag else "false" for flag in (self.grid, self.careful, self.padded))
         return f"{self.kernel}<{self.real}, {self.work}, {self.static_kernel}, {self.depth}, {self.columns}, {flags}>"
 
     @property
@@ -201,7 +203,8 @@ class Instance:
         while widest > 1 and 32 * widest // 2 >= columns:
             widest //= 2
         work = "double" if careful else real
-        return cls(kernel, real, work, static_kernel, depth, widest, grid, careful)
+        padded = problem.lengths1 is not None or problem.lengths2 is not None
+        return cls(kernel, real, work, static_kernel, depth, widest, grid, careful, padded)
 
 
 def widest_strip(kernel: str, real: str, depth: int, *, grid: bool, careful: bool) -> int:
@@ -305,7 +308,7 @@ class CudaBackend:
             d_path2 = cupy.zeros(problem.path2.shape, dtype=sweep.dtype) if right else None
             if sweep.trivial or not (left or right):
                 return d_path1, d_path2
-            derivs = cupy.ascontiguousarray(derivs)
+            derivs = cupy.ascontiguousarray(sweep.gathered(derivs) if of_grid else derivs)
             for first, count in sweep.chunks(gradients=True):
                 gradients = sweep.pair_gradients(first, count, derivs, d_path1, d_path2, wrt_log=wrt_log)
                 if problem.pairing == "paired":
@@ -372,6 +375,8 @@ class _Sweep:
         self.path1 = self.cupy.ascontiguousarray(problem.path1)
         same = problem.path2 is problem.path1
         self.path2 = self.path1 if same else self.cupy.ascontiguousarray(problem.path2)
+        self.lengths1 = self._lengths(problem.lengths1)
+        self.lengths2 = self.lengths1 if problem.itself else self._lengths(problem.lengths2)
         self.grid = grid
         self.dtype = np.dtype(problem.path1.dtype)
         self.rows = int(self.path1.shape[1] - 1) << problem.dyadic_order[0]
@@ -385,6 +390,10 @@ class _Sweep:
         if self.static_kernel == "LINEAR":  # kappa = factor <x, y>
             parameters = [parameters[0] ** 2 if parameters else 1.0]
         self.parameters = [np.float64(p) for p in (*parameters, 0.0, 0.0, 0.0)[:3]]
+
+    def _lengths(self, lengths: np.ndarray | None) -> Array:
+        """Valid lengths for the kernels, null where nothing is padded."""
+        return _NULL if lengths is None else self.cupy.asarray(lengths.astype(np.int32))
 
     @property
     def trivial(self) -> bool:
@@ -429,17 +438,19 @@ class _Sweep:
         ctx = kernels.Context()
         if self.static_kernel != _GIVEN:
             return _NULL, ctx
+        problem = self.problem
         index1, index2 = self.index(first, count)
-        made = kernels.increments(self.problem.static_kernel, ctx, self.path1[index1], self.path2[index2])
+        points1, points2 = filled(self.path1, problem.lengths1)[index1], filled(self.path2, problem.lengths2)[index2]
+        made = kernels.increments(problem.static_kernel, ctx, points1, points2)
         return self.cupy.ascontiguousarray(made), ctx
 
     def launch(self, kernel: str, first: int, count: int, increments: Array, *results: Any) -> None:
         """Run a kernel on a chunk of pairs, and its careful form on those of them that it flags."""
         flags = self.cupy.empty((count,), dtype=np.int32)
-        for careful in (False, True) if self.levels else (False,):
-            instance = Instance.for_problem(kernel, self.problem, grid=self.grid, careful=careful)
-            launch = self.planned(instance, count)
-            work = np.dtype(np.float64) if careful else self.dtype
+        forms = (False, True) if self.levels else (False,)
+        for instance, fewest, most in (strips for careful in forms for strips in self.strips(kernel, careful=careful)):
+            launch = self.planned(instance, count, min(self.columns, most))
+            work = np.dtype(np.float64) if instance.careful else self.dtype
             # One value at least: an array without memory has no address.
             workspace = self.cupy.empty((launch.blocks * launch.teams_per_block * launch.workspace + 1,), dtype=work)
             problem = self.problem
@@ -448,7 +459,9 @@ class _Sweep:
                 self.path1,
                 self.path2,
                 increments,
-                *(np.int32(size) for size in (*sizes, int(problem.depth))),
+                self.lengths1,
+                self.lengths2,
+                *(np.int32(size) for size in (fewest, most, *sizes, int(problem.depth))),
                 *self.parameters,
                 np.int32(_PAIRINGS[self.pairing]),
                 np.int64(self.path2.shape[0]),
@@ -463,12 +476,28 @@ class _Sweep:
             function = self.backend.function(instance.expression)
             function((launch.blocks,), (launch.threads,), arguments)
 
-    def planned(self, instance: Instance, count: int) -> _Launch:
+    def strips(self, kernel: str, *, careful: bool) -> Iterator[tuple[Instance, int, int]]:
+        """Instances, and the columns that the pairs of each have: more than the first number, at most the second.
+
+        A pair gets the strips that it would get alone, so padding changes no bit of it.
+        """
+        instance = Instance.for_problem(kernel, self.problem, grid=self.grid, careful=careful)
+        most, lengths = 2**31 - 1, self.problem.lengths2
+        while lengths is not None and instance.columns > 1:
+            fewest = instance.span // 2
+            columns = (lengths - 1) << self.problem.dyadic_order[1]
+            if np.any((columns > fewest) & (columns <= most)):
+                yield instance, fewest, most
+            most = fewest
+            instance = dataclasses.replace(instance, columns=instance.columns // 2)
+        yield instance, -1, most
+
+    def planned(self, instance: Instance, count: int, columns: int) -> _Launch:
         """Choose the teams that fill the device, as far as the workspace and `max_batch` allow."""
         processors = self.backend.processors()
         warps = 1
         longest = min(_LONGEST_TEAM, 8 * processors // count)
-        while 2 * warps <= longest and warps * instance.span < self.columns:
+        while 2 * warps <= longest and warps * instance.span < columns:
             warps *= 2
         workspace = self.workspace(instance, warps)
         itemsize = 8 if instance.careful else self.dtype.itemsize
@@ -528,11 +557,34 @@ class _Sweep:
         static_kernel = self.problem.static_kernel
         if gradient1 is not None:
             made = kernels.gradient_x(static_kernel, ctx, d_increments, self.path1[index1])
-            gradient1[...] = made * weights1[:, None, None]
+            gradient1[...] = self.unpadded(made * weights1[:, None, None], self.lengths1, index1)
         if gradient2 is not None:
             made = kernels.gradient_y(static_kernel, ctx, d_increments, self.path2[index2])
-            gradient2[...] = made * weights2[:, None, None]
+            gradient2[...] = self.unpadded(made * weights2[:, None, None], self.lengths2, index2)
         return gradient1, gradient2
+
+    def unpadded(self, gradients: Array, lengths: Array, index: Array) -> Array:
+        """Gradients with zeros behind the valid points."""
+        if lengths is _NULL:
+            return gradients
+        valid = self.cupy.arange(0, gradients.shape[1])[None, :] < lengths[index][:, None]
+        return self.cupy.where(valid[:, :, None], gradients, 0.0)
+
+    def gathered(self, derivs: Array) -> Array:
+        """Derivatives at the nodes of grids, those at padded nodes added to those at the valid nodes they repeat."""
+        cupy, problem = self.cupy, self.problem
+        for axis, lengths, order in ((-2, self.lengths1, 0), (-1, self.lengths2, 1)):
+            if lengths is _NULL:
+                continue
+            shape = [1] * derivs.ndim
+            shape[0 if self.pairing == "paired" or axis == -2 else 1] = lengths.shape[0]
+            last = ((lengths - 1) << problem.dyadic_order[order]).reshape(shape)
+            shape = [1] * derivs.ndim
+            shape[axis] = derivs.shape[axis]
+            node = cupy.arange(0, derivs.shape[axis]).reshape(shape)
+            behind = cupy.where(node < last, 0.0, derivs).sum(axis=axis, keepdims=True)
+            derivs = cupy.where(node < last, derivs, cupy.where(node == last, behind, 0.0)).astype(self.dtype)
+        return derivs
 
     def add_up(self, gradients: Array, total: Array, first: int, count: int, *, second: bool) -> None:
         """Add the gradients of a chunk of pairs to those of their first (or second) paths, pair after pair."""

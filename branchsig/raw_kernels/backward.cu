@@ -23,7 +23,7 @@ struct Adjoint {
   const Problem<real>& problem;
   const Team& team;
   Forward& sweep;
-  const real* derivs;  // GRID: (rows + 1, columns + 1)
+  const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node
   bool wrt_log;
   work *last_row;        // (levels, columns + 1)
   work *band, *tile;     // of this warp: (SPAN, BAND) and (nodes of a warp, TILE)
@@ -156,7 +156,7 @@ struct Adjoint {
       }
       work w_above = work(1);
       if (GRID) {
-        const work deriv = first + c < C ? work(derivs[(long long)(r + 1) * (C + 1) + first + c + 1]) : work(0);
+        const work deriv = first + c < C ? work(derivs[(r + 1) * problem.grid_columns() + first + c + 1]) : work(0);
         suffix[N - 1] += wrt_log ? deriv : deriv * k_right[N - 1];
         w_above = w[N - 1][c] += suffix[N - 1];
       }
@@ -205,7 +205,7 @@ struct Adjoint {
     if (KERNEL == GIVEN) {
       for (int i = complete + team.lane; i < previous; i += 32)
         for (int j = first_cell; j <= last_cell; ++j)
-          grad_increments[(long long)i * (problem.length2 - 1) + j] += real(from_band(part, i, j));
+          grad_increments[(long long)i * (problem.padded2 - 1) + j] += real(from_band(part, i, j));
       __syncwarp();
       return;
     }
@@ -294,7 +294,7 @@ struct Adjoint {
   __device__ void clear() {
     const int C = problem.columns(), d = problem.dimension;
     if (KERNEL == GIVEN) {
-      const long long size = (long long)(problem.length1 - 1) * (problem.length2 - 1);
+      const long long size = (long long)(problem.padded1 - 1) * (problem.padded2 - 1);
       for (long long e = team.thread(); e < size; e += team.threads()) grad_increments[e] = real(0);
     } else {
       const long long size1 = (long long)problem.length1 * d, size2 = (long long)((C - 1) / SPAN + 1) * nodes() * d;
@@ -304,14 +304,24 @@ struct Adjoint {
     team.barrier();
   }
 
+  // Writes zeros behind the valid points of padded paths.
+  __device__ void clear_padding(real* out1, real* out2) const {
+    const long long d = problem.dimension;
+    if (out1)
+      for (long long e = problem.length1 * d + team.thread(); e < problem.padded1 * d; e += team.threads()) out1[e] = real(0);
+    if (out2)
+      for (long long e = problem.length2 * d + team.thread(); e < problem.padded2 * d; e += team.threads()) out2[e] = real(0);
+  }
+
   // Writes the gradients times their weights, NaN where the value is not `finite`; returns whether one of them is not finite.
   __device__ bool finish(real* out1, real* out2, work weight1, work weight2, bool finite) const {
     const int d = problem.dimension;
     const work none = work(0) / work(0);
     bool strayed = false;
     if (KERNEL == GIVEN) {
-      const long long size = (long long)(problem.length1 - 1) * (problem.length2 - 1);
+      const long long width = problem.padded2 - 1, size = (problem.length1 - 1) * width;
       for (long long e = team.thread(); e < size; e += team.threads()) {
+        if (e % width >= problem.length2 - 1) continue;
         grad_increments[e] = real(finite ? work(grad_increments[e]) * weight1 : none);
         strayed |= !is_finite(grad_increments[e]);
       }
@@ -342,24 +352,30 @@ struct Adjoint {
 };
 
 // `derivs` are those of all pairs of the problem; everything else that is written belongs to the pairs of this call.
-template <typename real, typename work, int KERNEL, int DEPTH, int COLUMNS, bool GRID, bool CAREFUL>
+template <typename real, typename work, int KERNEL, int DEPTH, int COLUMNS, bool GRID, bool CAREFUL, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
-    backward(const real* path1, const real* path2, const real* increments, int length1, int length2, int dimension, int order1,
-             int order2, int depth, double parameter0, double parameter1, double parameter2, int pairing, long long n2,
-             long long first_pair, long long pairs, int warps, work* workspace, long long workspace_size, int* flags,
-             const real* derivs, int wrt_log, real* grad1, real* grad2, real* grad_increments) {
+    backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
+             int most, int length1, int length2, int dimension, int order1, int order2, int depth, double parameter0,
+             double parameter1, double parameter2, int pairing, long long n2, long long first_pair, long long pairs, int warps,
+             work* workspace, long long workspace_size, int* flags, const real* derivs, int wrt_log, real* grad1, real* grad2,
+             real* grad_increments) {
   __shared__ work scratch[LONGEST_TEAM];
   typedef Sweep<real, work, KERNEL, DEPTH, COLUMNS, GRID, CAREFUL> Forward;
   typedef Adjoint<real, work, KERNEL, DEPTH, COLUMNS, GRID, CAREFUL> Backward;
-  const Problem<real> problem = {path1,  path2,  increments, length1,                              length2, dimension,
-                                 order1, order2, depth,      {parameter0, parameter1, parameter2}};
+  Problem<real> problem = {length1, length2, dimension, length1,
+                           length2, order1,  order2,    depth,   {parameter0, parameter1, parameter2}};
   const Team team(warps);
   const long long teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
   const long long cells = (long long)(length1 - 1) * (length2 - 1);
-  const int R = problem.rows(), C = problem.columns();
   for (long long k = slot; k < pairs; k += gridDim.x * teams) {
     if (CAREFUL && !flags[k]) continue;
     const Pair pair(pairing, first_pair + k, n2);
+    if (PADDED) {
+      if (lengths1) problem.length1 = lengths1[pair.first];
+      if (lengths2) problem.length2 = lengths2[pair.second];
+      if (problem.columns() <= fewest || problem.columns() > most) continue;
+    }
+    const int R = problem.rows(), C = problem.columns();
     Forward sweep = {problem,
                      team,
                      KERNEL == GIVEN ? increments + k * cells : path1 + pair.first * length1 * dimension,
@@ -367,14 +383,15 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
                      workspace + slot * workspace_size,
                      3};
     const int N = sweep.levels();
-    Backward adjoint = {problem, team, sweep, GRID ? derivs + (first_pair + k) * (R + 1) * (C + 1) : derivs, bool(wrt_log)};
+    const long long nodes = problem.grid_rows() * problem.grid_columns();
+    Backward adjoint = {problem, team, sweep, GRID ? derivs + (first_pair + k) * nodes : derivs, bool(wrt_log)};
     adjoint.last_row = sweep.edge + (long long)R * 3 * N;
     adjoint.band = adjoint.last_row + (long long)N * (C + 1) + (long long)team.warp * Backward::SPAN * Backward::BAND;
     adjoint.tile = adjoint.last_row + (long long)N * (C + 1) + (long long)warps * Backward::SPAN * Backward::BAND +
                    (long long)team.warp * adjoint.nodes() * Backward::TILE;
     adjoint.grad1 = adjoint.last_row + (long long)N * (C + 1) +
                     (long long)warps * (Backward::SPAN * Backward::BAND + adjoint.nodes() * Backward::TILE);
-    adjoint.grad2 = adjoint.grad1 + (long long)length1 * dimension;
+    adjoint.grad2 = adjoint.grad1 + (long long)problem.length1 * dimension;
     adjoint.grad_increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
 
     bool strayed;
@@ -393,9 +410,11 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         }
       }
       adjoint.clear();
-      adjoint.up();
-      strayed = team.any(adjoint.finish(grad1 ? grad1 + k * length1 * dimension : nullptr,
-                                        grad2 ? grad2 + k * length2 * dimension : nullptr, weight1, weight2, finite));
+      if (!PADDED || (R && C)) adjoint.up();  // a path of one point moves nothing
+      real* out1 = grad1 ? grad1 + k * length1 * dimension : nullptr;
+      real* out2 = grad2 ? grad2 + k * length2 * dimension : nullptr;
+      strayed = team.any(adjoint.finish(out1, out2, weight1, weight2, finite));
+      if (PADDED) adjoint.clear_padding(out1, out2);
     }
     if (!CAREFUL && team.thread() == 0) flags[k] = strayed;
     team.barrier();

@@ -1,20 +1,29 @@
 // Log kernels (GRID false) or grids of many pairs. A team takes one pair after the other, so the workspace is that of the teams
 // in flight. CAREFUL kernels do the pairs whose flag the others set, and leave at once where there are none.
-template <typename real, typename work, int KERNEL, int DEPTH, int COLUMNS, bool GRID, bool CAREFUL>
+//
+// PADDED: lengths1 and lengths2 are the valid points of padded paths, or null. A call does the pairs of
+// more than `fewest` and at most `most` columns, so that every pair gets the strips that it would get alone.
+template <typename real, typename work, int KERNEL, int DEPTH, int COLUMNS, bool GRID, bool CAREFUL, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
-    forward(const real* path1, const real* path2, const real* increments, int length1, int length2, int dimension, int order1,
-            int order2, int depth, double parameter0, double parameter1, double parameter2, int pairing, long long n2,
-            long long first_pair, long long pairs, int warps, work* workspace, long long workspace_size, int* flags,
-            real* log_k, real* grid, int all_levels) {
+    forward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
+            int most, int length1, int length2, int dimension, int order1, int order2, int depth, double parameter0,
+            double parameter1, double parameter2, int pairing, long long n2, long long first_pair, long long pairs, int warps,
+            work* workspace, long long workspace_size, int* flags, real* log_k, real* grid, int all_levels) {
   __shared__ work scratch[LONGEST_TEAM];
-  const Problem<real> problem = {path1,  path2,  increments, length1,                              length2, dimension,
-                                 order1, order2, depth,      {parameter0, parameter1, parameter2}};
+  Problem<real> problem = {length1, length2, dimension, length1,
+                           length2, order1,  order2,    depth,   {parameter0, parameter1, parameter2}};
   const Team team(warps);
   const long long teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
-  const long long nodes = (long long)(problem.rows() + 1) * (problem.columns() + 1) * (all_levels ? depth + 1 : 1);
+  const int grids = all_levels ? depth + 1 : 1;
+  const long long nodes = problem.grid_rows() * problem.grid_columns() * grids;
   for (long long k = slot; k < pairs; k += gridDim.x * teams) {
     if (CAREFUL && !flags[k]) continue;
     const Pair pair(pairing, first_pair + k, n2);
+    if (PADDED) {
+      if (lengths1) problem.length1 = lengths1[pair.first];
+      if (lengths2) problem.length2 = lengths2[pair.second];
+      if (problem.columns() <= fewest || problem.columns() > most) continue;
+    }
     Sweep<real, work, KERNEL, DEPTH, COLUMNS, GRID, CAREFUL> sweep = {
         problem,
         team,
@@ -25,6 +34,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     bool strayed;
     const work total = team.sum(sweep.down(nullptr, GRID ? grid + k * nodes : nullptr, all_levels, false, strayed), scratch);
     strayed = team.any(strayed);
+    if (GRID && PADDED) sweep.extend(grid + k * nodes, grids);
     if (team.thread() == 0) {
       if (!CAREFUL) flags[k] = strayed;
       if (!GRID && pairing == SYMMETRIC) {

@@ -12,14 +12,17 @@ enum { CHANNELS = 4 };
 // What all kernels are told about the problem.
 template <typename real>
 struct Problem {
-  const real *path1, *path2, *increments;  // (n1, length1, dimension), (n2, length2, dimension); GIVEN: (pairs, length1-1, length2-1)
-  int length1, length2, dimension;
-  int order1, order2;  // dyadic orders
+  int padded1, padded2, dimension;  // (n1, padded1, dimension), (n2, padded2, dimension); GIVEN: (pairs, padded1-1, padded2-1)
+  int length1, length2;             // valid points of the two paths of a pair: what lies behind them is not read
+  int order1, order2;               // dyadic orders
   int depth;
   double parameter[3];  // of the static kernel
 
   __device__ int rows() const { return (length1 - 1) << order1; }
   __device__ int columns() const { return (length2 - 1) << order2; }
+  // nodes of the grids of all pairs, along the rows and the columns
+  __device__ long long grid_rows() const { return ((long long)(padded1 - 1) << order1) + 1; }
+  __device__ long long grid_columns() const { return ((long long)(padded2 - 1) << order2) + 1; }
 };
 
 // phi(b)
@@ -153,7 +156,7 @@ struct Increments {
   __device__ __forceinline__ void of_row(int i, bool up, work (&g)[COLUMNS]) {
     const int left = problem.columns() - first;
     if (KERNEL == GIVEN) {
-      const real* row = x + (long long)i * (problem.length2 - 1);
+      const real* row = x + (long long)i * (problem.padded2 - 1);
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) g[c] = work(row[cell(c)]);
     } else if (KERNEL == LINEAR) {

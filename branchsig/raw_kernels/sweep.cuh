@@ -197,11 +197,11 @@ struct Sweep {
   // Stores row r + 1 of the grid, and the nodes of row and column 0 that lie next to it.
   __device__ void store(real* grid, bool all_levels, int r, int first, const work (&k)[ROOM][COLUMNS]) const {
     const int C = problem.columns(), N = levels();
-    const long long size = (long long)(problem.rows() + 1) * (C + 1);
+    const long long width = problem.grid_columns(), size = problem.grid_rows() * width;
 #pragma unroll
     for (int m = -1; m < N; ++m) {
       if (!all_levels && m != N - 1) continue;
-      real *level = grid + (all_levels ? m + 1 : 0) * size, *row = level + (long long)(r + 1) * (C + 1);
+      real *level = grid + (all_levels ? m + 1 : 0) * size, *row = level + (r + 1) * width;
       if (first == 0) {
         row[0] = real(1);
         if (r == 0) level[0] = real(1);
@@ -211,6 +211,22 @@ struct Sweep {
         if (first + c >= C) continue;
         row[first + c + 1] = m < 0 ? real(1) : real(k[m < 0 ? 0 : m][c]);
         if (r == 0) level[first + c + 1] = real(1);
+      }
+    }
+  }
+
+  // Where a path is padded its grids are constant behind the last valid node, and 1 for a path of one point.
+  __device__ void extend(real* grid, int grids) const {
+    const int R = problem.rows(), C = problem.columns();
+    const long long width = problem.grid_columns(), size = problem.grid_rows() * width;
+    const bool still = R == 0 || C == 0;
+    team.barrier();  // what other lanes have stored is read; a vote orders no memory
+    for (long long e = team.thread(); e < grids * size; e += team.threads()) {
+      const long long node = e % size, r = node / width, c = node % width;
+      if (still) {
+        grid[e] = real(1);
+      } else if (r > R || c > C) {
+        grid[e] = grid[e - node + (r < R ? r : R) * width + (c < C ? c : C)];
       }
     }
   }

@@ -32,6 +32,7 @@ memory_limit = math.inf
 allocated = [0]
 _libraries = {}
 launches = []  # (name, blocks, threads) of every launch
+waits = []  # the methods by which the host asked for a value on a device, and had to wait for it
 
 
 class OutOfMemoryError(MemoryError):
@@ -75,6 +76,7 @@ class ndarray(np.ndarray):
     """A NumPy array that lies on a device."""
 
     _device = None
+    __array_priority__ = 1.0  # what is made of arrays on a device lies there too
 
     def __array_finalize__(self, parent):
         self._device = getattr(parent, "_device", None)
@@ -84,6 +86,21 @@ class ndarray(np.ndarray):
     @property
     def device(self):
         return Device(self._device)
+
+    def __dlpack_device__(self):
+        return (2, self._device)
+
+    def _waiting(name):
+        method = getattr(np.ndarray, name)
+
+        def waiting(self, *arguments):
+            waits.append(name)
+            return method(self, *arguments)
+
+        return waiting
+
+    for _name in ("__bool__", "__int__", "__float__", "__index__", "item", "tolist"):
+        locals()[_name] = _waiting(_name)
 
 
 def _on_current(array):
@@ -133,7 +150,10 @@ def is_available():
 
 
 sqrt = np.sqrt
-where = np.where
+
+
+def where(condition, a, b):
+    return _on_current(np.where(condition, a, b))
 
 
 def seed(number):

@@ -78,7 +78,7 @@ class Nvrtc:
         }
 
 
-def instances(static_kernels, depths, *, kernels=("forward", "backward"), reals=("float", "double")):
+def instances(static_kernels, depths, *, kernels=("forward", "backward"), reals=("float", "double"), padded=False):
     """Every instance that problems of these static kernels and depths lead to, with the widest strips."""
     from branchsig.backends.cuda import Instance, widest_strip
 
@@ -87,7 +87,7 @@ def instances(static_kernels, depths, *, kernels=("forward", "backward"), reals=
     ):
         work = "double" if careful else real
         columns = widest_strip(kernel, real, depth, grid=grid, careful=careful)
-        yield Instance(kernel, real, work, static_kernel, depth, columns, grid, careful)
+        yield Instance(kernel, real, work, static_kernel, depth, columns, grid, careful, padded)
 
 
 STATIC_KERNELS = (
