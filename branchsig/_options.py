@@ -53,6 +53,7 @@ class KernelOptions(PathOptions, total=False):
     log: bool
     order: int | None
     return_levels: bool
+    rtol: float | None
 
 
 class MetricOptions(PathOptions, total=False):
@@ -81,6 +82,7 @@ class Settings:
     log: bool = False
     order: int | None = None
     return_levels: bool = False
+    rtol: float | None = None
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -97,6 +99,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "log": lambda value: _validation.flag(value, "log"),
     "order": _validation.order,
     "return_levels": lambda value: _validation.flag(value, "return_levels"),
+    "rtol": _validation.rtol,
 }
 
 _DOCUMENTATION = {
@@ -147,6 +150,12 @@ order : int, optional
 return_levels : bool, default: False
     With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
     last axis.""",
+    "rtol": """\
+rtol : float, optional
+    Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand Gauss-Lobatto
+    rules of orders 2, 3, ... are tried until two in a row differ by no more than this. With `log`, logarithms below 1
+    in size may have this error itself; with `return_levels` errors are relative to the largest sum of a pair. A
+    gradient is that of the rule found.""",
 }
 
 
@@ -188,6 +197,11 @@ def _check_together(settings: Settings) -> None:
     if settings.return_levels and (settings.log or settings.normalize is True):
         raise ValueError(
             "return_levels=True with log or normalize=True: the parts are those of the kernel itself. Leave one out"
+        )
+    if settings.rtol is not None and settings.quadrature is not TRAPEZOID:
+        raise ValueError(
+            f"rtol is {settings.rtol:g} and quadrature is {settings.quadrature!r}: a tolerance finds the rule by "
+            "itself. Leave one out"
         )
     if settings.normalize is True and settings.return_grid:
         raise ValueError(

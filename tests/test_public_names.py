@@ -55,6 +55,7 @@ OF_VALUES = SHARED | {
     "log": False,
     "order": None,
     "return_levels": False,
+    "rtol": None,
 }
 OF_GRAMS = {"max_batch": -1, "progress": False}
 OF_GRADIENTS = {"left_deriv": True, "right_deriv": False, "k_stack": None}
