@@ -54,6 +54,7 @@ class KernelOptions(PathOptions, total=False):
     order: int | None
     return_levels: bool
     check_finite: bool | None
+    rtol: float | None
 
 
 class StackOptions(PathOptions, total=False):
@@ -90,6 +91,7 @@ class Settings:
     order: int | None = None
     return_levels: bool = False
     check_finite: bool | None = None
+    rtol: float | None = None
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -107,6 +109,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "order": _validation.order,
     "return_levels": lambda value: _validation.flag(value, "return_levels"),
     "check_finite": lambda value: None if value is None else _validation.flag(value, "check_finite"),
+    "rtol": _validation.rtol,
 }
 
 _DOCUMENTATION = {
@@ -161,6 +164,12 @@ return_levels : bool, default: False
 check_finite : bool, optional
     Whether to look if the values are finite, and to warn if they are not. `None` looks, except at arrays on a CUDA
     device, for which the host would have to wait. Gradients are never looked at.""",
+    "rtol": """\
+rtol : float, optional
+    Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand Gauss-Lobatto
+    rules of orders 2, 3, ... are tried until two in a row differ by no more than this. With `log`, logarithms below 1
+    in size may have this error itself; with `return_levels` errors are relative to the largest sum of a pair. A
+    gradient is that of the rule found.""",
 }
 
 
@@ -202,6 +211,11 @@ def _check_together(settings: Settings) -> None:
     if settings.return_levels and (settings.log or settings.normalize is True):
         raise ValueError(
             "return_levels=True with log or normalize=True: the parts are those of the kernel itself. Leave one out"
+        )
+    if settings.rtol is not None and settings.quadrature is not TRAPEZOID:
+        raise ValueError(
+            f"rtol is {settings.rtol:g} and quadrature is {settings.quadrature!r}: a tolerance finds the rule by "
+            "itself. Leave one out"
         )
     if settings.normalize is True and settings.return_grid:
         raise ValueError(

@@ -117,6 +117,19 @@ def target(value: Any) -> float:
     return number
 
 
+def rtol(value: Any) -> float | None:
+    """Check the tolerance: None, or a number above 0 and below 1."""
+    if value is None:
+        return None
+    wanted = "expected None or a relative error above 0 and below 1, such as 1e-8"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"rtol is {value!r}: {wanted}")
+    number = float(value)
+    if not 0.0 < number < 1.0:
+        raise ValueError(f"rtol is {value!r}: {wanted}")
+    return number
+
+
 def static_kernel(value: Any) -> StaticKernel:
     """Check the static kernel: None for the linear one, or an instance of a subclass of `StaticKernel`."""
     if value is None:

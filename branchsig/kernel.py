@@ -6,6 +6,7 @@ come back go out as kernels, normalised where that is asked for.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Unpack
 import numpy as np
 
 from branchsig import _validation
+from branchsig._accuracy import refined
 from branchsig._arrays import Array, filled, lies_on_cuda, namespace_of
 from branchsig._options import KernelOptions, Settings, StackOptions, gather, public
 from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
@@ -68,7 +70,8 @@ def branched_sig_kernel(
     -----
     RuntimeWarning
         Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. With
-        ``depth=math.inf`` also if a cell was not solved within the iterations allowed, which gives NaN.
+        ``depth=math.inf`` also if a cell was not solved within the iterations allowed, which gives NaN. And if no rule
+        reaches `rtol`.
 
     See Also
     --------
@@ -109,7 +112,7 @@ def branched_sig_kernel(
     """
     settings = gather(depth, dyadic_order, options)
     problem, batch = paired_problem(path1, path2, settings)
-    return values(problem, batch, settings)
+    return values(problem, batch, settings)[0]
 
 
 @public(KernelOptions)
@@ -192,7 +195,7 @@ def branched_sig_kernel_gram(
     settings = gather(depth, dyadic_order, options)
     with reporting(progress) as report:
         problem, batch = gram_problem(path1, path2, settings, max_batch, report, triangle=not settings.return_grid)
-        return values(problem, batch, settings)
+        return values(problem, batch, settings)[0]
 
 
 @public(StackOptions)
@@ -272,8 +275,27 @@ def branched_sig_kernel_stack(
     return namespace_of(stack).reshape(stack, shape)
 
 
-def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
-    """Solve a problem for what the settings ask for, and warn of overflow."""
+def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tuple[Array, Problem]:
+    """Solve a problem for what the settings ask for, and warn of overflow; return the problem with its rule too."""
+    if settings.rtol is None:
+        result = _solved(problem, batch, settings)
+    else:
+        result, problem = refined(problem, settings, lambda tried: _solved(tried, batch, settings), stacklevel=3)
+    _warn_of_overflow(result, problem, settings, stacklevel=3)
+    return result, problem
+
+
+def with_rule(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Problem:
+    """Return the problem with the rule its values are computed with, for gradients without the values."""
+    if settings.rtol is None:
+        return problem
+    silent = dataclasses.replace(problem, progress=None)
+    _, found = refined(silent, settings, lambda tried: _solved(tried, batch, settings), stacklevel=3)
+    return dataclasses.replace(found, progress=problem.progress)
+
+
+def _solved(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
+    """What the settings ask for, by the rule of the problem."""
     if settings.normalize == "dilation":
         problem = dilated(problem).problem
     backend = backend_for(problem)
@@ -298,7 +320,6 @@ def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Arra
         else:
             log_k = backend.log_kernel(problem)
             result = log_k if settings.log else namespace_of(log_k).exp(log_k)
-    _warn_of_overflow(result, problem, settings, stacklevel=3)
     return result if result.shape == shape else namespace_of(result).reshape(result, shape)
 
 

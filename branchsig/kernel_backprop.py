@@ -18,7 +18,7 @@ from branchsig._options import KernelOptions, Settings, gather, public
 from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import one_pass, reporting
 from branchsig.backends import Backend, Problem, backend_for
-from branchsig.kernel import values
+from branchsig.kernel import values, with_rule
 from branchsig.normalization import dilated, of_sum, sides, unit_kernel_backprop
 from branchsig.transforms import transformed_adjoint
 
@@ -118,6 +118,7 @@ def branched_sig_kernel_backprop(
     problem, batch = paired_problem(path1, path2, settings)
     stack = _checked_stack(k_stack, problem, batch, settings)
     derivs = _checked_derivs(derivs, problem, batch, settings)
+    problem = with_rule(problem, batch, settings)
     d_path1, d_path2 = _gradients(problem, derivs, settings, left=left, right=right, k_stack=stack)
     return _as_path(d_path1, path1, settings), _as_path(d_path2, path2, settings)
 
@@ -223,6 +224,7 @@ def branched_sig_kernel_gram_backprop(
         problem, batch = gram_problem(path1, path2, settings, max_batch, report, triangle=triangle)
         stack = _checked_stack(k_stack, problem, batch, settings)
         derivs = _checked_derivs(derivs, problem, batch, settings)
+        problem = with_rule(problem, batch, settings)
         total = left and path2 is None
         d_path1, d_path2 = _gradients(problem, derivs, settings, left=left, right=right, total=total, k_stack=stack)
     return _as_path(d_path1, path1, settings), _as_path(d_path2, path2, settings)
@@ -295,13 +297,14 @@ def branched_sig_kernel_vjp(
     """
     settings = gather(depth, dyadic_order, options)
     problem, batch = paired_problem(path1, path2, settings)
+    value, solved = values(problem, batch, settings)
 
     def pullback(derivs: Array) -> Gradients:
         checked = _checked_derivs(derivs, problem, batch, settings)
-        d_path1, d_path2 = _gradients(problem, checked, settings, left=True, right=True)
+        d_path1, d_path2 = _gradients(solved, checked, settings, left=True, right=True)
         return _as_path(d_path1, path1, settings), _as_path(d_path2, path2, settings)
 
-    return values(problem, batch, settings), pullback
+    return value, pullback
 
 
 @public(KernelOptions)
@@ -386,12 +389,14 @@ def branched_sig_kernel_gram_vjp(
     def pullback(derivs: Array) -> Gradients:
         with reporting(progress) as report:
             problem, batch = prepared(report)
+            problem = dataclasses.replace(problem, quadrature=solved.quadrature)
             checked = _checked_derivs(derivs, problem, batch, settings)
             d_path1, d_path2 = _gradients(problem, checked, settings, left=True, right=not total, total=total)
         return _as_path(d_path1, path1, settings), _as_path(d_path2, path2, settings)
 
     with reporting(progress) as report:
-        return values(*prepared(report), settings), pullback
+        value, solved = values(*prepared(report), settings)
+    return value, pullback
 
 
 def _sides(left_deriv: Any, right_deriv: Any) -> tuple[bool, bool]:
@@ -415,6 +420,11 @@ def _checked_stack(k_stack: Any, problem: Problem, batch: tuple[int, ...], setti
         raise ValueError(
             f"normalize={settings.normalize!r} with k_stack: the stack holds no kernel of a path with itself. "
             "Leave k_stack out, or differentiate without normalize"
+        )
+    if settings.rtol is not None:
+        raise ValueError(
+            f"rtol is {settings.rtol:g} with k_stack: a stack holds the values of one rule, and a tolerance finds the "
+            "rule by itself. Leave one of them out"
         )
     if problem.order is not None:
         raise ValueError("k_stack with order: a stack holds kernels by depth, not by order. Leave one of them out")

@@ -56,6 +56,7 @@ OF_VALUES = SHARED | {
     "order": None,
     "return_levels": False,
     "check_finite": None,
+    "rtol": None,
 }
 OF_GRAMS = {"max_batch": -1, "progress": False}
 OF_GRADIENTS = {"left_deriv": True, "right_deriv": False, "k_stack": None}
