@@ -20,7 +20,7 @@ from branchsig._arrays import Array, filled, lies_on_cuda, namespace_of
 from branchsig._options import KernelOptions, Settings, StackOptions, gather, public
 from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import reporting
-from branchsig.backends import Problem, backend_for
+from branchsig.backends import Backend, Problem, backend_for
 from branchsig.normalization import dilated, unit_kernel
 
 __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kernel_stack"]
@@ -278,9 +278,9 @@ def branched_sig_kernel_stack(
 def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tuple[Array, Problem]:
     """Solve a problem for what the settings ask for, and warn of overflow; return the problem with its rule too."""
     if settings.rtol is None:
-        result = _solved(problem, batch, settings)
+        result = _solved(backend_for(problem), problem, batch, settings)
     else:
-        result, problem = refined(problem, settings, lambda tried: _solved(tried, batch, settings), stacklevel=3)
+        result, problem = refined(problem, settings, _solver(batch, settings), stacklevel=3)
     _warn_of_overflow(result, problem, settings, stacklevel=3)
     return result, problem
 
@@ -290,15 +290,19 @@ def with_rule(problem: Problem, batch: tuple[int, ...], settings: Settings) -> P
     if settings.rtol is None:
         return problem
     silent = dataclasses.replace(problem, progress=None)
-    _, found = refined(silent, settings, lambda tried: _solved(tried, batch, settings), stacklevel=3)
+    _, found = refined(silent, settings, _solver(batch, settings), stacklevel=3)
     return dataclasses.replace(found, progress=problem.progress)
 
 
-def _solved(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
+def _solver(batch: tuple[int, ...], settings: Settings) -> Callable[[Problem], Array]:
+    """What solves a problem with whatever rule it has: which backend does depends on the rule."""
+    return lambda problem: _solved(backend_for(problem), problem, batch, settings)
+
+
+def _solved(backend: Backend, problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
     """What the settings ask for, by the rule of the problem."""
     if settings.normalize == "dilation":
         problem = dilated(problem).problem
-    backend = backend_for(problem)
     shape = batch
     if settings.return_grid:
         shape = grid_shape(problem, batch)
