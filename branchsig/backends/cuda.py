@@ -87,7 +87,8 @@ def warm_up(
     """Compile the CUDA kernels of a depth for the current device of CuPy, before they are needed.
 
     A kernel is otherwise compiled when it is first used, which takes about a second; CuPy keeps the result in a cache
-    on disk. Nothing has to be warmed up for arrays that do not lie on a CUDA device.
+    on disk. Nothing has to be warmed up for arrays that do not lie on a CUDA device. The kernels for padded paths are
+    left out: they are compiled when lengths are first given.
 
     Parameters
     ----------
