@@ -81,7 +81,7 @@ def _problem(
         settings.order,
         lengths1,
         lengths2,
-        settings.log,
+        settings.log and settings.return_grid,
     )
 
 

@@ -7,6 +7,7 @@ the core promises 1e-13 * (nodes along both paths) in float64 and 1e-5 in float3
 import dataclasses
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import branchsig
+from branchsig._options import gather
+from branchsig._problems import paired_problem
+from branchsig.backends import CAPABILITIES, supports
 from branchsig.quadrature import BY_NAME
 
 KERNELS = [*STATIC_KERNELS, "quartic"]
@@ -402,3 +406,12 @@ def test_public_functions_agree_between_core_and_reference(
     moderate = wanted < 1e4  # a path with itself is far larger for some kernels, and then sensitive to each rounding
     assert moderate.any()
     assert relative(found[moderate], wanted[moderate]) < (1e-12 if dtype == np.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("return_grid", [False, True])
+def test_logarithms_of_values_are_not_asked_for_as_those_of_grids(return_grid):
+    x = np.zeros((2, 3, 1))
+    arguments, _ = paired_problem(x, x, gather(3, 0, {"log": True, "return_grid": return_grid}))
+    assert arguments.log_grid is return_grid
+    for name, able in CAPABILITIES.items():
+        assert supports(SimpleNamespace(name=name), arguments) is (not return_grid or "log grid" in able)

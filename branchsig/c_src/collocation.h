@@ -31,7 +31,8 @@ typedef struct {
   int64_t width;        /* registers of a row of nodes */
   int upside;           /* which of the first and the last row of nodes comes first in memory: they change places row by row */
   double largest_sum;   /* of any sub-cell where |K| <= 1 */
-  vec *k;               /* [level][row of nodes][node]; forward the last row alone */
+  int rows;             /* of nodes that are kept: all p + 1 of them, or the latest alone */
+  vec *k;               /* [level][row of nodes][node] */
   vec *logs;            /* careful: [level][node] */
   vec *ones, *sums[2];  /* of a block: [cell][a][b], of K_0 and of other levels */
   edge_state *states;   /* [level] */
@@ -40,7 +41,8 @@ typedef struct {
   edge_adjoint *adjoints; /* backward: [level] */
 } collocation;
 
-static int64_t lay_out_collocation(collocation *n, const bs_task *task, int backward, char *base) {
+/* `all_rows` of nodes are kept, or the latest alone. */
+static int64_t lay_out_collocation(collocation *n, const bs_task *task, int backward, int all_rows, char *base) {
   int64_t used = lay_out(&n->t, task, backward, 0, base);
   const tile *t = &n->t;
   const int p = n->p = task->nodes, levels = t->levels;
@@ -53,7 +55,8 @@ static int64_t lay_out_collocation(collocation *n, const bs_task *task, int back
     for (int k = 0; k <= p; ++k) sum += fabs(task->steps[a * (p + 1) + k]);
     if (sum * sum > n->largest_sum) n->largest_sum = sum * sum;
   }
-  n->k = take(base, &used, n->width * levels * (backward ? p + 1 : 1), sizeof(vec));
+  n->rows = all_rows ? p + 1 : 1;
+  n->k = take(base, &used, n->width * levels * n->rows, sizeof(vec));
   n->logs = task->careful ? take(base, &used, n->width * levels, sizeof(vec)) : NULL;
   n->ones = take(base, &used, BLOCK * p * p, sizeof(vec));
   n->sums[0] = take(base, &used, BLOCK * p * p, sizeof(vec));
@@ -69,11 +72,12 @@ static int64_t lay_out_collocation(collocation *n, const bs_task *task, int back
   return used;
 }
 
-/* Row k of the nodes of the row of cells at hand, on level m. Downwards one row is kept, the latest, as the first of them. */
-BS_INLINE vec *node_row(const collocation *n, int m, int k) {
-  if (!n->w) return n->k + n->width * m;
-  if (n->upside && (k == 0 || k == n->p)) k = n->p - k;
-  return n->k + n->width * (m * (n->p + 1) + k);
+/* Row i of the nodes of the row of cells at hand, on level m of `values`, which are n->k or lie as those. Where one row is kept it
+   stands for all. */
+BS_INLINE vec *node_row(const collocation *n, vec *values, int m, int i) {
+  if (n->rows == 1) return values + n->width * m;
+  if (n->upside && (i == 0 || i == n->p)) i = n->p - i;
+  return values + n->width * (m * n->rows + i);
 }
 
 /* weight times value; careful: nothing where the weight is zero, also where the value is infinite */
@@ -83,16 +87,35 @@ BS_INLINE vec weighted(int careful, double weight, vec value) {
   return (vec)((ivec)product & ((ivec){0} - (int64_t)(weight != 0)));
 }
 
+/* sum[a, b] of one cell from K at its nodes. `left` holds the integrals down the rows of nodes on the left edge, and takes those on
+   the right one. */
+BS_INLINE void sub_cell_sums(int p, int careful, const double *B, const vec *const *k, vec *left, vec *sum) {
+  for (int a = 0; a < p; ++a) {
+    vec down[BS_MOST_NODES + 1];
+    down[0] = left[a];
+    for (int l = 1; l <= p; ++l) {
+      down[l] = splat(0);
+      for (int i = 0; i <= p; ++i) down[l] += weighted(careful, B[a * (p + 1) + i], k[i][l]);
+    }
+    for (int e = 0; e < p; ++e) {
+      vec total = splat(0);
+      for (int i = 0; i <= p; ++i) total += weighted(careful, B[e * (p + 1) + i], down[i]);
+      sum[a * p + e] = total;
+    }
+    left[a] = down[p];
+  }
+}
+
 /* One level over a block of cells. Downwards (sign = 1) from the first row of nodes to the last, upwards (sign = -1) the other
    way; `rows` NULL: only the row arrived at is kept, in place of the one set out from. Gives sums for the level above, or
    (`integral`) the integral of the top level. Returns the largest K met. */
 BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, const bs_task *task, const vec *sums, vec *const *rows,
                        vec *row, vec *logs, vec *sums_out, vec *integral, edge_state *state, vec extent[2]) {
   const double *B = task->steps, *V = task->whole;
-  vec k[BS_MOST_NODES + 1][BS_MOST_NODES + 1], column[BS_MOST_NODES][BS_MOST_NODES + 1], E[BS_MOST_NODES];
+  vec k[BS_MOST_NODES + 1][BS_MOST_NODES + 1], column[BS_MOST_NODES], E[BS_MOST_NODES];
   vec low = extent[0], high = splat(0), above = splat(0);
   const int start = sign > 0 ? 0 : p, end = p - start;
-  for (int a = 0; a < p; ++a) E[a] = state->E[a], column[a][0] = state->sums[a];
+  for (int a = 0; a < p; ++a) E[a] = state->E[a], column[a] = state->sums[a];
   for (int i = 0; i <= p; ++i) {
     k[i][0] = state->k[i];
     high = maximum(high, k[i][0]);
@@ -143,23 +166,13 @@ BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, const
       else
         above += total;
     } else {
-      for (int a = 0; a < p; ++a) {
-        for (int l = 1; l <= p; ++l) {
-          vec down = splat(0);
-          for (int i = 0; i <= p; ++i) down += weighted(careful, B[a * (p + 1) + i], k[i][l]);
-          column[a][l] = down;
-        }
-        for (int l = 0; l < p; ++l) {
-          vec total = splat(0);
-          for (int i = 0; i <= p; ++i) total += weighted(careful, B[l * (p + 1) + i], column[a][i]);
-          sums_out[((c - b.first) * p + a) * p + l] = total;
-        }
-        column[a][0] = column[a][p];
-      }
+      const vec *nodes[BS_MOST_NODES + 1];
+      for (int i = 0; i <= p; ++i) nodes[i] = k[i];
+      sub_cell_sums(p, careful, B, nodes, column, sums_out + (c - b.first) * p * p);
     }
     for (int i = 0; i <= p; ++i) k[i][0] = k[i][p];
   }
-  for (int a = 0; a < p; ++a) state->E[a] = E[a], state->sums[a] = column[a][0];
+  for (int a = 0; a < p; ++a) state->E[a] = E[a], state->sums[a] = column[a];
   for (int i = 0; i <= p; ++i) state->k[i] = k[i][0];
   extent[0] = low;
   extent[1] = maximum(extent[1], high);
@@ -206,7 +219,7 @@ static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
     vec largest = splat(1);
     for (int m = 0; m < levels; ++m) {
       vec *rows[BS_MOST_NODES + 1], *out = n->sums[m & 1], *logs = careful ? n->logs + n->width * m : NULL;
-      for (int k = 0; k <= p; ++k) rows[k] = node_row(n, m, k);
+      for (int k = 0; k <= p; ++k) rows[k] = node_row(n, n->k, m, k);
       vec *above = m == levels - 1 ? integral : NULL;
 #define BS_ARGUMENTS n, careful, largest * bound, b, sums, up ? rows : NULL, rows[up ? p : 0], logs, out, above, &n->states[m], t->extent
       switch (up ? -p : p) {
@@ -291,7 +304,7 @@ BS_CELLS_ADJOINT(cells_adjoint_any, n->p)
 static void seed_cells(collocation *n, int64_t first, int64_t r, block b, vec *suffix) {
   tile *t = &n->t;
   const int wrt_log = t->in.task->wrt_log;
-  const vec *lower = node_row(n, t->levels - 1, n->p);
+  const vec *lower = node_row(n, n->k, t->levels - 1, n->p);
   load_derivs(t, first, r + 1, b);
   for (int64_t c = b.last; c >= b.first; --c) {
     const vec bar = t->derivs[c - b.first];
@@ -316,7 +329,7 @@ static void adjoint_cells(collocation *n, int64_t first, int64_t r) {
     const vec *w_above = t->w_top;
     for (int m = top - 1; m >= 0; --m) {
       vec *rows[BS_MOST_NODES + 1], *out = n->w_cells[m & 1];
-      for (int k = 0; k <= n->p; ++k) rows[k] = node_row(n, m, k);
+      for (int k = 0; k <= n->p; ++k) rows[k] = node_row(n, n->k, m, k);
 #define BS_ARGUMENTS n, m == top - 1, m == 0, b, w_above, rows, n->w + n->width * m, n->gw + n->width * m, out, t->gradient, &n->adjoints[m]
       switch (n->p) {
         case 1: cells_adjoint_1(BS_ARGUMENTS); break;
@@ -350,9 +363,8 @@ static void open_collocation(collocation *n, int64_t first) {
   fill(t->fours, BLOCK, 1);
   fill_ones(t->in.task, n->ones);
   for (int m = 0; m < t->levels; ++m) {
-    fill(node_row(n, m, 0), n->width, 1);
-    if (n->w)
-      for (int k = 0; k <= p; ++k) *node_row(n, m, k) = splat(1);
+    fill(node_row(n, n->k, m, 0), n->width, 1);
+    for (int k = 0; k <= p; ++k) *node_row(n, n->k, m, k) = splat(1);
   }
   if (n->logs) fill(n->logs, n->width * t->levels, 0);
 }
@@ -365,7 +377,7 @@ static void store_corners(const collocation *n, int64_t first, int64_t r) {
   for (int w = 0; w < W && first + w < task->pairs; ++w)
     for (int j = 0; j < grids; ++j) {
       const int m = task->all_levels ? j - 1 : task->depth - 1; /* -1: K_0 */
-      const double *row = m < 0 ? NULL : (const double *)(task->log_grid ? n->logs + n->width * m : node_row(n, m, 0)) + w;
+      const double *row = m < 0 ? NULL : (const double *)(task->log_grid ? n->logs + n->width * m : node_row(n, n->k, m, 0)) + w;
       double *line = task->grid + (((first + w) * grids + j) * (t->rows + 1) + r) * (t->columns + 1);
       for (int64_t c = 0; c <= t->columns; ++c) line[c] = row ? row[c * n->p * W] : 1;
     }
@@ -373,7 +385,7 @@ static void store_corners(const collocation *n, int64_t first, int64_t r) {
 
 static void check_corners(collocation *n) {
   const int top = n->t.levels - 1;
-  const vec *k = n->t.in.task->wrt_log ? n->logs + n->width * top : node_row(n, top, 0);
+  const vec *k = n->t.in.task->wrt_log ? n->logs + n->width * top : node_row(n, n->k, top, 0);
   for (int64_t c = 0; c <= n->t.columns; ++c) n->t.grid_sum += k[c * n->p] - k[c * n->p];
 }
 
@@ -403,13 +415,13 @@ static int collocation_up(collocation *n, int64_t first, vec seed) {
   fill(n->w, n->width * t->levels, 0);
   fill(n->gw, n->width * t->levels, 0);
   /* the way down has left the last row where the first one stands */
-  for (int m = 0; m < t->levels; ++m) memcpy(node_row(n, m, n->p), node_row(n, m, 0), sizeof(vec) * (size_t)n->width);
+  for (int m = 0; m < t->levels; ++m) memcpy(node_row(n, n->k, m, n->p), node_row(n, n->k, m, 0), sizeof(vec) * (size_t)n->width);
   for (int64_t r = t->rows - 1; r >= 0; --r) {
     if (stopped(t)) return 1;
     load_increments(t, r, r + 1, 1);
     sweep_cells(n, r, 1, NULL);
     if (r == 0) /* that much is known exactly */
-      for (int m = 0; m < t->levels; ++m) fill(node_row(n, m, 0), n->width, 1);
+      for (int m = 0; m < t->levels; ++m) fill(node_row(n, n->k, m, 0), n->width, 1);
     adjoint_cells(n, first, r);
     hand_on_gradient(t, first, r, r + 1);
     n->upside = !n->upside;

@@ -37,7 +37,7 @@ BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
     const int strips_next = next_pairs(task, first, backward, &own);
     const int64_t size = strips_next ? lay_out_strips(&s, &own, backward, NULL)
                          : own.order ? lay_out_order(&o, &own, backward, NULL)
-                         : own.nodes ? lay_out_collocation(&n, &own, backward, NULL)
+                         : own.nodes ? lay_out_collocation(&n, &own, backward, backward, NULL)
                                      : lay_out(&t, &own, backward, KEPT_BYTES, NULL);
     if (size > most) most = size;
   }
@@ -57,7 +57,7 @@ static int forward_strips(const bs_task *task, int64_t k) {
 static int forward_tile(const bs_task *task, int64_t first, collocation *n) {
   tile *t = &n->t;
   if (task->nodes) {
-    lay_out_collocation(n, task, 0, aligned(task->workspace));
+    lay_out_collocation(n, task, 0, 0, aligned(task->workspace));
     open_collocation(n, first);
     if (collocation_down(n, first)) return 1;
   } else {
@@ -86,7 +86,7 @@ static int backward_order(const bs_task *task, int64_t first) {
   lay_out_order(&o, task, 1, aligned(task->workspace));
   open_order(&o, first);
   if (order_down(&o, first) || order_up(&o, first)) return 1;
-  for (int w = 0; w < W && first + w < task->pairs; ++w) flush(&o.t, w, first + w, o.t.grid_sum[w] == 0);
+  for (int w = 0; w < W && first + w < task->pairs; ++w) flush(&o.n.t, w, first + w, o.n.t.grid_sum[w] == 0);
   return 0;
 }
 
@@ -101,7 +101,7 @@ static int backward_strips(const bs_task *task, int64_t k) {
 static int backward_tile(const bs_task *task, int64_t first, collocation *n) {
   tile *t = &n->t;
   if (task->nodes) {
-    lay_out_collocation(n, task, 1, aligned(task->workspace));
+    lay_out_collocation(n, task, 1, 1, aligned(task->workspace));
     open_collocation(n, first);
     if (collocation_down(n, first)) return 1;
   } else {

@@ -13,60 +13,34 @@
 #include "collocation.h"
 
 typedef struct {
-  tile t;
-  int p, order;
-  int64_t width;   /* registers of a row of nodes */
-  int upside;      /* as in a collocation */
-  vec *k, *u;      /* [n - 1][row of nodes][node] */
-  vec *sums[2];    /* of a block: [cell][a][b] */
-  vec *ones;
-  edge_state *states; /* [n - 1]; E is a sum here */
-  vec *w, *gw;     /* backward: [n - 1][node] w_n of the sub-cells below, and what the cells below give to kbar_n */
-  vec *kbar, *ubar; /* backward, of a cell: [n - 1][k - 1][l - 1] */
-  edge_adjoint *adjoints; /* backward: [n - 1] */
+  collocation n;    /* level m holds k_n for n = m + 1; E of its states is a sum here; w is w_n, and gw what the cells below give to kbar_n */
+  int order;
+  vec *u;           /* as n.k */
+  vec *kbar, *ubar; /* backward, of a cell: [level][row of nodes but the first][node but the first] */
 } order_tile;
 
-static int64_t lay_out_order(order_tile *n, const bs_task *task, int backward, char *base) {
-  int64_t used = lay_out(&n->t, task, backward, 0, base);
-  const tile *t = &n->t;
-  const int p = n->p = task->nodes;
-  const int64_t levels = n->order = task->order;
-  n->t.factor *= 4; /* weights take the place of the mean of four corners */
-  n->width = row_width(t->columns * p + 1);
-  n->upside = 0;
-  n->k = take(base, &used, n->width * levels * (p + 1), sizeof(vec));
-  n->u = take(base, &used, n->width * levels * (p + 1), sizeof(vec));
-  n->ones = take(base, &used, BLOCK * p * p, sizeof(vec));
-  n->sums[0] = take(base, &used, BLOCK * p * p, sizeof(vec));
-  n->sums[1] = take(base, &used, BLOCK * p * p, sizeof(vec));
-  n->states = take(base, &used, levels, sizeof(edge_state));
+static int64_t lay_out_order(order_tile *o, const bs_task *task, int backward, char *base) {
+  int64_t used = lay_out_collocation(&o->n, task, backward, 1, base);
+  const int64_t levels = o->order = task->order, of_cell = task->nodes * task->nodes;
+  o->u = take(base, &used, o->n.width * levels * o->n.rows, sizeof(vec));
   if (backward) {
-    n->w = take(base, &used, n->width * levels, sizeof(vec));
-    n->gw = take(base, &used, n->width * levels, sizeof(vec));
-    n->kbar = take(base, &used, levels * p * p, sizeof(vec));
-    n->ubar = take(base, &used, levels * p * p, sizeof(vec));
-    n->adjoints = take(base, &used, levels, sizeof(edge_adjoint));
+    o->kbar = take(base, &used, levels * of_cell, sizeof(vec));
+    o->ubar = take(base, &used, levels * of_cell, sizeof(vec));
   }
   return used;
 }
 
-/* Row i of the nodes of the row of cells at hand in `rows`, which is k or u, for n = m + 1. */
-BS_INLINE vec *part_row(const order_tile *o, vec *rows, int m, int i) {
-  if (o->upside && (i == 0 || i == o->p)) i = o->p - i;
-  return rows + o->width * (m * (o->p + 1) + i);
-}
-
 /* u_n and k_n over a block of cells, n = m + 1, from the sums of k_m; gives the sums of k_n. */
 BS_INLINE void parts_at(int p, double sign, const order_tile *o, int m, block b, const vec *sums, vec *sums_out) {
-  const bs_task *task = o->t.in.task;
+  const bs_task *task = o->n.t.in.task;
   const double *B = task->steps, over_n = 1.0 / (m + 1);
-  edge_state *state = &o->states[m];
+  edge_state *state = &o->n.states[m];
   vec *k[BS_MOST_NODES + 1], *u[BS_MOST_NODES + 1];
   for (int i = 0; i <= p; ++i) {
-    k[i] = part_row(o, o->k, m, i);
-    u[i] = part_row(o, o->u, m, i);
+    k[i] = node_row(&o->n, o->n.k, m, i);
+    u[i] = node_row(&o->n, o->u, m, i);
   }
-  const int64_t level = o->width * (p + 1); /* from the rows of n to those of n + 1 */
+  const int64_t level = o->n.width * (p + 1); /* from the rows of n to those of n + 1 */
   for (int64_t c = b.first; c <= b.last; ++c) {
     const vec g = b.g[(c - 1) >> b.shift], *sum = sums + (c - b.first) * p * p;
     const ivec moves = g != splat(0);
@@ -85,20 +59,9 @@ BS_INLINE void parts_at(int p, double sign, const order_tile *o, int m, block b,
       }
     }
     if (!sums_out) continue;
-    for (int a = 0; a < p; ++a) {
-      vec column[BS_MOST_NODES + 1];
-      column[0] = state->sums[a];
-      for (int l = 1; l <= p; ++l) {
-        column[l] = splat(0);
-        for (int i = 0; i <= p; ++i) column[l] += B[a * (p + 1) + i] * k[i][at + l];
-      }
-      for (int e = 0; e < p; ++e) {
-        vec total = splat(0);
-        for (int i = 0; i <= p; ++i) total += B[e * (p + 1) + i] * column[i];
-        sums_out[((c - b.first) * p + a) * p + e] = total;
-      }
-      state->sums[a] = column[p];
-    }
+    const vec *nodes[BS_MOST_NODES + 1];
+    for (int i = 0; i <= p; ++i) nodes[i] = k[i] + at;
+    sub_cell_sums(p, 0, B, nodes, state->sums, sums_out + (c - b.first) * p * p);
   }
 }
 
@@ -112,18 +75,18 @@ BS_INLINE void parts_at(int p, double sign, const order_tile *o, int m, block b,
 BS_PARTS(parts_1, 1)
 BS_PARTS(parts_2, 2)
 BS_PARTS(parts_3, 3)
-BS_PARTS(parts_any, o->p)
+BS_PARTS(parts_any, o->n.p)
 
 /* All n of row r of cells, downwards or upwards. */
 static void sweep_parts(order_tile *o, int64_t r, int up) {
-  tile *t = &o->t;
-  memset(o->states, 0, sizeof(edge_state) * (size_t)o->order); /* nothing on the left edge for n > 0 */
+  tile *t = &o->n.t;
+  memset(o->n.states, 0, sizeof(edge_state) * (size_t)o->order); /* nothing on the left edge for n > 0 */
   for (int64_t j = 0; j < t->blocks; ++j) {
     const block b = block_of(t, j, r, r);
-    const vec *sums = o->ones;
+    const vec *sums = o->n.ones;
     for (int m = 0; m < o->order; ++m) {
-      vec *out = m + 1 < o->order ? o->sums[m & 1] : NULL;
-      switch (o->p) {
+      vec *out = m + 1 < o->order ? o->n.sums[m & 1] : NULL;
+      switch (o->n.p) {
         case 1: parts_1(o, up, m, b, sums, out); break;
         case 2: parts_2(o, up, m, b, sums, out); break;
         case 3: parts_3(o, up, m, b, sums, out); break;
@@ -136,28 +99,28 @@ static void sweep_parts(order_tile *o, int64_t r, int up) {
 
 /* The adjoint of column c of the row of cells at hand. kbar holds what is given from outside for the corner at its end. */
 BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, int64_t c, vec g) {
-  const bs_task *task = o->t.in.task;
+  const bs_task *task = o->n.t.in.task;
   const double *B = task->steps;
   const int64_t at = (c - 1) * p;
   vec sum = splat(0);
   for (int m = 0; m < o->order; ++m) { /* what the cells to the right and below give; kbar starts from 0 but at the corner */
     vec *kbar = o->kbar + m * p * p;
-    const vec *gw = o->gw + o->width * m + at;
-    for (int i = 1; i <= p; ++i) kbar[i * p - 1] += o->adjoints[m].right[i];
+    const vec *gw = o->n.gw + o->n.width * m + at;
+    for (int i = 1; i <= p; ++i) kbar[i * p - 1] += o->n.adjoints[m].right[i];
     for (int l = 1; l <= p; ++l) kbar[(p - 1) * p + l - 1] += gw[l];
   }
   for (int m = o->order - 1; m >= 0; --m) {
     const double over_n = 1.0 / (m + 1);
-    vec *kbar = o->kbar + m * p * p, *ubar = o->ubar + m * p * p, *w = o->w + o->width * m + at;
-    edge_adjoint *state = &o->adjoints[m];
+    vec *kbar = o->kbar + m * p * p, *ubar = o->ubar + m * p * p, *w = o->n.w + o->n.width * m + at;
+    edge_adjoint *state = &o->n.adjoints[m];
     for (int i = 1; i <= p; ++i)
       for (int l = 1; l <= p; ++l) {
         const int node = (i - 1) * p + l - 1;
         const vec bar = kbar[node] * over_n;
         ubar[node] += (m + 1) * bar;
         for (int j = 1; j <= m; ++j) { /* j u_j k_{n-j}: u_j is at j - 1, k_{n-j} at m - j */
-          o->ubar[(j - 1) * p * p + node] += j * bar * part_row(o, o->k, m - j, i)[at + l];
-          o->kbar[(m - j) * p * p + node] += j * bar * part_row(o, o->u, j - 1, i)[at + l];
+          o->ubar[(j - 1) * p * p + node] += j * bar * node_row(&o->n, o->n.k, m - j, i)[at + l];
+          o->kbar[(m - j) * p * p + node] += j * bar * node_row(&o->n, o->u, j - 1, i)[at + l];
         }
       }
     vec cells[BS_MOST_NODES][BS_MOST_NODES], across[BS_MOST_NODES][BS_MOST_NODES + 1];
@@ -175,8 +138,8 @@ BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, int64_t c, vec g) {
         across[a][l] = splat(0);
         for (int e = 0; e < p; ++e) across[a][l] += cells[a][e] * B[e * (p + 1) + l];
       }
-    vec *below = m ? o->gw + o->width * (m - 1) + at : NULL;
-    edge_adjoint *lower = m ? &o->adjoints[m - 1] : NULL;
+    vec *below = m ? o->n.gw + o->n.width * (m - 1) + at : NULL;
+    edge_adjoint *lower = m ? &o->n.adjoints[m - 1] : NULL;
     if (m) below[p] = lower->right[0];
     for (int i = 0; i <= p; ++i)
       for (int l = 0; l <= p; ++l) {
@@ -186,7 +149,7 @@ BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, int64_t c, vec g) {
           sum += U;
           continue;
         }
-        sum += U * part_row(o, o->k, m - 1, i)[at + l];
+        sum += U * node_row(&o->n, o->n.k, m - 1, i)[at + l];
         U *= g;
         if (l == 0)
           lower->right[i] = U;
@@ -206,31 +169,31 @@ BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, int64_t c, vec g) {
 BS_PARTS_ADJOINT(parts_adjoint_1, 1)
 BS_PARTS_ADJOINT(parts_adjoint_2, 2)
 BS_PARTS_ADJOINT(parts_adjoint_3, 3)
-BS_PARTS_ADJOINT(parts_adjoint_any, o->p)
+BS_PARTS_ADJOINT(parts_adjoint_any, o->n.p)
 
 /* Derivatives of k_1 to k_order at corner (r, c), times factor, to the last node of a cell. */
 static void seed_parts(order_tile *o, int64_t first, int64_t r, int64_t c) {
-  const tile *t = &o->t;
+  const tile *t = &o->n.t;
   const bs_task *task = t->in.task;
   const int64_t corners = task->grid_derivs ? (t->rows + 1) * (t->columns + 1) : 1, at = corners > 1 ? r * (t->columns + 1) + c : 0;
   const double *derivs = task->grid_derivs ? task->grid_derivs : task->part_derivs;
   if (!task->grid_derivs && (r < t->rows || c < t->columns)) return;
   for (int w = 0; w < W && first + w < task->pairs; ++w)
     for (int m = 0; m < o->order; ++m)
-      o->kbar[(m + 1) * o->p * o->p - 1][w] = derivs[((first + w) * corners + at) * (o->order + 1) + m + 1] * t->factor;
+      o->kbar[(m + 1) * o->n.p * o->n.p - 1][w] = derivs[((first + w) * corners + at) * (o->order + 1) + m + 1] * t->factor;
 }
 
 static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
-  tile *t = &o->t;
-  memset(o->adjoints, 0, sizeof(edge_adjoint) * (size_t)o->order);
-  const size_t of_cell = sizeof(vec) * (size_t)(o->order * o->p * o->p);
+  tile *t = &o->n.t;
+  memset(o->n.adjoints, 0, sizeof(edge_adjoint) * (size_t)o->order);
+  const size_t of_cell = sizeof(vec) * (size_t)(o->order * o->n.p * o->n.p);
   for (int64_t c = t->columns; c > 0; --c) {
     const int64_t cell = (c - 1) >> t->in.task->dyadic2;
     const vec g = t->g[cell];
     memset(o->kbar, 0, of_cell);
     memset(o->ubar, 0, of_cell);
     seed_parts(o, first, r + 1, c);
-    switch (o->p) {
+    switch (o->n.p) {
       case 1: t->gradient[cell] += parts_adjoint_1(o, c, g); break;
       case 2: t->gradient[cell] += parts_adjoint_2(o, c, g); break;
       case 3: t->gradient[cell] += parts_adjoint_3(o, c, g); break;
@@ -240,25 +203,25 @@ static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
 }
 
 static void open_order(order_tile *o, int64_t first) {
-  open_tile(&o->t, first);
-  fill_ones(o->t.in.task, o->ones);
-  fill(o->k, o->width * o->order * (o->p + 1), 0);
-  fill(o->u, o->width * o->order * (o->p + 1), 0);
+  open_tile(&o->n.t, first);
+  fill_ones(o->n.t.in.task, o->n.ones);
+  fill(o->n.k, o->n.width * o->order * o->n.rows, 0);
+  fill(o->u, o->n.width * o->order * o->n.rows, 0);
 }
 
 /* k_0 to k_order at corner c of a row of nodes, of every lane. */
 static void store_parts(const order_tile *o, int64_t first, int row, int64_t c, int64_t corners, int64_t at, double *to) {
-  const bs_task *task = o->t.in.task;
+  const bs_task *task = o->n.t.in.task;
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
     double *parts = to + ((first + w) * corners + at) * (o->order + 1);
     parts[0] = 1;
-    for (int m = 0; m < o->order; ++m) parts[m + 1] = part_row(o, o->k, m, row)[c * o->p][w];
+    for (int m = 0; m < o->order; ++m) parts[m + 1] = node_row(&o->n, o->n.k, m, row)[c * o->n.p][w];
   }
 }
 
 /* The corners c of a row: stored, and looked at. */
 static void finish_corners(order_tile *o, int64_t first, int64_t r, int row) {
-  tile *t = &o->t;
+  tile *t = &o->n.t;
   const bs_task *task = t->in.task;
   const int64_t corners = (t->rows + 1) * (t->columns + 1);
   if (task->grid)
@@ -266,21 +229,21 @@ static void finish_corners(order_tile *o, int64_t first, int64_t r, int row) {
   for (int64_t c = task->grid_derivs ? 0 : t->columns; c <= t->columns; ++c)
     if (task->grid_derivs || r == t->rows)
       for (int m = 0; m < o->order; ++m) {
-        const vec k = part_row(o, o->k, m, row)[c * o->p];
+        const vec k = node_row(&o->n, o->n.k, m, row)[c * o->n.p];
         t->grid_sum += k - k;
       }
 }
 
 /* All rows downwards. Returns nonzero if it was asked to stop. */
 static int order_down(order_tile *o, int64_t first) {
-  tile *t = &o->t;
+  tile *t = &o->n.t;
   start_rows(&t->in, 0);
   finish_corners(o, first, 0, 0);
   for (int64_t r = 0; r < t->rows; ++r) {
     if (stopped(t)) return 1;
     load_increments(t, r, r + 1, 0);
     sweep_parts(o, r, 0);
-    o->upside = !o->upside;
+    o->n.upside = !o->n.upside;
     finish_corners(o, first, r + 1, 0);
   }
   if (t->in.task->parts) store_parts(o, first, 0, t->columns, 1, 0, t->in.task->parts);
@@ -289,19 +252,19 @@ static int order_down(order_tile *o, int64_t first) {
 
 /* All rows upwards: the gradient of every lane. Returns nonzero if it was asked to stop. */
 static int order_up(order_tile *o, int64_t first) {
-  tile *t = &o->t;
+  tile *t = &o->n.t;
   open_gradient(t, splat(0));
-  fill(o->w, o->width * o->order, 0);
-  fill(o->gw, o->width * o->order, 0);
+  fill(o->n.w, o->n.width * o->order, 0);
+  fill(o->n.gw, o->n.width * o->order, 0);
   for (int64_t r = t->rows - 1; r >= 0; --r) {
     if (stopped(t)) return 1;
-    o->upside = !o->upside; /* the first row of the cells below is the last one here */
+    o->n.upside = !o->n.upside; /* the first row of the cells below is the last one here */
     load_increments(t, r, r + 1, 1);
     sweep_parts(o, r, 1);
     if (r == 0) /* that much is known exactly */
       for (int m = 0; m < o->order; ++m) {
-        fill(part_row(o, o->k, m, 0), o->width, 0);
-        fill(part_row(o, o->u, m, 0), o->width, 0);
+        fill(node_row(&o->n, o->n.k, m, 0), o->n.width, 0);
+        fill(node_row(&o->n, o->u, m, 0), o->n.width, 0);
       }
     adjoint_parts(o, first, r);
     hand_on_gradient(t, first, r, r + 1);

@@ -16,7 +16,7 @@ typedef struct {
   int64_t width;         /* registers of a row */
   int64_t blocks;        /* of a row */
   int64_t slots;         /* rows of K that lie in memory at once, row r in slot r % slots */
-  int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise */
+  int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order k_1 to k_order */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
   vec extent[2];         /* smallest K and largest sum of K at four corners met */
   vec total;             /* log K_depth at the end of the rows done */
@@ -61,7 +61,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_
   t->columns = t->cells << task->dyadic2;
   t->width = row_width(t->columns + 1);
   t->blocks = (t->columns + BLOCK - 1) / BLOCK;
-  t->levels = task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
+  t->levels = task->order || task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
   t->factor = 0.25 / (double)((int64_t)1 << task->dyadic1) / (double)((int64_t)1 << task->dyadic2);
   const int64_t state = t->width * t->levels;
   t->slots = task->grid ? BAND + 1 : 1;
