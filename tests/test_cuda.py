@@ -15,6 +15,7 @@ import pytest
 from cases import STATIC_KERNELS, QuarticKernel, problem, relative, relative_to_path, static_kernel, walk
 
 import branchsig
+from branchsig import _validation
 from branchsig.backends import cuda
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
@@ -241,6 +242,97 @@ def test_cells_without_an_increment_contribute_nothing_where_the_kernel_is_infin
         assert relative(backend.grid(arguments, all_levels=all_levels), wanted) < 1e-12
 
 
+RULES = {
+    "left": branchsig.LeftPoint(),
+    "lobatto2": branchsig.GaussLobatto(2),
+    "lobatto3": branchsig.GaussLobatto(3),
+    "lobatto5": branchsig.GaussLobatto(5),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_agrees_with_the_reference(backend, reference, rule, rng):
+    x, y = drawn(rng, "gram", (5, 34), 3)
+    compare(backend, reference, problem(x, y, 3, (1, 0), "gram", quadrature=RULES[rule]), grids=True)
+
+
+@pytest.mark.parametrize(("name", "pairing"), [("rbf", "symmetric"), ("quartic", "symmetric"), ("matern52", "paired")])
+def test_rules_with_other_static_kernels_agree_with_the_reference(backend, reference, name, pairing, rng):
+    x, y = drawn(rng, pairing, (6, 9), 3)
+    compare(backend, reference, problem(x, y, 3, (1, 1), pairing, kernel_named(name), quadrature=RULES["lobatto2"]))
+
+
+@pytest.mark.parametrize(("rule", "depth"), [("left", 1), ("lobatto2", 4), ("lobatto2", 6), ("lobatto3", 15)])
+def test_rules_at_every_depth_agree_with_the_reference(backend, reference, rule, depth, rng):
+    x, y = drawn(rng, "paired", (5, 6), 3)
+    compare(backend, reference, problem(x, y, depth, quadrature=RULES[rule]))
+
+
+@pytest.mark.parametrize("teams", ["teams of one warp", "teams of several warps"])
+def test_rules_on_long_second_paths_are_done_in_passes(backend, reference, teams, rng, monkeypatch):
+    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1 if teams == "teams of one warp" else 4)
+    x, y = drawn(rng, "paired", (40, 150), 2, counts=(1, 1), size=0.3)
+    compare(backend, reference, problem(x, y, 3, quadrature=RULES["lobatto2"]))
+
+
+@pytest.mark.parametrize("rule", ["left", "lobatto5"])
+def test_rules_in_float32_agree_with_the_reference_in_float64(backend, reference, rule, rng):
+    x, y = drawn(rng, "paired", (40, 36), 3, dtype=np.float32)
+    compare(backend, reference, problem(x, y, 3, quadrature=RULES[rule]), grids=True)
+
+
+@pytest.mark.parametrize("rule", ["left", "lobatto3"])
+def test_kernels_of_rules_beyond_the_range_are_done_again(backend, reference, rule, rng):
+    x, y = drawn(rng, "paired", (12, 40), 2, counts=(5, 5))
+    x[:, -1] = x[:, 0] + 1.0
+    goal = np.array([1.0, 420.0, -400.0, 0.5, 1e4])  # log K_1, as for the trapezoid
+    y += np.linspace(0, 1, 40)[None, :, None] * (goal / 2 - (y[:, -1] - y[:, 0]).sum(axis=1) / 2)[:, None, None]
+    arguments = problem(x, y, 2, quadrature=RULES[rule])
+    wanted = reference.log_kernel(arguments)
+    assert np.isfinite(wanted[:4]).all()
+    assert not np.isfinite(wanted[4])
+    assert relative(backend.log_kernel(arguments), wanted) < 1e-10
+    options = {"wrt_log": True, "left": True, "right": True}
+    found = backend.gradients(arguments, np.ones(5), **options)
+    for mine, its in zip(found, reference.gradients(arguments, np.ones(5), **options), strict=True):
+        assert relative_to_path(mine, its) < 1e-10
+
+
+def test_nodes_of_weight_zero_are_not_seen(backend, reference):
+    # K_1 is infinite at the last corner alone, which no cell of the left-point rule looks at.
+    x = np.array([[0.0], [0.1], [1e3]])[None]
+    y = np.array([[0.0], [0.2], [1e3]])[None]
+    arguments = problem(x, y, 2, quadrature=RULES["left"])
+    wanted = reference.log_kernel(arguments)
+    assert np.isfinite(wanted).all()
+    assert np.isinf(reference.grid(dataclasses.replace(arguments, depth=1), all_levels=False)[0, 2, 2])
+    assert relative(backend.log_kernel(arguments), wanted) < 1e-12
+
+
+@pytest.mark.parametrize(("rule", "name", "pairing"), [("left", "rbf", "gram"), ("lobatto2", "quartic", "paired")])
+def test_rules_on_padded_paths_agree_with_the_reference(backend, reference, rule, name, pairing, rng):
+    arguments = padded(rng, pairing, ((7, 1, 4), (5, 3, 35)), name=name)
+    compare(backend, reference, dataclasses.replace(arguments, quadrature=RULES[rule]), grids=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("rule", ["trapezoid", "lobatto2"])
+def test_logarithms_of_grids_agree_with_the_reference(backend, reference, rule, dtype, rng):
+    arguments = padded(rng, "gram", ((7, 1, 4), (5, 3, 35)), dtype=dtype)
+    arguments.path1[0] *= 40  # its K leaves the range of numbers, its log K does not
+    options = {"log_grid": True, "depth": 2, "quadrature": RULES.get(rule, arguments.quadrature)}
+    for log_grid in (
+        dataclasses.replace(arguments, **options),
+        problem(*drawn(rng, "paired", (5, 6), 2), 3, log_grid=True),
+    ):
+        wanted = reference.grid(in_float64(log_grid), all_levels=False)
+        found = backend.grid(log_grid, all_levels=False)
+        assert found.dtype == log_grid.path1.dtype
+        np.testing.assert_allclose(found, wanted, rtol=1e-5 if found.dtype == np.float32 else 1e-12, atol=1e-6)
+    still = problem(*drawn(rng, "paired", (1, 6), 2), 3, log_grid=True)
+    np.testing.assert_array_equal(backend.grid(still, all_levels=False), np.zeros((3, 1, 6)))
+
+
 def padded(rng, pairing, points, orders=(0, 0), name="linear", dtype=np.float64):
     """A problem of paths with these valid points, and NaN behind them."""
     x, y = drawn(rng, pairing, [max(p) for p in points], 3, dtype, counts=[len(p) for p in points])
@@ -438,14 +530,15 @@ def test_the_host_looks_at_its_own_values_unless_told_not_to(reference, rng, mon
         branchsig.branched_sig_kernel(x, x, 3, check_finite=1)
 
 
+@pytest.mark.parametrize("quadrature", ["trapezoid", "lobatto2"])
 @pytest.mark.parametrize("return_grid", [False, True])
-def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, rng, monkeypatch):
+def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, quadrature, rng, monkeypatch):
     kernel = kernel_named("rbf")
-    branchsig.warm_up(3, static_kernel=kernel, return_grid=return_grid)
+    branchsig.warm_up(3, static_kernel=kernel, return_grid=return_grid, quadrature=quadrature)
     monkeypatch.setattr(cuda, "source", lambda: pytest.fail("compiled again"))
     for lengths in ((5, 6), (4, 40)):
         x, y = (emulated_cupy.asarray(path) for path in drawn(rng, "gram", lengths, 2))
-        arguments = problem(x, y, 3, (0, 0), "gram", kernel)
+        arguments = problem(x, y, 3, (0, 0), "gram", kernel, quadrature=_validation.quadrature(quadrature))
         value = installed.grid(arguments, all_levels=False) if return_grid else installed.log_kernel(arguments)
         installed.gradients(arguments, emulated_cupy.ones(value.shape), wrt_log=True, left=True, right=True)
 
@@ -463,9 +556,10 @@ def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
         branchsig.warm_up(3)
 
 
-def test_the_order_of_the_threads_changes_no_bit(emulated, rng):
+@pytest.mark.parametrize("quadrature", ["trapezoid", "lobatto2"])
+def test_the_order_of_the_threads_changes_no_bit(emulated, quadrature, rng):
     x, y = drawn(rng, "gram", (35, 70), 3, counts=(2, 2))
-    arguments = problem(x, y, 3, (0, 0), "gram", kernel_named("rbf"))
+    arguments = problem(x, y, 3, (0, 0), "gram", kernel_named("rbf"), quadrature=_validation.quadrature(quadrature))
     results = []
     for seed in range(6):
         emulated_cupy.seed(seed)
@@ -489,7 +583,7 @@ def test_the_order_of_the_threads_changes_no_bit_of_padded_paths(emulated, rng):
 
 
 PADDED_MUTATIONS = {
-    "the grid is extended": ("if (GRID && PADDED) sweep.extend(grid + k * nodes, grids);", ""),
+    "the grid is extended": ("if (GRID && PADDED) sweep.extend(grid + k * nodes, grids, content);", ""),
     "the padding has no gradient": ("if (PADDED) adjoint.clear_padding(out1, out2);", ""),
     "a pair has its own first length": ("if (lengths1) problem.length1 = lengths1[pair.first];", "", 2),
     "a pair has its own second length": ("if (lengths2) problem.length2 = lengths2[pair.second];", "", 2),
@@ -568,13 +662,15 @@ def test_a_kernel_that_does_not_compile_says_what_to_do(emulated, rng, monkeypat
         emulated.log_kernel(problem(x, y, 3))
 
 
+FROM_THE_LEFT, FROM_THE_RIGHT = (f"__shfl_{way}_sync(ALL_LANES, handed[m][v], 1)" for way in ("up", "down"))
+
 MUTATIONS = {
-    "the edge of K comes from the left": ("__shfl_up_sync(ALL_LANES, edge_k[m], 1)", "edge_k[m]"),
-    "the running product comes from the left": ("__shfl_up_sync(ALL_LANES, edge_run[m], 1)", "edge_run[m]"),
+    "the edge of K comes from the left": (FROM_THE_LEFT, f"v == 0 ? handed[m][v] : {FROM_THE_LEFT}"),
+    "the running product comes from the left": (FROM_THE_LEFT, f"v == 1 ? handed[m][v] : {FROM_THE_LEFT}"),
     "the sum over the warp": ("value += __shfl_xor_sync(ALL_LANES, value, distance);", ";"),
-    "1 / E comes from the right": ("__shfl_down_sync(ALL_LANES, edge_run[m], 1)", "edge_run[m]"),
-    "the suffix sum comes from the right": ("__shfl_down_sync(ALL_LANES, edge_suffix[m], 1)", "edge_suffix[m]"),
-    "g w comes from the right": ("__shfl_down_sync(ALL_LANES, edge_gw[m], 1)", "edge_gw[m]"),
+    "1 / E comes from the right": (FROM_THE_RIGHT, f"v == 0 ? handed[m][v] : {FROM_THE_RIGHT}"),
+    "the suffix sum comes from the right": (FROM_THE_RIGHT, f"v == 1 ? handed[m][v] : {FROM_THE_RIGHT}"),
+    "g w comes from the right": (FROM_THE_RIGHT, f"v == 2 ? handed[m][v] : {FROM_THE_RIGHT}"),
     "the tile is complete": ("    __syncwarp();\n    // a lane for every row", "    // a lane for every row"),
     "the warps of a team wait for each other": (
         "    if (warps > 1) {\n      __syncthreads();\n    } else {",
@@ -612,6 +708,20 @@ def test_a_shuffle_or_barrier_left_out_is_caught(emulated, reference, mutation, 
         return max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) < 1e-9
 
     assert not all(survives(seed) for seed in range(8))
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "value"), [*((FROM_THE_LEFT, v) for v in range(4)), *((FROM_THE_RIGHT, v) for v in range(7))]
+)
+def test_an_edge_of_a_cell_not_handed_on_is_caught(emulated, reference, shuffle, value, rng, monkeypatch):
+    text = cuda.source().replace(shuffle, f"v == {value} ? handed[m][v] : {shuffle}")
+    monkeypatch.setattr(cuda, "source", lambda: text)
+    x, y = drawn(rng, "paired", (5, 6), 2, counts=(1, 1))
+    arguments = problem(x, y, 2, quadrature=RULES["lobatto2"])
+    options = {"wrt_log": False, "left": True, "right": True}
+    wanted = reference.gradients(arguments, np.ones(1), **options)
+    found = [np.nan_to_num(gradient, nan=1e9) for gradient in emulated.gradients(arguments, np.ones(1), **options)]
+    assert max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) > 1e-9
 
 
 DEADLOCK = """
@@ -707,6 +817,7 @@ import dataclasses
 import numpy as np
 from cases import problem, static_kernel, walk
 from test_cuda import OnDevice
+from branchsig.quadrature import BY_NAME
 import emulated_cupy
 rng, backend = np.random.default_rng(0), OnDevice(emulated_cupy)
 cases = ("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34)), ("rbf", "gram", (5, 66))
@@ -719,6 +830,13 @@ for name, pairing, lengths in cases:
         arguments = dataclasses.replace(arguments, lengths1=np.array([1, 4]), lengths2=np.array([30, 66]))
     backend.gradients(arguments, np.ones((2,) if pairing == "paired" else (2, 2)), wrt_log=True, left=True, right=False)
     backend.grid(arguments, all_levels=True)
+    for rule in ("left", "lobatto2", "lobatto4") if pairing == "paired" else ("lobatto2",):
+        arguments = dataclasses.replace(arguments, quadrature=BY_NAME[rule], lengths1=None, lengths2=None)
+        derivs = np.ones((2,) if pairing == "paired" else (2, 2))
+        backend.gradients(arguments, derivs, wrt_log=True, left=True, right=False)
+        if pairing != "symmetric":
+            log_k = backend.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
+            backend.gradients(arguments, log_k, wrt_log=True, left=True, right=True)
 print("clean")
 """
 

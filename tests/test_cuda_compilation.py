@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from branchsig.backends import cuda
+from branchsig.quadrature import BY_NAME
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
 import nvrtc
@@ -35,6 +36,14 @@ def test_no_static_kernel_spills(compiler, static_kernel):
 @pytest.mark.parametrize("static_kernel", ["GIVEN", "LINEAR", "RBF"])
 def test_the_kernels_for_padded_paths_compile(compiler, static_kernel):
     check(compiler, "sm_90", nvrtc.instances([static_kernel], [4], padded=True), spills=True)
+
+
+@pytest.mark.parametrize(("rule", "depth"), [("left", 4), ("lobatto2", 4), ("lobatto3", 2), ("lobatto4", 0)])
+def test_every_rule_compiles(compiler, rule, depth):
+    instances = nvrtc.instances(["LINEAR"], [depth], reals=["double"], rule=BY_NAME[rule])
+    check(compiler, "sm_90", instances, spills=rule != "left")
+    values = [i for i in nvrtc.instances(["LINEAR"], [2], rule=BY_NAME[rule]) if not i.careful and not i.grid]
+    check(compiler, "sm_70", values)
 
 
 @pytest.mark.parametrize("depth", nvrtc.DEPTHS)

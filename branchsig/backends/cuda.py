@@ -23,13 +23,22 @@ from branchsig import _validation
 from branchsig import static_kernels as kernels
 from branchsig._arrays import Array, filled
 from branchsig.backends.reference import ReferenceBackend
+from branchsig.quadrature import TRAPEZOID, Quadrature
 
 if TYPE_CHECKING:
     from branchsig.backends import Problem
 
 __all__ = ["CudaBackend", "Instance", "source", "warm_up"]
 
-_SOURCES = ("elementary.cuh", "increments.cuh", "sweep.cuh", "forward.cu", "backward.cu")
+_SOURCES = (
+    "elementary.cuh",
+    "increments.cuh",
+    "sweep.cuh",
+    "trapezoid.cuh",
+    "collocation.cuh",
+    "forward.cu",
+    "backward.cu",
+)
 
 _PAIRINGS = {"paired": 0, "gram": 1, "symmetric": 2}
 
@@ -54,6 +63,9 @@ _UNROLLED_DEPTH = 6
 _IN_REGISTERS_DEPTH = 4
 """Up to this depth the state of the backward sweep leaves room for wide strips."""
 
+_UNROLLED_CELL_DEPTH, _UNROLLED_NODES = 4, 3
+"""The same where the rule is another than the trapezoid: the depth, and the order p of the rule."""
+
 _LARGEST_DEPTH = 15
 """Beyond it the reference serves; MOST_LEVELS in sweep.cuh holds one level more, for grids."""
 
@@ -75,6 +87,9 @@ _BAND, _TILE = 64, 33
 
 _NULL = np.int64(0)
 
+_LAST_LEVEL, _ALL_LEVELS, _LOGARITHM = (np.int32(content) for content in range(3))
+"""What a grid holds, as in sweep.cuh."""
+
 
 def warm_up(
     depth: int,
@@ -83,6 +98,7 @@ def warm_up(
     dtype: Any = "float64",
     gradients: bool = True,
     return_grid: bool = False,
+    quadrature: Quadrature | str = "trapezoid",
 ) -> None:
     """Compile the CUDA kernels of a depth for the current device of CuPy, before they are needed.
 
@@ -102,6 +118,8 @@ def warm_up(
         Compile the backward kernels too.
     return_grid : bool, default: False
         Compile the kernels for grids, in the place of those for values.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell.
 
     Raises
     ------
@@ -122,12 +140,13 @@ def warm_up(
     if real is None:
         raise ValueError(f"dtype is {dtype!r}: expected float32 or float64")
     name = _FUSED.get(type(_validation.static_kernel(static_kernel)), (_GIVEN, ()))[0]
+    rule = _validation.quadrature(quadrature)
     _require_device()
     from branchsig.backends import for_cupy
 
     backend: Any = for_cupy()
     for kernel in ("forward", "backward") if gradients else ("forward",):
-        for instance in _instances(kernel, real, name, checked, grid=return_grid):
+        for instance in _instances(kernel, real, name, checked, rule, grid=return_grid):
             backend.function(instance.expression)
     if gradients:
         backend.function(f"sum_over_partners<{real}>")
@@ -144,17 +163,18 @@ def _require_device() -> None:
         raise RuntimeError("CuPy finds no CUDA device: check the driver with nvidia-smi, or keep the paths in NumPy")
 
 
-def _instances(kernel: str, real: str, static_kernel: str, depth: float, *, grid: bool) -> Iterator[Instance]:
+def _instances(
+    kernel: str, real: str, static_kernel: str, depth: float, quadrature: Quadrature, *, grid: bool
+) -> Iterator[Instance]:
     """Every instance that problems of a depth may need, whatever their lengths."""
     if depth == 0 or depth > _LARGEST_DEPTH:
         return
     levels = int(depth) - (not grid)
-    depth = int(depth) if depth <= _UNROLLED_DEPTH else 0
     for careful in (False, True) if levels else (False,):
-        columns = widest_strip(kernel, real, depth, grid=grid, careful=careful)
-        while columns:
-            yield Instance(kernel, real, "double" if careful else real, static_kernel, depth, columns, grid, careful)
-            columns //= 2
+        instance = Instance.widest(kernel, real, static_kernel, int(depth), quadrature, grid=grid, careful=careful)
+        while instance.columns:
+            yield instance
+            instance = dataclasses.replace(instance, columns=instance.columns // 2)
 
 
 @functools.cache
@@ -168,14 +188,17 @@ def source() -> str:
 class Instance:
     """The template arguments of one kernel.
 
-    `depth` is 0 where the depth is handed over at run time. A strip of `columns` belongs to a lane. An instance for
-    `padded` paths has sizes of its own for every pair, which takes registers.
+    `depth` is 0 where the depth is handed over at run time. A strip of `columns` cells belongs to a lane, and the
+    `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes of its own for every pair,
+    which takes registers.
     """
 
     kernel: str
     real: str
     work: str
     static_kernel: str
+    rule: str
+    p: int
     depth: int
     columns: int
     grid: bool
@@ -185,36 +208,65 @@ class Instance:
     @property
     def expression(self) -> str:
         """The kernel in the words of C++."""
-        flags = ", ".join("true" if flag else "false" for flag in (self.grid, self.careful, self.padded))
-        return f"{self.kernel}<{self.real}, {self.work}, {self.static_kernel}, {self.depth}, {self.columns}, {flags}>"
+        size = self.columns if self.rule == "Trapezoid" else self.p
+        arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {_flag(self.careful)}"
+        return f"{self.kernel}<{self.real}, {self.static_kernel}, {self.rule}<{arguments}>, {_flag(self.padded)}>"
 
     @property
     def span(self) -> int:
         """Columns of a warp."""
         return 32 * self.columns
 
+    @property
+    def handed_on(self) -> int:
+        """The values of a level that a lane hands to the next: DOWN, or UP for the way back, of the rule."""
+        if self.rule == "Trapezoid":
+            return 2 if self.kernel == "forward" else 3
+        return 2 * self.p if self.kernel == "forward" else 3 * self.p + 1
+
+    @classmethod
+    def widest(
+        cls,
+        kernel: str,
+        real: str,
+        static_kernel: str,
+        depth: int,
+        quadrature: Quadrature,
+        *,
+        grid: bool,
+        careful: bool,
+        padded: bool = False,
+    ) -> Instance:
+        """Choose the instance whose strips are as wide as its registers allow (see docs/performance_cuda.md)."""
+        work = "double" if careful or quadrature != TRAPEZOID else real
+        if quadrature == TRAPEZOID:
+            rule, columns, unrolled = "Trapezoid", 1, depth <= _UNROLLED_DEPTH
+            if unrolled and not careful:
+                # The adjoint of a grid has a level more.
+                narrow = kernel == "backward" and (grid or depth > _IN_REGISTERS_DEPTH)
+                columns = (1 if narrow else 2) * (1 if real == "double" else 2)
+        else:
+            rule, columns = "Collocation", 1
+            unrolled = depth <= _UNROLLED_CELL_DEPTH and quadrature.p <= _UNROLLED_NODES
+        depth = depth if unrolled else 0
+        return cls(kernel, real, work, static_kernel, rule, quadrature.p, depth, columns, grid, careful, padded)
+
     @classmethod
     def for_problem(cls, kernel: str, problem: Problem, *, grid: bool, careful: bool) -> Instance:
         """Choose the instance for a problem: strips as wide as registers and the columns allow."""
         real = _REALS[problem.path1.dtype.itemsize]
         static_kernel = _FUSED.get(type(problem.static_kernel), (_GIVEN, ()))[0]
-        depth = int(problem.depth) if problem.depth <= _UNROLLED_DEPTH else 0
-        widest = widest_strip(kernel, real, depth, grid=grid, careful=careful)
-        columns = (problem.path2.shape[1] - 1) << problem.dyadic_order[1]
+        padded = problem.lengths1 is not None or problem.lengths2 is not None
+        form = {"grid": grid, "careful": careful, "padded": padded}
+        instance = cls.widest(kernel, real, static_kernel, int(problem.depth), problem.quadrature, **form)
+        widest, columns = instance.columns, (problem.path2.shape[1] - 1) << problem.dyadic_order[1]
         while widest > 1 and 32 * widest // 2 >= columns:
             widest //= 2
-        work = "double" if careful else real
-        padded = problem.lengths1 is not None or problem.lengths2 is not None
-        return cls(kernel, real, work, static_kernel, depth, widest, grid, careful, padded)
+        return dataclasses.replace(instance, columns=widest)
 
 
-def widest_strip(kernel: str, real: str, depth: int, *, grid: bool, careful: bool) -> int:
-    """Return the columns a lane owns at most, such that its state stays in registers (see docs/performance_cuda.md)."""
-    if careful or depth == 0:
-        return 1
-    # The adjoint of a grid has a level more.
-    widest = 1 if kernel == "backward" and (grid or depth > _IN_REGISTERS_DEPTH) else 2
-    return widest if real == "double" else 2 * widest
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +305,7 @@ class CudaBackend:
         self._cupy = cupy
         self._reference = ReferenceBackend()
         self._functions: dict[tuple[int, str], Any] = {}
+        self._weights: dict[tuple[int, Quadrature], Any] = {}
 
     def log_kernel(self, problem: Problem) -> Array:
         """Return log K_depth at the end of both paths."""
@@ -265,11 +318,11 @@ class CudaBackend:
             log_k = self._cupy.empty(sweep.shape, dtype=sweep.dtype)
             for first, count in sweep.chunks():
                 increments, _ = sweep.given(first, count)
-                sweep.launch("forward", first, count, increments, log_k, _NULL, np.int32(0))
+                sweep.launch("forward", first, count, increments, log_k, _NULL, _LAST_LEVEL)
             return log_k
 
     def grid(self, problem: Problem, *, all_levels: bool) -> Array:
-        """Return K_depth, or K_0 to K_depth, at every node."""
+        """Return K_depth, its logarithm, or K_0 to K_depth, at every node."""
         if not _serves(problem):
             return self._reference.grid(problem, all_levels=all_levels)
         with self._on_device_of(problem.path1):
@@ -277,12 +330,14 @@ class CudaBackend:
             levels = (int(problem.depth) + 1,) if all_levels else ()
             shape = (*levels, sweep.rows + 1, sweep.columns + 1)
             if sweep.trivial:
-                return self._cupy.ones((*sweep.shape, *shape), dtype=sweep.dtype)
+                filled = self._cupy.zeros if problem.log_grid else self._cupy.ones
+                return filled((*sweep.shape, *shape), dtype=sweep.dtype)
+            content = _ALL_LEVELS if all_levels else _LOGARITHM if problem.log_grid else _LAST_LEVEL
             grid = self._cupy.empty((sweep.count, *shape), dtype=sweep.dtype)
             for first, count in sweep.chunks():
                 increments, _ = sweep.given(first, count)
                 part = grid[first : first + count]
-                sweep.launch("forward", first, count, increments, _NULL, part, np.int32(all_levels))
+                sweep.launch("forward", first, count, increments, _NULL, part, content, careful_alone=problem.log_grid)
             return grid.reshape(*sweep.shape, *shape)
 
     def gradients(
@@ -333,6 +388,17 @@ class CudaBackend:
                     "(pip install 'branchsig[cuda12]' or 'branchsig[cuda13]'), or move the paths to NumPy"
                 ) from error
         return self._functions[key]
+
+    def weights(self, quadrature: Quadrature) -> Array:
+        """Return the weights of a rule on the current device, as collocation.cuh has them; null for the trapezoid."""
+        if quadrature == TRAPEZOID:
+            return _NULL
+        key = (int(self._cupy.cuda.Device().id), quadrature)
+        if key not in self._weights:
+            steps = np.array(quadrature.steps)
+            weights = np.concatenate([steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1)])
+            self._weights[key] = self._cupy.asarray(weights)
+        return self._weights[key]
 
     @functools.cached_property
     def _processors(self) -> dict[int, int]:
@@ -445,13 +511,15 @@ class _Sweep:
         made = kernels.increments(problem.static_kernel, ctx, points1, points2)
         return self.cupy.ascontiguousarray(made), ctx
 
-    def launch(self, kernel: str, first: int, count: int, increments: Array, *results: Any) -> None:
-        """Run a kernel on a chunk of pairs, and its careful form on those of them that it flags."""
-        flags = self.cupy.empty((count,), dtype=np.int32)
-        forms = (False, True) if self.levels else (False,)
+    def launch(
+        self, kernel: str, first: int, count: int, increments: Array, *results: Any, careful_alone: bool = False
+    ) -> None:
+        """Run a kernel on a chunk of pairs, and its careful form on those of them that it flags, or on all of them."""
+        flags = (self.cupy.ones if careful_alone else self.cupy.empty)((count,), dtype=np.int32)
+        forms = (True,) if careful_alone else (False, True) if self.levels else (False,)
         for instance, fewest, most in (strips for careful in forms for strips in self.strips(kernel, careful=careful)):
             launch = self.planned(instance, count, min(self.columns, most))
-            work = np.dtype(np.float64) if instance.careful else self.dtype
+            work = np.dtype(np.float64 if instance.work == "double" else np.float32)
             # One value at least: an array without memory has no address.
             workspace = self.cupy.empty((launch.blocks * launch.teams_per_block * launch.workspace + 1,), dtype=work)
             problem = self.problem
@@ -469,6 +537,7 @@ class _Sweep:
                 np.int64(first),
                 np.int64(count),
                 np.int32(launch.warps),
+                self.backend.weights(problem.quadrature),
                 workspace,
                 np.int64(launch.workspace),
                 flags,
@@ -501,7 +570,7 @@ class _Sweep:
         while 2 * warps <= longest and warps * instance.span < columns:
             warps *= 2
         workspace = self.workspace(instance, warps)
-        itemsize = 8 if instance.careful else self.dtype.itemsize
+        itemsize = 8 if instance.work == "double" else 4
         teams = min(
             count,
             max(1, processors * _WARPS_PER_PROCESSOR // warps),
@@ -512,13 +581,14 @@ class _Sweep:
     def workspace(self, instance: Instance, warps: int) -> int:
         """Return the values of work a team needs; the kernels lay them out in this order."""
         levels, length1, dimension = self.levels, int(self.path1.shape[1]), int(self.path1.shape[2])
+        handed_on = self.rows * instance.handed_on * levels
         if instance.kernel == "forward":
-            return self.rows * 2 * levels
+            return handed_on
         nodes = (instance.span >> self.problem.dyadic_order[1]) + 2
         parts = (self.columns - 1) // instance.span + 1
         return (
-            self.rows * 3 * levels
-            + levels * (self.columns + 1)
+            handed_on
+            + levels * (self.columns * instance.p + 1)
             + warps * (instance.span * _BAND + nodes * _TILE)
             + length1 * dimension
             + parts * nodes * dimension

@@ -1,31 +1,28 @@
-// Gradients of many pairs in memory that grows with length1 + length2 alone. After the sweep down, which leaves K on the last row
-// and E at the end of every row, the rows are walked back, bottom to top and right to left:
+// Gradients of many pairs in memory that grows with length1 + length2 alone. After the sweep down, which leaves the last row and
+// what the last lane hands on at the end of every row, the rows are walked back, bottom to top and right to left. K is recovered from
+// the row below, and its adjoint taken beside it, as the file of the rule says; the gradient is that of log K, and that of K is K
+// times as large. Both run against the columns, so one wavefront serves: lane l is on its own row again, and the UP values of
+// every level at the column right of the strip come from the lane above by shuffles. Every node gathers, nothing is scattered,
+// so bits do not change between runs.
 //
-//   recover   F(c) = F(c+1) exp(cell(r, c+1)),  F = 1 / E,   K_m(r-1, c) = K_m(r, c) F(c)
-//   adjoint   w_M = 1;   Kbar_m(r, c) = sum of g w_{m+1} / 4 over the four cells around the node
-//             w_m(r, c) = sum of Kbar_m K_m over the nodes below and to the right,   gbar = sum over m of w_m s_m / 4
-//
-// which is the gradient of log K_M; that of K_M is K_M times as large. Both run against the columns, so one wavefront serves: lane
-// l is on its own row again, and F, the suffix sum of Kbar K and g w at the column right of the strip come from the lane above by
-// shuffles. Every node gathers, nothing is scattered, so bits do not change between runs.
-//
-// GRID: derivs are given at every node; w_M is then the sum of derivs K_M (derivs of log K_M: of derivs) below and to the right.
+// GRID: derivs are given at every corner of the cells; w of the last level is then the sum of derivs K (derivs of log K: of derivs)
+// below and to the right.
 //
 // gbar goes to a band of the latest 64 rows. Whenever 32 more rows of it are complete, a warp multiplies them with the
 // derivatives of the static kernel and adds them to the gradients of both paths.
 
-template <typename real, typename work, int KERNEL, int DEPTH, int COLUMNS, bool GRID, bool CAREFUL>
+template <typename real, int KERNEL, typename Rule>
 struct Adjoint {
-  typedef Sweep<real, work, KERNEL, DEPTH, COLUMNS, GRID, CAREFUL> Forward;
-  enum { ROOM = Forward::ROOM, SPAN = Forward::SPAN, BAND = 64, TILE = 33 };
-  static constexpr int LOG = CAREFUL ? ROOM : 1;
+  typedef Sweep<real, KERNEL, Rule> Forward;
+  typedef typename Rule::Work work;
+  enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS, UP = Rule::UP, SPAN = Forward::SPAN, BAND = 64, TILE = 33 };
 
   const Problem<real>& problem;
   const Team& team;
   Forward& sweep;
   const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node
   bool wrt_log;
-  work *last_row;        // (levels, columns + 1)
+  work *last_row;        // what the rule keeps of it
   work *band, *tile;     // of this warp: (SPAN, BAND) and (nodes of a warp, TILE)
   work *grad1, *grad2;   // (length1, dimension) and (warps of all passes, nodes of a warp, dimension); LINEAR: of the steps
   real *grad_increments; // GIVEN
@@ -33,30 +30,26 @@ struct Adjoint {
   // points of the second path that the columns of a warp touch, at most
   __device__ int nodes() const { return (SPAN >> problem.order2) + 2; }
 
+  // The derivative given for the corner below and to the right of cell (r, c)
+  __device__ __forceinline__ work deriv(int r, int c) const {
+    return c < problem.columns() ? work(derivs[(r + 1) * problem.grid_columns() + c + 1]) : work(0);
+  }
+
   __device__ void up() {
     const int R = problem.rows(), C = problem.columns(), N = sweep.levels(), mask = (1 << problem.order1) - 1;
     const int steps = R + 31, phases = (steps + 31) / 32, passes = (C - 1) / (team.warps * SPAN) + 1;
     for (int pass = passes - 1; pass >= 0; --pass) {
       const int part = pass * team.warps + team.warp, start = part * SPAN, first = start + team.lane * COLUMNS;
       const bool last = start + SPAN >= C;
-      // K on the row below at the columns first..first + COLUMNS, w_m at the nodes and g w_{m+1} of the cells of that row
-      work k[ROOM][COLUMNS + 1], logs[LOG][COLUMNS + 1], w[ROOM][COLUMNS], gw[ROOM][COLUMNS];
-      work edge_run[ROOM], edge_suffix[ROOM], edge_gw[ROOM], diagonal[ROOM], g[COLUMNS], gbar[COLUMNS];
+      typename Rule::Up strip;
+      work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS];
       Increments<KERNEL, COLUMNS, real, work> increments(problem, sweep.x, sweep.y);
       increments.start(first, problem.length1 - 1, sweep.scale());
+      strip.start(N, last_row, first, C);
 #pragma unroll
-      for (int m = 0; m < N; ++m) {
-        edge_run[m] = edge_suffix[m] = edge_gw[m] = diagonal[m] = work(0);
+      for (int m = 0; m < N; ++m)
 #pragma unroll
-        for (int c = 0; c <= COLUMNS; ++c) {
-          const int node = min(first + c, C);
-          const work stored = node ? last_row[(long long)m * (C + 1) + node] : work(CAREFUL ? 0 : 1);
-          if (CAREFUL) logs[m][c] = stored;
-          k[m][c] = CAREFUL ? exp(stored) : stored;
-        }
-#pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) w[m][c] = gw[m][c] = work(0);
-      }
+        for (int v = 0; v < UP; ++v) handed[m][v] = work(0);
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
       int complete = problem.length1 - 1;  // rows of cells from here on are in the band, and used up
@@ -65,43 +58,38 @@ struct Adjoint {
         const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
         for (int s = 32 * mine; s < end; ++s) {
           const int r = R - 1 - s + 31 - team.lane;
-          work run[ROOM], suffix[ROOM], gw_right[ROOM];
+          work right[ROOM][UP];
 #pragma unroll
-          for (int m = 0; m < N; ++m) {
-            run[m] = __shfl_down_sync(ALL_LANES, edge_run[m], 1);
-            suffix[m] = __shfl_down_sync(ALL_LANES, edge_suffix[m], 1);
-            gw_right[m] = __shfl_down_sync(ALL_LANES, edge_gw[m], 1);
-          }
+          for (int m = 0; m < N; ++m)
+#pragma unroll
+            for (int v = 0; v < UP; ++v) right[m][v] = __shfl_down_sync(ALL_LANES, handed[m][v], 1);
           if (r < 0 || r >= R) continue;
           if (team.lane == 31) {
 #pragma unroll
-            for (int m = 0; m < N; ++m) {
-              if (last) {  // what the sweep down left
-                run[m] = sweep.edge_of(r, 1)[m];
-                if (!CAREFUL) run[m] = work(1) / run[m];
-                suffix[m] = gw_right[m] = work(0);
-              } else {
-                run[m] = sweep.edge_of(r, 0)[m];
-                suffix[m] = sweep.edge_of(r, 1)[m];
-                gw_right[m] = sweep.edge_of(r, 2)[m];
+            for (int m = 0; m < N; ++m)
+#pragma unroll
+              for (int v = 0; v < UP; ++v) {
+                if (!last) {
+                  right[m][v] = sweep.edge_of(r, v)[m];
+                } else if (v < Rule::RUNS) {  // the running products that the sweep down left come last among its values
+                  right[m][v] = sweep.edge_of(r, Rule::DOWN - Rule::RUNS + v)[m];
+                  if (!Rule::CAREFUL) right[m][v] = work(1) / right[m][v];
+                } else {
+                  right[m][v] = work(0);
+                }
               }
-            }
           }
           if ((r & mask) == mask) increments.of_row(r >> problem.order1, true, g);
-          row(r, first, k, logs, w, gw, diagonal, run, suffix, gw_right, g, gbar);
+          strip.row(*this, N, r, first, g, sweep.weights, right, gbar);
 #pragma unroll
-          for (int m = 0; m < N; ++m) {
-            edge_run[m] = run[m];
-            edge_suffix[m] = suffix[m];
-            edge_gw[m] = gw_right[m];
-          }
+          for (int m = 0; m < N; ++m)
+#pragma unroll
+            for (int v = 0; v < UP; ++v) handed[m][v] = right[m][v];
           if (team.lane == 0 && start) {
 #pragma unroll
-            for (int m = 0; m < N; ++m) {
-              sweep.edge_of(r, 0)[m] = run[m];
-              sweep.edge_of(r, 1)[m] = suffix[m];
-              sweep.edge_of(r, 2)[m] = gw_right[m];
-            }
+            for (int m = 0; m < N; ++m)
+#pragma unroll
+              for (int v = 0; v < UP; ++v) sweep.edge_of(r, v)[m] = handed[m][v];
           }
           if ((r & mask) == 0) {
 #pragma unroll
@@ -119,71 +107,6 @@ struct Adjoint {
         }
         team.barrier();
       }
-    }
-  }
-
-  // Row r of cells, right to left. Comes with run, suffix and gw_right at the column right of the strip, leaves them at its left.
-  __device__ __forceinline__ void row(int r, int first, work (&k)[ROOM][COLUMNS + 1], work (&logs)[LOG][COLUMNS + 1],
-                                      work (&w)[ROOM][COLUMNS], work (&gw)[ROOM][COLUMNS], work (&diagonal)[ROOM],
-                                      work (&run)[ROOM], work (&suffix)[ROOM], work (&gw_right)[ROOM],
-                                      const work (&g)[COLUMNS], work (&gbar)[COLUMNS]) const {
-    const int C = problem.columns(), N = sweep.levels();
-    // K_m(r-1, c) + K_m(r, c) and K_m(r, c) at the column right of the next one, and g w_{m+1} one row below it
-    work both_right[ROOM], k_right[ROOM], gw_diagonal[ROOM];
-#pragma unroll
-    for (int m = 0; m < N; ++m) {
-      gw_diagonal[m] = diagonal[m];
-      diagonal[m] = gw_right[m];
-      k_right[m] = k[m][COLUMNS];
-      recover(m, COLUMNS, first + COLUMNS, run[m], k, logs);
-      both_right[m] = k_right[m] + k[m][COLUMNS];
-    }
-#pragma unroll
-    for (int c = COLUMNS - 1; c >= 0; --c) {
-      work corners = work(4), sums[ROOM], k_here[ROOM];
-#pragma unroll
-      for (int m = 0; m < N; ++m) {
-        if (CAREFUL) {
-          run[m] -= g[c] == work(0) ? work(0) : g[c] * corners;
-        } else {
-          run[m] *= cell_exp(g[c] * corners);
-        }
-        k_here[m] = k[m][c];
-        recover(m, c, first + c, run[m], k, logs);
-        const work both = k_here[m] + k[m][c];
-        sums[m] = corners = both + both_right[m];
-        both_right[m] = both;
-      }
-      work w_above = work(1);
-      if (GRID) {
-        const work deriv = first + c < C ? work(derivs[(r + 1) * problem.grid_columns() + first + c + 1]) : work(0);
-        suffix[N - 1] += wrt_log ? deriv : deriv * k_right[N - 1];
-        w_above = w[N - 1][c] += suffix[N - 1];
-      }
-#pragma unroll
-      for (int m = N - 1 - GRID; m >= 0; --m) {
-        gbar[c] += w_above * sums[m];
-        const work here = g[c] * w_above, below = gw[m][c];
-        suffix[m] += ((here + gw_right[m]) + (below + gw_diagonal[m])) * k_right[m];
-        gw_right[m] = gw[m][c] = here;
-        gw_diagonal[m] = below;
-        w_above = w[m][c] += suffix[m];
-      }
-      gbar[c] += w_above * work(4);
-#pragma unroll
-      for (int m = 0; m < N; ++m) k_right[m] = k_here[m];
-    }
-  }
-
-  // K_m at slot c from the row below to this one; column 0 holds ones
-  __device__ __forceinline__ void recover(int m, int c, int column, work run, work (&k)[ROOM][COLUMNS + 1],
-                                          work (&logs)[LOG][COLUMNS + 1]) const {
-    if (column == 0) return;
-    if (CAREFUL) {
-      logs[m][c] -= run;
-      k[m][c] = exp(logs[m][c]);
-    } else {
-      k[m][c] *= run;
     }
   }
 
@@ -352,16 +275,19 @@ struct Adjoint {
 };
 
 // `derivs` are those of all pairs of the problem; everything else that is written belongs to the pairs of this call.
-template <typename real, typename work, int KERNEL, int DEPTH, int COLUMNS, bool GRID, bool CAREFUL, bool PADDED>
+template <typename real, int KERNEL, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
              int most, int length1, int length2, int dimension, int order1, int order2, int depth, double parameter0,
              double parameter1, double parameter2, int pairing, long long n2, long long first_pair, long long pairs, int warps,
-             work* workspace, long long workspace_size, int* flags, const real* derivs, int wrt_log, real* grad1, real* grad2,
-             real* grad_increments) {
-  __shared__ work scratch[LONGEST_TEAM];
-  typedef Sweep<real, work, KERNEL, DEPTH, COLUMNS, GRID, CAREFUL> Forward;
-  typedef Adjoint<real, work, KERNEL, DEPTH, COLUMNS, GRID, CAREFUL> Backward;
+             const double* rule, typename Rule::Work* workspace, long long workspace_size, int* flags, const real* derivs,
+             int wrt_log, real* grad1, real* grad2, real* grad_increments) {
+  typedef typename Rule::Work work;
+  typedef Sweep<real, KERNEL, Rule> Forward;
+  typedef Adjoint<real, KERNEL, Rule> Backward;
+  constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL;
+  __shared__ work scratch[LONGEST_TEAM], weights[Rule::WEIGHTS + 1];
+  fetch<Rule>(rule, weights);
   Problem<real> problem = {length1, length2, dimension, length1,
                            length2, order1,  order2,    depth,   {parameter0, parameter1, parameter2}};
   const Team team(warps);
@@ -378,24 +304,25 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     const int R = problem.rows(), C = problem.columns();
     Forward sweep = {problem,
                      team,
+                     weights,
                      KERNEL == GIVEN ? increments + k * cells : path1 + pair.first * length1 * dimension,
                      KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension,
                      workspace + slot * workspace_size,
-                     3};
+                     Rule::UP};
     const int N = sweep.levels();
     const long long nodes = problem.grid_rows() * problem.grid_columns();
     Backward adjoint = {problem, team, sweep, GRID ? derivs + (first_pair + k) * nodes : derivs, bool(wrt_log)};
-    adjoint.last_row = sweep.edge + (long long)R * 3 * N;
-    adjoint.band = adjoint.last_row + (long long)N * (C + 1) + (long long)team.warp * Backward::SPAN * Backward::BAND;
-    adjoint.tile = adjoint.last_row + (long long)N * (C + 1) + (long long)warps * Backward::SPAN * Backward::BAND +
+    adjoint.last_row = sweep.edge + (long long)R * Rule::UP * N;
+    adjoint.band = adjoint.last_row + N * Rule::kept(C) + (long long)team.warp * Backward::SPAN * Backward::BAND;
+    adjoint.tile = adjoint.last_row + N * Rule::kept(C) + (long long)warps * Backward::SPAN * Backward::BAND +
                    (long long)team.warp * adjoint.nodes() * Backward::TILE;
-    adjoint.grad1 = adjoint.last_row + (long long)N * (C + 1) +
+    adjoint.grad1 = adjoint.last_row + N * Rule::kept(C) +
                     (long long)warps * (Backward::SPAN * Backward::BAND + adjoint.nodes() * Backward::TILE);
     adjoint.grad2 = adjoint.grad1 + (long long)problem.length1 * dimension;
     adjoint.grad_increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
 
     bool strayed;
-    const work log_k = team.sum(sweep.down(adjoint.last_row, nullptr, false, wrt_log, strayed), scratch);
+    const work log_k = team.sum(sweep.down(adjoint.last_row, nullptr, LAST_LEVEL, wrt_log, strayed), scratch);
     strayed = team.any(strayed);
     bool finite = GRID ? !strayed : is_finite(real(log_k));
     if (!GRID && !wrt_log) finite = finite && is_finite(real(exp(log_k)));

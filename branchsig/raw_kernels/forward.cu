@@ -3,18 +3,22 @@
 //
 // PADDED: lengths1 and lengths2 are the valid points of padded paths, or null. A call does the pairs of
 // more than `fewest` and at most `most` columns, so that every pair gets the strips that it would get alone.
-template <typename real, typename work, int KERNEL, int DEPTH, int COLUMNS, bool GRID, bool CAREFUL, bool PADDED>
+template <typename real, int KERNEL, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     forward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
             int most, int length1, int length2, int dimension, int order1, int order2, int depth, double parameter0,
             double parameter1, double parameter2, int pairing, long long n2, long long first_pair, long long pairs, int warps,
-            work* workspace, long long workspace_size, int* flags, real* log_k, real* grid, int all_levels) {
-  __shared__ work scratch[LONGEST_TEAM];
+            const double* rule, typename Rule::Work* workspace, long long workspace_size, int* flags, real* log_k, real* grid,
+            int content) {
+  typedef typename Rule::Work work;
+  constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL;
+  __shared__ work scratch[LONGEST_TEAM], weights[Rule::WEIGHTS + 1];
+  fetch<Rule>(rule, weights);
   Problem<real> problem = {length1, length2, dimension, length1,
                            length2, order1,  order2,    depth,   {parameter0, parameter1, parameter2}};
   const Team team(warps);
   const long long teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
-  const int grids = all_levels ? depth + 1 : 1;
+  const int grids = content == ALL_LEVELS ? depth + 1 : 1;
   const long long nodes = problem.grid_rows() * problem.grid_columns() * grids;
   for (long long k = slot; k < pairs; k += gridDim.x * teams) {
     if (CAREFUL && !flags[k]) continue;
@@ -24,17 +28,18 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       if (lengths2) problem.length2 = lengths2[pair.second];
       if (problem.columns() <= fewest || problem.columns() > most) continue;
     }
-    Sweep<real, work, KERNEL, DEPTH, COLUMNS, GRID, CAREFUL> sweep = {
+    Sweep<real, KERNEL, Rule> sweep = {
         problem,
         team,
+        weights,
         KERNEL == GIVEN ? increments + k * (length1 - 1) * (length2 - 1) : path1 + pair.first * length1 * dimension,
         KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension,
         workspace + slot * workspace_size,
-        2};
+        Rule::DOWN};
     bool strayed;
-    const work total = team.sum(sweep.down(nullptr, GRID ? grid + k * nodes : nullptr, all_levels, false, strayed), scratch);
+    const work total = team.sum(sweep.down(nullptr, GRID ? grid + k * nodes : nullptr, content, false, strayed), scratch);
     strayed = team.any(strayed);
-    if (GRID && PADDED) sweep.extend(grid + k * nodes, grids);
+    if (GRID && PADDED) sweep.extend(grid + k * nodes, grids, content);
     if (team.thread() == 0) {
       if (!CAREFUL) flags[k] = strayed;
       if (!GRID && pairing == SYMMETRIC) {

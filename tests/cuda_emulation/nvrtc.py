@@ -10,6 +10,9 @@ import re
 import sys
 from pathlib import Path
 
+from branchsig.backends.cuda import Instance, source
+from branchsig.quadrature import TRAPEZOID
+
 
 def library():
     """Return the library of the wheel, or None where it is not installed."""
@@ -78,16 +81,14 @@ class Nvrtc:
         }
 
 
-def instances(static_kernels, depths, *, kernels=("forward", "backward"), reals=("float", "double"), padded=False):
+def instances(
+    static_kernels, depths, *, kernels=("forward", "backward"), reals=("float", "double"), padded=False, rule=TRAPEZOID
+):
     """Every instance that problems of these static kernels and depths lead to, with the widest strips."""
-    from branchsig.backends.cuda import Instance, widest_strip
-
     for kernel, real, static_kernel, depth, careful, grid in itertools.product(
         kernels, reals, static_kernels, depths, (False, True), (False, True)
     ):
-        work = "double" if careful else real
-        columns = widest_strip(kernel, real, depth, grid=grid, careful=careful)
-        yield Instance(kernel, real, work, static_kernel, depth, columns, grid, careful, padded)
+        yield Instance.widest(kernel, real, static_kernel, depth or 7, rule, grid=grid, careful=careful, padded=padded)
 
 
 STATIC_KERNELS = (
@@ -99,8 +100,6 @@ ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 
 def main():
     """Compile every instance for the architectures named; print what spills, and registers by depth as a table."""
-    from branchsig.backends.cuda import source
-
     nvrtc, most, spilled, count = Nvrtc(), {}, [], 0
     for architecture, depth, static_kernel in itertools.product(sys.argv[1:] or ARCHITECTURES, DEPTHS, STATIC_KERNELS):
         chosen = {instance.expression: instance for instance in instances([static_kernel], [depth])}
