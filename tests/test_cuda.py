@@ -47,6 +47,9 @@ class OnDevice:
     def grid(self, arguments, *, all_levels):
         return self.fetched(self.backend.grid(self.sent(arguments), all_levels=all_levels))
 
+    def parts(self, arguments, *, grid):
+        return self.fetched(self.backend.parts(self.sent(arguments), grid=grid))
+
     def gradients(self, arguments, derivs, *, wrt_log, left, right, k_stack=None):
         stack = None if k_stack is None else self.cupy.asarray(k_stack)
         found = self.backend.gradients(
@@ -315,6 +318,91 @@ def test_rules_on_padded_paths_agree_with_the_reference(backend, reference, rule
     compare(backend, reference, dataclasses.replace(arguments, quadrature=RULES[rule]), grids=True)
 
 
+def compare_parts(backend, reference, arguments):
+    """Hold parts, their grids and the gradients of both against the reference."""
+    single = arguments.path1.dtype == np.float32
+    tolerance = 1e-5 if single else 1e-12
+    rng = np.random.default_rng(7)
+    exact = in_float64(arguments) if single else arguments
+    symmetric = arguments.pairing == "symmetric"
+    for grid in (False,) if symmetric else (False, True):
+        wanted = reference.parts(exact, grid=grid)
+        found = backend.parts(arguments, grid=grid)
+        assert found.dtype == arguments.path1.dtype
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=1e-2 * tolerance)
+        if symmetric:  # its gradients are asked for as those of all pairs
+            return
+        derivs = rng.uniform(0.5, 1.5, wanted.shape).astype(found.dtype)
+        for left, right in [(True, True), (True, False), (False, True)][: 1 if grid else 3]:
+            options = {"wrt_log": False, "left": left, "right": right}
+            found = backend.gradients(arguments, derivs, **options)
+            for mine, its in zip(found, reference.gradients(exact, derivs.astype(float), **options), strict=True):
+                assert (mine is None) == (its is None)
+                if mine is not None:
+                    assert mine.dtype == arguments.path1.dtype
+                    assert relative_to_path(mine, its) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("rule", "order"), [("trapezoid", 4), ("left", 3), ("lobatto2", 4), ("lobatto3", 2), ("lobatto5", 6)]
+)
+def test_parts_of_every_rule_agree_with_the_reference(backend, reference, rule, order, rng):
+    x, y = drawn(rng, "gram", (5, 34), 3)
+    quadrature = _validation.quadrature(rule)
+    compare_parts(backend, reference, problem(x, y, np.inf, (1, 0), "gram", quadrature=quadrature, order=order))
+
+
+@pytest.mark.parametrize(("name", "pairing"), [("rbf", "symmetric"), ("quartic", "paired")])
+def test_parts_with_other_static_kernels_agree_with_the_reference(backend, reference, name, pairing, rng):
+    x, y = drawn(rng, pairing, (9, 6), 3)
+    compare_parts(backend, reference, problem(x, y, 3, (0, 0), pairing, kernel_named(name), order=3))
+
+
+@pytest.mark.parametrize("order", [1, 15, 16])
+def test_parts_of_every_order_agree_with_the_reference(backend, reference, order, rng):
+    x, y = drawn(rng, "paired", (4, 6), 3, size=1.0)
+    compare_parts(backend, reference, problem(x, y, np.inf, quadrature=RULES["lobatto2"], order=order))
+
+
+@pytest.mark.parametrize("teams", ["teams of one warp", "teams of several warps"])
+def test_parts_on_long_second_paths_are_done_in_passes(backend, reference, teams, rng, monkeypatch):
+    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1 if teams == "teams of one warp" else 4)
+    x, y = drawn(rng, "paired", (40, 150), 2, counts=(1, 1), size=0.5, dtype=np.float32)
+    compare_parts(backend, reference, problem(x, y, 3, quadrature=RULES["lobatto2"], order=3))
+
+
+@pytest.mark.parametrize(("name", "pairing"), [("linear", "gram"), ("quartic", "paired"), ("rbf", "symmetric")])
+def test_parts_of_padded_paths_agree_with_the_reference(backend, reference, name, pairing, rng):
+    arguments = padded(rng, pairing, ((7, 1, 4), (5, 3, 35)), name=name)
+    compare_parts(backend, reference, dataclasses.replace(arguments, order=3, quadrature=RULES["left"]))
+    one_side = dataclasses.replace(arguments, order=2, path1=np.nan_to_num(arguments.path1), lengths1=None)
+    if pairing != "symmetric":
+        compare_parts(backend, reference, one_side)
+
+
+@pytest.mark.parametrize("of_grid", [False, True])
+def test_parts_that_are_not_finite_give_gradients_that_are_none(backend, reference, of_grid, rng):
+    x, y = drawn(rng, "paired", (6, 9), 2, counts=(3, 3))
+    x[1] *= 1e160
+    x[2, 3] = np.nan
+    arguments = problem(x, y, 3, order=3)
+    wanted, found = reference.parts(arguments, grid=of_grid), backend.parts(arguments, grid=of_grid)
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
+    for gradient in backend.gradients(arguments, np.ones(wanted.shape), wrt_log=False, left=True, right=True):
+        assert np.isfinite(gradient[0]).all()
+        assert np.isnan(gradient[1:]).all()
+
+
+def test_an_order_of_zero_has_one_part_which_is_one(backend, rng):
+    x, y = drawn(rng, "gram", (5, 6), 2)
+    np.testing.assert_array_equal(
+        backend.parts(problem(x, y, 3, (0, 0), "gram", order=0), grid=False), np.ones((3, 2, 1))
+    )
+    still = problem(x[:, :1], y, 3, (0, 0), "gram", order=1)
+    np.testing.assert_array_equal(backend.parts(still, grid=True)[..., 0], np.ones((3, 2, 1, 6)))
+    np.testing.assert_array_equal(backend.parts(still, grid=True)[..., 1], np.zeros((3, 2, 1, 6)))
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("rule", ["trapezoid", "lobatto2"])
 def test_logarithms_of_grids_agree_with_the_reference(backend, reference, rule, dtype, rng):
@@ -507,6 +595,9 @@ def test_the_host_waits_for_the_device_only_where_values_are_to_be_checked(on_de
     gram, pullback = branchsig.branched_sig_kernel_gram_vjp(x, None, 3)
     pullback(gram)
     branchsig.branched_sig_kernel(x, x, 3, time_aug=True, lead_lag=True, lengths1=[2, 5, 3])
+    branchsig.branched_sig_kernel(x, x, 3, quadrature="lobatto2", log=True, return_grid=True)
+    branchsig.branched_sig_kernel_backprop(one[0], x, x, 3, quadrature="left", right_deriv=True)
+    branchsig.branched_sig_kernel_gram(x, None, 3, order=2, return_levels=True)
     assert isinstance(gram, emulated_cupy.ndarray)
     assert not emulated_cupy.waits
     with pytest.warns(RuntimeWarning, match="overflowed"):
@@ -530,16 +621,20 @@ def test_the_host_looks_at_its_own_values_unless_told_not_to(reference, rng, mon
         branchsig.branched_sig_kernel(x, x, 3, check_finite=1)
 
 
-@pytest.mark.parametrize("quadrature", ["trapezoid", "lobatto2"])
+@pytest.mark.parametrize(("quadrature", "order"), [("trapezoid", None), ("lobatto2", None), ("left", 2)])
 @pytest.mark.parametrize("return_grid", [False, True])
-def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, quadrature, rng, monkeypatch):
+def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, quadrature, order, rng, monkeypatch):
     kernel = kernel_named("rbf")
-    branchsig.warm_up(3, static_kernel=kernel, return_grid=return_grid, quadrature=quadrature)
+    branchsig.warm_up(3, static_kernel=kernel, return_grid=return_grid, quadrature=quadrature, order=order)
     monkeypatch.setattr(cuda, "source", lambda: pytest.fail("compiled again"))
     for lengths in ((5, 6), (4, 40)):
         x, y = (emulated_cupy.asarray(path) for path in drawn(rng, "gram", lengths, 2))
-        arguments = problem(x, y, 3, (0, 0), "gram", kernel, quadrature=_validation.quadrature(quadrature))
-        value = installed.grid(arguments, all_levels=False) if return_grid else installed.log_kernel(arguments)
+        rule = _validation.quadrature(quadrature)
+        arguments = problem(x, y, 3, (0, 0), "gram", kernel, quadrature=rule, order=order)
+        if order is not None:
+            value = installed.parts(arguments, grid=return_grid)
+        else:
+            value = installed.grid(arguments, all_levels=False) if return_grid else installed.log_kernel(arguments)
         installed.gradients(arguments, emulated_cupy.ones(value.shape), wrt_log=True, left=True, right=True)
 
 
@@ -556,15 +651,17 @@ def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
         branchsig.warm_up(3)
 
 
-@pytest.mark.parametrize("quadrature", ["trapezoid", "lobatto2"])
-def test_the_order_of_the_threads_changes_no_bit(emulated, quadrature, rng):
+@pytest.mark.parametrize(("quadrature", "order"), [("trapezoid", None), ("lobatto2", None), ("lobatto2", 3)])
+def test_the_order_of_the_threads_changes_no_bit(emulated, quadrature, order, rng):
     x, y = drawn(rng, "gram", (35, 70), 3, counts=(2, 2))
-    arguments = problem(x, y, 3, (0, 0), "gram", kernel_named("rbf"), quadrature=_validation.quadrature(quadrature))
+    rule = _validation.quadrature(quadrature)
+    arguments = problem(x, y, 3, (0, 0), "gram", kernel_named("rbf"), quadrature=rule, order=order)
     results = []
     for seed in range(6):
         emulated_cupy.seed(seed)
-        gradients = emulated.gradients(arguments, np.ones((2, 2)), wrt_log=True, left=True, right=True)
-        results.append((emulated.log_kernel(arguments), *gradients))
+        value = emulated.log_kernel(arguments) if order is None else emulated.parts(arguments, grid=False)
+        gradients = emulated.gradients(arguments, np.ones(value.shape), wrt_log=True, left=True, right=True)
+        results.append((value, *gradients))
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):
             np.testing.assert_array_equal(a, b)
@@ -628,12 +725,15 @@ def test_arrays_of_another_device_are_worked_on_there(emulated, reference, rng):
     assert relative(log_k, reference.log_kernel(arguments)) < 1e-12
 
 
-def test_the_workspace_does_not_grow_with_both_lengths(emulated, rng):
+@pytest.mark.parametrize(("rule", "order"), [("trapezoid", None), ("left", None), ("lobatto2", 2)])
+def test_the_workspace_does_not_grow_with_both_lengths(emulated, rule, order, rng):
+    options = {"quadrature": _validation.quadrature(rule), "order": order}
     sizes = []
     for length in (34, 130):
         x, y = drawn(rng, "paired", (length, length), 2, counts=(1, 1), size=0.1)
         emulated_cupy.allocated[0] = 0
-        emulated.gradients(problem(x, y, 3), np.ones(1), wrt_log=True, left=True, right=True)
+        derivs = np.ones((1,) if order is None else (1, order + 1))
+        emulated.gradients(problem(x, y, 3, **options), derivs, wrt_log=True, left=True, right=True)
         sizes.append(emulated_cupy.allocated[0])
     bands = 8 * cuda._LONGEST_TEAM * (32 * 64 + 34 * 33)
     assert sizes[1] < 4 * sizes[0] + bands
@@ -710,17 +810,19 @@ def test_a_shuffle_or_barrier_left_out_is_caught(emulated, reference, mutation, 
     assert not all(survives(seed) for seed in range(8))
 
 
+@pytest.mark.parametrize("order", [None, 3])
 @pytest.mark.parametrize(
     ("shuffle", "value"), [*((FROM_THE_LEFT, v) for v in range(4)), *((FROM_THE_RIGHT, v) for v in range(7))]
 )
-def test_an_edge_of_a_cell_not_handed_on_is_caught(emulated, reference, shuffle, value, rng, monkeypatch):
+def test_an_edge_of_a_cell_not_handed_on_is_caught(emulated, reference, shuffle, value, order, rng, monkeypatch):
     text = cuda.source().replace(shuffle, f"v == {value} ? handed[m][v] : {shuffle}")
     monkeypatch.setattr(cuda, "source", lambda: text)
     x, y = drawn(rng, "paired", (5, 6), 2, counts=(1, 1))
-    arguments = problem(x, y, 2, quadrature=RULES["lobatto2"])
+    arguments = problem(x, y, 2, quadrature=RULES["lobatto2"], order=order)
+    derivs = np.ones((1,) if order is None else (1, order + 1))
     options = {"wrt_log": False, "left": True, "right": True}
-    wanted = reference.gradients(arguments, np.ones(1), **options)
-    found = [np.nan_to_num(gradient, nan=1e9) for gradient in emulated.gradients(arguments, np.ones(1), **options)]
+    wanted = reference.gradients(arguments, derivs, **options)
+    found = [np.nan_to_num(gradient, nan=1e9) for gradient in emulated.gradients(arguments, derivs, **options)]
     assert max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) > 1e-9
 
 
@@ -837,6 +939,10 @@ for name, pairing, lengths in cases:
         if pairing != "symmetric":
             log_k = backend.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
             backend.gradients(arguments, log_k, wrt_log=True, left=True, right=True)
+            of_order = dataclasses.replace(arguments, order=3)
+            for grid in (False, True):
+                parts = backend.parts(of_order, grid=grid)
+                backend.gradients(of_order, parts, wrt_log=True, left=True, right=True)
 print("clean")
 """
 

@@ -46,6 +46,12 @@ def test_every_rule_compiles(compiler, rule, depth):
     check(compiler, "sm_70", values)
 
 
+@pytest.mark.parametrize(("rule", "order"), [("trapezoid", 3), ("lobatto2", 3), ("lobatto4", 0)])
+def test_every_truncation_by_nodes_compiles(compiler, rule, order):
+    instances = nvrtc.instances(["LINEAR"], [order], reals=["float"], rule=BY_NAME[rule], parts=True)
+    check(compiler, "sm_90", instances, spills=rule != "trapezoid")
+
+
 @pytest.mark.parametrize("depth", nvrtc.DEPTHS)
 def test_every_depth_compiles(compiler, depth):
     check(compiler, "sm_90", nvrtc.instances(["LINEAR"], [depth], reals=["float"]), spills=depth > 4 or depth == 0)

@@ -36,6 +36,7 @@ _SOURCES = (
     "sweep.cuh",
     "trapezoid.cuh",
     "collocation.cuh",
+    "order.cuh",
     "forward.cu",
     "backward.cu",
 )
@@ -99,6 +100,7 @@ def warm_up(
     gradients: bool = True,
     return_grid: bool = False,
     quadrature: Quadrature | str = "trapezoid",
+    order: int | None = None,
 ) -> None:
     """Compile the CUDA kernels of a depth for the current device of CuPy, before they are needed.
 
@@ -120,6 +122,8 @@ def warm_up(
         Compile the kernels for grids, in the place of those for values.
     quadrature : Quadrature or str, default: "trapezoid"
         The rule for the integral over a sub-cell.
+    order : int, optional
+        Compile the kernels for the truncation by this number of nodes, in the place of those for a depth.
 
     Raises
     ------
@@ -141,12 +145,13 @@ def warm_up(
         raise ValueError(f"dtype is {dtype!r}: expected float32 or float64")
     name = _FUSED.get(type(_validation.static_kernel(static_kernel)), (_GIVEN, ()))[0]
     rule = _validation.quadrature(quadrature)
+    nodes = _validation.order(order)
     _require_device()
     from branchsig.backends import for_cupy
 
     backend: Any = for_cupy()
     for kernel in ("forward", "backward") if gradients else ("forward",):
-        for instance in _instances(kernel, real, name, checked, rule, grid=return_grid):
+        for instance in _instances(kernel, real, name, checked, rule, nodes, grid=return_grid):
             backend.function(instance.expression)
     if gradients:
         backend.function(f"sum_over_partners<{real}>")
@@ -164,14 +169,16 @@ def _require_device() -> None:
 
 
 def _instances(
-    kernel: str, real: str, static_kernel: str, depth: float, quadrature: Quadrature, *, grid: bool
+    kernel: str, real: str, static_kernel: str, depth: float, quadrature: Quadrature, order: int | None, *, grid: bool
 ) -> Iterator[Instance]:
-    """Every instance that problems of a depth may need, whatever their lengths."""
-    if depth == 0 or depth > _LARGEST_DEPTH:
+    """Every instance that problems of a depth, or an order, may need, whatever their lengths."""
+    levels = depth if order is None else order
+    if levels == 0 or levels > _LARGEST_DEPTH:
         return
-    levels = int(depth) - (not grid)
-    for careful in (False, True) if levels else (False,):
-        instance = Instance.widest(kernel, real, static_kernel, int(depth), quadrature, grid=grid, careful=careful)
+    parts = order is not None
+    for careful in (False, True) if not parts and int(levels) - (not grid) else (False,):
+        form = {"grid": grid, "careful": careful, "parts": parts}
+        instance = Instance.widest(kernel, real, static_kernel, int(levels), quadrature, **form)
         while instance.columns:
             yield instance
             instance = dataclasses.replace(instance, columns=instance.columns // 2)
@@ -235,18 +242,20 @@ class Instance:
         *,
         grid: bool,
         careful: bool,
+        parts: bool = False,
         padded: bool = False,
     ) -> Instance:
         """Choose the instance whose strips are as wide as its registers allow (see docs/performance_cuda.md)."""
-        work = "double" if careful or quadrature != TRAPEZOID else real
-        if quadrature == TRAPEZOID:
+        of_corners = quadrature == TRAPEZOID and not parts
+        work = real if of_corners and not careful else "double"
+        if of_corners:
             rule, columns, unrolled = "Trapezoid", 1, depth <= _UNROLLED_DEPTH
             if unrolled and not careful:
                 # The adjoint of a grid has a level more.
                 narrow = kernel == "backward" and (grid or depth > _IN_REGISTERS_DEPTH)
                 columns = (1 if narrow else 2) * (1 if real == "double" else 2)
         else:
-            rule, columns = "Collocation", 1
+            rule, columns = "Order" if parts else "Collocation", 1
             unrolled = depth <= _UNROLLED_CELL_DEPTH and quadrature.p <= _UNROLLED_NODES
         depth = depth if unrolled else 0
         return cls(kernel, real, work, static_kernel, rule, quadrature.p, depth, columns, grid, careful, padded)
@@ -257,12 +266,17 @@ class Instance:
         real = _REALS[problem.path1.dtype.itemsize]
         static_kernel = _FUSED.get(type(problem.static_kernel), (_GIVEN, ()))[0]
         padded = problem.lengths1 is not None or problem.lengths2 is not None
-        form = {"grid": grid, "careful": careful, "padded": padded}
-        instance = cls.widest(kernel, real, static_kernel, int(problem.depth), problem.quadrature, **form)
+        form = {"grid": grid, "careful": careful, "parts": problem.order is not None, "padded": padded}
+        instance = cls.widest(kernel, real, static_kernel, _depth(problem), problem.quadrature, **form)
         widest, columns = instance.columns, (problem.path2.shape[1] - 1) << problem.dyadic_order[1]
         while widest > 1 and 32 * widest // 2 >= columns:
             widest //= 2
         return dataclasses.replace(instance, columns=widest)
+
+
+def _depth(problem: Problem) -> int:
+    """Return the depth of the sweep: that of the trees, or the largest number of nodes."""
+    return int(problem.depth) if problem.order is None else problem.order
 
 
 def _flag(value: bool) -> str:
@@ -340,6 +354,24 @@ class CudaBackend:
                 sweep.launch("forward", first, count, increments, _NULL, part, content, careful_alone=problem.log_grid)
             return grid.reshape(*sweep.shape, *shape)
 
+    def parts(self, problem: Problem, *, grid: bool) -> Array:
+        """Return k_0 to k_order at the end of both paths, or at every node."""
+        if not _serves(problem):
+            return self._reference.parts(problem, grid=grid)
+        with self._on_device_of(problem.path1):
+            sweep = _Sweep(self, problem, grid=grid)
+            shape = (*((sweep.rows + 1, sweep.columns + 1) if grid else ()), sweep.depth + 1)
+            if sweep.trivial:
+                parts = self._cupy.zeros((*sweep.shape, *shape), dtype=sweep.dtype)
+                parts[..., 0] = 1
+                return parts
+            parts = self._cupy.empty((math.prod(sweep.shape), *shape), dtype=sweep.dtype)
+            for first, count in sweep.chunks():
+                increments, _ = sweep.given(first, count)
+                results = (_NULL, parts[first : first + count]) if grid else (parts, _NULL)
+                sweep.launch("forward", first, count, increments, *results, _ALL_LEVELS)
+            return parts.reshape(*sweep.shape, *shape)
+
     def gradients(
         self,
         problem: Problem,
@@ -358,7 +390,7 @@ class CudaBackend:
             return self._reference.gradients(problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack)
         cupy = self._cupy
         with self._on_device_of(problem.path1):
-            of_grid = derivs.ndim > (1 if problem.pairing == "paired" else 2)
+            of_grid = derivs.ndim > (1 if problem.pairing == "paired" else 2) + (problem.order is not None)
             sweep = _Sweep(self, problem, grid=of_grid)
             d_path1 = cupy.zeros(problem.path1.shape, dtype=sweep.dtype) if left else None
             d_path2 = cupy.zeros(problem.path2.shape, dtype=sweep.dtype) if right else None
@@ -390,9 +422,7 @@ class CudaBackend:
         return self._functions[key]
 
     def weights(self, quadrature: Quadrature) -> Array:
-        """Return the weights of a rule on the current device, as collocation.cuh has them; null for the trapezoid."""
-        if quadrature == TRAPEZOID:
-            return _NULL
+        """Return the weights of a rule on the current device, as collocation.cuh has them."""
         key = (int(self._cupy.cuda.Device().id), quadrature)
         if key not in self._weights:
             steps = np.array(quadrature.steps)
@@ -427,7 +457,8 @@ class CudaBackend:
 def _serves(problem: Problem) -> bool:
     """Tell whether the kernels serve a problem that the backend can solve at all."""
     sides = [(p.shape[1] - 1) << order for p, order in zip((problem.path1, problem.path2), problem.dyadic_order)]
-    return problem.depth <= _LARGEST_DEPTH and max(sides) < _LONGEST_SIDE
+    levels = problem.depth if problem.order is None else problem.order
+    return levels <= _LARGEST_DEPTH and max(sides) < _LONGEST_SIDE
 
 
 class _Sweep:
@@ -451,7 +482,8 @@ class _Sweep:
         n1, n2 = self.path1.shape[0], self.path2.shape[0]
         self.shape = (n1,) if self.pairing == "paired" else (n1, n2)
         self.count = n1 * (n1 + 1) // 2 if self.pairing == "symmetric" else math.prod(self.shape)
-        self.levels = int(problem.depth) - (not grid)
+        self.depth = _depth(problem)
+        self.levels = self.depth - (not grid and problem.order is None)
         self.static_kernel, names = _FUSED.get(type(problem.static_kernel), (_GIVEN, ()))
         parameters = [float(getattr(problem.static_kernel, name)) for name in names]
         if self.static_kernel == "LINEAR":  # kappa = factor <x, y>
@@ -465,7 +497,7 @@ class _Sweep:
     @property
     def trivial(self) -> bool:
         """Nothing to sweep: no pairs, a path that does not move, or no level."""
-        return self.count == 0 or self.rows == 0 or self.columns == 0 or self.problem.depth == 0
+        return self.count == 0 or self.rows == 0 or self.columns == 0 or self.depth == 0
 
     def chunks(self, *, gradients: bool = False) -> Iterator[tuple[int, int]]:
         """The pairs in runs of (first, count), each reported once it is on its way to the device."""
@@ -516,7 +548,8 @@ class _Sweep:
     ) -> None:
         """Run a kernel on a chunk of pairs, and its careful form on those of them that it flags, or on all of them."""
         flags = (self.cupy.ones if careful_alone else self.cupy.empty)((count,), dtype=np.int32)
-        forms = (True,) if careful_alone else (False, True) if self.levels else (False,)
+        has_careful = self.levels and self.problem.order is None
+        forms = (True,) if careful_alone else (False, True) if has_careful else (False,)
         for instance, fewest, most in (strips for careful in forms for strips in self.strips(kernel, careful=careful)):
             launch = self.planned(instance, count, min(self.columns, most))
             work = np.dtype(np.float64 if instance.work == "double" else np.float32)
@@ -530,7 +563,7 @@ class _Sweep:
                 increments,
                 self.lengths1,
                 self.lengths2,
-                *(np.int32(size) for size in (fewest, most, *sizes, int(problem.depth))),
+                *(np.int32(size) for size in (fewest, most, *sizes, self.depth)),
                 *self.parameters,
                 np.int32(_PAIRINGS[self.pairing]),
                 np.int64(self.path2.shape[0]),
@@ -644,12 +677,13 @@ class _Sweep:
     def gathered(self, derivs: Array) -> Array:
         """Derivatives at the nodes of grids, those at padded nodes added to those at the valid nodes they repeat."""
         cupy, problem = self.cupy, self.problem
-        for axis, lengths, order in ((-2, self.lengths1, 0), (-1, self.lengths2, 1)):
+        for side, lengths in enumerate((self.lengths1, self.lengths2)):
             if lengths is _NULL:
                 continue
+            axis = len(self.shape) + side
             shape = [1] * derivs.ndim
-            shape[0 if self.pairing == "paired" or axis == -2 else 1] = lengths.shape[0]
-            last = ((lengths - 1) << problem.dyadic_order[order]).reshape(shape)
+            shape[0 if self.pairing == "paired" else side] = lengths.shape[0]
+            last = ((lengths - 1) << problem.dyadic_order[side]).reshape(shape)
             shape = [1] * derivs.ndim
             shape[axis] = derivs.shape[axis]
             node = cupy.arange(0, derivs.shape[axis]).reshape(shape)

@@ -6,7 +6,7 @@
 // so bits do not change between runs.
 //
 // GRID: derivs are given at every corner of the cells; w of the last level is then the sum of derivs K (derivs of log K: of derivs)
-// below and to the right.
+// below and to the right. PARTS: derivs are those of k_0 to k_DEPTH, at the end or at every corner.
 //
 // gbar goes to a band of the latest 64 rows. Whenever 32 more rows of it are complete, a warp multiplies them with the
 // derivatives of the static kernel and adds them to the gradients of both paths.
@@ -20,7 +20,7 @@ struct Adjoint {
   const Problem<real>& problem;
   const Team& team;
   Forward& sweep;
-  const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node
+  const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
   bool wrt_log;
   work *last_row;        // what the rule keeps of it
   work *band, *tile;     // of this warp: (SPAN, BAND) and (nodes of a warp, TILE)
@@ -30,9 +30,11 @@ struct Adjoint {
   // points of the second path that the columns of a warp touch, at most
   __device__ int nodes() const { return (SPAN >> problem.order2) + 2; }
 
-  // The derivative given for the corner below and to the right of cell (r, c)
-  __device__ __forceinline__ work deriv(int r, int c) const {
-    return c < problem.columns() ? work(derivs[(r + 1) * problem.grid_columns() + c + 1]) : work(0);
+  // The derivative given for the corner below and to the right of cell (r, c); PARTS: that of k_part there
+  __device__ __forceinline__ work deriv(int r, int c, int part = 0) const {
+    if (c >= problem.columns()) return work(0);
+    if (!Rule::GRID) return c == problem.columns() - 1 && r == problem.rows() - 1 ? work(derivs[part]) : work(0);
+    return work(derivs[((r + 1) * problem.grid_columns() + c + 1) * (Rule::PARTS ? problem.depth + 1 : 1) + part]);
   }
 
   __device__ void up() {
@@ -73,7 +75,7 @@ struct Adjoint {
                   right[m][v] = sweep.edge_of(r, v)[m];
                 } else if (v < Rule::RUNS) {  // the running products that the sweep down left come last among its values
                   right[m][v] = sweep.edge_of(r, Rule::DOWN - Rule::RUNS + v)[m];
-                  if (!Rule::CAREFUL) right[m][v] = work(1) / right[m][v];
+                  if (!Rule::CAREFUL && !Rule::PARTS) right[m][v] = work(1) / right[m][v];
                 } else {
                   right[m][v] = work(0);
                 }
@@ -285,7 +287,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   typedef typename Rule::Work work;
   typedef Sweep<real, KERNEL, Rule> Forward;
   typedef Adjoint<real, KERNEL, Rule> Backward;
-  constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL;
+  constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL, PARTS = Rule::PARTS;
   __shared__ work scratch[LONGEST_TEAM], weights[Rule::WEIGHTS + 1];
   fetch<Rule>(rule, weights);
   Problem<real> problem = {length1, length2, dimension, length1,
@@ -310,8 +312,8 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
                      workspace + slot * workspace_size,
                      Rule::UP};
     const int N = sweep.levels();
-    const long long nodes = problem.grid_rows() * problem.grid_columns();
-    Backward adjoint = {problem, team, sweep, GRID ? derivs + (first_pair + k) * nodes : derivs, bool(wrt_log)};
+    const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? depth + 1 : 1);
+    Backward adjoint = {problem, team, sweep, derivs + (first_pair + k) * given, bool(wrt_log)};
     adjoint.last_row = sweep.edge + (long long)R * Rule::UP * N;
     adjoint.band = adjoint.last_row + N * Rule::kept(C) + (long long)team.warp * Backward::SPAN * Backward::BAND;
     adjoint.tile = adjoint.last_row + N * Rule::kept(C) + (long long)warps * Backward::SPAN * Backward::BAND +
@@ -324,11 +326,11 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     bool strayed;
     const work log_k = team.sum(sweep.down(adjoint.last_row, nullptr, LAST_LEVEL, wrt_log, strayed), scratch);
     strayed = team.any(strayed);
-    bool finite = GRID ? !strayed : is_finite(real(log_k));
-    if (!GRID && !wrt_log) finite = finite && is_finite(real(exp(log_k)));
-    if (CAREFUL || !strayed) {
+    bool finite = GRID || PARTS ? !strayed : is_finite(real(log_k));
+    if (!GRID && !PARTS && !wrt_log) finite = finite && is_finite(real(exp(log_k)));
+    if (CAREFUL || PARTS || !strayed) {
       work weight1 = work(1), weight2 = work(1);
-      if (!GRID) {
+      if (!GRID && !PARTS) {
         weight1 = work(derivs[pairing == SYMMETRIC ? pair.first * n2 + pair.second : first_pair + k]);
         weight2 = pairing != SYMMETRIC ? weight1 : pair.first == pair.second ? work(0) : work(derivs[pair.second * n2 + pair.first]);
         if (!wrt_log) {

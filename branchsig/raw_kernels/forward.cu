@@ -1,4 +1,4 @@
-// Log kernels (GRID false) or grids of many pairs. A team takes one pair after the other, so the workspace is that of the teams
+// Log kernels (PARTS: k_0 to k_DEPTH; GRID false) or grids of many pairs. A team takes one pair after the other, so the workspace is that of the teams
 // in flight. CAREFUL kernels do the pairs whose flag the others set, and leave at once where there are none.
 //
 // PADDED: lengths1 and lengths2 are the valid points of padded paths, or null. A call does the pairs of
@@ -8,10 +8,10 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     forward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
             int most, int length1, int length2, int dimension, int order1, int order2, int depth, double parameter0,
             double parameter1, double parameter2, int pairing, long long n2, long long first_pair, long long pairs, int warps,
-            const double* rule, typename Rule::Work* workspace, long long workspace_size, int* flags, real* log_k, real* grid,
+            const double* rule, typename Rule::Work* workspace, long long workspace_size, int* flags, real* ends, real* grid,
             int content) {
   typedef typename Rule::Work work;
-  constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL;
+  constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL, PARTS = Rule::PARTS;
   __shared__ work scratch[LONGEST_TEAM], weights[Rule::WEIGHTS + 1];
   fetch<Rule>(rule, weights);
   Problem<real> problem = {length1, length2, dimension, length1,
@@ -36,16 +36,21 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension,
         workspace + slot * workspace_size,
         Rule::DOWN};
+    // where its value stands; that of a symmetric Gram stands in the other triangle too
+    const long long place = (pairing == SYMMETRIC ? pair.first * n2 + pair.second : first_pair + k) * (PARTS ? depth + 1 : 1);
+    real* values = GRID ? grid + k * nodes : PARTS ? ends + place : nullptr;
     bool strayed;
-    const work total = team.sum(sweep.down(nullptr, GRID ? grid + k * nodes : nullptr, content, false, strayed), scratch);
+    const work total = team.sum(sweep.down(nullptr, values, content, false, strayed), scratch);
     strayed = team.any(strayed);
     if (GRID && PADDED) sweep.extend(grid + k * nodes, grids, content);
-    if (team.thread() == 0) {
-      if (!CAREFUL) flags[k] = strayed;
-      if (!GRID && pairing == SYMMETRIC) {
-        log_k[pair.first * n2 + pair.second] = log_k[pair.second * n2 + pair.first] = real(total);
-      } else if (!GRID) {
-        log_k[first_pair + k] = real(total);
+    if (!CAREFUL && team.thread() == 0) flags[k] = strayed;
+    if (!GRID) {
+      team.barrier();
+      const long long other = (pair.second * n2 + pair.first) * (PARTS ? depth + 1 : 1);
+      for (int n = team.thread(); n <= (PARTS ? depth : 0); n += team.threads()) {
+        if (!PARTS) ends[place] = real(total);
+        if (PARTS && problem.columns() == 0) ends[place + n] = real(n == 0);
+        if (pairing == SYMMETRIC) ends[other + n] = ends[place + n];
       }
     }
     team.barrier();

@@ -15,7 +15,8 @@
 //               It serves the pairs whose running products leave their range, and logarithms; a cell without an increment
 //               contributes nothing, also where K is infinite.
 //
-// and Down and Up, the state of a lane on its way down and on its way back.
+// and Down and Up, the state of a lane on its way down and on its way back. PARTS: the values are k_0 to k_DEPTH instead of log K, and
+// the running products are sums.
 
 enum { PAIRED, GRAM, SYMMETRIC };
 enum { MOST_LEVELS = 16, LONGEST_TEAM = 8 };
@@ -73,7 +74,7 @@ struct Team {
   }
 };
 
-// What a grid holds: K of the last level, K of all levels from 0 on, or log K of the last level (CAREFUL).
+// What a grid holds: K of the last level, K of all levels from 0 on, or log K of the last level (CAREFUL). PARTS: always all of them.
 enum { LAST_LEVEL, ALL_LEVELS, LOGARITHM };
 
 // Levels whose values are kept. The last one is only integrated, unless its grid is asked for.
@@ -113,9 +114,9 @@ struct Sweep {
   }
 
   // Sweeps down all rows. Returns what this thread adds to log K_DEPTH at the end. `strayed`: a K left the range of the running
-  // products (CAREFUL: a value asked for is not finite). `last_row`, if any: what the rule keeps of the last row. `grid`, if any: the
-  // values at every node, as `content` says.
-  __device__ work down(work* last_row, real* grid, int content, bool wrt_log, bool& strayed) {
+  // products (CAREFUL, PARTS: a value asked for is not finite). `last_row`, if any: what the rule keeps of the last row. `values`, if
+  // any: those at every node, as `content` says; PARTS without GRID: those at the end.
+  __device__ work down(work* last_row, real* values, int content, bool wrt_log, bool& strayed) {
     const int R = problem.rows(), C = problem.columns(), N = levels(), mask = (1 << problem.order1) - 1;
     const int steps = R + 31, phases = (steps + 31) / 32;
     work total = work(0);
@@ -162,11 +163,20 @@ struct Sweep {
 #pragma unroll
               for (int v = 0; v < Rule::DOWN; ++v) edge_of(r, v)[m] = handed[m][v];
           }
-          if (Rule::GRID && grid) store(grid, content, r, first, strip);
+          if (Rule::GRID && values) store(values, content, r, first, strip);
         }
         team.barrier();
       }
       if (last_row) strip.keep(N, last_row, first, C);
+      if (Rule::PARTS && first == C - 1) {
+        if (!Rule::GRID && values) values[0] = real(1);
+#pragma unroll
+        for (int m = 0; m < N; ++m) {
+          const real end = real(strip.corner(m, 0, false));
+          strayed |= !is_finite(end);
+          if (!Rule::GRID && values) values[m + 1] = end;
+        }
+      }
     }
     return total;
   }
@@ -174,12 +184,12 @@ struct Sweep {
   // Stores row r + 1 of the grid, and the nodes of row and column 0 that lie next to it.
   __device__ __forceinline__ void store(real* grid, int content, int r, int first, const typename Rule::Down& strip) const {
     const int C = problem.columns(), N = levels();
-    const long long width = problem.grid_columns(), size = problem.grid_rows() * width;
-    const real border = real(content == LOGARITHM ? 0 : 1);
+    const long long width = problem.grid_columns(), size = problem.grid_rows() * width, stride = Rule::PARTS ? N + 1 : 1;
 #pragma unroll
     for (int m = -1; m < N; ++m) {
       if (content != ALL_LEVELS && m != N - 1) continue;
-      real *level = grid + (content == ALL_LEVELS ? m + 1 : 0) * size, *row = level + (r + 1) * width;
+      const real border = real(content == LOGARITHM || (Rule::PARTS && m >= 0) ? 0 : 1);
+      real *level = grid + (content == ALL_LEVELS ? m + 1 : 0) * (Rule::PARTS ? 1 : size), *row = level + (r + 1) * width * stride;
       if (first == 0) {
         row[0] = border;
         if (r == 0) level[0] = border;
@@ -187,24 +197,24 @@ struct Sweep {
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
         if (first + c >= C) continue;
-        row[first + c + 1] = m < 0 ? real(1) : real(strip.corner(m < 0 ? 0 : m, c, content == LOGARITHM));
-        if (r == 0) level[first + c + 1] = border;
+        row[(first + c + 1) * stride] = m < 0 ? real(1) : real(strip.corner(m < 0 ? 0 : m, c, content == LOGARITHM));
+        if (r == 0) level[(first + c + 1) * stride] = border;
       }
     }
   }
 
-  // Where a path is padded its grids are constant behind the last valid node, and K is 1 for a path of one point.
+  // Where a path is padded its grids are constant behind the last valid node, and K is k_0 = 1 for a path of one point.
   __device__ void extend(real* grid, int grids, int content) const {
     const int R = problem.rows(), C = problem.columns();
     const long long width = problem.grid_columns(), size = problem.grid_rows() * width;
     const bool still = R == 0 || C == 0;
     team.barrier();  // what other lanes have stored is read; a vote orders no memory
     for (long long e = team.thread(); e < grids * size; e += team.threads()) {
-      const long long node = e % size, r = node / width, c = node % width;
+      const long long node = Rule::PARTS ? e / grids : e % size, r = node / width, c = node % width;
       if (still) {
-        grid[e] = real(content == LOGARITHM ? 0 : 1);
+        grid[e] = real(content == LOGARITHM || (Rule::PARTS && e % grids) ? 0 : 1);
       } else if (r > R || c > C) {
-        grid[e] = grid[e - node + (r < R ? r : R) * width + (c < C ? c : C)];
+        grid[e] = grid[e + ((r < R ? r : R) * width + (c < C ? c : C) - node) * (Rule::PARTS ? grids : 1)];
       }
     }
   }

@@ -82,13 +82,24 @@ class Nvrtc:
 
 
 def instances(
-    static_kernels, depths, *, kernels=("forward", "backward"), reals=("float", "double"), padded=False, rule=TRAPEZOID
+    static_kernels,
+    depths,
+    *,
+    kernels=("forward", "backward"),
+    reals=("float", "double"),
+    rule=TRAPEZOID,
+    parts=False,
+    padded=False,
 ):
-    """Every instance that problems of these static kernels and depths lead to, with the widest strips."""
+    """Every instance that problems of these static kernels and depths lead to, with the widest strips.
+
+    A depth of 0 stands for those that are known at run time only; with `parts` depths are numbers of nodes.
+    """
     for kernel, real, static_kernel, depth, careful, grid in itertools.product(
-        kernels, reals, static_kernels, depths, (False, True), (False, True)
+        kernels, reals, static_kernels, depths, (False,) if parts else (False, True), (False, True)
     ):
-        yield Instance.widest(kernel, real, static_kernel, depth or 7, rule, grid=grid, careful=careful, padded=padded)
+        form = {"grid": grid, "careful": careful, "parts": parts, "padded": padded}
+        yield Instance.widest(kernel, real, static_kernel, depth or 15, rule, **form)
 
 
 STATIC_KERNELS = (

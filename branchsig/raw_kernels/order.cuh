@@ -1,0 +1,204 @@
+// Truncation by the number of nodes, with any rule; nodes, sub-cells, B and sum as in collocation.h. With K = sum of k_n and log K =
+// sum of u_n by the number of nodes of a forest:
+//
+//   u_n at the nodes = the sum of cells g sum_{n-1}[a, b] above and to the left,  sum_{n-1} of k_{n-1}
+//   n k_n            = sum over j = 1..n of j u_j k_{n-j},   k_0 = 1
+//
+// The way back recovers u from the last row of nodes, and k from u. The adjoint goes from the highest n down:
+//
+//   ubar_j += j/n k_{n-j} kbar_n,   kbar_{n-j} += j/n u_j kbar_n,   w_n[a, b] = the sum of ubar_n below and to the right,
+//   U_n = B^T w_n B,   gbar += sum of U_n k_{n-1},   kbar_{n-1} gathers g U_n
+//
+// Level m of the arrays holds n = m + 1. DEPTH is the largest n; derivatives are always given, of k_n at the end or at all corners.
+
+template <typename real, typename work, int DEPTH, int P, bool OF_GRID, bool IN_LOGS>
+struct Order : Levels<DEPTH, true> {
+  static_assert(!IN_LOGS, "there is no product whose range could be left");
+  typedef work Work;
+  typedef Weights<P> At;
+  enum { COLUMNS = 1, ROOM = Levels<DEPTH, true>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
+  // down: k at the nodes of the left edge but the first, and the sums of cells along the row up to there; up: these sums, the suffix
+  // sums of ubar by rows of nodes but the first, and what the cell to the right gives to kbar on the edge
+  enum { DOWN = 2 * P, UP = 3 * P + 1, RUNS = P };
+  static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = true;
+  static constexpr double OF_SUM = 1.0;
+
+  static __device__ __forceinline__ work at_left_end(int) { return work(0); }
+  static __device__ __forceinline__ long long kept(int columns) { return (long long)columns * P + 1; }  // values of a level
+
+  // n k_n for n = m + 1 from u_n and the lower parts at the same node
+  static __device__ __forceinline__ work part(int m, const work (&u)[ROOM], const work (&k)[ROOM]) {
+    work total = work(m + 1) * u[m];
+#pragma unroll
+    for (int j = 1; j <= m; ++j) total += work(j) * u[j - 1] * k[m - j];
+    return total / work(m + 1);
+  }
+
+  struct Down {
+    // on the latest row of nodes
+    work k[ROOM][P + 1], u[ROOM][P + 1];
+
+    __device__ __forceinline__ void start(int N) {
+#pragma unroll
+      for (int m = 0; m < N; ++m)
+#pragma unroll(UNROLLED)
+        for (int l = 0; l <= P; ++l) k[m][l] = u[m][l] = work(0);
+    }
+
+    // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
+    __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, bool, work (&edge)[ROOM][DOWN], work&,
+                                        bool& strayed) {
+      work sums[P][P], at_u[P][P][ROOM], at_k[P][P][ROOM];  // at_u, at_k: of the nodes but the first of a row or column
+      sums_of_ones<P>(weights, sums);
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        work nodes[P + 1][P + 1];
+#pragma unroll(UNROLLED)
+        for (int l = 0; l <= P; ++l) nodes[0][l] = k[m][l];
+#pragma unroll(UNROLLED)
+        for (int a = 0; a < P; ++a) {
+          nodes[a + 1][0] = edge[m][a];
+#pragma unroll(UNROLLED)
+          for (int l = 1; l <= P; ++l) {
+            if (g[0] != work(0)) edge[m][P + a] += g[0] * sums[a][l - 1];
+            u[m][l] += edge[m][P + a];
+            at_u[a][l - 1][m] = u[m][l];
+            nodes[a + 1][l] = at_k[a][l - 1][m] = part(m, at_u[a][l - 1], at_k[a][l - 1]);
+          }
+          edge[m][a] = nodes[a + 1][P];
+        }
+#pragma unroll(UNROLLED)
+        for (int l = 0; l <= P; ++l) k[m][l] = nodes[P][l];
+        strayed |= GRID && !is_finite(real(k[m][P]));
+        if (m < N - 1) sums_of_cell<P, true>(weights, nodes, sums);
+      }
+    }
+
+    // k_n at the lower right corner of the latest cell
+    __device__ __forceinline__ work corner(int m, int, bool) const { return k[m][P]; }
+
+    // u_n on the last row of nodes, (levels, columns * P + 1)
+    __device__ __forceinline__ void keep(int N, work* last_row, int first, int C) const {
+      if (first >= C) return;
+#pragma unroll
+      for (int m = 0; m < N; ++m)
+#pragma unroll(UNROLLED)
+        for (int l = 1; l <= P; ++l) last_row[m * kept(C) + (long long)first * P + l] = u[m][l];
+    }
+  };
+
+  struct Up {
+    // on the first row of nodes of the cell below: u, w_n of the sub-cells and what that cell gives to kbar
+    work u[ROOM][P + 1], w[ROOM][P], given[ROOM][P];
+
+    __device__ __forceinline__ void start(int N, const work* last_row, int first, int C) {
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+#pragma unroll(UNROLLED)
+        for (int l = 0; l <= P; ++l) {
+          const long long node = min((long long)first * P + l, (long long)C * P);
+          u[m][l] = node ? last_row[m * kept(C) + node] : work(0);
+        }
+#pragma unroll(UNROLLED)
+        for (int l = 0; l < P; ++l) w[m][l] = given[m][l] = work(0);
+      }
+    }
+
+    // Cell r, `first`. `edge` comes with the values on its right edge, and leaves with those on its left edge.
+    template <typename Adjoint>
+    __device__ __forceinline__ void row(const Adjoint& adjoint, int N, int r, int first, const work (&g)[1], const work* weights,
+                                        work (&edge)[ROOM][UP], work (&gbar)[1]) {
+      work at_u[P + 1][P + 1][ROOM], at_k[P + 1][P + 1][ROOM];
+      recover(N, first, g[0], weights, edge, at_u, at_k);
+      work kbar[P][P][ROOM], ubar[P][P][ROOM];  // of the nodes but the first of a row or column
+#pragma unroll
+      for (int m = 0; m < N; ++m)
+#pragma unroll(UNROLLED)
+        for (int a = 0; a < P; ++a)
+#pragma unroll(UNROLLED)
+          for (int b = 0; b < P; ++b) {
+            const bool corner = a == P - 1 && b == P - 1;
+            kbar[a][b][m] = (b == P - 1 ? edge[m][2 * P + a + 1] : work(0)) + (a == P - 1 ? given[m][b] : work(0)) +
+                            (corner ? adjoint.deriv(r, first, m + 1) : work(0));
+            ubar[a][b][m] = work(0);
+          }
+#pragma unroll
+      for (int m = N - 1; m >= 0; --m) {
+        work cells[P][P], U[P + 1][P + 1];
+#pragma unroll(UNROLLED)
+        for (int a = 0; a < P; ++a)
+#pragma unroll(UNROLLED)
+          for (int b = 0; b < P; ++b) spread(m, at_u[a + 1][b + 1], at_k[a + 1][b + 1], ubar[a][b], kbar[a][b]);
+#pragma unroll(UNROLLED)
+        for (int b = P - 1; b >= 0; --b)
+#pragma unroll(UNROLLED)
+          for (int a = P - 1; a >= 0; --a) {
+            edge[m][P + a] += ubar[a][b][m];
+            w[m][b] += edge[m][P + a];
+            cells[a][b] = w[m][b];
+          }
+        sums_adjoint<P>(weights, cells, U);
+        // The edge and the row above take what this cell gives to them; the shares of the cells beside it are used up.
+        const work of_right = m ? edge[m - (m > 0)][2 * P] : work(0);
+#pragma unroll(UNROLLED)
+        for (int i = 0; i <= P; ++i)
+#pragma unroll(UNROLLED)
+          for (int l = 0; l <= P; ++l) {
+            if (m == 0) {  // k_0 = 1
+              gbar[0] += U[i][l];
+              continue;
+            }
+            const int n = m - (m > 0);
+            gbar[0] += U[i][l] * at_k[i][l][n];
+            const work share = g[0] * U[i][l];
+            if (l == 0) {
+              edge[n][2 * P + i] = share;
+            } else if (i > 0) {
+              kbar[i - (i > 0)][l - (l > 0)][n] += share;
+            } else {
+              given[n][l - (l > 0)] = share + (l == P ? of_right : work(0));
+            }
+          }
+      }
+    }
+
+    // u and k at all nodes of the cell from u on its last row; column 0 of the grid holds zeros
+    __device__ __forceinline__ void recover(int N, int first, work g, const work* weights, work (&edge)[ROOM][UP],
+                                            work (&at_u)[P + 1][P + 1][ROOM], work (&at_k)[P + 1][P + 1][ROOM]) {
+      work sums[P][P];
+      sums_of_ones<P>(weights, sums);
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        work nodes[P + 1][P + 1];
+#pragma unroll(UNROLLED)
+        for (int a = P; a >= 0; --a) {
+          if (a < P) {
+#pragma unroll(UNROLLED)
+            for (int l = P; l >= 0; --l) {
+              if (l > 0 || first > 0) u[m][l] -= edge[m][a];
+              if (l > 0 && g != work(0)) edge[m][a] -= g * sums[a][l - (l > 0)];
+            }
+          }
+#pragma unroll(UNROLLED)
+          for (int l = 0; l <= P; ++l) {
+            at_u[a][l][m] = u[m][l];
+            nodes[a][l] = at_k[a][l][m] = part(m, at_u[a][l], at_k[a][l]);
+          }
+        }
+        if (m < N - 1) sums_of_cell<P, true>(weights, nodes, sums);
+      }
+    }
+
+    // The shares of the derivative of k_n, n = m + 1, in those of u_1..u_n and k_1..k_{n-1} at one node
+    static __device__ __forceinline__ void spread(int m, const work (&u)[ROOM], const work (&k)[ROOM], work (&ubar)[ROOM],
+                                                  work (&kbar)[ROOM]) {
+      const work bar = kbar[m] / work(m + 1);
+      ubar[m] += work(m + 1) * bar;
+#pragma unroll
+      for (int j = 1; j <= m; ++j) {
+        ubar[j - 1] += work(j) * bar * k[m - j];
+        kbar[m - j] += work(j) * bar * u[j - 1];
+      }
+    }
+  };
+};
