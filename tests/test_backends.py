@@ -51,11 +51,12 @@ def settings_of_problems(draw, pairings=("paired", "gram", "symmetric")):
     if pairing == "symmetric":
         length2, order2 = length1, order1
     # Work is bounded, so that an example takes milliseconds.
-    depth = draw(st.integers(0, 9))
+    depth = draw(st.one_of(st.integers(0, 9), st.just(math.inf)))
     pairs = count1 * (count2 if pairing != "paired" else 1)
     quadrature = draw(st.sampled_from(["trapezoid", "trapezoid", *BY_NAME]))
     nodes = BY_NAME[quadrature].p ** 2
-    assume(pairs * length1 * length2 * 2 ** (order1 + order2) * nodes * (depth + 1) < 3_000_000)
+    levels = 200 if depth == math.inf else depth + 1
+    assume(pairs * length1 * length2 * 2 ** (order1 + order2) * nodes * levels < 3_000_000)
     return {
         "pairing": pairing,
         "counts": (count1, count2),
@@ -75,7 +76,11 @@ def settings_of_problems(draw, pairings=("paired", "gram", "symmetric")):
 
 
 def built(settings, reference, largest=20.0):
-    """The problem of some settings, its paths halved until log K of every pair is at most `largest`."""
+    """The problem of some settings, its paths halved until log K of every pair is at most `largest`.
+
+    Without truncation at most 2: towards the blow-up the condition of the problem itself has no bound.
+    """
+    largest = min(largest, 2.0) if settings["depth"] == math.inf else largest
     rng = np.random.default_rng(settings["seed"])
     shapes = [
         (count, length, settings["dimension"])
@@ -147,6 +152,8 @@ ODD = {
 @given(settings=settings_of_problems())
 @example(settings=ODD | {"quadrature": "lobatto2", "ragged": True})
 @example(settings=ODD | {"quadrature": "left", "lengths": (33, 70), "orders": (0, 0)})
+@example(settings=ODD | {"depth": math.inf, "ragged": True})
+@example(settings=ODD | {"depth": math.inf, "quadrature": "lobatto2", "lengths": (13, 7)})
 @example(settings=ODD)
 @example(settings=ODD | {"pairing": "symmetric", "lengths": (33, 33), "orders": (1, 1)})
 @example(settings=ODD | {"pairing": "gram", "counts": (5, 7), "dtype": np.float32})
@@ -161,10 +168,12 @@ def test_values_agree_with_the_reference(core, reference, settings):
 
 @given(settings=settings_of_problems(), all_levels=st.booleans())
 @example(settings=ODD, all_levels=True)
+@example(settings=ODD | {"depth": math.inf}, all_levels=False)
 def test_grids_agree_with_the_reference(core, reference, settings, all_levels):
     arguments = built(settings, reference, largest=10.0)
     if arguments.pairing == "symmetric":
         arguments = dataclasses.replace(arguments, pairing="gram")
+    all_levels = all_levels and arguments.depth != math.inf
     wanted = reference.grid(double(arguments), all_levels=all_levels)
     assume(np.max(np.abs(np.log(wanted)), initial=0.0) < 20)
     found = core.grid(arguments, all_levels=all_levels)
@@ -194,6 +203,8 @@ def test_parts_and_their_gradients_agree_with_the_reference(core, reference, set
 
 @given(settings=settings_of_problems(), wrt_log=st.booleans(), sides=st.sampled_from([(1, 0), (0, 1), (1, 1)]))
 @example(settings=ODD, wrt_log=False, sides=(1, 1))
+@example(settings=ODD | {"depth": math.inf, "ragged": True}, wrt_log=False, sides=(1, 1))
+@example(settings=ODD | {"depth": math.inf, "quadrature": "lobatto2", "lengths": (13, 7)}, wrt_log=True, sides=(1, 1))
 @example(settings=ODD | {"quadrature": "lobatto3", "ragged": True}, wrt_log=False, sides=(1, 1))
 @example(settings=ODD | {"quadrature": "left", "lengths": (33, 70), "orders": (0, 0)}, wrt_log=True, sides=(1, 1))
 @example(settings=ODD | {"pairing": "gram", "counts": (5, 7)}, wrt_log=True, sides=(1, 1))
@@ -207,6 +218,8 @@ def test_gradients_agree_with_the_reference(core, reference, settings, wrt_log, 
 
 @given(settings=settings_of_problems(pairings=("paired", "gram")), wrt_log=st.booleans())
 @example(settings=ODD, wrt_log=False)
+@example(settings=ODD | {"depth": math.inf}, wrt_log=False)
+@example(settings=ODD | {"depth": math.inf, "quadrature": "lobatto3", "lengths": (9, 7)}, wrt_log=True)
 def test_gradients_of_grids_agree_with_the_reference(core, reference, settings, wrt_log):
     arguments = built(settings, reference, largest=15.0)
     grid = reference.grid(double(arguments), all_levels=False)
@@ -218,6 +231,7 @@ def test_gradients_of_grids_agree_with_the_reference(core, reference, settings, 
 @example(settings=ODD, on_grid=False)
 def test_gradients_with_a_stack_agree_with_those_without(core, reference, settings, on_grid):
     assume(BY_NAME[settings["quadrature"]].p == 1)  # a stack has the corners alone
+    assume(settings["depth"] != math.inf)
     arguments = built(settings, reference, largest=15.0)
     stack = reference.grid(double(arguments), all_levels=True)
     assume(np.max(np.abs(np.log(stack)), initial=0.0) < 15)

@@ -118,8 +118,9 @@ def _call(template: Any, *, backward: bool, flags: dict[str, bool], arrays: _Arr
 def _template(
     lengths: tuple[int, int],
     dimension: int,
-    depth: int,
+    levels: int,
     order: int | None,
+    untruncated: bool,
     dyadic_order: tuple[int, int],
     static_kernel: Any,
     quadrature: Quadrature,
@@ -129,12 +130,13 @@ def _template(
     task = ffi.new("bs_task *")
     task.length1, task.length2 = task.stride1, task.stride2 = lengths
     task.dimension = dimension
-    task.depth = depth
+    task.depth = levels
+    task.untruncated = untruncated
     task.dyadic1, task.dyadic2 = dyadic_order
     task.log_grid = task.careful = log_grid  # the running products do not have the logarithms
     if order is not None:
         task.order = order
-    if order is not None or quadrature != TRAPEZOID:  # which is built in
+    if order is not None or untruncated or quadrature != TRAPEZOID:  # which is built in
         task.nodes = quadrature.p
         for k, value in enumerate(value for row in quadrature.steps for value in row):
             task.steps[k] = value
@@ -161,14 +163,18 @@ class _Sweep:
         self.shape = (x.shape[0],) if problem.pairing == "paired" else (x.shape[0], y.shape[0])
         self.count = _schedule.count(problem.pairing, x.shape[0], y.shape[0])
         # Truncated by the number of nodes, there are as many levels, each needing all those below it.
-        self.levels = int(problem.depth if problem.order is None else problem.order)
-        longest = max(self.rows, self.columns) * max(1, self.levels) * _NODE_BYTES * problem.quadrature.p**2
+        # Without truncation there is one kernel, whose gradients take the square root of all its rows, and as much time as
+        # a few levels.
+        untruncated = problem.order is None and problem.depth == math.inf
+        self.levels = 1 if untruncated else int(problem.depth if problem.order is None else problem.order)
+        rows = math.isqrt(self.rows) + 1 if untruncated else max(1, self.levels)
+        longest = max(self.rows, self.columns) * rows * _NODE_BYTES * problem.quadrature.p**2
         if longest > _MOST_BYTES:
             raise MemoryError(
                 f"one row of the grids takes {longest:.1e} bytes: dyadic_order {problem.dyadic_order} is too large for "
                 f"paths of {self.lengths[0]} and {self.lengths[1]} points"
             )
-        self.nodes = max(1.0, float(self.rows) * self.columns * self.levels * problem.quadrature.p**2)
+        self.nodes = max(1.0, float(self.rows) * self.columns * (self.levels + 5 * untruncated) * problem.quadrature.p**2)
         # nothing to sweep: no pairs, a path that does not move, or no level
         self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or self.levels == 0
         self.fused = type(problem.static_kernel) in _FUSED
@@ -177,6 +183,7 @@ class _Sweep:
             x.shape[2],
             self.levels,
             problem.order,
+            untruncated,
             problem.dyadic_order,
             problem.static_kernel if self.fused else None,
             problem.quadrature,

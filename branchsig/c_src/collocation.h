@@ -238,6 +238,21 @@ static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
   }
 }
 
+/* U = B^T w B of one cell, w[a * p + b] */
+BS_INLINE void node_weights(int p, const double *B, const vec *w, vec U[BS_MOST_NODES + 1][BS_MOST_NODES + 1]) {
+  vec across[BS_MOST_NODES][BS_MOST_NODES + 1];
+  for (int a = 0; a < p; ++a)
+    for (int l = 0; l <= p; ++l) {
+      across[a][l] = splat(0);
+      for (int e = 0; e < p; ++e) across[a][l] += w[a * p + e] * B[e * (p + 1) + l];
+    }
+  for (int k = 0; k <= p; ++k)
+    for (int l = 0; l <= p; ++l) {
+      U[k][l] = splat(0);
+      for (int a = 0; a < p; ++a) U[k][l] += B[a * (p + 1) + k] * across[a][l];
+    }
+}
+
 /* One level of the adjoint over a block of cells, right to left. w_above: w_{m+1} of the sub-cells, or (top) of the cells. */
 BS_INLINE void cells_adjoint_at(int p, int top, int lowest, block b, const bs_task *task, const vec *w_above, vec *const *rows,
                                 vec *w, vec *gw, vec *w_out, vec *gradient, edge_adjoint *state) {
@@ -245,21 +260,12 @@ BS_INLINE void cells_adjoint_at(int p, int top, int lowest, block b, const bs_ta
   for (int64_t c = b.last; c >= b.first; --c) {
     const int64_t at = (c - 1) * p;
     const vec g = b.g[(c - 1) >> b.shift], *above = w_above + (top ? c : (c - b.first) * p * p);
-    vec U[BS_MOST_NODES + 1][BS_MOST_NODES + 1], across[BS_MOST_NODES][BS_MOST_NODES + 1], sum = splat(0);
+    vec U[BS_MOST_NODES + 1][BS_MOST_NODES + 1], sum = splat(0);
     if (top) {
       for (int k = 0; k <= p; ++k)
         for (int l = 0; l <= p; ++l) U[k][l] = *above * (V[k] * V[l]);
     } else {
-      for (int a = 0; a < p; ++a)
-        for (int l = 0; l <= p; ++l) {
-          across[a][l] = splat(0);
-          for (int e = 0; e < p; ++e) across[a][l] += above[a * p + e] * B[e * (p + 1) + l];
-        }
-      for (int k = 0; k <= p; ++k)
-        for (int l = 0; l <= p; ++l) {
-          U[k][l] = splat(0);
-          for (int a = 0; a < p; ++a) U[k][l] += B[a * (p + 1) + k] * across[a][l];
-        }
+      node_weights(p, B, above, U);
     }
     for (int l = p; l >= 0; --l)
       for (int k = 0; k <= p; ++k) {

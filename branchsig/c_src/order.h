@@ -123,42 +123,36 @@ BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, int64_t c, vec g) {
           o->kbar[(m - j) * p * p + node] += j * bar * node_row(&o->n, o->u, j - 1, i)[at + l];
         }
       }
-    vec cells[BS_MOST_NODES][BS_MOST_NODES], across[BS_MOST_NODES][BS_MOST_NODES + 1];
+    vec cells[BS_MOST_NODES * BS_MOST_NODES], U[BS_MOST_NODES + 1][BS_MOST_NODES + 1];
     for (int l = p; l > 0; --l) {
       vec here = w[l];
       for (int i = p; i > 0; --i) {
         state->suffix[i - 1] += ubar[(i - 1) * p + l - 1];
         here += state->suffix[i - 1];
-        cells[i - 1][l - 1] = here;
+        cells[(i - 1) * p + l - 1] = here;
       }
       w[l] = here;
     }
-    for (int a = 0; a < p; ++a)
-      for (int l = 0; l <= p; ++l) {
-        across[a][l] = splat(0);
-        for (int e = 0; e < p; ++e) across[a][l] += cells[a][e] * B[e * (p + 1) + l];
-      }
+    node_weights(p, B, cells, U);
     vec *below = m ? o->n.gw + o->n.width * (m - 1) + at : NULL;
     edge_adjoint *lower = m ? &o->n.adjoints[m - 1] : NULL;
     if (m) below[p] = lower->right[0];
     for (int i = 0; i <= p; ++i)
       for (int l = 0; l <= p; ++l) {
-        vec U = splat(0);
-        for (int a = 0; a < p; ++a) U += B[a * (p + 1) + i] * across[a][l];
         if (!m) { /* k_0 = 1 */
-          sum += U;
+          sum += U[i][l];
           continue;
         }
-        sum += U * node_row(&o->n, o->n.k, m - 1, i)[at + l];
-        U *= g;
+        sum += U[i][l] * node_row(&o->n, o->n.k, m - 1, i)[at + l];
+        U[i][l] *= g;
         if (l == 0)
-          lower->right[i] = U;
+          lower->right[i] = U[i][l];
         else if (i > 0)
-          o->kbar[((m - 1) * p + i - 1) * p + l - 1] += U;
+          o->kbar[((m - 1) * p + i - 1) * p + l - 1] += U[i][l];
         else if (l == p)
-          below[l] += U;
+          below[l] += U[i][l];
         else
-          below[l] = U;
+          below[l] = U[i][l];
       }
   }
   return sum;

@@ -61,7 +61,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_
   t->columns = t->cells << task->dyadic2;
   t->width = row_width(t->columns + 1);
   t->blocks = (t->columns + BLOCK - 1) / BLOCK;
-  t->levels = task->order || task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
+  t->levels = task->order || task->untruncated || task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
   t->factor = 0.25 / (double)((int64_t)1 << task->dyadic1) / (double)((int64_t)1 << task->dyadic2);
   const int64_t state = t->width * t->levels;
   t->slots = task->grid ? BAND + 1 : 1;
