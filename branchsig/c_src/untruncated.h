@@ -460,7 +460,7 @@ BS_INLINE vec solve_adjoint_at(int p, int careful, const double *B, vec g, vec *
     }
   }
   if (p == 1) {
-    own[0] = known[0] / (1.0 - g * (B[1] * B[1]) * k[1][1]);
+    own[0] = known[0] * (1.0 / (1.0 - g * (B[1] * B[1]) * k[1][1])); /* nothing waits for the quotient */
     node_weights(p, B, own, U);
   } else {
     solve_weights(p, careful, B, g, k, known, own, U);
