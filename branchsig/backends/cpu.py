@@ -163,9 +163,8 @@ class _Sweep:
         self.rows, self.columns = (self.lengths[0] - 1) << order1, (self.lengths[1] - 1) << order2
         self.shape = (x.shape[0],) if problem.pairing == "paired" else (x.shape[0], y.shape[0])
         self.count = _schedule.count(problem.pairing, x.shape[0], y.shape[0])
-        # Truncated by the number of nodes, there are as many levels, each needing all those below it.
-        # Without truncation there is one kernel, whose gradients take the square root of all its rows, and as much time as
-        # a few levels.
+        # Truncated by the number of nodes, there are as many levels, each needing all those below it. Without truncation
+        # there is one kernel, whose gradients take the square root of all its rows, and as much time as a few levels.
         untruncated = problem.order is None and problem.depth == math.inf
         self.levels = 1 if untruncated else int(problem.depth if problem.order is None else problem.order)
         rows = math.isqrt(self.rows) + 1 if untruncated else max(1, self.levels)
@@ -175,7 +174,8 @@ class _Sweep:
                 f"one row of the grids takes {longest:.1e} bytes: dyadic_order {problem.dyadic_order} is too large for "
                 f"paths of {self.lengths[0]} and {self.lengths[1]} points"
             )
-        self.nodes = max(1.0, float(self.rows) * self.columns * (self.levels + 5 * untruncated) * problem.quadrature.p**2)
+        levels = self.levels + 5 * untruncated
+        self.nodes = max(1.0, float(self.rows) * self.columns * levels * problem.quadrature.p**2)
         # nothing to sweep: no pairs, a path that does not move, or no level
         self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or self.levels == 0
         self.fused = type(problem.static_kernel) in _FUSED
