@@ -163,7 +163,7 @@ class _Sweep:
         self.rows, self.columns = (self.lengths[0] - 1) << order1, (self.lengths[1] - 1) << order2
         self.shape = (x.shape[0],) if problem.pairing == "paired" else (x.shape[0], y.shape[0])
         self.count = _schedule.count(problem.pairing, x.shape[0], y.shape[0])
-        # Truncated by the number of nodes, there are as many levels, each needing all those below it. With no truncation
+        # Truncated by the number of nodes, there are as many levels, each needing all below it. Without truncation
         # there is one kernel, whose gradients take the square root of all its rows, and as much time as a few levels.
         untruncated = problem.order is None and problem.depth == math.inf
         self.levels = 1 if untruncated else int(problem.depth if problem.order is None else problem.order)
