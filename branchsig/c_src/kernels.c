@@ -39,7 +39,7 @@ BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
     const int64_t size = strips_next ? lay_out_strips(&s, &own, backward, NULL)
                          : own.order ? lay_out_order(&o, &own, backward, NULL)
                          : own.untruncated ? lay_out_untruncated(&u, &own, backward, NULL)
-                         : own.nodes ? lay_out_collocation(&u.n, &own, backward, backward, NULL)
+                         : own.nodes ? lay_out_collocation(&u.n, &own, backward, backward ? own.nodes + 1 : 1, 1, NULL)
                                      : lay_out(&t, &own, backward, KEPT_BYTES, NULL);
     if (size > most) most = size;
   }
@@ -64,7 +64,7 @@ static int forward_tile(const bs_task *task, int64_t first, untruncated *u) {
     open_collocation(n, first);
     if (untruncated_down(u, first)) return 1;
   } else if (task->nodes) {
-    lay_out_collocation(n, task, 0, 0, aligned(task->workspace));
+    lay_out_collocation(n, task, 0, 1, 1, aligned(task->workspace));
     open_collocation(n, first);
     if (collocation_down(n, first)) return 1;
   } else {
@@ -113,7 +113,7 @@ static int backward_tile(const bs_task *task, int64_t first, untruncated *u) {
     open_collocation(n, first);
     if (untruncated_down(u, first)) return 1;
   } else if (task->nodes) {
-    lay_out_collocation(n, task, 1, 1, aligned(task->workspace));
+    lay_out_collocation(n, task, 1, task->nodes + 1, 1, aligned(task->workspace));
     open_collocation(n, first);
     if (collocation_down(n, first)) return 1;
   } else {

@@ -30,7 +30,7 @@ typedef struct {
 } untruncated;
 
 static int64_t lay_out_untruncated(untruncated *u, const bs_task *task, int backward, char *base) {
-  int64_t used = lay_out_collocation(&u->n, task, backward, 0, base);
+  int64_t used = lay_out_collocation(&u->n, task, backward, 1, 1, base);
   u->starts = u->rows = NULL;
   if (!backward) return used;
   const int64_t p = task->nodes, refinement = (int64_t)1 << task->dyadic1, cells = task->length1 - 1;
@@ -258,17 +258,18 @@ BS_INLINE void solve_block_at(int p, int careful, const bs_task *task, block b, 
   extent[1] = choose(hardest <= BS_SOLVABLE, high, splat(__builtin_inf()));
 }
 
-#define BS_SOLVE(name, p)                                                                                                   \
+/* The instances for any number of nodes are the careful ones too. */
+#define BS_SOLVE(name, p, ever_careful)                                                                                     \
   static void name(const collocation *n, block b, vec *const *rows, vec *integral, vec extent[2]) {                         \
-    if (n->t.in.task->careful)                                                                                              \
+    if (ever_careful && n->t.in.task->careful)                                                                              \
       solve_block_at(p, 1, n->t.in.task, b, n->k, n->logs, rows, integral, n->states, extent);                              \
     else                                                                                                                    \
       solve_block_at(p, 0, n->t.in.task, b, n->k, NULL, rows, integral, n->states, extent);                                 \
   }
-BS_SOLVE(solve_block_1, 1)
-BS_SOLVE(solve_block_2, 2)
-BS_SOLVE(solve_block_3, 3)
-BS_SOLVE(solve_block_any, n->p)
+BS_SOLVE(solve_block_1, 1, 0)
+BS_SOLVE(solve_block_2, 2, 0)
+BS_SOLVE(solve_block_3, 3, 0)
+BS_SOLVE(solve_block_any, n->p, 1)
 
 /* Row r of cells downwards, from its first row of nodes in n->k to the last; all of them to `kept`, unless that is NULL, each `width`
    behind the one before. The integral over the row is added to `integral`. */
@@ -284,7 +285,7 @@ static void solve_row(collocation *n, int64_t r, vec *kept, vec *integral) {
   }
   for (int64_t j = 0; j < t->blocks; ++j) {
     const block b = block_of(t, j, r, r);
-    switch (n->p) {
+    switch (t->in.task->careful ? 0 : n->p) {
       case 1: solve_block_1(n, b, kept ? rows : NULL, &sum, t->extent); break;
       case 2: solve_block_2(n, b, kept ? rows : NULL, &sum, t->extent); break;
       case 3: solve_block_3(n, b, kept ? rows : NULL, &sum, t->extent); break;
@@ -372,7 +373,7 @@ static int untruncated_down(untruncated *u, int64_t first) {
     const int64_t end = u->rows ? least((r / u->segment + 1) * u->segment, t->rows) : t->rows;
     r = solve_rows(&u->n, r, end, r >= kept ? nodes_of(u, r, kept) : NULL, &t->total);
     if (task->grid) store_corners(&u->n, first, r);
-    if (task->grid_derivs && task->careful) check_corners(&u->n);
+    if (task->grid_derivs && task->careful) check_corners(&u->n, r);
   }
   return 0;
 }
@@ -480,16 +481,17 @@ BS_INLINE vec solve_adjoint_at(int p, int careful, const double *B, vec g, vec *
   return sum;
 }
 
-#define BS_SOLVE_ADJOINT(name, p)                                                                                            \
+#define BS_SOLVE_ADJOINT(name, p, ever_careful)                                                                              \
   static vec name(const collocation *n, vec g, vec *const *rows, int64_t at, vec bar) {                                      \
     const bs_task *task = n->t.in.task;                                                                                      \
-    if (task->careful) return solve_adjoint_at(p, 1, task->steps, g, rows, at, bar, n->w, n->gw, n->adjoints);               \
+    if (ever_careful && task->careful)                                                                                       \
+      return solve_adjoint_at(p, 1, task->steps, g, rows, at, bar, n->w, n->gw, n->adjoints);                                \
     return solve_adjoint_at(p, 0, task->steps, g, rows, at, bar, n->w, n->gw, n->adjoints);                                  \
   }
-BS_SOLVE_ADJOINT(solve_adjoint_1, 1)
-BS_SOLVE_ADJOINT(solve_adjoint_2, 2)
-BS_SOLVE_ADJOINT(solve_adjoint_3, 3)
-BS_SOLVE_ADJOINT(solve_adjoint_any, n->p)
+BS_SOLVE_ADJOINT(solve_adjoint_1, 1, 0)
+BS_SOLVE_ADJOINT(solve_adjoint_2, 2, 0)
+BS_SOLVE_ADJOINT(solve_adjoint_3, 3, 0)
+BS_SOLVE_ADJOINT(solve_adjoint_any, n->p, 1)
 
 /* The adjoint of row r of cells, added to t->gradient; `seed` is the derivative with respect to log K at the last corner of all,
    where no grid of derivatives is given. */
@@ -509,7 +511,7 @@ static void adjoint_row(collocation *n, int64_t first, int64_t r, vec *const *ro
       } else if (r == t->rows - 1 && c == t->columns) {
         bar = seed;
       }
-      switch (n->p) {
+      switch (task->careful ? 0 : n->p) {
         case 1: *gradient += solve_adjoint_1(n, b.g[cell], rows, at, bar); break;
         case 2: *gradient += solve_adjoint_2(n, b.g[cell], rows, at, bar); break;
         case 3: *gradient += solve_adjoint_3(n, b.g[cell], rows, at, bar); break;
