@@ -98,31 +98,35 @@ static void sweep_parts(order_tile *o, int64_t r, int up) {
   }
 }
 
-/* The adjoint of column c of the row of cells at hand. kbar holds what is given from outside for the corner at its end. */
-BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, int64_t r, int64_t c, vec g) {
-  const bs_task *task = o->n.t.in.task;
-  const double *B = task->steps;
-  const int64_t at = (c - 1) * p;
+/* The adjoint of the cell of column c, whose row of cells has k_1 and u_1 on the rows of nodes `k` and `u`. kbar holds what is given
+   from outside for the corner at its end. */
+BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g) {
+  /* copies, which no store to a register in memory can change */
+  const double *B = o->n.t.in.task->steps;
+  const int64_t at = (c - 1) * p, width = o->n.width;
+  const int order = o->order;
+  vec *const kbars = o->kbar, *const ubars = o->ubar, *const gws = o->n.gw + at, *const ws = o->n.w + at;
+  edge_adjoint *const states = o->n.adjoints;
   vec sum = splat(0);
-  for (int m = 0; m < o->order; ++m) { /* what the cells to the right and below give; kbar starts from 0 but at the corner */
-    vec *kbar = o->kbar + m * p * p;
-    const vec *gw = o->n.gw + o->n.width * m + at;
-    for (int i = 1; i <= p; ++i) kbar[i * p - 1] += o->n.adjoints[m].right[i];
+  for (int m = 0; m < order; ++m) { /* what the cells to the right and below give; kbar starts from 0 but at the corner */
+    vec *kbar = kbars + m * p * p;
+    const vec *gw = gws + width * m;
+    for (int i = 1; i <= p; ++i) kbar[i * p - 1] += states[m].right[i];
     for (int l = 1; l <= p; ++l) kbar[(p - 1) * p + l - 1] += gw[l];
   }
-  for (int m = o->order - 1; m >= 0; --m) {
+  for (int m = order - 1; m >= 0; --m) {
     const double over_n = 1.0 / (m + 1);
-    vec *kbar = o->kbar + m * p * p, *ubar = o->ubar + m * p * p, *w = o->n.w + o->n.width * m + at;
-    edge_adjoint *state = &o->n.adjoints[m];
+    vec *kbar = kbars + m * p * p, *ubar = ubars + m * p * p, *w = ws + width * m;
+    edge_adjoint *state = &states[m];
     for (int i = 1; i <= p; ++i)
       for (int l = 1; l <= p; ++l) {
         const int node = (i - 1) * p + l - 1;
         const vec bar = kbar[node] * over_n;
-        const vec *k = node_row(&o->n, o->n.k, 0, r * p + i) + at + l, *u = node_row(&o->n, o->u, 0, r * p + i) + at + l;
+        const vec *k_here = k[i] + at + l, *u_here = u[i] + at + l;
         ubar[node] += bar;
         for (int j = 1; j <= m; ++j) { /* j u_j k_{n-j}: u_j is at j - 1, k_{n-j} at m - j */
-          o->ubar[(j - 1) * p * p + node] += bar * k[(m - j) * o->n.width];
-          o->kbar[(m - j) * p * p + node] += bar * u[(j - 1) * o->n.width];
+          ubars[(j - 1) * p * p + node] += bar * k_here[(m - j) * width];
+          kbars[(m - j) * p * p + node] += bar * u_here[(j - 1) * width];
         }
       }
     vec cells[BS_MOST_NODES * BS_MOST_NODES], U[BS_MOST_NODES + 1][BS_MOST_NODES + 1];
@@ -136,8 +140,8 @@ BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, int64_t r, int64_t c,
       w[l] = here;
     }
     node_weights(p, B, cells, U);
-    vec *below = m ? o->n.gw + o->n.width * (m - 1) + at : NULL;
-    edge_adjoint *lower = m ? &o->n.adjoints[m - 1] : NULL;
+    vec *below = m ? gws + width * (m - 1) : NULL;
+    edge_adjoint *lower = m ? &states[m - 1] : NULL;
     if (m) below[p] = lower->right[0];
     for (int i = 0; i <= p; ++i)
       for (int l = 0; l <= p; ++l) {
@@ -145,12 +149,12 @@ BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, int64_t r, int64_t c,
           sum += U[i][l];
           continue;
         }
-        sum += U[i][l] * node_row(&o->n, o->n.k, m - 1, r * p + i)[at + l];
+        sum += U[i][l] * k[i][width * (m - 1) + at + l];
         U[i][l] *= g;
         if (l == 0)
           lower->right[i] = U[i][l];
         else if (i > 0)
-          o->kbar[((m - 1) * p + i - 1) * p + l - 1] += U[i][l];
+          kbars[((m - 1) * p + i - 1) * p + l - 1] += U[i][l];
         else if (l == p)
           below[l] += U[i][l];
         else
@@ -160,8 +164,10 @@ BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, int64_t r, int64_t c,
   return sum;
 }
 
-#define BS_PARTS_ADJOINT(name, p) \
-  static vec name(const order_tile *o, int64_t r, int64_t c, vec g) { return parts_adjoint_at(p, o, r, c, g); }
+#define BS_PARTS_ADJOINT(name, p)                                                                                             \
+  static vec name(const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g) {                          \
+    return parts_adjoint_at(p, o, k, u, c, g);                                                                                \
+  }
 BS_PARTS_ADJOINT(parts_adjoint_1, 1)
 BS_PARTS_ADJOINT(parts_adjoint_2, 2)
 BS_PARTS_ADJOINT(parts_adjoint_3, 3)
@@ -183,6 +189,11 @@ static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
   tile *t = &o->n.t;
   memset(o->n.adjoints, 0, sizeof(edge_adjoint) * (size_t)o->order);
   const size_t of_cell = sizeof(vec) * (size_t)(o->order * o->n.p * o->n.p);
+  const vec *k[BS_MOST_NODES + 1], *u[BS_MOST_NODES + 1];
+  for (int i = 0; i <= o->n.p; ++i) {
+    k[i] = node_row(&o->n, o->n.k, 0, r * o->n.p + i);
+    u[i] = node_row(&o->n, o->u, 0, r * o->n.p + i);
+  }
   for (int64_t c = t->columns; c > 0; --c) {
     const int64_t cell = (c - 1) >> t->in.task->dyadic2;
     const vec g = t->g[cell];
@@ -190,10 +201,10 @@ static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
     memset(o->ubar, 0, of_cell);
     seed_parts(o, first, r + 1, c);
     switch (o->n.p) {
-      case 1: t->gradient[cell] += parts_adjoint_1(o, r, c, g); break;
-      case 2: t->gradient[cell] += parts_adjoint_2(o, r, c, g); break;
-      case 3: t->gradient[cell] += parts_adjoint_3(o, r, c, g); break;
-      default: t->gradient[cell] += parts_adjoint_any(o, r, c, g);
+      case 1: t->gradient[cell] += parts_adjoint_1(o, k, u, c, g); break;
+      case 2: t->gradient[cell] += parts_adjoint_2(o, k, u, c, g); break;
+      case 3: t->gradient[cell] += parts_adjoint_3(o, k, u, c, g); break;
+      default: t->gradient[cell] += parts_adjoint_any(o, k, u, c, g);
     }
   }
 }
