@@ -361,6 +361,8 @@ class _Sizes:
 
     variation: Floats
     """The 1-variation."""
+    squares: Floats
+    """The sum of the squared steps."""
     extent: Floats
     """The largest squared distance from the first point."""
     end: Floats
@@ -372,17 +374,19 @@ class _Sizes:
         xp = namespace_of(path)
         paths, length, dimension = path.shape
         if length == 1:
-            return cls(*np.zeros((3, paths)))
-        # The squared norm of a step in the feature space of κ is the increment over its own cell.
-        first = xp.broadcast_to(path[:, :1, :], (paths, length - 1, dimension))
-        before = xp.stack([path[:, :-1, :], first], axis=1)
-        after = xp.stack([path[:, 1:, :]] * 2, axis=1)
-        steps = xp.reshape(xp.stack([before, after], axis=3), (paths * 2 * (length - 1), 2, dimension))
+            return cls(*np.zeros((4, paths)))
+        # The squared norm of a step in the feature space of κ is the increment over its own cell. One step leads from
+        # every point to the next, one there from the first.
+        k = np.arange(1, length)
+        ends = np.stack([np.concatenate([k - 1, 0 * k]), np.concatenate([k, k])], axis=1)
+        steps = xp.take(path, xp.asarray(np.ravel(ends), device=device_of(path)), axis=1)
+        steps = xp.reshape(steps, (paths * 2 * (length - 1), 2, dimension))
         with np.errstate(all="ignore"):
             squares = xp.reshape(increments(own.static_kernel, Context(), steps, steps), (paths, 2, length - 1))
             squares = xp.where(squares < 0, xp.zeros_like(squares), squares)
-            variation, out = xp.sum(xp.sqrt(squares[:, 0, :]), axis=1), squares[:, 1, :]
-            return cls(_host(variation), _host(xp.max(out, axis=1)), _host(out[:, -1]))
+            steps, out = squares[:, 0, :], squares[:, 1, :]
+            sizes = xp.sum(xp.sqrt(steps), axis=1), xp.sum(steps, axis=1), xp.max(out, axis=1), out[:, -1]
+            return cls(*map(_host, sizes))
 
     def guard(self, target: float) -> Floats:
         """Factors that bound all logarithms by the target at every depth; 1 for paths that do not move."""
@@ -391,6 +395,15 @@ class _Sizes:
             factors = math.sqrt(t * math.exp(-t)) / self.variation
         return np.where(self.variation == 0.0, 1.0, np.where(np.isfinite(factors) & (factors > 0), factors, np.nan))
 
+    def guess(self, target: float) -> Floats:
+        """Squares of factors near those that are sought, more often below: far above, values are slow and of no use.
+
+        A straight path needs 0.8 to 1 over its extent, a Brownian one about that; for paths that come back again and
+        again their squares count.
+        """
+        with np.errstate(all="ignore"):
+            return 0.5 * min(target, 1.0) / np.maximum(self.extent, 0.25 * self.squares)
+
 
 def _factors(own: Problem, target: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """The factors of all paths, and for which of them the search reached the target."""
@@ -398,7 +411,7 @@ def _factors(own: Problem, target: float) -> tuple[Floats, npt.NDArray[np.bool_]
     guard = sizes.guard(target)
     eps = float(namespace_of(own.path1).finfo(own.path1.dtype).eps)
     with np.errstate(all="ignore"):
-        start = np.log(0.5 * min(target, 1.0) / (sizes.extent * guard**2))
+        start = np.log(sizes.guess(target) / guard**2)
         if own.order is None:
             growth = _of_log_kernel(own, guard)
         else:
@@ -492,10 +505,10 @@ def _roots(
         at_end = closed & (np.abs(h) <= 1e-3)
         out_of_reach = low[active] > _LARGEST_SQUARE - 1.0
         inside = (following > low[active]) & (following < high[active])
-        middle = 0.5 * (low[active] + high[active])
-        v[active] = np.select(
-            [converged, at_end, out_of_reach, closed, inside], [following, here, 0.0, low[active], following], middle
-        )
+        step_to = np.where(inside, following, 0.5 * (low[active] + high[active]))
+        unreached = np.where(out_of_reach, 0.0, low[active])
+        ended = np.where(at_end, here, np.where(closed | out_of_reach, unreached, step_to))
+        v[active] = np.where(converged, following, ended)
         found[active] = converged | at_end
         active = active[~(converged | closed | out_of_reach)]
     return v, found

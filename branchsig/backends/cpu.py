@@ -231,7 +231,7 @@ class _Sweep:
     ) -> None:
         """Do the work on every job, and collect the results in order."""
         problem, done = self.problem, 0
-        inline = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else _JOB_NODES)
+        inline = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES)
 
         def call(job: _schedule.Job) -> Any:
             return len(job[0]), work(*job)
