@@ -210,8 +210,9 @@ def dilation(
     -----
     The static kernel of scaled paths is :math:`\lambda(x) \lambda(y) \kappa(x, y)`; for the linear one that is the
     kernel of the paths times their factors. The logarithm of the kernel of a path with itself grows at least like
-    :math:`\lambda^2`, so there is one factor and a bracket around it, and the search, by secants in the logarithms,
-    always ends: whatever is not finite is too large. With `order` it is a search for the root of a polynomial.
+    :math:`\lambda^2`, so there is one factor and a bracket around it, and the search, by interpolation, always ends:
+    whatever is not finite is too large. It takes four to seven kernels of each path with itself, hardly ever more than
+    ten. With `order` it is a search for the root of a polynomial.
 
     This carries the normalisation of [1]_ over to branched signatures. Since :math:`\log K` is itself a positive
     semi-definite kernel, :math:`|\log K(\lambda_x x, \lambda_y y)|` is at most `target` for all pairs.
