@@ -460,7 +460,7 @@ _LARGEST_SQUARE = 40.0
 
 _EVALUATIONS = 100
 
-_POINTS = 5
+_POINTS = 4
 """Values of a path that an interpolation takes."""
 
 

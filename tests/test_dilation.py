@@ -159,6 +159,30 @@ def test_recorded_motions_are_finite_without_a_bound_on_the_depth(motions, name)
     assert np.abs(log_k).max() <= 1.0 + 1e-10
 
 
+@pytest.mark.parametrize("target", [0.2, 1.0])
+@pytest.mark.parametrize("kind", ["walk", "walk, rbf", "line", "noise", "loop", "motions"])
+def test_the_search_takes_few_kernels_of_a_path(backend, kind, target, motions, rng, monkeypatch):
+    x = walk(rng, 12, 30, 3)
+    if kind == "line":
+        x = np.linspace(0, 1, 30)[:, None] * x[:, -1:]
+    elif kind == "noise":
+        x = rng.standard_normal(x.shape)
+    elif kind == "loop":
+        x = x * np.sin(np.linspace(0, math.pi, 30))[:, None]
+    elif kind == "motions":
+        x = motions
+    solved = []
+    log_kernel = type(backend).log_kernel
+
+    def counted(self, problem):
+        solved.append(problem.path1.shape[0])
+        return log_kernel(self, problem)
+
+    monkeypatch.setattr(type(backend), "log_kernel", counted)
+    branchsig.dilation(x, 4, target=target, static_kernel=static_kernel("rbf")[0] if kind == "walk, rbf" else None)
+    assert sum(solved) <= (9 if kind == "loop" else 7) * len(x)
+
+
 @pytest.mark.parametrize("rule", ["trapezoid", "left", "lobatto2", "lobatto7"])
 @pytest.mark.parametrize("depth", [1, 2, 5, 12, math.inf])
 @pytest.mark.parametrize("name", ["linear", "rbf"])
