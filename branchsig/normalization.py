@@ -367,7 +367,7 @@ class _Sizes:
     extent: Floats
     """The largest squared distance from the first point."""
     end: Floats
-    """That of the last point, which is log K at depth 1."""
+    """That of the last point, which is log K at depth 1 and the first term of it at every greater one."""
 
     @classmethod
     def of(cls, own: Problem) -> _Sizes:
@@ -417,7 +417,9 @@ def _factors(own: Problem, target: float) -> tuple[Floats, npt.NDArray[np.bool_]
             growth = _of_log_kernel(own, guard)
         else:
             growth, target = _of_parts(own, guard), math.expm1(target)
-        squares, found = _roots(growth, sizes.end * guard**2, start, np.isfinite(guard), target, eps)
+        levels = own.depth if own.order is None else own.order
+        slope = sizes.end * guard**2 if levels else np.zeros_like(guard)
+        squares, found = _roots(growth, slope, start, np.isfinite(guard), target, eps)
         return guard * np.exp(0.5 * squares), found
 
 
@@ -444,7 +446,7 @@ def _of_log_kernel(own: Problem, guard: Floats) -> _Growth:
 def _of_parts(own: Problem, guard: Floats) -> _Growth:
     """K − 1, with λ² = s the polynomial sum of s^n k_n from n = 1 on. log K would be no such series."""
     parts = backend_for(own).parts(own, grid=False)
-    k = np.stack([_host(parts[:, n]) for n in range(1, int(own.order or 0) + 1)], axis=1)
+    k = np.stack([_host(parts[:, n]) for n in range(int(own.order or 0) + 1)], axis=1)[:, 1:]
     powers = np.arange(1, k.shape[1] + 1)
 
     def polynomial(index: npt.NDArray[np.intp], v: Floats) -> Floats:

@@ -101,6 +101,14 @@ def test_closed_paths_at_depth_one_have_the_factor_of_the_guard(backend):
     assert kernel(x, x, 1, normalize="dilation") == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("options", [{"depth": 0}, {"depth": math.inf, "order": 0}])
+@pytest.mark.parametrize("name", ["linear", "rbf"])
+def test_kernels_that_are_one_whatever_the_factor_have_that_of_the_guard(backend, options, name, rng):
+    x = walk(rng, 3, 5, 2)
+    options = options | {"static_kernel": static_kernel(name)[0]}
+    np.testing.assert_array_equal(branchsig.dilation(x, **options), branchsig.dilation(x, method="guard", **options))
+
+
 def test_a_path_that_blows_up_on_its_way_keeps_a_finite_kernel(backend):
     # Out by three large steps and back: on this coarse grid the cell equation of the turn has no solution before the
     # end has the target.
