@@ -505,7 +505,7 @@ def _roots(
         # An error of v makes one of h that is larger by the slope of h, which is h over the step.
         converged = 0.5 * np.abs(np.log(best / lower)) * np.abs(h) <= tolerance * np.abs(following - here)
         closed = high[active] - low[active] <= 2 * eps * (1.0 + np.abs(here))
-        at_end = closed & (np.abs(h) <= 1e-3)
+        at_end = (np.abs(h) <= tolerance) | (closed & (np.abs(h) <= 1e-3))
         out_of_reach = low[active] > _LARGEST_SQUARE - 1.0
         inside = (following > low[active]) & (following < high[active])
         step_to = np.where(inside, following, 0.5 * (low[active] + high[active]))
@@ -513,7 +513,7 @@ def _roots(
         ended = np.where(at_end, here, np.where(closed | out_of_reach, unreached, step_to))
         v[active] = np.where(converged, following, ended)
         found[active] = converged | at_end
-        active = active[~(converged | closed | out_of_reach)]
+        active = active[~(converged | at_end | closed | out_of_reach)]
     return v, found
 
 
