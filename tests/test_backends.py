@@ -21,6 +21,7 @@ from branchsig._options import gather
 from branchsig._problems import paired_problem
 from branchsig.backends import CAPABILITIES, supports
 from branchsig.quadrature import BY_NAME
+from branchsig.static_kernels import DilatedKernel, is_linear
 
 KERNELS = [*STATIC_KERNELS, "quartic"]
 
@@ -65,6 +66,7 @@ def settings_of_problems(draw, pairings=("paired", "gram", "symmetric")):
         "depth": depth,
         "orders": (order1, order2),
         "kernel": draw(st.sampled_from(KERNELS)),
+        "dilated": draw(st.sampled_from([False, False, True])),
         "quadrature": quadrature,
         "ragged": draw(st.sampled_from([False, False, True])),
         "dtype": draw(st.sampled_from([np.float64, np.float64, np.float32])),
@@ -90,6 +92,11 @@ def built(settings, reference, largest=20.0):
     x = walk(rng, *shapes[0], size=size, dtype=dtype)
     y = x if settings["pairing"] == "symmetric" else walk(rng, *shapes[1], size=size, dtype=dtype)
     kernel = QuarticKernel() if settings["kernel"] == "quartic" else static_kernel(settings["kernel"])[0]
+    if settings["dilated"] and not is_linear(kernel):
+        kernel = DilatedKernel(kernel)
+        x, y = with_factors(rng, x), with_factors(rng, y)
+        if settings["pairing"] == "symmetric":
+            y = x
     valid = [None, None]
     if settings["ragged"]:
         valid = [rng.integers(1, length + 1, size=count) for count, length, _ in shapes]
@@ -116,6 +123,12 @@ def built(settings, reference, largest=20.0):
             y = x
 
 
+def with_factors(rng, path):
+    """Paths with a last channel that holds a factor of each of them."""
+    factors = rng.uniform(0.5, 1.5, (len(path), 1, 1)).astype(path.dtype)
+    return np.concatenate([path, np.broadcast_to(factors, (*path.shape[:2], 1))], axis=2)
+
+
 def double(arguments):
     """The same problem in float64."""
     x = arguments.path1.astype(np.float64)
@@ -139,6 +152,7 @@ ODD = {
     "depth": 4,
     "orders": (1, 2),
     "kernel": "linear",
+    "dilated": False,
     "quadrature": "trapezoid",
     "ragged": False,
     "dtype": np.float64,
@@ -158,6 +172,7 @@ ODD = {
 @example(settings=ODD | {"pairing": "symmetric", "lengths": (33, 33), "orders": (1, 1)})
 @example(settings=ODD | {"pairing": "gram", "counts": (5, 7), "dtype": np.float32})
 @example(settings=ODD | {"counts": (1, 1), "lengths": (100, 64), "orders": (0, 0)})
+@example(settings=ODD | {"kernel": "rbf", "dilated": True, "pairing": "gram", "counts": (5, 7), "ragged": True})
 def test_values_agree_with_the_reference(core, reference, settings):
     arguments = built(settings, reference)
     found = core.log_kernel(arguments)
@@ -210,6 +225,8 @@ def test_parts_and_their_gradients_agree_with_the_reference(core, reference, set
 @example(settings=ODD | {"pairing": "gram", "counts": (5, 7)}, wrt_log=True, sides=(1, 1))
 @example(settings=ODD | {"pairing": "symmetric", "lengths": (9, 9), "orders": (0, 0)}, wrt_log=False, sides=(1, 0))
 @example(settings=ODD | {"counts": (1, 1), "lengths": (100, 64), "orders": (0, 0)}, wrt_log=False, sides=(1, 1))
+@example(settings=ODD | {"kernel": "rbf", "dilated": True, "ragged": True}, wrt_log=True, sides=(1, 1))
+@example(settings=ODD | {"kernel": "polynomial", "dilated": True, "orders": (4, 0)}, wrt_log=False, sides=(1, 1))
 def test_gradients_agree_with_the_reference(core, reference, settings, wrt_log, sides):
     arguments = built(settings, reference, largest=15.0)
     left, right = (True, False) if arguments.pairing == "symmetric" else map(bool, sides)

@@ -56,6 +56,14 @@ _FUSED: dict[type, tuple[int, Callable[[Any], tuple[float, ...]]]] = {
 """Static kernels whose increments the core makes itself: its number for them, and their parameters."""
 
 
+def _is_fused(kernel: kernels.StaticKernel) -> bool:
+    """Tell whether the core makes the increments of a static kernel itself: one of these, or one that is not linear,
+    dilated."""
+    if type(kernel) is kernels.DilatedKernel:
+        return type(kernel.kernel) in _FUSED and not kernels.is_linear(kernel.kernel)
+    return type(kernel) in _FUSED
+
+
 def available() -> bool:
     """Tell whether the core is there; importing this module has shown it."""
     return True
@@ -145,6 +153,8 @@ def _template(
             task.whole[k] = value
     task.static_kernel = _GIVEN
     if static_kernel is not None:
+        if type(static_kernel) is kernels.DilatedKernel:
+            task.dilated, static_kernel = True, static_kernel.kernel
         task.static_kernel, parameters = _FUSED[type(static_kernel)]
         for k, value in enumerate(parameters(static_kernel)):
             task.parameter[k] = value
@@ -178,7 +188,7 @@ class _Sweep:
         self.nodes = max(1.0, float(self.rows) * self.columns * levels * problem.quadrature.p**2)
         # nothing to sweep: no pairs, a path that does not move, or no level
         self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or self.levels == 0
-        self.fused = type(problem.static_kernel) in _FUSED
+        self.fused = _is_fused(problem.static_kernel)
         self.template = _template(
             self.lengths,
             x.shape[2],
@@ -239,7 +249,7 @@ class _Sweep:
     ) -> None:
         """Do the work on every job, and collect the results in order."""
         problem, done = self.problem, 0
-        inline = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else _JOB_NODES)
+        inline = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES)
 
         def call(job: _schedule.Job) -> Any:
             return len(job[0]), work(*job)
