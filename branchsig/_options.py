@@ -190,6 +190,9 @@ max_batch : int, default: -1
     "progress": """\
 progress : bool or callable, default: False
     True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).""",
+    "devices": """\
+devices : sequence of int, optional
+    The CUDA devices that share the pairs among them, for paths that lie on one. The result lies where the paths do.""",
     "left_deriv": """\
 left_deriv : bool, default: True
     Whether to differentiate with respect to the first paths.""",

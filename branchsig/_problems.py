@@ -23,7 +23,7 @@ def paired_problem(path1: Any, path2: Any, settings: Settings) -> tuple[Problem,
 
 
 def gram_problem(
-    path1: Any, path2: Any, settings: Settings, max_batch: Any, report: Report | None, *, triangle: bool
+    path1: Any, path2: Any, settings: Settings, max_batch: Any, report: Report | None, devices: Any, *, triangle: bool
 ) -> tuple[Problem, tuple[int, ...]]:
     """Check and transform the paths of a Gram matrix; return the problem and the shape of its pairs.
 
@@ -35,8 +35,8 @@ def gram_problem(
     symmetric = (
         triangle and y is x and lengths[0] is lengths[1] and settings.dyadic_order[0] == settings.dyadic_order[1]
     )
-    max_batch = _validation.max_batch(max_batch)
-    return _problem(x, y, "symmetric" if symmetric else "gram", settings, lengths, max_batch, report), batch
+    max_batch, devices = _validation.max_batch(max_batch), _validation.devices(devices, path1)
+    return _problem(x, y, "symmetric" if symmetric else "gram", settings, lengths, max_batch, report, devices), batch
 
 
 _Lengths = npt.NDArray[np.int64] | None
@@ -60,6 +60,7 @@ def _problem(
     lengths: tuple[_Lengths, _Lengths],
     max_batch: int = -1,
     report: Report | None = None,
+    devices: tuple[int, ...] = (),
 ) -> Problem:
     lengths1, lengths2 = lengths
     if settings.time_aug or settings.lead_lag:
@@ -82,6 +83,7 @@ def _problem(
         lengths1,
         lengths2,
         settings.log and settings.return_grid,
+        devices,
     )
 
 

@@ -12,14 +12,14 @@ import math
 import numbers
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
-from branchsig._arrays import Array, contiguous, device_of, lies_on_cpu, namespace_of, to_numpy
+from branchsig._arrays import Array, contiguous, device_of, lies_on_cpu, lies_on_cuda, namespace_of, to_numpy
 from branchsig.quadrature import BY_NAME, Quadrature
 from branchsig.static_kernels import LINEAR, StaticKernel
 
@@ -192,6 +192,24 @@ def max_batch(value: Any) -> int:
     if side < -1 or side == 0:
         raise ValueError(f"max_batch is {side}: expected an integer >= 1, or -1 for no limit")
     return side
+
+
+def devices(value: Any, paths: Array) -> tuple[int, ...]:
+    """Check the CUDA devices that a Gram matrix is spread over: different integers from 0 on, or None."""
+    if value is None:
+        return ()
+    wanted = "a sequence of different integers >= 0, the numbers of CUDA devices"
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"devices is {value!r}: expected {wanted}")
+    numbers = tuple(_integer(number, "devices", wanted) for number in value)
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise ValueError(f"devices is {value!r}: expected {wanted}")
+    if not lies_on_cuda(paths):
+        raise ValueError(
+            f"devices is {value!r}, and the paths do not lie on a CUDA device: move them there, as arrays of CuPy, or "
+            "leave devices out"
+        )
+    return numbers
 
 
 def progress(value: Any) -> bool | Callable[[int, int], None]:

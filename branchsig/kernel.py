@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Unpack
 
 import numpy as np
@@ -116,6 +116,7 @@ def branched_sig_kernel_gram(
     *,
     max_batch: int = -1,
     progress: bool | Callable[[int, int], None] = False,
+    devices: Iterable[int] | None = None,
     **options: Unpack[KernelOptions],
 ) -> Array:
     """Gram matrix of branched signature kernels: all pairs of two batches of paths.
@@ -132,6 +133,7 @@ def branched_sig_kernel_gram(
     <options>
     <max_batch>
     <progress>
+    <devices>
 
     Returns
     -------
@@ -176,7 +178,8 @@ def branched_sig_kernel_gram(
     """
     settings = gather(depth, dyadic_order, options)
     with reporting(progress) as report:
-        problem, batch = gram_problem(path1, path2, settings, max_batch, report, triangle=not settings.return_grid)
+        triangle = not settings.return_grid
+        problem, batch = gram_problem(path1, path2, settings, max_batch, report, devices, triangle=triangle)
         return values(problem, batch, settings)[0]
 
 

@@ -7,7 +7,7 @@ to the paths go out, through the backend's adjoint, the normalisation and the tr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Unpack
 
 import numpy as np
@@ -126,6 +126,7 @@ def branched_sig_kernel_gram_backprop(
     k_stack: Array | None = None,
     max_batch: int = -1,
     progress: bool | Callable[[int, int], None] = False,
+    devices: Iterable[int] | None = None,
     **options: Unpack[KernelOptions],
 ) -> Gradients:
     """Gradients of a Gram matrix of branched signature kernels.
@@ -150,6 +151,7 @@ def branched_sig_kernel_gram_backprop(
         solved for again. Not with `GaussLobatto`, which needs values that the stack does not hold.
     <max_batch>
     <progress>
+    <devices>
 
     Returns
     -------
@@ -199,7 +201,7 @@ def branched_sig_kernel_gram_backprop(
         )
     with reporting(progress) as report:
         triangle = not settings.return_grid and k_stack is None
-        problem, batch = gram_problem(path1, path2, settings, max_batch, report, triangle=triangle)
+        problem, batch = gram_problem(path1, path2, settings, max_batch, report, devices, triangle=triangle)
         stack = _checked_stack(k_stack, problem, batch, settings)
         derivs = _checked_derivs(derivs, problem, batch, settings)
         problem = with_rule(problem, batch, settings)
@@ -286,6 +288,7 @@ def branched_sig_kernel_gram_vjp(
     *,
     max_batch: int = -1,
     progress: bool | Callable[[int, int], None] = False,
+    devices: Iterable[int] | None = None,
     **options: Unpack[KernelOptions],
 ) -> tuple[Array, Callable[[Array], Gradients]]:
     """Gram matrix of branched signature kernels, and the function that takes derivatives back to the paths.
@@ -302,6 +305,7 @@ def branched_sig_kernel_gram_vjp(
     <options>
     <max_batch>
     <progress>
+    <devices>
 
     Returns
     -------
@@ -344,7 +348,7 @@ def branched_sig_kernel_gram_vjp(
     total = path2 is None
 
     def prepared(report: Any) -> tuple[Problem, tuple[int, ...]]:
-        return gram_problem(path1, path2, settings, max_batch, report, triangle=not settings.return_grid)
+        return gram_problem(path1, path2, settings, max_batch, report, devices, triangle=not settings.return_grid)
 
     def pullback(derivs: Array) -> Gradients:
         with reporting(progress) as report:

@@ -59,7 +59,7 @@ OF_VALUES = SHARED | {
     "check_finite": None,
     "rtol": None,
 }
-OF_GRAMS = {"max_batch": -1, "progress": False}
+OF_GRAMS = {"max_batch": -1, "progress": False, "devices": None}
 OF_GRADIENTS = {"left_deriv": True, "right_deriv": False, "k_stack": None}
 PATHS = ["path1", "path2", "depth", "dyadic_order"]
 SAMPLES = ["sample1", "sample2", *PATHS[2:]]

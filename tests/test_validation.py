@@ -259,6 +259,13 @@ def test_the_stack_takes_no_option_of_other_results(option, x, y):
         ({"max_batch": True}, TypeError, "max_batch is True"),
         ({"progress": "bar"}, TypeError, "progress is 'bar': expected False, True for a bar, or a callable"),
         ({"progress": 1}, TypeError, "progress is 1: expected"),
+        ({"devices": 1}, TypeError, "devices is 1: expected a sequence of different integers"),
+        ({"devices": "01"}, TypeError, "devices is '01': expected a sequence"),
+        ({"devices": [0.0]}, TypeError, r"devices is 0\.0: expected a sequence"),
+        ({"devices": []}, ValueError, r"devices is \[\]: expected a sequence"),
+        ({"devices": [0, 0]}, ValueError, r"devices is \[0, 0\]: expected a sequence of different"),
+        ({"devices": [-1]}, ValueError, r"devices is \[-1\]: expected"),
+        ({"devices": [0, 1]}, ValueError, r"devices is \[0, 1\], and the paths do not lie on a CUDA device"),
     ],
     ids=str,
 )
@@ -267,7 +274,7 @@ def test_options_of_gram_matrices_out_of_range_are_refused(function, options, er
         function(x, y, 2, static_kernel=RefuseToWork(), **options)
 
 
-@pytest.mark.parametrize("option", ["max_batch", "progress"])
+@pytest.mark.parametrize("option", ["max_batch", "progress", "devices"])
 def test_functions_of_pairs_have_no_options_of_gram_matrices(option, x, y):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
         branchsig.branched_sig_kernel(x, y, 2, **{option: 1})

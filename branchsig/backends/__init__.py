@@ -60,6 +60,11 @@ class Problem:
         the gradient 0. Grids are constant behind the last valid node. One object for a symmetric problem.
     log_grid : bool
         Whether `Backend.grid` is to return logarithms.
+    devices : tuple of int
+        The CUDA devices that share the pairs among them; empty for that of the paths alone.
+    share : tuple of int
+        (k, n): the k-th of n runs of pairs alone is to be done, and all else in the results is to be 0. For the CUDA
+        backend alone.
     """
 
     path1: Array
@@ -76,6 +81,8 @@ class Problem:
     lengths1: npt.NDArray[np.int64] | None = None
     lengths2: npt.NDArray[np.int64] | None = None
     log_grid: bool = False
+    devices: tuple[int, ...] = ()
+    share: tuple[int, int] = (0, 1)
 
     @property
     def itself(self) -> bool:
@@ -279,8 +286,9 @@ def for_cupy() -> Backend:
     import cupy
 
     from branchsig.backends.cuda import CudaBackend
+    from branchsig.backends.devices import OverDevices
 
-    return cast(Backend, CudaBackend(cupy))
+    return cast(Backend, OverDevices(CudaBackend(cupy), cupy))
 
 
 @functools.cache

@@ -149,7 +149,8 @@ def warm_up(
     _require_device()
     from branchsig.backends import for_cupy
 
-    backend: Any = for_cupy()
+    over_devices: Any = for_cupy()
+    backend = over_devices.inner
     for kernel in ("forward", "backward") if gradients else ("forward",):
         for instance in _instances(kernel, real, name, checked, rule, nodes, grid=return_grid):
             backend.function(instance.expression)
@@ -329,7 +330,7 @@ class CudaBackend:
             sweep = _Sweep(self, problem, grid=False)
             if sweep.trivial:
                 return self._cupy.zeros(sweep.shape, dtype=sweep.dtype)
-            log_k = self._cupy.empty(sweep.shape, dtype=sweep.dtype)
+            log_k = sweep.room(sweep.shape)
             for first, count in sweep.chunks():
                 increments, _ = sweep.given(first, count)
                 sweep.launch("forward", first, count, increments, log_k, _NULL, _LAST_LEVEL)
@@ -347,7 +348,7 @@ class CudaBackend:
                 filled = self._cupy.zeros if problem.log_grid else self._cupy.ones
                 return filled((*sweep.shape, *shape), dtype=sweep.dtype)
             content = _ALL_LEVELS if all_levels else _LOGARITHM if problem.log_grid else _LAST_LEVEL
-            grid = self._cupy.empty((sweep.count, *shape), dtype=sweep.dtype)
+            grid = sweep.room((sweep.count, *shape))
             for first, count in sweep.chunks():
                 increments, _ = sweep.given(first, count)
                 part = grid[first : first + count]
@@ -365,7 +366,7 @@ class CudaBackend:
                 parts = self._cupy.zeros((*sweep.shape, *shape), dtype=sweep.dtype)
                 parts[..., 0] = 1
                 return parts
-            parts = self._cupy.empty((math.prod(sweep.shape), *shape), dtype=sweep.dtype)
+            parts = sweep.room((math.prod(sweep.shape), *shape))
             for first, count in sweep.chunks():
                 increments, _ = sweep.given(first, count)
                 results = (_NULL, parts[first : first + count]) if grid else (parts, _NULL)
@@ -406,6 +407,11 @@ class CudaBackend:
                         # Both places of a symmetric problem hold the same paths.
                         sweep.add_up(part, d_path1 if total is None else total, first, count, second=bool(second))
             return d_path1, d_path2
+
+    def sweeps(self, problem: Problem) -> bool:
+        """Tell whether there is anything in a problem that the kernels do."""
+        moving = all(path.shape[0] > 0 and path.shape[1] > 1 for path in (problem.path1, problem.path2))
+        return moving and _serves(problem) and problem.depth != 0 and problem.order != 0
 
     def function(self, expression: str) -> Any:
         """Return a kernel for the current device, compiled on first use."""
@@ -499,6 +505,10 @@ class _Sweep:
         """Nothing to sweep: no pairs, a path that does not move, or no level."""
         return self.count == 0 or self.rows == 0 or self.columns == 0 or self.depth == 0
 
+    def room(self, shape: tuple[int, ...]) -> Array:
+        """An array for results, 0 where they are not those of the share of the pairs that is to be done."""
+        return (self.cupy.empty if self.problem.share == (0, 1) else self.cupy.zeros)(shape, dtype=self.dtype)
+
     def chunks(self, *, gradients: bool = False) -> Iterator[tuple[int, int]]:
         """The pairs in runs of (first, count), each reported once it is on its way to the device."""
         problem, size = self.problem, self.count
@@ -513,8 +523,10 @@ class _Sweep:
         if problem.max_batch > 0:
             size = min(size, problem.max_batch**2)
         size = max(size, 1)
-        for first in range(0, self.count, size):
-            count = min(size, self.count - first)
+        share, shares = problem.share
+        start, stop = self.count * share // shares, self.count * (share + 1) // shares
+        for first in range(start, stop, size):
+            count = min(size, stop - first)
             yield first, count
             if problem.progress is not None:
                 problem.progress(first + count, self.count)

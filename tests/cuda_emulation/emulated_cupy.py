@@ -31,7 +31,7 @@ sanitize = os.environ.get("EMULATOR_SANITIZE") == "1"
 memory_limit = math.inf
 allocated = [0]
 _libraries = {}
-launches = []  # (name, blocks, threads) of every launch
+launches = []  # (name, blocks, threads, device) of every launch
 waits = []  # the methods by which the host asked for a value on a device, and had to wait for it
 
 
@@ -68,8 +68,40 @@ class Device:
         return hash(self.id)
 
 
+class Event:
+    """A point in what a device has been given to do: a number of launches and copies."""
+
+    def __init__(self, *, disable_timing):
+        assert disable_timing
+
+    def record(self):
+        self.device, self.work = Device.current, work_of[Device.current]
+
+
+class Stream:
+    """The one stream of a device."""
+
+    def __init__(self):
+        self.device = Device.current
+
+    def wait_event(self, event):
+        seen[self.device][event.device] = max(seen[self.device][event.device], event.work)
+
+
+work_of = [0] * DEVICES  # what each device has been given to do so far
+seen = [[0] * DEVICES for _ in range(DEVICES)]  # how much of it of each other device each device waits for
+
+
+class runtime:
+    def getDeviceCount():
+        return DEVICES
+
+
 class cuda:
     Device = Device
+    Event = Event
+    get_current_stream = Stream
+    runtime = runtime
 
 
 class ndarray(np.ndarray):
@@ -110,7 +142,10 @@ def _on_current(array):
 
 
 def asarray(array, dtype=None):
-    """A copy of an array on the current device."""
+    """A copy of an array on the current device, which must know of an array on another one that it is ready."""
+    if isinstance(array, ndarray) and array._device != Device.current:
+        assert seen[Device.current][array._device] == work_of[array._device], "an array that may not be ready yet"
+        work_of[Device.current] += 1
     return _on_current(np.array(array, dtype=dtype))
 
 
@@ -186,7 +221,8 @@ class RawModule:
             assert 0 < block[0] <= LARGEST_BLOCK
             values = [_by_value(argument) for argument in arguments]
             pointers = (ctypes.c_void_p * wanted)(*[value.ctypes.data for value in values])
-            launches.append((name, grid[0], block[0]))
+            launches.append((name, grid[0], block[0], device))
+            work_of[device] += 1
             library.emulator_seed(ctypes.c_uint64(RawModule.seed))
             if entry(grid[0], block[0], pointers):
                 raise RuntimeError(f"{name}: {library.emulator_error().decode()}")
