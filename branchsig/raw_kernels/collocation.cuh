@@ -13,8 +13,8 @@
 //             Kbar_m[k, l] gathers g U[k, l] from the cells around the node,
 //             w_m[a, b] = sum of Kbar_m K_m over the nodes below and to the right of the sub-cell
 //
-// A lane owns one column of cells. The rule is data, "weights" below. Up to P = 3 all that a cell needs is in registers as far as
-// they go; larger rules index it in local memory.
+// A lane owns one column of cells. The rule is data, "weights" below. Up to P = 3 loops over nodes are unrolled, so that what a cell
+// needs is in registers as far as they go; larger rules index it in local memory.
 
 // B by rows, V, and the integrals of 1 from node to node.
 template <int P>
