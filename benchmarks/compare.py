@@ -45,16 +45,16 @@ class Row:
     least: float = field(default=0.01)
 
 
-def forward(x, y, depth, order, kernel=None, gram=False, **options):
+def forward(x, y, depth, dyadic_order, kernel=None, gram=False, **options):
     def call(module):
         function = module.branched_sig_kernel_gram if gram else module.branched_sig_kernel
         static_kernel = getattr(module, kernel[0])(*kernel[1]) if kernel else None
-        return lambda: function(x, y, depth, order, static_kernel=static_kernel, **options)
+        return lambda: function(x, y, depth, dyadic_order, static_kernel=static_kernel, **options)
 
     return call
 
 
-def backward(x, y, depth, order, kernel=None, gram=False, derivs=None, **options):
+def backward(x, y, depth, dyadic_order, kernel=None, gram=False, derivs=None, **options):
     if derivs is None:
         derivs = np.ones((len(x), len(y)) if gram else len(x), dtype=x.dtype)
 
@@ -62,7 +62,7 @@ def backward(x, y, depth, order, kernel=None, gram=False, derivs=None, **options
         function = module.branched_sig_kernel_gram_backprop if gram else module.branched_sig_kernel_backprop
         static_kernel = getattr(module, kernel[0])(*kernel[1]) if kernel else None
         return lambda: function(
-            derivs, x, y, depth, order, static_kernel=static_kernel, left_deriv=True, right_deriv=True, **options
+            derivs, x, y, depth, dyadic_order, static_kernel=static_kernel, left_deriv=True, right_deriv=True, **options
         )
 
     return call

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, TypeVar
 
@@ -173,6 +174,45 @@ rtol : float, optional
 }
 
 
+_SHARED = {
+    "depth": """\
+depth : int or math.inf
+    Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
+    ``exp(<x_end - x_0, y_end - y_0>)``.""",
+    "dyadic_order": """\
+dyadic_order : int or tuple of int, default: 0
+    Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+    pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+    takes 4 times the time.""",
+    "max_batch": """\
+max_batch : int, default: -1
+    At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.""",
+    "progress": """\
+progress : bool or callable, default: False
+    True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).""",
+    "left_deriv": """\
+left_deriv : bool, default: True
+    Whether to differentiate with respect to the first paths.""",
+    "right_deriv": """\
+right_deriv : bool, default: False
+    Whether to differentiate with respect to the second paths.""",
+    "sample1": """\
+sample1 : array, shape (n1, length1, dimension)
+    A sample of paths, of any library of the array API standard, float32 or float64.""",
+    "sample2": """\
+sample2 : array, shape (n2, length2, dimension)
+    Another sample, with the library, dtype, device and dimension of the first.""",
+    "unbiased": """\
+unbiased : bool, default: True
+    Leave the kernels of paths with themselves out of the means over pairs of one sample.""",
+    "errors": """\
+TypeError
+    If an argument is not of the type it must have; the message says what to do.
+ValueError
+    If an argument has a shape or value it must not have, or two options exclude each other.""",
+}
+"""Paragraphs that stand in several docstrings beside those of the options."""
+
 _SHOWN = {"static_kernel": None, "quadrature": "trapezoid"}
 """Defaults of the signatures that are not those of the settings."""
 
@@ -231,7 +271,10 @@ def _unexpected(name: str, names: list[str]) -> str:
 
 
 def public(accepted: type) -> Callable[[_Function], _Function]:
-    """Write the options a function accepts into its signature and, for the line ``<options>``, into its docstring."""
+    """Write the options a function accepts into its signature and its docstring.
+
+    There the line ``<options>`` stands for the paragraphs of the options, and ``<depth>`` and the like for shared ones.
+    """
 
     def decorate(function: _Function) -> _Function:
         signature = inspect.signature(function)
@@ -250,8 +293,9 @@ def public(accepted: type) -> Callable[[_Function], _Function]:
         keywords = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
         function.__signature__ = signature.replace(parameters=[*positional, *shared, *keywords])  # type: ignore[attr-defined]
         if function.__doc__:
-            text = "\n".join(_DOCUMENTATION[name] for name in accepted.__annotations__)
-            function.__doc__ = inspect.cleandoc(function.__doc__).replace("<options>", text)
+            paragraphs = {**_SHARED, "options": "\n".join(_DOCUMENTATION[name] for name in accepted.__annotations__)}
+            text = inspect.cleandoc(function.__doc__)
+            function.__doc__ = re.sub(r"^<(\w+)>$", lambda line: paragraphs[line[1]], text, flags=re.MULTILINE)
         return function
 
     return decorate

@@ -42,13 +42,8 @@ def branched_sig_kernel(
         First paths, of any library of the array API standard, float32 or float64.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
-        ``exp(<x_end - x_0, y_end - y_0>)``.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
-        the time.
+    <depth>
+    <dyadic_order>
     <options>
 
     Returns
@@ -59,10 +54,7 @@ def branched_sig_kernel(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
     MemoryError
         If the grids would not fit in memory, before they are allocated.
 
@@ -135,18 +127,11 @@ def branched_sig_kernel_gram(
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
-        ``exp(<x_end - x_0, y_end - y_0>)``.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
-        the time.
+    <depth>
+    <dyadic_order>
     <options>
-    max_batch : int, default: -1
-        At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
-    progress : bool or callable, default: False
-        True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).
+    <max_batch>
+    <progress>
 
     Returns
     -------
@@ -157,10 +142,7 @@ def branched_sig_kernel_gram(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
     MemoryError
         If the grids would not fit in memory, before they are allocated.
     ImportError
@@ -216,13 +198,8 @@ def branched_sig_kernel_stack(
         First paths, of any library of the array API standard, float32 or float64.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
-        ``exp(<x_end - x_0, y_end - y_0>)``.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
-        the time.
+    <depth>
+    <dyadic_order>
     <options>
 
     Returns
@@ -233,10 +210,7 @@ def branched_sig_kernel_stack(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
     MemoryError
         If the grids would not fit in memory, before they are allocated.
 

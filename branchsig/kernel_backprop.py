@@ -56,18 +56,11 @@ def branched_sig_kernel_backprop(
         First paths, of any library of the array API standard, float32 or float64.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
-        ``exp(<x_end - x_0, y_end - y_0>)``.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
-        the time.
+    <depth>
+    <dyadic_order>
     <options>
-    left_deriv : bool, default: True
-        Whether to differentiate with respect to `path1`.
-    right_deriv : bool, default: False
-        Whether to differentiate with respect to `path2`.
+    <left_deriv>
+    <right_deriv>
     k_stack : array, shape (*batch, depth + 1, grid1, grid2), optional
         The result of `branched_sig_kernel_stack` for the same paths and options. With it nothing is solved for again.
         Not with `GaussLobatto`, which needs values that the stack does not hold.
@@ -80,10 +73,7 @@ def branched_sig_kernel_backprop(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
 
     See Also
     --------
@@ -150,25 +140,16 @@ def branched_sig_kernel_gram_backprop(
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
-        ``exp(<x_end - x_0, y_end - y_0>)``.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
-        the time.
+    <depth>
+    <dyadic_order>
     <options>
-    left_deriv : bool, default: True
-        Whether to differentiate with respect to `path1`.
-    right_deriv : bool, default: False
-        Whether to differentiate with respect to `path2`.
+    <left_deriv>
+    <right_deriv>
     k_stack : array, shape (*batch1, *batch2, depth + 1, grid1, grid2), optional
         The result of `branched_sig_kernel_stack` for the paths of all pairs and the same options. With it nothing is
         solved for again. Not with `GaussLobatto`, which needs values that the stack does not hold.
-    max_batch : int, default: -1
-        At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
-    progress : bool or callable, default: False
-        True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).
+    <max_batch>
+    <progress>
 
     Returns
     -------
@@ -180,10 +161,7 @@ def branched_sig_kernel_gram_backprop(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
     ImportError
         If a bar is asked for and tqdm is not installed.
 
@@ -246,13 +224,8 @@ def branched_sig_kernel_vjp(
         First paths, of any library of the array API standard, float32 or float64.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
-        ``exp(<x_end - x_0, y_end - y_0>)``.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
-        the time.
+    <depth>
+    <dyadic_order>
     <options>
 
     Returns
@@ -266,10 +239,7 @@ def branched_sig_kernel_vjp(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
     MemoryError
         If the grids would not fit in memory, before they are allocated.
 
@@ -327,18 +297,11 @@ def branched_sig_kernel_gram_vjp(
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
-        ``exp(<x_end - x_0, y_end - y_0>)``.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along `path1` and `path2`. A further order divides the error by about 4 and takes 4 times
-        the time.
+    <depth>
+    <dyadic_order>
     <options>
-    max_batch : int, default: -1
-        At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
-    progress : bool or callable, default: False
-        True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).
+    <max_batch>
+    <progress>
 
     Returns
     -------
@@ -351,10 +314,7 @@ def branched_sig_kernel_gram_vjp(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
     MemoryError
         If the grids would not fit in memory, before they are allocated.
     ImportError

@@ -50,17 +50,12 @@ def branched_sig_mmd(
 
     Parameters
     ----------
-    sample1 : array, shape (n1, length1, dimension)
-        A sample of paths, of any library of the array API standard, float32 or float64.
-    sample2 : array, shape (n2, length2, dimension)
-        Another sample, with the library, dtype, device and dimension of the first.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells.
+    <sample1>
+    <sample2>
+    <depth>
+    <dyadic_order>
     <options>
-    unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+    <unbiased>
 
     Returns
     -------
@@ -69,10 +64,7 @@ def branched_sig_mmd(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
 
     See Also
     --------
@@ -122,21 +114,14 @@ def branched_sig_mmd_backprop(
     ----------
     derivs : array, shape ()
         Derivative of a scalar with respect to the result of `branched_sig_mmd`.
-    sample1 : array, shape (n1, length1, dimension)
-        A sample of paths, of any library of the array API standard, float32 or float64.
-    sample2 : array, shape (n2, length2, dimension)
-        Another sample, with the library, dtype, device and dimension of the first.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells.
+    <sample1>
+    <sample2>
+    <depth>
+    <dyadic_order>
     <options>
-    unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
-    left_deriv : bool, default: True
-        Whether to differentiate with respect to the first paths.
-    right_deriv : bool, default: False
-        Whether to differentiate with respect to the second paths.
+    <unbiased>
+    <left_deriv>
+    <right_deriv>
 
     Returns
     -------
@@ -145,10 +130,7 @@ def branched_sig_mmd_backprop(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
 
     See Also
     --------
@@ -194,15 +176,12 @@ def branched_sig_score(
         A sample of paths, of any library of the array API standard, float32 or float64.
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells.
+    <depth>
+    <dyadic_order>
     <options>
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample`.
-    unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+    <unbiased>
 
     Returns
     -------
@@ -211,10 +190,7 @@ def branched_sig_score(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
 
     See Also
     --------
@@ -269,19 +245,14 @@ def branched_sig_score_backprop(
         A sample of paths, of any library of the array API standard, float32 or float64.
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells.
+    <depth>
+    <dyadic_order>
     <options>
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample`.
-    unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
-    left_deriv : bool, default: True
-        Whether to differentiate with respect to the first paths.
-    right_deriv : bool, default: False
-        Whether to differentiate with respect to the second paths.
+    <unbiased>
+    <left_deriv>
+    <right_deriv>
 
     Returns
     -------
@@ -290,10 +261,7 @@ def branched_sig_score_backprop(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
 
     See Also
     --------
@@ -335,19 +303,14 @@ def expected_branched_sig_score(
 
     Parameters
     ----------
-    sample1 : array, shape (n1, length1, dimension)
-        A sample of paths, of any library of the array API standard, float32 or float64.
-    sample2 : array, shape (n2, length2, dimension)
-        Another sample, with the library, dtype, device and dimension of the first.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells.
+    <sample1>
+    <sample2>
+    <depth>
+    <dyadic_order>
     <options>
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample1`.
-    unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+    <unbiased>
 
     Returns
     -------
@@ -356,10 +319,7 @@ def expected_branched_sig_score(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
 
     See Also
     --------
@@ -404,23 +364,16 @@ def expected_branched_sig_score_backprop(
     ----------
     derivs : array, shape ()
         Derivative of a scalar with respect to the result of `expected_branched_sig_score`.
-    sample1 : array, shape (n1, length1, dimension)
-        A sample of paths, of any library of the array API standard, float32 or float64.
-    sample2 : array, shape (n2, length2, dimension)
-        Another sample, with the library, dtype, device and dimension of the first.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells.
+    <sample1>
+    <sample2>
+    <depth>
+    <dyadic_order>
     <options>
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample1`.
-    unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
-    left_deriv : bool, default: True
-        Whether to differentiate with respect to the first paths.
-    right_deriv : bool, default: False
-        Whether to differentiate with respect to the second paths.
+    <unbiased>
+    <left_deriv>
+    <right_deriv>
 
     Returns
     -------
@@ -429,10 +382,7 @@ def expected_branched_sig_score_backprop(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
 
     See Also
     --------
@@ -482,14 +432,10 @@ def branched_sig_mmd_test(
 
     Parameters
     ----------
-    sample1 : array, shape (n1, length1, dimension)
-        A sample of paths, of any library of the array API standard, float32 or float64.
-    sample2 : array, shape (n2, length2, dimension)
-        Another sample, with the library, dtype, device and dimension of the first.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound.
-    dyadic_order : int or tuple of int, default: 0
-        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells.
+    <sample1>
+    <sample2>
+    <depth>
+    <dyadic_order>
     <options>
     permutations : int, default: 1000
         Number of random regroupings of the paths, at least 1.
@@ -504,10 +450,7 @@ def branched_sig_mmd_test(
 
     Raises
     ------
-    TypeError
-        If an argument is not of the type it must have; the message says what to do.
-    ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+    <errors>
 
     See Also
     --------

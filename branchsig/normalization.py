@@ -210,8 +210,9 @@ def dilation(
     -----
     The static kernel of scaled paths is :math:`\lambda(x) \lambda(y) \kappa(x, y)`; for the linear one that is the
     kernel of the paths times their factors. The logarithm of the kernel of a path with itself grows at least like
-    :math:`\lambda^2`, so there is one factor and a bracket around it, and the search, by secants in the logarithms,
-    always ends: whatever is not finite is too large. With `order` it is a search for the root of a polynomial.
+    :math:`\lambda^2`, so there is one factor and a bracket around it, and the search, by interpolation, always ends:
+    whatever is not finite is too large. It takes four to seven kernels of each path with itself, hardly ever more than
+    ten. With `order` it is a search for the root of a polynomial.
 
     This carries the normalisation of [1]_ over to branched signatures. Since :math:`\log K` is itself a positive
     semi-definite kernel, :math:`|\log K(\lambda_x x, \lambda_y y)|` is at most `target` for all pairs.
@@ -254,7 +255,7 @@ def dilation(
         raise ValueError(f'method is {method!r}: expected "solve" or "guard"')
     target = _validation.target(target)
     problem, batch = self_problem(paths, lengths, settings)
-    factors = _guard(problem, target) if method == "guard" else _factors(problem, target)[0]
+    factors = _Sizes.of(problem).guard(target) if method == "guard" else _factors(problem, target)[0]
     return namespace_of(paths).reshape(_array(factors, problem.path1), batch)
 
 
@@ -355,35 +356,70 @@ def _host(values: Array) -> Floats:
     return here.astype(np.float64)
 
 
-def _guard(own: Problem, target: float) -> Floats:
-    """Factors that bound all logarithms by the target at every depth; 1 for paths that do not move."""
-    path = filled(own.path1, own.lengths1)
-    xp = namespace_of(path)
-    paths, length, dimension = path.shape
-    if length == 1:
-        return np.ones(paths)
-    # The squared norm of a step in the feature space of κ is the increment over its own cell.
-    steps = xp.stack([path[:, :-1, :], path[:, 1:, :]], axis=2)
-    steps = xp.reshape(steps, (paths * (length - 1), 2, dimension))
-    with np.errstate(all="ignore"):
-        squares = xp.reshape(increments(own.static_kernel, Context(), steps, steps), (paths, length - 1))
-        roots = xp.sqrt(xp.where(squares < 0, xp.zeros_like(squares), squares))
-        variation = _host(xp.sum(roots, axis=1))
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What the points of each path alone say of its kernel with itself, in the feature space of κ."""
+
+    variation: Floats
+    """The 1-variation."""
+    squares: Floats
+    """The sum of the squared steps."""
+    extent: Floats
+    """The largest squared distance from the first point."""
+    end: Floats
+    """That of the last point, which is log K at depth 1 and the first term of it at every greater one."""
+
+    @classmethod
+    def of(cls, own: Problem) -> _Sizes:
+        path = filled(own.path1, own.lengths1)
+        xp = namespace_of(path)
+        paths, length, dimension = path.shape
+        if length == 1:
+            return cls(*np.zeros((4, paths)))
+        # The squared norm of a step in the feature space of κ is the increment over its own cell. One step leads from
+        # every point to the next, one there from the first.
+        k = np.arange(1, length)
+        ends = np.stack([np.concatenate([k - 1, 0 * k]), np.concatenate([k, k])], axis=1)
+        steps = xp.take(path, xp.asarray(np.ravel(ends), device=device_of(path)), axis=1)
+        steps = xp.reshape(steps, (paths * 2 * (length - 1), 2, dimension))
+        with np.errstate(all="ignore"):
+            squares = xp.reshape(increments(own.static_kernel, Context(), steps, steps), (paths, 2, length - 1))
+            squares = xp.where(squares < 0, xp.zeros_like(squares), squares)
+            steps, out = squares[:, 0, :], squares[:, 1, :]
+            sizes = xp.sum(xp.sqrt(steps), axis=1), xp.sum(steps, axis=1), xp.max(out, axis=1), out[:, -1]
+            return cls(*map(_host, sizes))
+
+    def guard(self, target: float) -> Floats:
+        """Factors that bound all logarithms by the target at every depth; 1 for paths that do not move."""
         t = min(target, 1.0)
-        factors = math.sqrt(t * math.exp(-t)) / variation
-    return np.where(variation == 0.0, 1.0, np.where(np.isfinite(factors) & (factors > 0), factors, np.nan))
+        with np.errstate(all="ignore"):
+            factors = math.sqrt(t * math.exp(-t)) / self.variation
+        return np.where(self.variation == 0.0, 1.0, np.where(np.isfinite(factors) & (factors > 0), factors, np.nan))
+
+    def guess(self, target: float) -> Floats:
+        """Squares of factors near those that are sought, more often below: far above, values are slow and of no use.
+
+        A straight path needs 0.8 to 1 over its extent, a Brownian one about that; for paths that come back again and
+        again their squares count.
+        """
+        with np.errstate(all="ignore"):
+            return 0.5 * min(target, 1.0) / np.maximum(self.extent, 0.25 * self.squares)
 
 
 def _factors(own: Problem, target: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """The factors of all paths, and for which of them the search reached the target."""
-    guard = _guard(own, target)
-    if own.order is None:
-        growth = _of_log_kernel(own, guard)
-    else:
-        growth, target = _of_parts(own, guard), math.expm1(target)
+    sizes = _Sizes.of(own)
+    guard = sizes.guard(target)
     eps = float(namespace_of(own.path1).finfo(own.path1.dtype).eps)
     with np.errstate(all="ignore"):
-        squares, found = _roots(growth, np.isfinite(guard), len(guard), target, eps)
+        start = np.log(sizes.guess(target) / guard**2)
+        if own.order is None:
+            growth = _of_log_kernel(own, guard)
+        else:
+            growth, target = _of_parts(own, guard), math.expm1(target)
+        levels = own.depth if own.order is None else own.order
+        slope = sizes.end * guard**2 if levels else np.zeros_like(guard)
+        squares, found = _roots(growth, slope, start, np.isfinite(guard), target, eps)
         return guard * np.exp(0.5 * squares), found
 
 
@@ -410,7 +446,7 @@ def _of_log_kernel(own: Problem, guard: Floats) -> _Growth:
 def _of_parts(own: Problem, guard: Floats) -> _Growth:
     """K − 1, with λ² = s the polynomial sum of s^n k_n from n = 1 on. log K would be no such series."""
     parts = backend_for(own).parts(own, grid=False)
-    k = np.stack([_host(parts[:, n]) for n in range(1, int(own.order or 0) + 1)], axis=1)
+    k = np.stack([_host(parts[:, n]) for n in range(int(own.order or 0) + 1)], axis=1)[:, 1:]
     powers = np.arange(1, k.shape[1] + 1)
 
     def polynomial(index: npt.NDArray[np.intp], v: Floats) -> Floats:
@@ -426,42 +462,74 @@ _LARGEST_SQUARE = 40.0
 
 _EVALUATIONS = 100
 
+_POINTS = 4
+"""Values of a path that an interpolation takes."""
+
 
 def _roots(
-    growth: _Growth, usable: npt.NDArray[np.bool_], paths: int, target: float, eps: float
+    growth: _Growth, slope: Floats, start: Floats, usable: npt.NDArray[np.bool_], target: float, eps: float
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """v with growth(v) = target, and where there is one; otherwise the largest v that is finite, or 0 if all are.
 
-    h = log(growth / target) is convex in v and has a slope of at least 1, by the signs of the coefficients. So
-    h(0) <= 0 gives the bracket [0, −h(0)], and secants converge; where one leaves its bracket, which shrinks with every
-    value, the middle takes its place.
+    `slope` is the first coefficient of the series, `start` where to begin. h = log(growth / target) is convex in v and
+    has a slope of at least 1, by the signs of the coefficients, and growth(0) <= target, so there is a bracket, which
+    shrinks with every value. In it, (growth / λ²)² is interpolated as a function of growth: smooth, constant where
+    growth is linear in λ² and linear where it is a multiple of λ⁴, and known at 0. Where that leads out of the bracket,
+    the middle takes its place. The last interpolation is not evaluated: it is better than the one of a degree less,
+    and both agree to within the tolerance.
     """
+    tolerance = max(1e-13, 16 * eps)
+    paths = len(slope)
     found = np.zeros(paths, dtype=bool)
-    low, high = np.zeros(paths), np.full(paths, _LARGEST_SQUARE)
-    v, last_v, last_h = np.zeros(paths), np.full(paths, np.nan), np.full(paths, np.nan)
+    low, high = np.zeros(paths), np.fmin(np.log(target / slope), _LARGEST_SQUARE)
+    v = np.clip(start, low, high)
+    nodes, values = np.full((2, _POINTS, paths), np.nan)
+    nodes[0], values[0] = 0.0, slope**2
     active = np.flatnonzero(usable)
-    for k in range(_EVALUATIONS):
+    for _ in range(_EVALUATIONS):
         if not active.size:
             break
         here = v[active]
-        value = growth(active, here) / target
+        value = growth(active, here)
         # Rounding may leave a little less than 0 of nothing. What is NaN is too large.
-        h = np.where(value > 0, np.log(value), np.where(value <= 0, -math.inf, math.inf))
+        h = np.where(value > 0, np.log(value / target), np.where(value <= 0, -math.inf, math.inf))
         below = h < 0
         low[active] = np.where(below, np.maximum(low[active], here), low[active])
-        high[active] = np.where(below, np.minimum(high[active], here - h), np.minimum(high[active], here))
-        slope = (h - last_h[active]) / (here - last_v[active])
-        # The first step goes half of the way to the bound, which a depth of one would take to the end.
-        step = np.where(np.isnan(slope), -0.5 * h if k == 0 else math.nan, -h / slope)
-        middle = 0.5 * (low[active] + high[active])
-        following = here + step
-        inside = (following > low[active]) & (following < high[active]) & np.isfinite(step)
-        following = np.where(inside, following, middle)
+        high[active] = np.minimum(high[active], np.where(below, here - h, here))
+        # Far above the target growth is a tower of exponentials, and no polynomial.
+        taken = (value > 0) & (h < 2.0)
+        nodes[:, active[taken]] = _pushed(nodes[:, active[taken]], value[taken])
+        values[:, active[taken]] = _pushed(values[:, active[taken]], (value * np.exp(-here))[taken] ** 2)
+        best, lower = _interpolated(target, nodes[:, active], values[:, active])
+        following = math.log(target) - 0.5 * np.log(best)
+        # An error of v makes one of h that is larger by the slope of h, which is h over the step.
+        converged = 0.5 * np.abs(np.log(best / lower)) * np.abs(h) <= tolerance * np.abs(following - here)
         closed = high[active] - low[active] <= 2 * eps * (1.0 + np.abs(here))
+        at_end = (np.abs(h) <= tolerance) | (closed & (np.abs(h) <= 1e-3))
         out_of_reach = low[active] > _LARGEST_SQUARE - 1.0
-        found[active] = (np.abs(h) <= 16 * eps) | (closed & (np.abs(h) <= 1e-3))
-        last_v[active], last_h[active] = here, h
+        inside = (following > low[active]) & (following < high[active])
+        step_to = np.where(inside, following, 0.5 * (low[active] + high[active]))
         unreached = np.where(out_of_reach, 0.0, low[active])
-        v[active] = np.where(found[active], here, np.where(closed | out_of_reach, unreached, following))
-        active = active[~(found[active] | closed | out_of_reach)]
+        ended = np.where(at_end, here, np.where(closed | out_of_reach, unreached, step_to))
+        v[active] = np.where(converged, following, ended)
+        found[active] = converged | at_end
+        active = active[~(converged | at_end | closed | out_of_reach)]
     return v, found
+
+
+def _pushed(rows: Floats, first: Floats) -> Floats:
+    """The rows with a new first one, and without the last one."""
+    return np.concatenate([first[None], rows[:-1]])
+
+
+def _interpolated(at: float, nodes: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """The polynomial through all points, and that without the last of them, at one place, by Neville's scheme.
+
+    A point is a row of nodes and of values; those that are NaN come last, and do not count.
+    """
+    column, best, lower = values, values[0], np.full_like(values[0], math.nan)
+    for k in range(1, len(nodes)):
+        column = ((at - nodes[k:]) * column[:-1] - (at - nodes[:-k]) * column[1:]) / (nodes[:-k] - nodes[k:])
+        counts = np.isfinite(column[0])
+        best, lower = np.where(counts, column[0], best), np.where(counts, best, lower)
+    return best, lower

@@ -13,6 +13,7 @@ import branchsig
 
 matplotlib.rcParams["svg.hashsalt"] = "branchsig"  # the same picture has the same bytes
 FOLDER = Path(__file__).parent / "_static"
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 SIZE = (5.6, 3.4)
 
 
@@ -47,6 +48,25 @@ def accuracy():
     axes.plot([p**2 for p in degrees], errors, "s-", label="Gauss–Lobatto, p = 2–5")
     axes.legend(frameon=False)
     save(figure, "accuracy.svg")
+
+
+def error_and_time():
+    """Error against time as `benchmarks/numerics.py` measured them, the peer beside us."""
+    curves = {}
+    for line in (RESULTS / "numerics.md").read_text().partition("## Costs")[0].splitlines():
+        rule, *numbers = (cell.strip() for cell in line.strip("|").split("|"))
+        if not rule.startswith(("trapezoid", "Gauss")):
+            continue
+        family = "trapezoid" if rule.startswith("trapezoid") else "Gauss–Lobatto"
+        for library, error, time in (("branchsig", *numbers[1:3]), ("pysiglib", *numbers[3:5])):
+            if error:
+                curves.setdefault(f"{family}, {library}", []).append((float(time.split()[0]), float(error)))
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = axes_of(figure, xlabel="milliseconds", ylabel="largest relative error", xscale="log", yscale="log")
+    for (label, points), style in zip(sorted(curves.items()), ("s-", "o-", "^--"), strict=True):
+        axes.plot(*zip(*points, strict=True), style, label=label)
+    axes.legend(frameon=False)
+    save(figure, "error_and_time.svg")
 
 
 def quadratic_variation():
@@ -141,5 +161,5 @@ def samples():
 
 
 if __name__ == "__main__":
-    for draw in (accuracy, quadratic_variation, truncation, dilation, ragged, samples):
+    for draw in (accuracy, error_and_time, quadratic_variation, truncation, dilation, ragged, samples):
         draw()

@@ -21,6 +21,7 @@ from branchsig._options import gather
 from branchsig._problems import paired_problem
 from branchsig.backends import CAPABILITIES, supports
 from branchsig.quadrature import BY_NAME
+from branchsig.static_kernels import DilatedKernel, is_linear
 
 KERNELS = [*STATIC_KERNELS, "quartic"]
 
@@ -51,11 +52,12 @@ def settings_of_problems(draw, pairings=("paired", "gram", "symmetric")):
     if pairing == "symmetric":
         length2, order2 = length1, order1
     # Work is bounded, so that an example takes milliseconds.
-    depth = draw(st.integers(0, 9))
+    depth = draw(st.one_of(st.integers(0, 9), st.just(math.inf)))
     pairs = count1 * (count2 if pairing != "paired" else 1)
     quadrature = draw(st.sampled_from(["trapezoid", "trapezoid", *BY_NAME]))
     nodes = BY_NAME[quadrature].p ** 2
-    assume(pairs * length1 * length2 * 2 ** (order1 + order2) * nodes * (depth + 1) < 3_000_000)
+    levels = 200 if depth == math.inf else depth + 1
+    assume(pairs * length1 * length2 * 2 ** (order1 + order2) * nodes * levels < 3_000_000)
     return {
         "pairing": pairing,
         "counts": (count1, count2),
@@ -64,6 +66,7 @@ def settings_of_problems(draw, pairings=("paired", "gram", "symmetric")):
         "depth": depth,
         "orders": (order1, order2),
         "kernel": draw(st.sampled_from(KERNELS)),
+        "dilated": draw(st.sampled_from([False, False, True])),
         "quadrature": quadrature,
         "ragged": draw(st.sampled_from([False, False, True])),
         "dtype": draw(st.sampled_from([np.float64, np.float64, np.float32])),
@@ -75,7 +78,11 @@ def settings_of_problems(draw, pairings=("paired", "gram", "symmetric")):
 
 
 def built(settings, reference, largest=20.0):
-    """The problem of some settings, its paths halved until log K of every pair is at most `largest`."""
+    """The problem of some settings, its paths halved until log K of every pair is at most `largest`.
+
+    Without truncation at most 2: towards the blow-up the condition of the problem itself has no bound.
+    """
+    largest = min(largest, 2.0) if settings["depth"] == math.inf else largest
     rng = np.random.default_rng(settings["seed"])
     shapes = [
         (count, length, settings["dimension"])
@@ -85,6 +92,11 @@ def built(settings, reference, largest=20.0):
     x = walk(rng, *shapes[0], size=size, dtype=dtype)
     y = x if settings["pairing"] == "symmetric" else walk(rng, *shapes[1], size=size, dtype=dtype)
     kernel = QuarticKernel() if settings["kernel"] == "quartic" else static_kernel(settings["kernel"])[0]
+    if settings["dilated"] and not is_linear(kernel):
+        kernel = DilatedKernel(kernel)
+        x, y = with_factors(rng, x), with_factors(rng, y)
+        if settings["pairing"] == "symmetric":
+            y = x
     valid = [None, None]
     if settings["ragged"]:
         valid = [rng.integers(1, length + 1, size=count) for count, length, _ in shapes]
@@ -111,6 +123,12 @@ def built(settings, reference, largest=20.0):
             y = x
 
 
+def with_factors(rng, path):
+    """Paths with a last channel that holds a factor of each of them."""
+    factors = rng.uniform(0.5, 1.5, (len(path), 1, 1)).astype(path.dtype)
+    return np.concatenate([path, np.broadcast_to(factors, (*path.shape[:2], 1))], axis=2)
+
+
 def double(arguments):
     """The same problem in float64."""
     x = arguments.path1.astype(np.float64)
@@ -134,6 +152,7 @@ ODD = {
     "depth": 4,
     "orders": (1, 2),
     "kernel": "linear",
+    "dilated": False,
     "quadrature": "trapezoid",
     "ragged": False,
     "dtype": np.float64,
@@ -147,10 +166,13 @@ ODD = {
 @given(settings=settings_of_problems())
 @example(settings=ODD | {"quadrature": "lobatto2", "ragged": True})
 @example(settings=ODD | {"quadrature": "left", "lengths": (33, 70), "orders": (0, 0)})
+@example(settings=ODD | {"depth": math.inf, "ragged": True})
+@example(settings=ODD | {"depth": math.inf, "quadrature": "lobatto2", "lengths": (13, 7)})
 @example(settings=ODD)
 @example(settings=ODD | {"pairing": "symmetric", "lengths": (33, 33), "orders": (1, 1)})
 @example(settings=ODD | {"pairing": "gram", "counts": (5, 7), "dtype": np.float32})
 @example(settings=ODD | {"counts": (1, 1), "lengths": (100, 64), "orders": (0, 0)})
+@example(settings=ODD | {"kernel": "rbf", "dilated": True, "pairing": "gram", "counts": (5, 7), "ragged": True})
 def test_values_agree_with_the_reference(core, reference, settings):
     arguments = built(settings, reference)
     found = core.log_kernel(arguments)
@@ -161,10 +183,12 @@ def test_values_agree_with_the_reference(core, reference, settings):
 
 @given(settings=settings_of_problems(), all_levels=st.booleans())
 @example(settings=ODD, all_levels=True)
+@example(settings=ODD | {"depth": math.inf}, all_levels=False)
 def test_grids_agree_with_the_reference(core, reference, settings, all_levels):
     arguments = built(settings, reference, largest=10.0)
     if arguments.pairing == "symmetric":
         arguments = dataclasses.replace(arguments, pairing="gram")
+    all_levels = all_levels and arguments.depth != math.inf
     wanted = reference.grid(double(arguments), all_levels=all_levels)
     assume(np.max(np.abs(np.log(wanted)), initial=0.0) < 20)
     found = core.grid(arguments, all_levels=all_levels)
@@ -194,11 +218,15 @@ def test_parts_and_their_gradients_agree_with_the_reference(core, reference, set
 
 @given(settings=settings_of_problems(), wrt_log=st.booleans(), sides=st.sampled_from([(1, 0), (0, 1), (1, 1)]))
 @example(settings=ODD, wrt_log=False, sides=(1, 1))
+@example(settings=ODD | {"depth": math.inf, "ragged": True}, wrt_log=False, sides=(1, 1))
+@example(settings=ODD | {"depth": math.inf, "quadrature": "lobatto2", "lengths": (13, 7)}, wrt_log=True, sides=(1, 1))
 @example(settings=ODD | {"quadrature": "lobatto3", "ragged": True}, wrt_log=False, sides=(1, 1))
 @example(settings=ODD | {"quadrature": "left", "lengths": (33, 70), "orders": (0, 0)}, wrt_log=True, sides=(1, 1))
 @example(settings=ODD | {"pairing": "gram", "counts": (5, 7)}, wrt_log=True, sides=(1, 1))
 @example(settings=ODD | {"pairing": "symmetric", "lengths": (9, 9), "orders": (0, 0)}, wrt_log=False, sides=(1, 0))
 @example(settings=ODD | {"counts": (1, 1), "lengths": (100, 64), "orders": (0, 0)}, wrt_log=False, sides=(1, 1))
+@example(settings=ODD | {"kernel": "rbf", "dilated": True, "ragged": True}, wrt_log=True, sides=(1, 1))
+@example(settings=ODD | {"kernel": "polynomial", "dilated": True, "orders": (4, 0)}, wrt_log=False, sides=(1, 1))
 def test_gradients_agree_with_the_reference(core, reference, settings, wrt_log, sides):
     arguments = built(settings, reference, largest=15.0)
     left, right = (True, False) if arguments.pairing == "symmetric" else map(bool, sides)
@@ -207,6 +235,8 @@ def test_gradients_agree_with_the_reference(core, reference, settings, wrt_log, 
 
 @given(settings=settings_of_problems(pairings=("paired", "gram")), wrt_log=st.booleans())
 @example(settings=ODD, wrt_log=False)
+@example(settings=ODD | {"depth": math.inf}, wrt_log=False)
+@example(settings=ODD | {"depth": math.inf, "quadrature": "lobatto3", "lengths": (9, 7)}, wrt_log=True)
 def test_gradients_of_grids_agree_with_the_reference(core, reference, settings, wrt_log):
     arguments = built(settings, reference, largest=15.0)
     grid = reference.grid(double(arguments), all_levels=False)
@@ -218,6 +248,7 @@ def test_gradients_of_grids_agree_with_the_reference(core, reference, settings, 
 @example(settings=ODD, on_grid=False)
 def test_gradients_with_a_stack_agree_with_those_without(core, reference, settings, on_grid):
     assume(BY_NAME[settings["quadrature"]].p == 1)  # a stack has the corners alone
+    assume(settings["depth"] != math.inf)
     arguments = built(settings, reference, largest=15.0)
     stack = reference.grid(double(arguments), all_levels=True)
     assume(np.max(np.abs(np.log(stack)), initial=0.0) < 15)

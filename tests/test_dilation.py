@@ -101,6 +101,14 @@ def test_closed_paths_at_depth_one_have_the_factor_of_the_guard(backend):
     assert kernel(x, x, 1, normalize="dilation") == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("options", [{"depth": 0}, {"depth": math.inf, "order": 0}])
+@pytest.mark.parametrize("name", ["linear", "rbf"])
+def test_kernels_that_are_one_whatever_the_factor_have_that_of_the_guard(backend, options, name, rng):
+    x = walk(rng, 3, 5, 2)
+    options = options | {"static_kernel": static_kernel(name)[0]}
+    np.testing.assert_array_equal(branchsig.dilation(x, **options), branchsig.dilation(x, method="guard", **options))
+
+
 def test_a_path_that_blows_up_on_its_way_keeps_a_finite_kernel(backend):
     # Out by three large steps and back: on this coarse grid the cell equation of the turn has no solution before the
     # end has the target.
@@ -157,6 +165,30 @@ def test_recorded_motions_are_finite_without_a_bound_on_the_depth(motions, name)
     static = branchsig.RBFKernel(sigma=5.0) if name == "rbf" else None
     log_k = gram(motions[::3, ::3], None, math.inf, static_kernel=static, normalize="dilation", log=True)
     assert np.abs(log_k).max() <= 1.0 + 1e-10
+
+
+@pytest.mark.parametrize("target", [0.2, 1.0])
+@pytest.mark.parametrize("kind", ["walk", "walk, rbf", "line", "noise", "loop", "motions"])
+def test_the_search_takes_few_kernels_of_a_path(backend, kind, target, motions, rng, monkeypatch):
+    x = walk(rng, 12, 30, 3)
+    if kind == "line":
+        x = np.linspace(0, 1, 30)[:, None] * x[:, -1:]
+    elif kind == "noise":
+        x = rng.standard_normal(x.shape)
+    elif kind == "loop":
+        x = x * np.sin(np.linspace(0, math.pi, 30))[:, None]
+    elif kind == "motions":
+        x = motions
+    solved = []
+    log_kernel = type(backend).log_kernel
+
+    def counted(self, problem):
+        solved.append(problem.path1.shape[0])
+        return log_kernel(self, problem)
+
+    monkeypatch.setattr(type(backend), "log_kernel", counted)
+    branchsig.dilation(x, 4, target=target, static_kernel=static_kernel("rbf")[0] if kind == "walk, rbf" else None)
+    assert sum(solved) <= (9 if kind == "loop" else 7) * len(x)
 
 
 @pytest.mark.parametrize("rule", ["trapezoid", "left", "lobatto2", "lobatto7"])

@@ -1,5 +1,7 @@
 """Long pairs take a way of their own through the core: strips of rows over the lanes. It must not show."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ CASES = {
     "rows that are refined beyond a band": (40, 700, (4, 0), branchsig.PolynomialKernel(2.0, 1.0, 0.1)),
     "columns that are refined beyond a block": (530, 40, (0, 6), branchsig.LinearKernel()),
 }
+LOBATTO = branchsig.GaussLobatto(2)
 
 
 def backend(instruction_set):
@@ -40,11 +43,14 @@ def walks(rng, pairs, length1, length2, dimension=3):
     )
 
 
-@pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "depth"),
+    [*((case, depth) for case in CASES for depth in (1, 3)), ("radial", math.inf), ("linear", math.inf)],
+)
 def test_long_pair_agrees_with_the_reference(core, case, depth):
     length1, length2, dyadic_order, kernel = CASES[case]
     x, y = walks(np.random.default_rng(0), 1, length1, length2)
+    x = 0.5 * x if depth == math.inf else x  # well below its blow-up
     problem = Problem(x, y, "paired", kernel, depth, dyadic_order)
     reference = ReferenceBackend()
     tolerance = 1e-13 * (length1 * 2 ** dyadic_order[0] + length2 * 2 ** dyadic_order[1])
@@ -55,6 +61,17 @@ def test_long_pair_agrees_with_the_reference(core, case, depth):
         )
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize("options", [{"depth": 4}, {"depth": math.inf, "order": 3}])
+def test_rows_of_nodes_that_are_not_kept_are_recovered(core, options):
+    x, y = walks(np.random.default_rng(0), 2, 330, 360)
+    problem = Problem(x, y, "paired", branchsig.RBFKernel(1.0), dyadic_order=(0, 0), quadrature=LOBATTO, **options)
+    reference = ReferenceBackend()
+    derivs = np.array([0.7, 0.3] if options["depth"] == 4 else [[0.1, 0.2, 0.3, 0.4]] * 2)
+    ours, theirs = (one.gradients(problem, derivs, wrt_log=False, left=True, right=True) for one in (core, reference))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -392,7 +392,8 @@ def test_repeated_points_leave_infinity_infinite(backend):
 @pytest.mark.parametrize("name", ["linear", "rbf", "matern52", "polynomial"])
 @pytest.mark.parametrize("rule", ["trapezoid", "left", "lobatto2", "lobatto4"])
 @pytest.mark.parametrize(
-    ("depth", "orders", "lengths"), [(3, (0, 0), (8, 9)), (4, (1, 2), (5, 4)), (7, (0, 0), (70, 6))]
+    ("depth", "orders", "lengths"),
+    [(3, (0, 0), (8, 9)), (4, (1, 2), (5, 4)), (7, (0, 0), (70, 6)), (math.inf, (0, 1), (9, 8))],
 )
 def test_a_pair_has_the_same_bits_in_every_batch(core, dtype, name, rule, depth, orders, lengths, rng):
     options = {"static_kernel": static_kernel(name)[0], "quadrature": BY_NAME[rule]}

@@ -141,6 +141,19 @@ def test_no_truncation_solves_liouvilles_equation(backend, c):
     assert abs(gradient[1, 0] / slope - 1) < (1e-8 if c < -3 else 1e-12)
 
 
+@pytest.mark.parametrize("c", [-700.0, -40.0, -3.0, -0.2, 1e-3, 0.02, 0.07, 0.3, 0.6, 0.7, 0.75, 0.79])
+@pytest.mark.parametrize("columns", [1, 5, 40])
+def test_one_cell_solves_its_equation_up_to_its_blow_up(backend, c, columns):
+    # log K = c (3 + K) / 4, on one cell; the others stand still
+    x, y = np.array([[0.0], [1.0]]), np.zeros((columns + 1, 1))
+    y[columns // 2 + 1 :] = c
+    found = kernel(x, y, math.inf, log=True)
+    assert abs(found - c * (3 + math.exp(found)) / 4) < 1e-14 * max(1, abs(c)) / (1 - c * math.exp(found) / 4)
+    slope = (3 + math.exp(found)) / 4 / (1 - c * math.exp(found) / 4)
+    gradient = backprop(np.asarray(1.0), x, y, math.inf, log=True, right_deriv=True)[1]
+    assert abs(gradient[columns // 2 + 1 :].sum() / slope - 1) < 1e-12
+
+
 @pytest.mark.parametrize("c", [1.999, 1.99999])
 def test_the_kernel_grows_without_bound_towards_the_blow_up(backend, c):
     x = np.array([[0.0], [1.0]])

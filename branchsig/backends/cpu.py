@@ -3,8 +3,9 @@
 A `Problem` on NumPy arrays comes in. The core (``c_src``) sweeps tiles of pairs by running products, one pair per SIMD
 lane; the few pairs whose kernels leave the range of those are swept again in the log domain. It computes in float64,
 whatever the dtype of the paths: in float32 the errors of the levels add up to more than the dtype resolves. Beyond the
-result it takes a workspace of O(depth · length2) a thread, and up to 6 MB for gradients. Increments of a static kernel
-of the user's own are computed in blocks of bounded size.
+result it takes a workspace of O(depth · length2) a thread, and up to 6 MB for gradients (without truncation
+O(√length1 · length2), where that is more). Increments of a static kernel of the user's own are computed in blocks of
+bounded size.
 """
 
 from __future__ import annotations
@@ -53,6 +54,14 @@ _FUSED: dict[type, tuple[int, Callable[[Any], tuple[float, ...]]]] = {
     kernels.RationalQuadraticKernel: (7, lambda k: (k.sigma, k.alpha)),
 }
 """Static kernels whose increments the core makes itself: its number for them, and their parameters."""
+
+
+def _is_fused(kernel: kernels.StaticKernel) -> bool:
+    """Tell whether the core makes the increments of a static kernel itself: one of these, or one that is not linear,
+    dilated."""
+    if type(kernel) is kernels.DilatedKernel:
+        return type(kernel.kernel) in _FUSED and not kernels.is_linear(kernel.kernel)
+    return type(kernel) in _FUSED
 
 
 def available() -> bool:
@@ -118,8 +127,9 @@ def _call(template: Any, *, backward: bool, flags: dict[str, bool], arrays: _Arr
 def _template(
     lengths: tuple[int, int],
     dimension: int,
-    depth: int,
+    levels: int,
     order: int | None,
+    untruncated: bool,
     dyadic_order: tuple[int, int],
     static_kernel: Any,
     quadrature: Quadrature,
@@ -129,12 +139,13 @@ def _template(
     task = ffi.new("bs_task *")
     task.length1, task.length2 = task.stride1, task.stride2 = lengths
     task.dimension = dimension
-    task.depth = depth
+    task.depth = levels
+    task.untruncated = untruncated
     task.dyadic1, task.dyadic2 = dyadic_order
     task.log_grid = task.careful = log_grid  # the running products do not have the logarithms
     if order is not None:
         task.order = order
-    if order is not None or quadrature != TRAPEZOID:  # which is built in
+    if order is not None or untruncated or quadrature != TRAPEZOID:  # which is built in
         task.nodes = quadrature.p
         for k, value in enumerate(value for row in quadrature.steps for value in row):
             task.steps[k] = value
@@ -142,6 +153,8 @@ def _template(
             task.whole[k] = value
     task.static_kernel = _GIVEN
     if static_kernel is not None:
+        if type(static_kernel) is kernels.DilatedKernel:
+            task.dilated, static_kernel = True, static_kernel.kernel
         task.static_kernel, parameters = _FUSED[type(static_kernel)]
         for k, value in enumerate(parameters(static_kernel)):
             task.parameter[k] = value
@@ -160,23 +173,28 @@ class _Sweep:
         self.rows, self.columns = (self.lengths[0] - 1) << order1, (self.lengths[1] - 1) << order2
         self.shape = (x.shape[0],) if problem.pairing == "paired" else (x.shape[0], y.shape[0])
         self.count = _schedule.count(problem.pairing, x.shape[0], y.shape[0])
-        # Truncated by the number of nodes, there are as many levels, each needing all those below it.
-        self.levels = int(problem.depth if problem.order is None else problem.order)
-        longest = max(self.rows, self.columns) * max(1, self.levels) * _NODE_BYTES * problem.quadrature.p**2
+        # Truncated by the number of nodes, there are as many levels, each needing all below it. Without truncation
+        # there is one kernel, whose gradients take the square root of all its rows, and as much time as a few levels.
+        untruncated = problem.order is None and problem.depth == math.inf
+        self.levels = 1 if untruncated else int(problem.depth if problem.order is None else problem.order)
+        rows = math.isqrt(self.rows) + 1 if untruncated else max(1, self.levels)
+        longest = max(self.rows, self.columns) * rows * _NODE_BYTES * problem.quadrature.p**2
         if longest > _MOST_BYTES:
             raise MemoryError(
                 f"one row of the grids takes {longest:.1e} bytes: dyadic_order {problem.dyadic_order} is too large for "
                 f"paths of {self.lengths[0]} and {self.lengths[1]} points"
             )
-        self.nodes = max(1.0, float(self.rows) * self.columns * self.levels * problem.quadrature.p**2)
+        levels = self.levels + 5 * untruncated
+        self.nodes = max(1.0, float(self.rows) * self.columns * levels * problem.quadrature.p**2)
         # nothing to sweep: no pairs, a path that does not move, or no level
         self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or self.levels == 0
-        self.fused = type(problem.static_kernel) in _FUSED
+        self.fused = _is_fused(problem.static_kernel)
         self.template = _template(
             self.lengths,
             x.shape[2],
             self.levels,
             problem.order,
+            untruncated,
             problem.dyadic_order,
             problem.static_kernel if self.fused else None,
             problem.quadrature,
@@ -231,7 +249,7 @@ class _Sweep:
     ) -> None:
         """Do the work on every job, and collect the results in order."""
         problem, done = self.problem, 0
-        inline = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else _JOB_NODES)
+        inline = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES)
 
         def call(job: _schedule.Job) -> Any:
             return len(job[0]), work(*job)

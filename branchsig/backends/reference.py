@@ -351,7 +351,7 @@ def _untruncated(g: Array, rule: Quadrature) -> Array:
     def step(above: Array, left: Array, strip: Array, increment: Array, u: Array) -> tuple[Array, Array]:
         integral = cell_integral(above, left, increment, u)
         own_share = increment * own * xp.exp(u)
-        slope = 1.0 - xp.where(increment == 0.0, xp.zeros_like(u), own_share)
+        slope = 1.0 - xp.where((increment == 0.0) | (own == 0.0), xp.zeros_like(u), own_share)
         return above[:, :, None, 1:] + strip[:, :, :, None] + integral - u, slope
 
     skewed = _skewed(g)

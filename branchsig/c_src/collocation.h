@@ -6,8 +6,8 @@
      K_m[a + 1, b]    = K_m[a, b] E_a(b),   E_a(b) = E_a(b - 1) exp(g sum_{m-1}[a, b]),   E_a = 1 on the left edge
      log K_depth      = sum over the cells of g sum over k, l of V[k] V[l] K_{depth-1}[k, l],   V[k] = sum over a of B[a, k]
 
-   A row of cells is swept in blocks of columns, a block level by level; K is kept on the last row of nodes. The way back recovers
-   the rows of nodes of a row of cells from the last one, and the adjoint of a cell is
+   A row of cells is swept in blocks of columns, a block level by level; K is kept on the last row of nodes. For the way back rows of
+   nodes are kept while they fit, and otherwise recovered, those of a row of cells from the last of them. The adjoint of a cell is
      U[k, l] = sum over a, b of B[a, k] w_{m+1}[a, b] B[b, l],   gradient += sum of U K_m,   Kbar_m[k, l] gathers g U[k, l],
      w_m[a, b] = sum of Kbar_m K_m over the nodes below and to the right of the sub-cell. */
 #ifndef BS_COLLOCATION_H
@@ -29,10 +29,9 @@ typedef struct {
   tile t;
   int p;
   int64_t width;        /* registers of a row of nodes */
-  int upside;           /* which of the first and the last row of nodes comes first in memory: they change places row by row */
   double largest_sum;   /* of any sub-cell where |K| <= 1 */
-  int rows;             /* of nodes that are kept: all p + 1 of them, or the latest alone */
-  vec *k;               /* [level][row of nodes][node] */
+  int64_t slots;        /* rows of nodes that lie in memory at once, row i in slot i % slots */
+  vec *k;               /* [slot][level][node] */
   vec *logs;            /* careful: [level][node] */
   vec *ones, *sums[2];  /* of a block: [cell][a][b], of K_0 and of other levels */
   edge_state *states;   /* [level] */
@@ -41,22 +40,26 @@ typedef struct {
   edge_adjoint *adjoints; /* backward: [level] */
 } collocation;
 
-/* `all_rows` of nodes are kept, or the latest alone. */
-static int64_t lay_out_collocation(collocation *n, const bs_task *task, int backward, int all_rows, char *base) {
+/* `fewest` rows of nodes lie in memory at once: 1, the latest, or p + 1, those of a row of cells. Then backward as many more are kept
+   as fit, of `sets` arrays like k. */
+static int64_t lay_out_collocation(collocation *n, const bs_task *task, int backward, int64_t fewest, int sets, char *base) {
   int64_t used = lay_out(&n->t, task, backward, 0, base);
   const tile *t = &n->t;
   const int p = n->p = task->nodes, levels = t->levels;
   n->t.factor *= 4; /* weights take the place of the mean of four corners */
   n->width = row_width(t->columns * p + 1);
-  n->upside = 0;
   n->largest_sum = 0;
   for (int a = 0; a < p; ++a) {
     double sum = 0;
     for (int k = 0; k <= p; ++k) sum += fabs(task->steps[a * (p + 1) + k]);
     if (sum * sum > n->largest_sum) n->largest_sum = sum * sum;
   }
-  n->rows = all_rows ? p + 1 : 1;
-  n->k = take(base, &used, n->width * levels * n->rows, sizeof(vec));
+  n->slots = fewest;
+  if (backward && fewest > 1 && levels && !task->careful) {
+    n->slots = least(KEPT_BYTES / (sets * n->width * levels * (int64_t)sizeof(vec)), t->rows * p + 1);
+    if (n->slots < fewest) n->slots = fewest;
+  }
+  n->k = take(base, &used, n->width * levels * n->slots, sizeof(vec));
   n->logs = task->careful ? take(base, &used, n->width * levels, sizeof(vec)) : NULL;
   n->ones = take(base, &used, BLOCK * p * p, sizeof(vec));
   n->sums[0] = take(base, &used, BLOCK * p * p, sizeof(vec));
@@ -72,13 +75,13 @@ static int64_t lay_out_collocation(collocation *n, const bs_task *task, int back
   return used;
 }
 
-/* Row i of the nodes of the row of cells at hand, on level m of `values`, which are n->k or lie as those. Where one row is kept it
-   stands for all. */
-BS_INLINE vec *node_row(const collocation *n, vec *values, int m, int i) {
-  if (n->rows == 1) return values + n->width * m;
-  if (n->upside && (i == 0 || i == n->p)) i = n->p - i;
-  return values + n->width * (m * n->rows + i);
+/* Row i of the nodes of all cells on level m of `values`, which are n->k or lie as those. */
+BS_INLINE vec *node_row(const collocation *n, vec *values, int m, int64_t i) {
+  return values + n->width * (i % n->slots * n->t.levels + m);
 }
+
+/* Whether the way up finds the nodes of row r of cells in memory; careful, it needs the logarithms too, and makes both again. */
+BS_INLINE int is_kept(const collocation *n, int64_t r) { return !n->t.in.task->careful && r * n->p + n->slots > n->t.rows * n->p; }
 
 /* weight times value; careful: nothing where the weight is zero, also where the value is infinite */
 BS_INLINE vec weighted(int careful, double weight, vec value) {
@@ -180,25 +183,25 @@ BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, const
   return high;
 }
 
-/* The instances: how many nodes, which polynomial for exp, which way. */
-#define BS_CELLS(name, p, sign)                                                                                                  \
+/* The instances: how many nodes, which polynomial for exp, which way. Those for any number of nodes are the careful ones too. */
+#define BS_CELLS(name, p, ever_careful, sign)                                                                                    \
   static vec name(const collocation *n, int careful, vec largest_cell, block b, const vec *sums, vec *const *rows, vec *row,     \
                   vec *logs, vec *sums_out, vec *integral, edge_state *state, vec extent[2]) {                                   \
     const bs_task *task = n->t.in.task;                                                                                          \
-    if (careful)                                                                                                                 \
+    if (ever_careful && careful)                                                                                                 \
       return cells_at(p, TIER_ANY, 1, sign, b, task, sums, rows, row, logs, sums_out, integral, state, extent);                  \
     if (tier_for(largest_cell) <= TIER_SMALL)                                                                                    \
       return cells_at(p, TIER_SMALL, 0, sign, b, task, sums, rows, row, logs, sums_out, integral, state, extent);                \
     return cells_at(p, TIER_ANY, 0, sign, b, task, sums, rows, row, logs, sums_out, integral, state, extent);                    \
   }
-BS_CELLS(cells_down_1, 1, 1)
-BS_CELLS(cells_down_2, 2, 1)
-BS_CELLS(cells_down_3, 3, 1)
-BS_CELLS(cells_down_any, n->p, 1)
-BS_CELLS(cells_up_1, 1, -1)
-BS_CELLS(cells_up_2, 2, -1)
-BS_CELLS(cells_up_3, 3, -1)
-BS_CELLS(cells_up_any, n->p, -1)
+BS_CELLS(cells_down_1, 1, 0, 1)
+BS_CELLS(cells_down_2, 2, 0, 1)
+BS_CELLS(cells_down_3, 3, 0, 1)
+BS_CELLS(cells_down_any, n->p, 1, 1)
+BS_CELLS(cells_up_1, 1, 0, -1)
+BS_CELLS(cells_up_2, 2, 0, -1)
+BS_CELLS(cells_up_3, 3, 0, -1)
+BS_CELLS(cells_up_any, n->p, 1, -1)
 
 /* All levels of row r of cells, downwards or upwards; the integral of the top level is added to `integral`, unless that is NULL. */
 static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
@@ -219,10 +222,10 @@ static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
     vec largest = splat(1);
     for (int m = 0; m < levels; ++m) {
       vec *rows[BS_MOST_NODES + 1], *out = n->sums[m & 1], *logs = careful ? n->logs + n->width * m : NULL;
-      for (int k = 0; k <= p; ++k) rows[k] = node_row(n, n->k, m, k);
+      for (int k = 0; k <= p; ++k) rows[k] = node_row(n, n->k, m, r * p + k);
       vec *above = m == levels - 1 ? integral : NULL;
-#define BS_ARGUMENTS n, careful, largest * bound, b, sums, up ? rows : NULL, rows[up ? p : 0], logs, out, above, &n->states[m], t->extent
-      switch (up ? -p : p) {
+#define BS_ARGUMENTS n, careful, largest * bound, b, sums, n->slots > 1 ? rows : NULL, rows[up ? p : 0], logs, out, above, &n->states[m], t->extent
+      switch (careful ? 0 : up ? -p : p) {
         case 1: largest = cells_down_1(BS_ARGUMENTS); break;
         case 2: largest = cells_down_2(BS_ARGUMENTS); break;
         case 3: largest = cells_down_3(BS_ARGUMENTS); break;
@@ -238,6 +241,21 @@ static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
   }
 }
 
+/* U = B^T w B of one cell, w[a * p + b] */
+BS_INLINE void node_weights(int p, const double *B, const vec *w, vec U[BS_MOST_NODES + 1][BS_MOST_NODES + 1]) {
+  vec across[BS_MOST_NODES][BS_MOST_NODES + 1];
+  for (int a = 0; a < p; ++a)
+    for (int l = 0; l <= p; ++l) {
+      across[a][l] = splat(0);
+      for (int e = 0; e < p; ++e) across[a][l] += w[a * p + e] * B[e * (p + 1) + l];
+    }
+  for (int k = 0; k <= p; ++k)
+    for (int l = 0; l <= p; ++l) {
+      U[k][l] = splat(0);
+      for (int a = 0; a < p; ++a) U[k][l] += B[a * (p + 1) + k] * across[a][l];
+    }
+}
+
 /* One level of the adjoint over a block of cells, right to left. w_above: w_{m+1} of the sub-cells, or (top) of the cells. */
 BS_INLINE void cells_adjoint_at(int p, int top, int lowest, block b, const bs_task *task, const vec *w_above, vec *const *rows,
                                 vec *w, vec *gw, vec *w_out, vec *gradient, edge_adjoint *state) {
@@ -245,21 +263,12 @@ BS_INLINE void cells_adjoint_at(int p, int top, int lowest, block b, const bs_ta
   for (int64_t c = b.last; c >= b.first; --c) {
     const int64_t at = (c - 1) * p;
     const vec g = b.g[(c - 1) >> b.shift], *above = w_above + (top ? c : (c - b.first) * p * p);
-    vec U[BS_MOST_NODES + 1][BS_MOST_NODES + 1], across[BS_MOST_NODES][BS_MOST_NODES + 1], sum = splat(0);
+    vec U[BS_MOST_NODES + 1][BS_MOST_NODES + 1], sum = splat(0);
     if (top) {
       for (int k = 0; k <= p; ++k)
         for (int l = 0; l <= p; ++l) U[k][l] = *above * (V[k] * V[l]);
     } else {
-      for (int a = 0; a < p; ++a)
-        for (int l = 0; l <= p; ++l) {
-          across[a][l] = splat(0);
-          for (int e = 0; e < p; ++e) across[a][l] += above[a * p + e] * B[e * (p + 1) + l];
-        }
-      for (int k = 0; k <= p; ++k)
-        for (int l = 0; l <= p; ++l) {
-          U[k][l] = splat(0);
-          for (int a = 0; a < p; ++a) U[k][l] += B[a * (p + 1) + k] * across[a][l];
-        }
+      node_weights(p, B, above, U);
     }
     for (int l = p; l >= 0; --l)
       for (int k = 0; k <= p; ++k) {
@@ -304,7 +313,7 @@ BS_CELLS_ADJOINT(cells_adjoint_any, n->p)
 static void seed_cells(collocation *n, int64_t first, int64_t r, block b, vec *suffix) {
   tile *t = &n->t;
   const int wrt_log = t->in.task->wrt_log;
-  const vec *lower = node_row(n, n->k, t->levels - 1, n->p);
+  const vec *lower = node_row(n, n->k, t->levels - 1, (r + 1) * n->p);
   load_derivs(t, first, r + 1, b);
   for (int64_t c = b.last; c >= b.first; --c) {
     const vec bar = t->derivs[c - b.first];
@@ -329,7 +338,7 @@ static void adjoint_cells(collocation *n, int64_t first, int64_t r) {
     const vec *w_above = t->w_top;
     for (int m = top - 1; m >= 0; --m) {
       vec *rows[BS_MOST_NODES + 1], *out = n->w_cells[m & 1];
-      for (int k = 0; k <= n->p; ++k) rows[k] = node_row(n, n->k, m, k);
+      for (int k = 0; k <= n->p; ++k) rows[k] = node_row(n, n->k, m, r * n->p + k);
 #define BS_ARGUMENTS n, m == top - 1, m == 0, b, w_above, rows, n->w + n->width * m, n->gw + n->width * m, out, t->gradient, &n->adjoints[m]
       switch (n->p) {
         case 1: cells_adjoint_1(BS_ARGUMENTS); break;
@@ -364,7 +373,7 @@ static void open_collocation(collocation *n, int64_t first) {
   fill_ones(t->in.task, n->ones);
   for (int m = 0; m < t->levels; ++m) {
     fill(node_row(n, n->k, m, 0), n->width, 1);
-    for (int k = 0; k <= p; ++k) *node_row(n, n->k, m, k) = splat(1);
+    for (int64_t i = 1; i < n->slots; ++i) *node_row(n, n->k, m, i) = splat(1);
   }
   if (n->logs) fill(n->logs, n->width * t->levels, 0);
 }
@@ -377,15 +386,15 @@ static void store_corners(const collocation *n, int64_t first, int64_t r) {
   for (int w = 0; w < W && first + w < task->pairs; ++w)
     for (int j = 0; j < grids; ++j) {
       const int m = task->all_levels ? j - 1 : task->depth - 1; /* -1: K_0 */
-      const double *row = m < 0 ? NULL : (const double *)(task->log_grid ? n->logs + n->width * m : node_row(n, n->k, m, 0)) + w;
+      const double *row = m < 0 ? NULL : (const double *)(task->log_grid ? n->logs + n->width * m : node_row(n, n->k, m, r * n->p)) + w;
       double *line = task->grid + (((first + w) * grids + j) * (t->rows + 1) + r) * (t->columns + 1);
       for (int64_t c = 0; c <= t->columns; ++c) line[c] = row ? row[c * n->p * W] : 1;
     }
 }
 
-static void check_corners(collocation *n) {
+static void check_corners(collocation *n, int64_t r) {
   const int top = n->t.levels - 1;
-  const vec *k = n->t.in.task->wrt_log ? n->logs + n->width * top : node_row(n, n->k, top, 0);
+  const vec *k = n->t.in.task->wrt_log ? n->logs + n->width * top : node_row(n, n->k, top, r * n->p);
   for (int64_t c = 0; c <= n->t.columns; ++c) n->t.grid_sum += k[c * n->p] - k[c * n->p];
 }
 
@@ -402,7 +411,7 @@ static int collocation_down(collocation *n, int64_t first) {
     sweep_cells(n, r, 0, t->levels < task->depth ? &integral : NULL);
     t->total += integral;
     if (task->grid) store_corners(n, first, r + 1);
-    if (task->grid_derivs && task->careful) check_corners(n);
+    if (task->grid_derivs && task->careful) check_corners(n, r + 1);
   }
   return 0;
 }
@@ -414,17 +423,14 @@ static int collocation_up(collocation *n, int64_t first, vec seed) {
   open_gradient(t, seed);
   fill(n->w, n->width * t->levels, 0);
   fill(n->gw, n->width * t->levels, 0);
-  /* the way down has left the last row where the first one stands */
-  for (int m = 0; m < t->levels; ++m) memcpy(node_row(n, n->k, m, n->p), node_row(n, n->k, m, 0), sizeof(vec) * (size_t)n->width);
   for (int64_t r = t->rows - 1; r >= 0; --r) {
     if (stopped(t)) return 1;
     load_increments(t, r, r + 1, 1);
-    sweep_cells(n, r, 1, NULL);
+    if (!is_kept(n, r)) sweep_cells(n, r, 1, NULL);
     if (r == 0) /* that much is known exactly */
       for (int m = 0; m < t->levels; ++m) fill(node_row(n, n->k, m, 0), n->width, 1);
     adjoint_cells(n, first, r);
     hand_on_gradient(t, first, r, r + 1);
-    n->upside = !n->upside;
   }
   t->in.gradient = 0;
   return 0;

@@ -4,7 +4,8 @@
 
    The linear kernels need only the steps of the paths: g = scale^2 <x_{i+1} - x_i, y_{j+1} - y_j>. All others are a function
    of b = <x, y> (polynomial) or of b = |x - y|^2 (radial), and kappa' below is the factor of their gradients:
-   d kappa / d x = kappa' y or kappa' (x - y). A row of kappa is kept, so each value is computed once a sweep.
+   d kappa / d x = kappa' y or kappa' (x - y). A row of kappa is kept, so each value is computed once a sweep. They may be
+   dilated: g times a factor of x and one of y.
 
    One pair per lane: y is packed as [points or steps][dimension] registers, x is gathered row by row. */
 #ifndef BS_INCREMENTS_H
@@ -20,6 +21,8 @@ typedef struct {
   const double *x[W], *y[W]; /* the paths of each lane, or its increments in x */
   int64_t points1[W], points2[W]; /* how many points of them there are: behind the last one a path stays where it is */
   int uniform;             /* every lane has the same first path */
+  vec scale;               /* the factors of both paths of a lane, multiplied: 1 where the kernel is not dilated */
+  vec d_scale;             /* dilated: the gradient with respect to it, times it */
   int gradient;            /* kappa' is wanted too */
   vec *y_packed;           /* steps (linear) or points of y */
   vec *x_rows;             /* steps (linear) or points of x: BAND rows of them */
@@ -31,34 +34,40 @@ typedef struct {
 
 BS_INLINE int is_linear(const bs_task *task) { return task->static_kernel == BS_LINEAR; }
 
+/* Channels that are coordinates. */
+BS_INLINE int64_t coordinates(const bs_task *task) { return task->dimension - task->dilated; }
+
 BS_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static void pack_second_path(increments *in) {
-  const int64_t d = in->task->dimension, n = in->task->length2 - is_linear(in->task);
+  const int64_t d = coordinates(in->task), channels = in->task->dimension;
   for (int w = 0; w < W; ++w) {
-    const double *y = in->y[w], *last = y + (in->points2[w] - 1) * d;
+    const double *y = in->y[w];
+    const int64_t last = in->points2[w] - 1;
     double *to = (double *)in->y_packed + w;
-    const int64_t inside = least(n, in->points2[w] - is_linear(in->task)) * d;
-    if (is_linear(in->task))
+    if (is_linear(in->task)) {
+      const int64_t inside = least(in->task->length2 - 1, last) * d;
       for (int64_t k = 0; k < inside; ++k) to[k * W] = y[k + d] - y[k];
-    else
-      for (int64_t k = 0; k < inside; ++k) to[k * W] = y[k];
-    for (int64_t k = inside; k < n * d; ++k) to[k * W] = is_linear(in->task) ? 0 : last[k % d];
+      for (int64_t k = inside; k < (in->task->length2 - 1) * d; ++k) to[k * W] = 0;
+      continue;
+    }
+    for (int64_t j = 0; j < in->task->length2; ++j)
+      for (int64_t k = 0; k < d; ++k) to[(j * d + k) * W] = y[least(j, last) * channels + k];
   }
 }
 
 /* Step i (linear) or point i of the first paths, times the factor, to row `slot` of x_rows. */
 static void gather_first_path(increments *in, int64_t i, double factor, int64_t slot) {
-  const int64_t d = in->task->dimension;
+  const int64_t d = coordinates(in->task), channels = in->task->dimension;
   const int linear = is_linear(in->task);
   vec *row = in->x_rows + slot * d;
   if (in->uniform) {
-    const double *x = in->x[0] + least(i, in->points1[0] - 1) * d, *next = in->x[0] + least(i + 1, in->points1[0] - 1) * d;
+    const double *x = in->x[0] + least(i, in->points1[0] - 1) * channels, *next = in->x[0] + least(i + 1, in->points1[0] - 1) * channels;
     for (int64_t k = 0; k < d; ++k) row[k] = splat((linear ? next[k] - x[k] : x[k]) * factor);
     return;
   }
   for (int w = 0; w < W; ++w) {
-    const double *x = in->x[w] + least(i, in->points1[w] - 1) * d, *next = in->x[w] + least(i + 1, in->points1[w] - 1) * d;
+    const double *x = in->x[w] + least(i, in->points1[w] - 1) * channels, *next = in->x[w] + least(i + 1, in->points1[w] - 1) * channels;
     double *to = (double *)row + w;
     for (int64_t k = 0; k < d; ++k) to[k * W] = (linear ? next[k] - x[k] : x[k]) * factor;
   }
@@ -140,7 +149,7 @@ BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t d, int with_slop
 
 /* The loops over channels are unrolled where there are few. */
 BS_INLINE void kappa_row_with(increments *in, int kernel, int with_slopes, int64_t i) {
-  switch (in->task->dimension) {
+  switch (coordinates(in->task)) {
     case 1: kappa_row_of(in, kernel, 1, with_slopes, i); break;
     case 2: kappa_row_of(in, kernel, 2, with_slopes, i); break;
     case 3: kappa_row_of(in, kernel, 3, with_slopes, i); break;
@@ -149,7 +158,7 @@ BS_INLINE void kappa_row_with(increments *in, int kernel, int with_slopes, int64
     case 6: kappa_row_of(in, kernel, 6, with_slopes, i); break;
     case 7: kappa_row_of(in, kernel, 7, with_slopes, i); break;
     case 8: kappa_row_of(in, kernel, 8, with_slopes, i); break;
-    default: kappa_row_of(in, kernel, in->task->dimension, with_slopes, i);
+    default: kappa_row_of(in, kernel, coordinates(in->task), with_slopes, i);
   }
 }
 
@@ -251,6 +260,7 @@ static void increment_rows(increments *in, int64_t first, int64_t last, int up, 
     linear_rows(in, last - first + 1, g);
     return;
   }
+  const vec by = factor * in->scale;
   for (int64_t step = 0; step <= last - first; ++step) {
     const int64_t i = up ? last - step : first + step;
     next_kappa_row(in, up ? i : i + 1);
@@ -258,7 +268,7 @@ static void increment_rows(increments *in, int64_t first, int64_t last, int up, 
     vec *row = g + (i - first) * n, left = after[0] - before[0];
     for (int64_t j = 0; j < n; ++j) {
       vec right = after[j + 1] - before[j + 1];
-      row[j] = (right - left) * factor;
+      row[j] = (right - left) * by;
       left = right;
     }
   }
@@ -292,7 +302,7 @@ BS_INLINE void node_gradient_of(increments *in, int radial, int64_t d, int64_t i
 }
 
 BS_INLINE void node_gradient_with(increments *in, int radial, int64_t i, const vec *node) {
-  switch (in->task->dimension) {
+  switch (coordinates(in->task)) {
     case 1: node_gradient_of(in, radial, 1, i, node); break;
     case 2: node_gradient_of(in, radial, 2, i, node); break;
     case 3: node_gradient_of(in, radial, 3, i, node); break;
@@ -301,7 +311,7 @@ BS_INLINE void node_gradient_with(increments *in, int radial, int64_t i, const v
     case 6: node_gradient_of(in, radial, 6, i, node); break;
     case 7: node_gradient_of(in, radial, 7, i, node); break;
     case 8: node_gradient_of(in, radial, 8, i, node); break;
-    default: node_gradient_of(in, radial, in->task->dimension, i, node);
+    default: node_gradient_of(in, radial, coordinates(in->task), i, node);
   }
 }
 
@@ -422,14 +432,18 @@ static void start_gradient(increments *in) {
   const int64_t d = in->task->dimension, n = in->task->length2 - is_linear(in->task);
   if (in->task->static_kernel == BS_GIVEN) return;
   fill(in->grad_y, n * d, 0);
+  in->d_scale = splat(0);
   if (!is_linear(in->task)) fill(in->corner, n, 0);
 }
 
-/* to[i] += weight times the gradient of one lane with respect to path point i; a gradient by steps is turned into one by points */
-static void flush_gradient(const vec *gradient, int lane, int64_t length, int64_t dimension, int by_steps, double weight, double *to) {
+/* to[i] += weight times the gradient of one lane with respect to path point i, which has so many channels, the first ones of them
+   coordinates; a gradient by steps is turned into one by points */
+static void flush_gradient(const vec *gradient, int lane, int64_t length, int64_t dimension, int64_t channels, int by_steps,
+                           double weight, double *to) {
   const double *from = (const double *)gradient + lane;
   if (!by_steps) {
-    for (int64_t k = 0; k < length * dimension; ++k) to[k] += weight * from[k * W];
+    for (int64_t i = 0; i < length; ++i)
+      for (int64_t k = 0; k < dimension; ++k) to[i * channels + k] += weight * from[(i * dimension + k) * W];
     return;
   }
   for (int64_t k = 0; k < (length - 1) * dimension; ++k) {

@@ -4,6 +4,7 @@
 #include "order.h"
 #include "strips.h"
 #include "tile.h"
+#include "untruncated.h"
 
 #define BS_PASTE_(name, isa) bs_##name##_##isa
 #define BS_PASTE(name, isa) BS_PASTE_(name, isa)
@@ -32,12 +33,13 @@ BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   for (int64_t first = 0; first < task->pairs; first = own.pairs) {
     tile t = {0};
     strips s = {0};
-    collocation n = {0};
+    untruncated u = {0};
     order_tile o = {0};
     const int strips_next = next_pairs(task, first, backward, &own);
     const int64_t size = strips_next ? lay_out_strips(&s, &own, backward, NULL)
                          : own.order ? lay_out_order(&o, &own, backward, NULL)
-                         : own.nodes ? lay_out_collocation(&n, &own, backward, backward, NULL)
+                         : own.untruncated ? lay_out_untruncated(&u, &own, backward, NULL)
+                         : own.nodes ? lay_out_collocation(&u.n, &own, backward, backward ? own.nodes + 1 : 1, 1, NULL)
                                      : lay_out(&t, &own, backward, KEPT_BYTES, NULL);
     if (size > most) most = size;
   }
@@ -54,10 +56,15 @@ static int forward_strips(const bs_task *task, int64_t k) {
   return 0;
 }
 
-static int forward_tile(const bs_task *task, int64_t first, collocation *n) {
+static int forward_tile(const bs_task *task, int64_t first, untruncated *u) {
+  collocation *n = &u->n;
   tile *t = &n->t;
-  if (task->nodes) {
-    lay_out_collocation(n, task, 0, 0, aligned(task->workspace));
+  if (task->untruncated) {
+    lay_out_untruncated(u, task, 0, aligned(task->workspace));
+    open_collocation(n, first);
+    if (untruncated_down(u, first)) return 1;
+  } else if (task->nodes) {
+    lay_out_collocation(n, task, 0, 1, 1, aligned(task->workspace));
     open_collocation(n, first);
     if (collocation_down(n, first)) return 1;
   } else {
@@ -98,10 +105,15 @@ static int backward_strips(const bs_task *task, int64_t k) {
   return !task->out_of_range[k] && adjoint_strips(&s, k);
 }
 
-static int backward_tile(const bs_task *task, int64_t first, collocation *n) {
+static int backward_tile(const bs_task *task, int64_t first, untruncated *u) {
+  collocation *n = &u->n;
   tile *t = &n->t;
-  if (task->nodes) {
-    lay_out_collocation(n, task, 1, 1, aligned(task->workspace));
+  if (task->untruncated) {
+    lay_out_untruncated(u, task, 1, aligned(task->workspace));
+    open_collocation(n, first);
+    if (untruncated_down(u, first)) return 1;
+  } else if (task->nodes) {
+    lay_out_collocation(n, task, 1, task->nodes + 1, 1, aligned(task->workspace));
     open_collocation(n, first);
     if (collocation_down(n, first)) return 1;
   } else {
@@ -113,7 +125,8 @@ static int backward_tile(const bs_task *task, int64_t first, collocation *n) {
   vec value = top_value(t, first), seed = splat(0);
   if (!task->grid_derivs) seed += t->factor;
   if (!task->grid_derivs && !task->wrt_log) seed *= value;
-  if (task->nodes ? collocation_up(n, first, seed) : sweep_up(t, first, seed)) return 1;
+  if (task->untruncated ? untruncated_up(u, first, seed) : task->nodes ? collocation_up(n, first, seed) : sweep_up(t, first, seed))
+    return 1;
   if (task->grid_derivs) value = t->grid_sum;
   const ivec finite = (value - value) == splat(0);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
@@ -124,21 +137,21 @@ static int backward_tile(const bs_task *task, int64_t first, collocation *n) {
 }
 
 BS_ENTRY(void, forward)(const bs_task *task) {
-  collocation n = {0};
+  untruncated u = {0}; /* what the last tile has packed of the second path serves the next one */
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
     if (next_pairs(task, first, 0, &own) ? forward_strips(&own, first)
         : own.order ? forward_order(&own, first)
-        : forward_tile(&own, first, &n))
+        : forward_tile(&own, first, &u))
       return;
 }
 
 BS_ENTRY(void, backward)(const bs_task *task) {
-  collocation n = {0};
+  untruncated u = {0}; /* what the last tile has packed of the second path serves the next one */
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
     if (next_pairs(task, first, 1, &own) ? backward_strips(&own, first)
         : own.order ? backward_order(&own, first)
-        : backward_tile(&own, first, &n))
+        : backward_tile(&own, first, &u))
       return;
 }

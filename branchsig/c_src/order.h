@@ -3,7 +3,8 @@
      u_n at the nodes = the integral of k_{n-1} = the sum of g sum_{n-1}[a, b] over the sub-cells above and to the left
      n k_n            = sum over j = 1..n of j u_j k_{n-j},   k_0 = 1
 
-   k_n and u_n of all n are kept on the rows of nodes of one row of cells. The way back recovers u from the last row; the adjoint goes
+   k_n and n u_n of all n are kept on the rows of nodes of one row of cells, and for the way back of as many as fit; above them u is
+   recovered from the last row. The adjoint goes
    cell by cell, right to left, and in a cell from the highest n down:
      ubar_j += j/n k_{n-j} kbar_n,   kbar_{n-j} += j/n u_j kbar_n,   w_n[a, b] = the sum of ubar_n below and to the right,
      U_n = B^T w_n B,   gradient += sum of U_n k_{n-1},   kbar_{n-1} gathers g U_n. */
@@ -15,14 +16,14 @@
 typedef struct {
   collocation n;    /* level m holds k_n for n = m + 1; E of its states is a sum here; w is w_n, and gw what the cells below give to kbar_n */
   int order;
-  vec *u;           /* as n.k */
+  vec *u;           /* n u_n, as n.k */
   vec *kbar, *ubar; /* backward, of a cell: [level][row of nodes but the first][node but the first] */
 } order_tile;
 
 static int64_t lay_out_order(order_tile *o, const bs_task *task, int backward, char *base) {
-  int64_t used = lay_out_collocation(&o->n, task, backward, 1, base);
+  int64_t used = lay_out_collocation(&o->n, task, backward, task->nodes + 1, 2, base);
   const int64_t levels = o->order = task->order, of_cell = task->nodes * task->nodes;
-  o->u = take(base, &used, o->n.width * levels * o->n.rows, sizeof(vec));
+  o->u = take(base, &used, o->n.width * levels * o->n.slots, sizeof(vec));
   if (backward) {
     o->kbar = take(base, &used, levels * of_cell, sizeof(vec));
     o->ubar = take(base, &used, levels * of_cell, sizeof(vec));
@@ -31,16 +32,16 @@ static int64_t lay_out_order(order_tile *o, const bs_task *task, int backward, c
 }
 
 /* u_n and k_n over a block of cells, n = m + 1, from the sums of k_m; gives the sums of k_n. */
-BS_INLINE void parts_at(int p, double sign, const order_tile *o, int m, block b, const vec *sums, vec *sums_out) {
+BS_INLINE void parts_at(int p, double sign, const order_tile *o, int64_t r, int m, block b, const vec *sums, vec *sums_out) {
   const bs_task *task = o->n.t.in.task;
   const double *B = task->steps, over_n = 1.0 / (m + 1);
   edge_state *state = &o->n.states[m];
   vec *k[BS_MOST_NODES + 1], *u[BS_MOST_NODES + 1];
   for (int i = 0; i <= p; ++i) {
-    k[i] = node_row(&o->n, o->n.k, m, i);
-    u[i] = node_row(&o->n, o->u, m, i);
+    k[i] = node_row(&o->n, o->n.k, m, r * p + i);
+    u[i] = node_row(&o->n, o->u, m, r * p + i);
   }
-  const int64_t level = o->n.width * (p + 1); /* from the rows of n to those of n + 1 */
+  const int64_t level = o->n.width; /* from a row of n to that of n + 1 */
   for (int64_t c = b.first; c <= b.last; ++c) {
     const vec g = b.g[(c - 1) >> b.shift], *sum = sums + (c - b.first) * p * p;
     const ivec moves = g != splat(0);
@@ -48,13 +49,13 @@ BS_INLINE void parts_at(int p, double sign, const order_tile *o, int m, block b,
     for (int step = 0; step < p; ++step) {
       const int a = sign > 0 ? step : p - 1 - step, from = sign > 0 ? a : a + 1, to = sign > 0 ? a + 1 : a;
       for (int l = 1; l <= p; ++l) {
-        const vec cell = g * sum[a * p + l - 1];
+        const vec cell = (g * sum[a * p + l - 1]) * (m + 1.0);
         state->E[a] += (vec)((ivec)cell & moves);
         const vec own = u[from][at + l] + sign * state->E[a];
         u[to][at + l] = own;
-        vec total = (m + 1) * own;
+        vec total = own;
         for (int j = 1; j <= m; ++j) /* j u_j k_{n-j} */
-          total += j * u[to][at + l - level * (m + 1 - j)] * k[to][at + l - level * j];
+          total += u[to][at + l - level * (m + 1 - j)] * k[to][at + l - level * j];
         k[to][at + l] = total * over_n;
       }
     }
@@ -66,11 +67,11 @@ BS_INLINE void parts_at(int p, double sign, const order_tile *o, int m, block b,
 }
 
 #define BS_PARTS(name, p)                                                                                     \
-  static void name(const order_tile *o, int up, int m, block b, const vec *sums, vec *sums_out) {            \
+  static void name(const order_tile *o, int up, int64_t r, int m, block b, const vec *sums, vec *sums_out) { \
     if (up)                                                                                                   \
-      parts_at(p, -1, o, m, b, sums, sums_out);                                                               \
+      parts_at(p, -1, o, r, m, b, sums, sums_out);                                                               \
     else                                                                                                      \
-      parts_at(p, 1, o, m, b, sums, sums_out);                                                                \
+      parts_at(p, 1, o, r, m, b, sums, sums_out);                                                                \
   }
 BS_PARTS(parts_1, 1)
 BS_PARTS(parts_2, 2)
@@ -87,85 +88,86 @@ static void sweep_parts(order_tile *o, int64_t r, int up) {
     for (int m = 0; m < o->order; ++m) {
       vec *out = m + 1 < o->order ? o->n.sums[m & 1] : NULL;
       switch (o->n.p) {
-        case 1: parts_1(o, up, m, b, sums, out); break;
-        case 2: parts_2(o, up, m, b, sums, out); break;
-        case 3: parts_3(o, up, m, b, sums, out); break;
-        default: parts_any(o, up, m, b, sums, out);
+        case 1: parts_1(o, up, r, m, b, sums, out); break;
+        case 2: parts_2(o, up, r, m, b, sums, out); break;
+        case 3: parts_3(o, up, r, m, b, sums, out); break;
+        default: parts_any(o, up, r, m, b, sums, out);
       }
       sums = out;
     }
   }
 }
 
-/* The adjoint of column c of the row of cells at hand. kbar holds what is given from outside for the corner at its end. */
-BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, int64_t c, vec g) {
-  const bs_task *task = o->n.t.in.task;
-  const double *B = task->steps;
-  const int64_t at = (c - 1) * p;
+/* The adjoint of the cell of column c, whose row of cells has k_1 and u_1 on the rows of nodes `k` and `u`. kbar holds what is given
+   from outside for the corner at its end. */
+BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g) {
+  /* copies, which no store to a register in memory can change */
+  const double *B = o->n.t.in.task->steps;
+  const int64_t at = (c - 1) * p, width = o->n.width;
+  const int order = o->order;
+  vec *const kbars = o->kbar, *const ubars = o->ubar, *const gws = o->n.gw + at, *const ws = o->n.w + at;
+  edge_adjoint *const states = o->n.adjoints;
   vec sum = splat(0);
-  for (int m = 0; m < o->order; ++m) { /* what the cells to the right and below give; kbar starts from 0 but at the corner */
-    vec *kbar = o->kbar + m * p * p;
-    const vec *gw = o->n.gw + o->n.width * m + at;
-    for (int i = 1; i <= p; ++i) kbar[i * p - 1] += o->n.adjoints[m].right[i];
+  for (int m = 0; m < order; ++m) { /* what the cells to the right and below give; kbar starts from 0 but at the corner */
+    vec *kbar = kbars + m * p * p;
+    const vec *gw = gws + width * m;
+    for (int i = 1; i <= p; ++i) kbar[i * p - 1] += states[m].right[i];
     for (int l = 1; l <= p; ++l) kbar[(p - 1) * p + l - 1] += gw[l];
   }
-  for (int m = o->order - 1; m >= 0; --m) {
+  for (int m = order - 1; m >= 0; --m) {
     const double over_n = 1.0 / (m + 1);
-    vec *kbar = o->kbar + m * p * p, *ubar = o->ubar + m * p * p, *w = o->n.w + o->n.width * m + at;
-    edge_adjoint *state = &o->n.adjoints[m];
+    vec *kbar = kbars + m * p * p, *ubar = ubars + m * p * p, *w = ws + width * m;
+    edge_adjoint *state = &states[m];
     for (int i = 1; i <= p; ++i)
       for (int l = 1; l <= p; ++l) {
         const int node = (i - 1) * p + l - 1;
         const vec bar = kbar[node] * over_n;
-        ubar[node] += (m + 1) * bar;
+        const vec *k_here = k[i] + at + l, *u_here = u[i] + at + l;
+        ubar[node] += bar;
         for (int j = 1; j <= m; ++j) { /* j u_j k_{n-j}: u_j is at j - 1, k_{n-j} at m - j */
-          o->ubar[(j - 1) * p * p + node] += j * bar * node_row(&o->n, o->n.k, m - j, i)[at + l];
-          o->kbar[(m - j) * p * p + node] += j * bar * node_row(&o->n, o->u, j - 1, i)[at + l];
+          ubars[(j - 1) * p * p + node] += bar * k_here[(m - j) * width];
+          kbars[(m - j) * p * p + node] += bar * u_here[(j - 1) * width];
         }
       }
-    vec cells[BS_MOST_NODES][BS_MOST_NODES], across[BS_MOST_NODES][BS_MOST_NODES + 1];
+    vec cells[BS_MOST_NODES * BS_MOST_NODES], U[BS_MOST_NODES + 1][BS_MOST_NODES + 1];
     for (int l = p; l > 0; --l) {
       vec here = w[l];
       for (int i = p; i > 0; --i) {
-        state->suffix[i - 1] += ubar[(i - 1) * p + l - 1];
+        state->suffix[i - 1] += ubar[(i - 1) * p + l - 1] * (m + 1.0);
         here += state->suffix[i - 1];
-        cells[i - 1][l - 1] = here;
+        cells[(i - 1) * p + l - 1] = here;
       }
       w[l] = here;
     }
-    for (int a = 0; a < p; ++a)
-      for (int l = 0; l <= p; ++l) {
-        across[a][l] = splat(0);
-        for (int e = 0; e < p; ++e) across[a][l] += cells[a][e] * B[e * (p + 1) + l];
-      }
-    vec *below = m ? o->n.gw + o->n.width * (m - 1) + at : NULL;
-    edge_adjoint *lower = m ? &o->n.adjoints[m - 1] : NULL;
+    node_weights(p, B, cells, U);
+    vec *below = m ? gws + width * (m - 1) : NULL;
+    edge_adjoint *lower = m ? &states[m - 1] : NULL;
     if (m) below[p] = lower->right[0];
     for (int i = 0; i <= p; ++i)
       for (int l = 0; l <= p; ++l) {
-        vec U = splat(0);
-        for (int a = 0; a < p; ++a) U += B[a * (p + 1) + i] * across[a][l];
         if (!m) { /* k_0 = 1 */
-          sum += U;
+          sum += U[i][l];
           continue;
         }
-        sum += U * node_row(&o->n, o->n.k, m - 1, i)[at + l];
-        U *= g;
+        sum += U[i][l] * k[i][width * (m - 1) + at + l];
+        U[i][l] *= g;
         if (l == 0)
-          lower->right[i] = U;
+          lower->right[i] = U[i][l];
         else if (i > 0)
-          o->kbar[((m - 1) * p + i - 1) * p + l - 1] += U;
+          kbars[((m - 1) * p + i - 1) * p + l - 1] += U[i][l];
         else if (l == p)
-          below[l] += U;
+          below[l] += U[i][l];
         else
-          below[l] = U;
+          below[l] = U[i][l];
       }
   }
   return sum;
 }
 
-#define BS_PARTS_ADJOINT(name, p) \
-  static vec name(const order_tile *o, int64_t c, vec g) { return parts_adjoint_at(p, o, c, g); }
+#define BS_PARTS_ADJOINT(name, p)                                                                                             \
+  static vec name(const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g) {                          \
+    return parts_adjoint_at(p, o, k, u, c, g);                                                                                \
+  }
 BS_PARTS_ADJOINT(parts_adjoint_1, 1)
 BS_PARTS_ADJOINT(parts_adjoint_2, 2)
 BS_PARTS_ADJOINT(parts_adjoint_3, 3)
@@ -187,6 +189,11 @@ static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
   tile *t = &o->n.t;
   memset(o->n.adjoints, 0, sizeof(edge_adjoint) * (size_t)o->order);
   const size_t of_cell = sizeof(vec) * (size_t)(o->order * o->n.p * o->n.p);
+  const vec *k[BS_MOST_NODES + 1], *u[BS_MOST_NODES + 1];
+  for (int i = 0; i <= o->n.p; ++i) {
+    k[i] = node_row(&o->n, o->n.k, 0, r * o->n.p + i);
+    u[i] = node_row(&o->n, o->u, 0, r * o->n.p + i);
+  }
   for (int64_t c = t->columns; c > 0; --c) {
     const int64_t cell = (c - 1) >> t->in.task->dyadic2;
     const vec g = t->g[cell];
@@ -194,10 +201,10 @@ static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
     memset(o->ubar, 0, of_cell);
     seed_parts(o, first, r + 1, c);
     switch (o->n.p) {
-      case 1: t->gradient[cell] += parts_adjoint_1(o, c, g); break;
-      case 2: t->gradient[cell] += parts_adjoint_2(o, c, g); break;
-      case 3: t->gradient[cell] += parts_adjoint_3(o, c, g); break;
-      default: t->gradient[cell] += parts_adjoint_any(o, c, g);
+      case 1: t->gradient[cell] += parts_adjoint_1(o, k, u, c, g); break;
+      case 2: t->gradient[cell] += parts_adjoint_2(o, k, u, c, g); break;
+      case 3: t->gradient[cell] += parts_adjoint_3(o, k, u, c, g); break;
+      default: t->gradient[cell] += parts_adjoint_any(o, k, u, c, g);
     }
   }
 }
@@ -205,31 +212,35 @@ static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
 static void open_order(order_tile *o, int64_t first) {
   open_tile(&o->n.t, first);
   fill_ones(o->n.t.in.task, o->n.ones);
-  fill(o->n.k, o->n.width * o->order * o->n.rows, 0);
-  fill(o->u, o->n.width * o->order * o->n.rows, 0);
+  for (int i = 0; i < 2; ++i) {
+    vec *values = i ? o->u : o->n.k;
+    fill(values, o->n.width * o->order, 0);
+    for (int64_t row = 1; row < o->n.slots; ++row)
+      for (int m = 0; m < o->order; ++m) *node_row(&o->n, values, m, row) = splat(0);
+  }
 }
 
-/* k_0 to k_order at corner c of a row of nodes, of every lane. */
-static void store_parts(const order_tile *o, int64_t first, int row, int64_t c, int64_t corners, int64_t at, double *to) {
+/* k_0 to k_order at corner (r, c), of every lane. */
+static void store_parts(const order_tile *o, int64_t first, int64_t r, int64_t c, int64_t corners, int64_t at, double *to) {
   const bs_task *task = o->n.t.in.task;
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
     double *parts = to + ((first + w) * corners + at) * (o->order + 1);
     parts[0] = 1;
-    for (int m = 0; m < o->order; ++m) parts[m + 1] = node_row(&o->n, o->n.k, m, row)[c * o->n.p][w];
+    for (int m = 0; m < o->order; ++m) parts[m + 1] = node_row(&o->n, o->n.k, m, r * o->n.p)[c * o->n.p][w];
   }
 }
 
-/* The corners c of a row: stored, and looked at. */
-static void finish_corners(order_tile *o, int64_t first, int64_t r, int row) {
+/* The corners of row r: stored, and looked at. */
+static void finish_corners(order_tile *o, int64_t first, int64_t r) {
   tile *t = &o->n.t;
   const bs_task *task = t->in.task;
   const int64_t corners = (t->rows + 1) * (t->columns + 1);
   if (task->grid)
-    for (int64_t c = 0; c <= t->columns; ++c) store_parts(o, first, row, c, corners, r * (t->columns + 1) + c, task->grid);
+    for (int64_t c = 0; c <= t->columns; ++c) store_parts(o, first, r, c, corners, r * (t->columns + 1) + c, task->grid);
   for (int64_t c = task->grid_derivs ? 0 : t->columns; c <= t->columns; ++c)
     if (task->grid_derivs || r == t->rows)
       for (int m = 0; m < o->order; ++m) {
-        const vec k = node_row(&o->n, o->n.k, m, row)[c * o->n.p];
+        const vec k = node_row(&o->n, o->n.k, m, r * o->n.p)[c * o->n.p];
         t->grid_sum += k - k;
       }
 }
@@ -238,15 +249,14 @@ static void finish_corners(order_tile *o, int64_t first, int64_t r, int row) {
 static int order_down(order_tile *o, int64_t first) {
   tile *t = &o->n.t;
   start_rows(&t->in, 0);
-  finish_corners(o, first, 0, 0);
+  finish_corners(o, first, 0);
   for (int64_t r = 0; r < t->rows; ++r) {
     if (stopped(t)) return 1;
     load_increments(t, r, r + 1, 0);
     sweep_parts(o, r, 0);
-    o->n.upside = !o->n.upside;
-    finish_corners(o, first, r + 1, 0);
+    finish_corners(o, first, r + 1);
   }
-  if (t->in.task->parts) store_parts(o, first, 0, t->columns, 1, 0, t->in.task->parts);
+  if (t->in.task->parts) store_parts(o, first, t->rows, t->columns, 1, 0, t->in.task->parts);
   return 0;
 }
 
@@ -258,9 +268,8 @@ static int order_up(order_tile *o, int64_t first) {
   fill(o->n.gw, o->n.width * o->order, 0);
   for (int64_t r = t->rows - 1; r >= 0; --r) {
     if (stopped(t)) return 1;
-    o->n.upside = !o->n.upside; /* the first row of the cells below is the last one here */
     load_increments(t, r, r + 1, 1);
-    sweep_parts(o, r, 1);
+    if (!is_kept(&o->n, r)) sweep_parts(o, r, 1);
     if (r == 0) /* that much is known exactly */
       for (int m = 0; m < o->order; ++m) {
         fill(node_row(&o->n, o->n.k, m, 0), o->n.width, 0);

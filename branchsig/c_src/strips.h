@@ -34,7 +34,7 @@ typedef struct {
 
 /* Long enough for every lane to have its strip, and for the lanes to be busy most of the time. */
 static int is_long(const bs_task *task) {
-  const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes;
+  const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated;
   return plain && ((task->length1 - 1) << task->dyadic1) >= 512 && ((task->length2 - 1) << task->dyadic2) >= BLOCK * BLOCKS / 2 &&
          task->length1 > 4 * W && task->length2 > BLOCKS;
 }
@@ -95,6 +95,7 @@ static void open_step(strips *s, int64_t k, int64_t step) {
   const int64_t d = task->dimension;
   const double *x = task->path1 + task->index1[k] * task->stride1 * d, *y = task->path2 + task->index2[k] * task->stride2 * d;
   in->uniform = 0;
+  in->scale = splat(1);
   for (int w = 0; w < W; ++w) {
     const int64_t row = least(w * s->strip_cells, task->length1 - 1);
     in->x[w] = x + row * d;
@@ -227,14 +228,14 @@ static int adjoint_strips(strips *s, int64_t k) {
     if (task->grad2)
       for (int w = 0; w < W; ++w)
         if (busy(s, step, w))
-          flush_gradient(in->grad_y, w, in->points2[w], d, by_steps, weight2,
+          flush_gradient(in->grad_y, w, in->points2[w], d, d, by_steps, weight2,
                          task->grad2 + (task->index2[k] * task->stride2 + (step - w) * s->block_cells) * d);
   }
   in->gradient = 0;
   if (task->grad1)
     for (int w = 0; w < W; ++w)
       if (w * s->strip_cells < task->length1 - 1)
-        flush_gradient(in->grad_x, w, in->points1[w], d, by_steps, weight1,
+        flush_gradient(in->grad_x, w, in->points1[w], d, d, by_steps, weight1,
                        task->grad1 + (task->index1[k] * task->stride1 + w * s->strip_cells) * d);
   return 0;
 }

@@ -61,7 +61,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_
   t->columns = t->cells << task->dyadic2;
   t->width = row_width(t->columns + 1);
   t->blocks = (t->columns + BLOCK - 1) / BLOCK;
-  t->levels = task->order || task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
+  t->levels = task->order || task->untruncated || task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
   t->factor = 0.25 / (double)((int64_t)1 << task->dyadic1) / (double)((int64_t)1 << task->dyadic2);
   const int64_t state = t->width * t->levels;
   t->slots = task->grid ? BAND + 1 : 1;
@@ -179,6 +179,7 @@ static void open_tile(tile *t, int64_t first) {
     in->points2[w] = points_of(task->lengths2, task->index2, k, task->length2);
     const double *y = task->path2 + task->index2[k] * task->stride2 * task->dimension;
     in->uniform &= in->x[w] == in->x[0];
+    in->scale[w] = task->dilated ? in->x[w][task->dimension - 1] * y[task->dimension - 1] : 1;
     same_second &= y == in->y[w];
     in->y[w] = y;
   }
@@ -368,8 +369,11 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t r0, int64_t r1
       double *to = task->grad_increments + ((first_pair + w) * (task->length1 - 1) + first) * t->cells;
       for (int64_t j = 0; j < (last - first + 1) * t->cells; ++j) to[j] = t->gradient[j][w];
     }
-  else
+  else {
+    if (task->dilated)
+      for (int64_t j = 0; j < (last - first + 1) * t->cells; ++j) t->in.d_scale += t->gradient[j] * t->g[j];
     increment_rows_gradient(&t->in, first, last, t->gradient, t->scratch);
+  }
   fill(t->gradient, BAND * t->cells, 0);
 }
 
@@ -405,6 +409,16 @@ static int sweep_up(tile *t, int64_t first, vec seed) {
   return 0;
 }
 
+/* The gradient of lane w with respect to one of its paths, to the given point of `to`, if there is one. */
+static void flush_path(const tile *t, int w, const vec *gradient, int64_t points, double weight, const double *path, double *to, int64_t at) {
+  const bs_task *task = t->in.task;
+  const int64_t d = coordinates(task), channels = task->dimension;
+  if (!to) return;
+  to += at * channels;
+  flush_gradient(gradient, w, points, d, channels, is_linear(task), weight * t->in.scale[w], to);
+  if (task->dilated) to[d] += weight * t->in.d_scale[w] / (t->factor * path[d]);
+}
+
 /* The gradient of lane w, which is pair k, to where it belongs. A pair without a finite value has no gradient. */
 static void flush(const tile *t, int w, int64_t k, int finite) {
   const bs_task *task = t->in.task;
@@ -416,13 +430,8 @@ static void flush(const tile *t, int w, int64_t k, int finite) {
     for (int64_t j = 0; j < (task->length1 - 1) * t->cells; ++j) to[j] *= weight1;
     return;
   }
-  const int64_t d = task->dimension;
-  if (task->grad1)
-    flush_gradient(t->in.grad_x, w, t->in.points1[w], d, is_linear(task), weight1,
-                   task->grad1 + task->index1[k] * task->stride1 * d);
-  if (task->grad2)
-    flush_gradient(t->in.grad_y, w, t->in.points2[w], d, is_linear(task), weight2,
-                   task->grad2 + task->index2[k] * task->stride2 * d);
+  flush_path(t, w, t->in.grad_x, t->in.points1[w], weight1, t->in.x[w], task->grad1, task->index1[k] * task->stride1);
+  flush_path(t, w, t->in.grad_y, t->in.points2[w], weight2, t->in.y[w], task->grad2, task->index2[k] * task->stride2);
 }
 
 /* K_depth (or log K_depth) of each lane at the end point. */
