@@ -267,7 +267,9 @@ def test_rules_with_other_static_kernels_agree_with_the_reference(backend, refer
     compare(backend, reference, problem(x, y, 3, (1, 1), pairing, kernel_named(name), quadrature=RULES["lobatto2"]))
 
 
-@pytest.mark.parametrize(("rule", "depth"), [("left", 1), ("lobatto2", 4), ("lobatto2", 6), ("lobatto3", 15)])
+@pytest.mark.parametrize(
+    ("rule", "depth"), [("left", 1), ("lobatto2", 4), ("lobatto2", 6), ("lobatto3", 15), ("lobatto5", 7)]
+)
 def test_rules_at_every_depth_agree_with_the_reference(backend, reference, rule, depth, rng):
     x, y = drawn(rng, "paired", (5, 6), 3)
     compare(backend, reference, problem(x, y, depth, quadrature=RULES[rule]))

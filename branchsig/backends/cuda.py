@@ -59,13 +59,10 @@ _FUSED: dict[type, tuple[str, tuple[str, ...]]] = {
 """Static kernels whose increments the kernels make themselves: their name there, and their parameters."""
 
 _UNROLLED_DEPTH = 6
-"""Up to this depth there is an instance of every kernel for the depth alone, with all levels in registers."""
+"""Up to this depth there is an instance of every kernel for the depth alone, and levels are no indices at run time."""
 
 _IN_REGISTERS_DEPTH = 4
 """Up to this depth the state of the backward sweep leaves room for wide strips."""
-
-_UNROLLED_CELL_DEPTH, _UNROLLED_NODES = 4, 3
-"""The same where the rule is another than the trapezoid: the depth, and the order p of the rule."""
 
 _LARGEST_DEPTH = 15
 """Beyond it the reference serves; MOST_LEVELS in sweep.cuh holds one level more, for grids."""
@@ -247,19 +244,16 @@ class Instance:
         padded: bool = False,
     ) -> Instance:
         """Choose the instance whose strips are as wide as its registers allow (see docs/performance_cuda.md)."""
-        of_corners = quadrature == TRAPEZOID and not parts
-        work = real if of_corners and not careful else "double"
-        if of_corners:
-            rule, columns, unrolled = "Trapezoid", 1, depth <= _UNROLLED_DEPTH
+        unrolled = depth if depth <= _UNROLLED_DEPTH else 0
+        if parts or quadrature != TRAPEZOID:
+            rule, work, columns = "Order" if parts else "Collocation", "double", 1
+        else:
+            rule, work, columns = "Trapezoid", "double" if careful else real, 1
             if unrolled and not careful:
                 # The adjoint of a grid has a level more.
                 narrow = kernel == "backward" and (grid or depth > _IN_REGISTERS_DEPTH)
                 columns = (1 if narrow else 2) * (1 if real == "double" else 2)
-        else:
-            rule, columns = "Order" if parts else "Collocation", 1
-            unrolled = depth <= _UNROLLED_CELL_DEPTH and quadrature.p <= _UNROLLED_NODES
-        depth = depth if unrolled else 0
-        return cls(kernel, real, work, static_kernel, rule, quadrature.p, depth, columns, grid, careful, padded)
+        return cls(kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, grid, careful, padded)
 
     @classmethod
     def for_problem(cls, kernel: str, problem: Problem, *, grid: bool, careful: bool) -> Instance:

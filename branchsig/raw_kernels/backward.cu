@@ -1,8 +1,8 @@
 // Gradients of many pairs in memory that grows with length1 + length2 alone. After the sweep down, which leaves the last row and
-// what the last lane hands on at the end of every row, the rows are walked back, bottom to top and right to left. K is recovered from
-// the row below, and its adjoint taken beside it, as the file of the rule says; the gradient is that of log K, and that of K is K
-// times as large. Both run against the columns, so one wavefront serves: lane l is on its own row again, and the UP values of
-// every level at the column right of the strip come from the lane above by shuffles. Every node gathers, nothing is scattered,
+// what the last lane hands on at the end of every row, the rows are walked back, bottom to top and right to left. K is recovered
+// from the row below, and its adjoint taken beside it, as the file of the rule says; the gradient is that of log K, and that of K
+// is K times as large. Both run against the columns, so one wavefront serves: lane l is on its own row again, and the UP values
+// of every level at the column right of the strip come from the lane above by shuffles. Every node gathers, nothing is scattered,
 // so bits do not change between runs.
 //
 // GRID: derivs are given at every corner of the cells; w of the last level is then the sum of derivs K (derivs of log K: of derivs)

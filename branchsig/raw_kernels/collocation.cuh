@@ -1,6 +1,6 @@
-// Rules other than the trapezoid: left points, and Gauss-Lobatto rules of P intervals. Each side of a cell is divided by P + 1 nodes,
-// shared with the neighbours. With B[a, k] the integral of the basis function of node k from node a to node a + 1, and sub-cells
-// (a, b) between neighbouring nodes:
+// Rules other than the trapezoid: left points, and Gauss-Lobatto rules of P intervals. Each side of a cell is divided by P + 1
+// nodes, shared with the neighbours. With B[a, k] the integral of the basis function of node k from node a to node a + 1, and
+// sub-cells (a, b) between neighbouring nodes:
 //
 //   sum_m[a, b]      = sum over the nodes k, l of the cell of B[a, k] B[b, l] K_m[k, l]
 //   K_m[a + 1, b]    = K_m[a, b] E_a(b),   E_a(b) = E_a(b - 1) exp(g sum_{m-1}[a, b]),   E_a = 1 on the left edge
@@ -13,8 +13,8 @@
 //             Kbar_m[k, l] gathers g U[k, l] from the cells around the node,
 //             w_m[a, b] = sum of Kbar_m K_m over the nodes below and to the right of the sub-cell
 //
-// A lane owns one column of cells. The rule is data, "weights" below. Up to P = 3 all that a cell needs is in registers as far as
-// they go; larger rules index it in local memory.
+// A lane owns one column of cells. The rule is data, "weights" below. Up to P = 3 loops over nodes are unrolled, so that what a
+// cell needs is in registers as far as they go; larger rules index it in local memory.
 
 // B by rows, V, and the integrals of 1 from node to node.
 template <int P>
@@ -102,8 +102,8 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
   typedef work Work;
   typedef Weights<P> At;
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, OF_GRID>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: K at the nodes of the left edge but the first, E_a; up: F_a, the suffix sums of Kbar K by rows of nodes but the first, and
-  // what the cell to the right gives to Kbar on the edge
+  // down: K at the nodes of the left edge but the first, E_a; up: F_a, the suffix sums of Kbar K by rows of nodes but the first,
+  // and what the cell to the right gives to Kbar on the edge
   enum { DOWN = 2 * P, UP = 3 * P + 1, RUNS = P };
   static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false;
   static constexpr int LOG = CAREFUL ? int(ROOM) : 1;

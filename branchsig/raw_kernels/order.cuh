@@ -1,5 +1,5 @@
-// Truncation by the number of nodes, with any rule; nodes, sub-cells, B and sum as in collocation.h. With K = sum of k_n and log K =
-// sum of u_n by the number of nodes of a forest:
+// Truncation by the number of nodes, with any rule; nodes, sub-cells, B and sum as in collocation.h. With K = sum of k_n and log
+// K = sum of u_n by the number of nodes of a forest:
 //
 //   u_n at the nodes = the sum of cells g sum_{n-1}[a, b] above and to the left,  sum_{n-1} of k_{n-1}
 //   n k_n            = sum over j = 1..n of j u_j k_{n-j},   k_0 = 1
@@ -17,8 +17,8 @@ struct Order : Levels<DEPTH, true> {
   typedef work Work;
   typedef Weights<P> At;
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, true>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: k at the nodes of the left edge but the first, and the sums of cells along the row up to there; up: these sums, the suffix
-  // sums of ubar by rows of nodes but the first, and what the cell to the right gives to kbar on the edge
+  // down: k at the nodes of the left edge but the first, and the sums of cells along the row up to there; up: these sums, the
+  // suffix sums of ubar by rows of nodes but the first, and what the cell to the right gives to kbar on the edge
   enum { DOWN = 2 * P, UP = 3 * P + 1, RUNS = P };
   static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = true;
   static constexpr double OF_SUM = 1.0;

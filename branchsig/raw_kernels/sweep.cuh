@@ -1,12 +1,12 @@
-// The forward sweep of one pair, whatever the rule. A refined grid has R x C cells, and a team of warps owns a pair, a lane a strip of
-// COLUMNS columns of cells. In step s lane l is on row s - l: what its left neighbour hands on, the DOWN values of every level at
-// the column before the strip, is one step old and comes by a shuffle. All levels advance together, and the latest row stays with
-// the lane. More columns than a team has are done in passes from left to right: the last lane of a warp leaves what it hands on in
-// memory, for each row, and the first lane of the next warp picks it up. The warps of a team are two phases of 32 steps apart, with
-// a barrier after each phase.
+// The forward sweep of one pair, whatever the rule. A refined grid has R x C cells, and a team of warps owns a pair, a lane a
+// strip of COLUMNS columns of cells. In step s lane l is on row s - l: what its left neighbour hands on, the DOWN values of every
+// level at the column before the strip, is one step old and comes by a shuffle. All levels advance together, and the latest row
+// stays with the lane. More columns than a team has are done in passes from left to right: the last lane of a warp leaves what it
+// hands on in memory, for each row, and the first lane of the next warp picks it up. The warps of a team are two phases of 32
+// steps apart, with a barrier after each phase.
 //
-// What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Collocation or Order, each in the file of its
-// name. A rule has the template arguments
+// What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Collocation or Order, each in the file of
+// its name. A rule has the template arguments
 //
 //   real, work  the type of the paths and results, and that of the arithmetic
 //   DEPTH       the depth (Order: the largest number of nodes); 0 where it is known at run time: arrays are in local memory then
@@ -15,8 +15,8 @@
 //               It serves the pairs whose running products leave their range, and logarithms; a cell without an increment
 //               contributes nothing, also where K is infinite.
 //
-// and Down and Up, the state of a lane on its way down and on its way back. PARTS: the values are k_0 to k_DEPTH instead of log K, and
-// the running products are sums.
+// and Down and Up, the state of a lane on its way down and on its way back. PARTS: the values are k_0 to k_DEPTH instead of log
+// K, and the running products are sums.
 
 enum { PAIRED, GRAM, SYMMETRIC };
 enum { MOST_LEVELS = 16, LONGEST_TEAM = 8 };
@@ -74,7 +74,8 @@ struct Team {
   }
 };
 
-// What a grid holds: K of the last level, K of all levels from 0 on, or log K of the last level (CAREFUL). PARTS: always all of them.
+// What a grid holds: K of the last level, K of all levels from 0 on, or log K of the last level (CAREFUL). PARTS: always all of
+// them.
 enum { LAST_LEVEL, ALL_LEVELS, LOGARITHM };
 
 // Levels whose values are kept. The last one is only integrated, unless its grid is asked for.
@@ -114,8 +115,8 @@ struct Sweep {
   }
 
   // Sweeps down all rows. Returns what this thread adds to log K_DEPTH at the end. `strayed`: a K left the range of the running
-  // products (CAREFUL, PARTS: a value asked for is not finite). `last_row`, if any: what the rule keeps of the last row. `values`, if
-  // any: those at every node, as `content` says; PARTS without GRID: those at the end.
+  // products (CAREFUL, PARTS: a value asked for is not finite). `last_row`, if any: what the rule keeps of the last row.
+  // `values`, if any: those at every node, as `content` says; PARTS without GRID: those at the end.
   __device__ work down(work* last_row, real* values, int content, bool wrt_log, bool& strayed) {
     const int R = problem.rows(), C = problem.columns(), N = levels(), mask = (1 << problem.order1) - 1;
     const int steps = R + 31, phases = (steps + 31) / 32;

@@ -37,7 +37,8 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
       }
     }
 
-    // One row of cells, left to right. `edge` comes with K and E at the column left of the strip, and leaves with those at its last.
+    // One row of cells, left to right. `edge` comes with K and E at the column left of the strip, and leaves with those at its
+    // last.
     __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, bool wrt_log, work (&edge)[ROOM][DOWN],
                                         work& total, bool& strayed) {
       // K_m(r-1, c) + K_m(r, c) at the column left of the next one
@@ -109,7 +110,8 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
       }
     }
 
-    // Row r of cells, right to left. `edge` comes with the values at the column right of the strip, and leaves with those at its left.
+    // Row r of cells, right to left. `edge` comes with the values at the column right of the strip, and leaves with those at its
+    // left.
     template <typename Adjoint>
     __device__ __forceinline__ void row(const Adjoint& adjoint, int N, int r, int first, const work (&g)[COLUMNS], const work*,
                                         work (&edge)[ROOM][UP], work (&gbar)[COLUMNS]) {

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from branchsig.backends.cuda import Instance, source
-from branchsig.quadrature import TRAPEZOID
+from branchsig.quadrature import BY_NAME, TRAPEZOID
 
 
 def library():
@@ -110,16 +110,24 @@ ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 
 
 def main():
-    """Compile every instance for the architectures named; print what spills, and registers by depth as a table."""
+    """Compile every instance for the architectures named, and all three if none is.
+
+    Beside them stand the name of a rule, if not the trapezoid, and "parts" for the truncation by nodes. Prints what
+    spills, and registers by depth as a table.
+    """
+    rules = [BY_NAME[word] for word in sys.argv[1:] if word in BY_NAME]
+    architectures = [word for word in sys.argv[1:] if word.startswith("sm_")] or ARCHITECTURES
+    form = {"rule": rules[0] if rules else TRAPEZOID, "parts": "parts" in sys.argv[1:]}
     nvrtc, most, spilled, count = Nvrtc(), {}, [], 0
-    for architecture, depth, static_kernel in itertools.product(sys.argv[1:] or ARCHITECTURES, DEPTHS, STATIC_KERNELS):
-        chosen = {instance.expression: instance for instance in instances([static_kernel], [depth])}
+    for architecture, depth, static_kernel in itertools.product(architectures, DEPTHS, STATIC_KERNELS):
+        found = list(instances([static_kernel], [depth], **form))
+        chosen = {instance.expression: instance for instance in found if instance.depth == depth}
         for expression, figures in nvrtc.compile(source(), architecture, list(chosen)).items():
             count += 1
             instance = chosen[expression]
             family = "linear" if static_kernel == "LINEAR" else "given" if static_kernel == "GIVEN" else "others"
-            form = "careful" if instance.careful else instance.real
-            key = (instance.kernel, form, "grid" if instance.grid else "value", family, depth)
+            form_of = "careful" if instance.careful else f"{instance.work} of {instance.real}"
+            key = (instance.kernel, form_of, "grid" if instance.grid else "value", family, depth)
             before = most.get(key, (0, 0))
             most[key] = (max(before[0], figures["registers"]), max(before[1], figures["spill_stores"]))
             if figures["spill_stores"]:
@@ -128,11 +136,12 @@ def main():
     print(f"{count} instances compiled; those with spills:")
     for architecture, expression, figures in spilled:
         print(f"{architecture} {expression} {figures}")
-    depths = ["any" if depth == 0 else str(depth) for depth in DEPTHS]
-    print("| kernel | real | result | static kernel |", " | ".join(f"depth {depth}" for depth in depths), "|")
+    depths = [depth for depth in DEPTHS if any(key[4] == depth for key in most)]
+    headings = ["any" if depth == 0 else str(depth) for depth in depths]
+    print("| kernel | real | result | static kernel |", " | ".join(f"depth {depth}" for depth in headings), "|")
     print("|---|---|---|---|" + "---:|" * len(depths))
     for row in sorted({key[:4] for key in most}):
-        cells = [most[(*row, depth)] for depth in DEPTHS]
+        cells = [most[(*row, depth)] for depth in depths]
         shown = [f"{registers}" + (f" ({spill} B)" if spill else "") for registers, spill in cells]
         print("|", " | ".join([*row, *shown]), "|")
 
