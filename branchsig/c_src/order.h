@@ -98,80 +98,119 @@ static void sweep_parts(order_tile *o, int64_t r, int up) {
   }
 }
 
-/* The adjoint of the cell of column c, whose row of cells has k_1 and u_1 on the rows of nodes `k` and `u`. kbar holds what is given
-   from outside for the corner at its end. */
-BS_INLINE vec parts_adjoint_at(int p, const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g) {
-  /* copies, which no store to a register in memory can change */
-  const double *B = o->n.t.in.task->steps;
-  const int64_t at = (c - 1) * p, width = o->n.width;
-  const int order = o->order;
-  vec *const kbars = o->kbar, *const ubars = o->ubar, *const gws = o->n.gw + at, *const ws = o->n.w + at;
-  edge_adjoint *const states = o->n.adjoints;
-  vec sum = splat(0);
-  for (int m = 0; m < order; ++m) { /* what the cells to the right and below give; kbar starts from 0 but at the corner */
-    vec *kbar = kbars + m * p * p;
-    const vec *gw = gws + width * m;
-    for (int i = 1; i <= p; ++i) kbar[i * p - 1] += states[m].right[i];
-    for (int l = 1; l <= p; ++l) kbar[(p - 1) * p + l - 1] += gw[l];
-  }
-  for (int m = order - 1; m >= 0; --m) {
-    const double over_n = 1.0 / (m + 1);
-    vec *kbar = kbars + m * p * p, *ubar = ubars + m * p * p, *w = ws + width * m;
-    edge_adjoint *state = &states[m];
-    for (int i = 1; i <= p; ++i)
-      for (int l = 1; l <= p; ++l) {
-        const int node = (i - 1) * p + l - 1;
-        const vec bar = kbar[node] * over_n;
-        const vec *k_here = k[i] + at + l, *u_here = u[i] + at + l;
-        ubar[node] += bar;
-        for (int j = 1; j <= m; ++j) { /* j u_j k_{n-j}: u_j is at j - 1, k_{n-j} at m - j */
-          ubars[(j - 1) * p * p + node] += bar * k_here[(m - j) * width];
-          kbars[(m - j) * p * p + node] += bar * u_here[(j - 1) * width];
-        }
+/* What the adjoint of a cell needs, in copies that no store to a register in memory can change: at the first node of the cell, k and u
+   of n = 1 on its rows of nodes; w and gw; and B, the distance from n to n + 1, kbar, ubar and the states of the order_tile. */
+typedef struct {
+  const double *B;
+  int64_t width;
+  const vec *k[BS_MOST_NODES + 1], *u[BS_MOST_NODES + 1];
+  vec *kbar, *ubar, *w, *gw;
+  edge_adjoint *states;
+} adjoint_cell;
+
+/* n = m + 1 of the adjoint of a cell. Returns what it adds to the derivative with respect to g. */
+BS_INLINE vec part_adjoint(int p, int m, const adjoint_cell *cell, vec g) {
+  const int64_t width = cell->width;
+  const double over_n = 1.0 / (m + 1);
+  vec *kbar = cell->kbar + m * p * p, *ubar = cell->ubar + m * p * p, *w = cell->w + width * m, sum = splat(0);
+  edge_adjoint *state = &cell->states[m];
+  for (int i = 1; i <= p; ++i)
+    for (int l = 1; l <= p; ++l) {
+      const int node = (i - 1) * p + l - 1;
+      const vec bar = kbar[node] * over_n, *k = cell->k[i] + l, *u = cell->u[i] + l;
+      ubar[node] += bar;
+      for (int j = 1; j <= m; ++j) { /* j u_j k_{n-j}: u_j is at j - 1, k_{n-j} at m - j */
+        cell->ubar[(j - 1) * p * p + node] += bar * k[(m - j) * width];
+        cell->kbar[(m - j) * p * p + node] += bar * u[(j - 1) * width];
       }
-    vec cells[BS_MOST_NODES * BS_MOST_NODES], U[BS_MOST_NODES + 1][BS_MOST_NODES + 1];
-    for (int l = p; l > 0; --l) {
-      vec here = w[l];
-      for (int i = p; i > 0; --i) {
-        state->suffix[i - 1] += ubar[(i - 1) * p + l - 1] * (m + 1.0);
-        here += state->suffix[i - 1];
-        cells[(i - 1) * p + l - 1] = here;
-      }
-      w[l] = here;
     }
-    node_weights(p, B, cells, U);
-    vec *below = m ? gws + width * (m - 1) : NULL;
-    edge_adjoint *lower = m ? &states[m - 1] : NULL;
-    if (m) below[p] = lower->right[0];
-    for (int i = 0; i <= p; ++i)
-      for (int l = 0; l <= p; ++l) {
-        if (!m) { /* k_0 = 1 */
-          sum += U[i][l];
-          continue;
-        }
-        sum += U[i][l] * k[i][width * (m - 1) + at + l];
-        U[i][l] *= g;
-        if (l == 0)
-          lower->right[i] = U[i][l];
-        else if (i > 0)
-          kbars[((m - 1) * p + i - 1) * p + l - 1] += U[i][l];
-        else if (l == p)
-          below[l] += U[i][l];
-        else
-          below[l] = U[i][l];
-      }
+  vec cells[BS_MOST_NODES * BS_MOST_NODES], U[BS_MOST_NODES + 1][BS_MOST_NODES + 1];
+  for (int l = p; l > 0; --l) {
+    vec here = w[l];
+    for (int i = p; i > 0; --i) {
+      state->suffix[i - 1] += ubar[(i - 1) * p + l - 1] * (m + 1.0);
+      here += state->suffix[i - 1];
+      cells[(i - 1) * p + l - 1] = here;
+    }
+    w[l] = here;
   }
+  node_weights(p, cell->B, cells, U);
+  vec *below = m ? cell->gw + width * (m - 1) : NULL;
+  edge_adjoint *lower = m ? &cell->states[m - 1] : NULL;
+  if (m) below[p] = lower->right[0];
+  for (int i = 0; i <= p; ++i)
+    for (int l = 0; l <= p; ++l) {
+      if (!m) { /* k_0 = 1 */
+        sum += U[i][l];
+        continue;
+      }
+      sum += U[i][l] * cell->k[i][width * (m - 1) + l];
+      U[i][l] *= g;
+      if (l == 0)
+        lower->right[i] = U[i][l];
+      else if (i > 0)
+        cell->kbar[((m - 1) * p + i - 1) * p + l - 1] += U[i][l];
+      else if (l == p)
+        below[l] += U[i][l];
+      else
+        below[l] = U[i][l];
+    }
   return sum;
 }
 
-#define BS_PARTS_ADJOINT(name, p)                                                                                             \
-  static vec name(const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g) {                          \
-    return parts_adjoint_at(p, o, k, u, c, g);                                                                                \
+/* The adjoint of the cell of column c, whose row of cells has k_1 and u_1 on the rows of nodes `k` and `u`. kbar holds what is given
+   from outside for the corner at its end. `unrolled`: the order is at most 6, and known to the compiler. */
+BS_INLINE vec parts_adjoint_at(int p, int order, int unrolled, const order_tile *o, const vec *const *k, const vec *const *u, int64_t c,
+                               vec g) {
+  const int64_t at = (c - 1) * p;
+  adjoint_cell cell = {.B = o->n.t.in.task->steps, .width = o->n.width, .kbar = o->kbar, .ubar = o->ubar,
+                       .w = o->n.w + at, .gw = o->n.gw + at, .states = o->n.adjoints};
+  for (int i = 0; i <= p; ++i) {
+    cell.k[i] = k[i] + at;
+    cell.u[i] = u[i] + at;
   }
-BS_PARTS_ADJOINT(parts_adjoint_1, 1)
-BS_PARTS_ADJOINT(parts_adjoint_2, 2)
-BS_PARTS_ADJOINT(parts_adjoint_3, 3)
-BS_PARTS_ADJOINT(parts_adjoint_any, o->n.p)
+  for (int m = 0; m < order; ++m) { /* what the cells to the right and below give; kbar starts from 0 but at the corner */
+    vec *kbar = cell.kbar + m * p * p;
+    const vec *gw = cell.gw + cell.width * m;
+    for (int i = 1; i <= p; ++i) kbar[i * p - 1] += cell.states[m].right[i];
+    for (int l = 1; l <= p; ++l) kbar[(p - 1) * p + l - 1] += gw[l];
+  }
+  vec sum = splat(0);
+  if (unrolled) {
+    if (order > 5) sum += part_adjoint(p, 5, &cell, g);
+    if (order > 4) sum += part_adjoint(p, 4, &cell, g);
+    if (order > 3) sum += part_adjoint(p, 3, &cell, g);
+    if (order > 2) sum += part_adjoint(p, 2, &cell, g);
+    if (order > 1) sum += part_adjoint(p, 1, &cell, g);
+    return sum + part_adjoint(p, 0, &cell, g);
+  }
+  for (int m = order - 1; m >= 0; --m) sum += part_adjoint(p, m, &cell, g);
+  return sum;
+}
+
+/* The instances: how many nodes and, where they are few, which order, so that the loops over n are unrolled. */
+typedef vec parts_adjoint(const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g);
+#define BS_PARTS_ADJOINT(name, p, order, unrolled)                                                              \
+  static vec name(const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g) {            \
+    return parts_adjoint_at(p, order, unrolled, o, k, u, c, g);                                                 \
+  }
+BS_PARTS_ADJOINT(parts_adjoint_1, 1, o->order, 0)
+BS_PARTS_ADJOINT(parts_adjoint_2, 2, o->order, 0)
+BS_PARTS_ADJOINT(parts_adjoint_3, 3, o->order, 0)
+BS_PARTS_ADJOINT(parts_adjoint_any, o->n.p, o->order, 0)
+BS_PARTS_ADJOINT(parts_adjoint_1_to_2, 1, 2, 1)
+BS_PARTS_ADJOINT(parts_adjoint_1_to_3, 1, 3, 1)
+BS_PARTS_ADJOINT(parts_adjoint_1_to_4, 1, 4, 1)
+BS_PARTS_ADJOINT(parts_adjoint_1_to_5, 1, 5, 1)
+BS_PARTS_ADJOINT(parts_adjoint_1_to_6, 1, 6, 1)
+
+static parts_adjoint *adjoint_of(const order_tile *o) {
+  static parts_adjoint *const of_orders[] = {parts_adjoint_1_to_2, parts_adjoint_1_to_3, parts_adjoint_1_to_4,
+                                             parts_adjoint_1_to_5, parts_adjoint_1_to_6};
+  static parts_adjoint *const of_nodes[] = {parts_adjoint_1, parts_adjoint_2, parts_adjoint_3};
+  if (o->n.p == 1 && o->order >= 2 && o->order <= 6) return of_orders[o->order - 2];
+  return o->n.p <= 3 ? of_nodes[o->n.p - 1] : parts_adjoint_any;
+}
 
 /* Derivatives of k_1 to k_order at corner (r, c), times factor, to the last node of a cell. */
 static void seed_parts(order_tile *o, int64_t first, int64_t r, int64_t c) {
@@ -189,6 +228,7 @@ static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
   tile *t = &o->n.t;
   memset(o->n.adjoints, 0, sizeof(edge_adjoint) * (size_t)o->order);
   const size_t of_cell = sizeof(vec) * (size_t)(o->order * o->n.p * o->n.p);
+  parts_adjoint *const adjoint = adjoint_of(o);
   const vec *k[BS_MOST_NODES + 1], *u[BS_MOST_NODES + 1];
   for (int i = 0; i <= o->n.p; ++i) {
     k[i] = node_row(&o->n, o->n.k, 0, r * o->n.p + i);
@@ -200,12 +240,7 @@ static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
     memset(o->kbar, 0, of_cell);
     memset(o->ubar, 0, of_cell);
     seed_parts(o, first, r + 1, c);
-    switch (o->n.p) {
-      case 1: t->gradient[cell] += parts_adjoint_1(o, k, u, c, g); break;
-      case 2: t->gradient[cell] += parts_adjoint_2(o, k, u, c, g); break;
-      case 3: t->gradient[cell] += parts_adjoint_3(o, k, u, c, g); break;
-      default: t->gradient[cell] += parts_adjoint_any(o, k, u, c, g);
-    }
+    t->gradient[cell] += adjoint(o, k, u, c, g);
   }
 }
 
