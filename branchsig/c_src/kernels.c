@@ -56,22 +56,26 @@ static int forward_strips(const bs_task *task, int64_t k) {
   return 0;
 }
 
-static int forward_tile(const bs_task *task, int64_t first, untruncated *u) {
+/* The way down of the kernels of depth, or of none. Returns nonzero if it was asked to stop. */
+static int tile_down(const bs_task *task, int64_t first, int backward, untruncated *u) {
   collocation *n = &u->n;
-  tile *t = &n->t;
-  if (task->untruncated) {
-    lay_out_untruncated(u, task, 0, aligned(task->workspace));
-    open_collocation(n, first);
-    if (untruncated_down(u, first)) return 1;
-  } else if (task->nodes) {
-    lay_out_collocation(n, task, 0, 1, 1, aligned(task->workspace));
-    open_collocation(n, first);
-    if (collocation_down(n, first)) return 1;
-  } else {
-    lay_out(t, task, 0, 0, aligned(task->workspace));
-    open_tile(t, first);
-    if (sweep_down(t, first)) return 1;
+  char *base = aligned(task->workspace);
+  if (!task->nodes) {
+    lay_out(&n->t, task, backward, backward ? KEPT_BYTES : 0, base);
+    open_tile(&n->t, first);
+    return !task->k_stack && sweep_down(&n->t, first);
   }
+  if (task->untruncated)
+    lay_out_untruncated(u, task, backward, base);
+  else
+    lay_out_collocation(n, task, backward, backward ? task->nodes + 1 : 1, 1, base);
+  open_collocation(n, first);
+  return task->untruncated ? untruncated_down(u, first) : collocation_down(n, first);
+}
+
+static int forward_tile(const bs_task *task, int64_t first, untruncated *u) {
+  tile *t = &u->n.t;
+  if (tile_down(task, first, 0, u)) return 1;
   const ivec bad = out_of_range(t);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
     if (task->log_k) task->log_k[first + w] = t->total[w];
@@ -108,19 +112,7 @@ static int backward_strips(const bs_task *task, int64_t k) {
 static int backward_tile(const bs_task *task, int64_t first, untruncated *u) {
   collocation *n = &u->n;
   tile *t = &n->t;
-  if (task->untruncated) {
-    lay_out_untruncated(u, task, 1, aligned(task->workspace));
-    open_collocation(n, first);
-    if (untruncated_down(u, first)) return 1;
-  } else if (task->nodes) {
-    lay_out_collocation(n, task, 1, task->nodes + 1, 1, aligned(task->workspace));
-    open_collocation(n, first);
-    if (collocation_down(n, first)) return 1;
-  } else {
-    lay_out(t, task, 1, KEPT_BYTES, aligned(task->workspace));
-    open_tile(t, first);
-    if (!task->k_stack && sweep_down(t, first)) return 1;
-  }
+  if (tile_down(task, first, 1, u)) return 1;
   const ivec bad = task->k_stack ? (ivec){0} : out_of_range(t);
   vec value = top_value(t, first), seed = splat(0);
   if (!task->grid_derivs) seed += t->factor;
