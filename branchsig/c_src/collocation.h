@@ -142,7 +142,7 @@ BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, const
           log_k[l] += sign * E[a];
           k[to][l] = exponential(log_k[l]);
         } else {
-          E[a] *= small_exp(tier, sign * cell);
+          E[a] = grown(tier, E[a], sign * cell);
           k[to][l] = k[from][l] * E[a];
           low = minimum(low, k[to][l]);
         }

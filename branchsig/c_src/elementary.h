@@ -84,22 +84,26 @@ enum { TIER_TINY, TIER_SMALL, TIER_MEDIUM, TIER_ANY };
 #define BS_SMALL 0x1p-5  /* p of degree 5 */
 #define BS_MEDIUM 0x1p-3 /* p of degree 8 */
 
-/* exp(x), where `tier` promises how large |x| is in any lane. Even and odd powers are summed side by side: what counts in the
-   sweep is how soon the result is there. */
-BS_INLINE vec small_exp(int tier, vec x) {
+/* E exp(x), where `tier` promises how large |x| is in any lane: E + E (exp(x) - 1), for that adds nothing of its own to the
+   rounding of E and saves an addition. Even and odd powers are summed side by side: what counts in the sweep is how soon the
+   result is there. */
+BS_INLINE vec grown(int tier, vec E, vec x) {
   vec x2 = x * x, high = splat(1.0 / 24); /* 1/4! + x/5! + ... */
   if (tier >= TIER_SMALL) {
     vec q = x * (1.0 / 720) + (1.0 / 120 + 0.75 * BS_SMALL * BS_SMALL / 5040);
     if (tier >= TIER_MEDIUM) {
       vec r = x2 * (1.0 / 362880) + (x * (1.0 / 40320) + (1.0 / 5040));
-      q = choose(absolute(x) > BS_SMALL, r * x2 + (x * (1.0 / 720) + (1.0 / 120)), q);
+      q = choose(x2 > BS_SMALL * BS_SMALL, r * x2 + (x * (1.0 / 720) + (1.0 / 120)), q);
     }
-    high = (vec)((ivec)q & (absolute(x) > BS_TINY)) * x + high;
+    high = plus_product_where(x2, BS_TINY * BS_TINY, q, x, high);
   }
-  vec result = x2 * (x2 * high + (x * (1.0 / 6) + 0.5)) + (x + 1.0);
-  if (tier == TIER_ANY) result = choose(absolute(x) <= BS_MEDIUM, result, exponential(x));
+  vec growth = x2 * (x2 * high + (x * (1.0 / 6) + 0.5)) + x;
+  vec result = E * growth + E;
+  if (tier == TIER_ANY) result = choose(x2 <= BS_MEDIUM * BS_MEDIUM, result, E * exponential(x));
   return result;
 }
+
+BS_INLINE vec small_exp(int tier, vec x) { return grown(tier, splat(1), x); }
 
 /* the tier that promises no more than `largest` */
 BS_INLINE int tier_for(vec largest) {

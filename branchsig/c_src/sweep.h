@@ -15,8 +15,14 @@
 /* Columns of a block and rows of a band: a block of a band stays in the first cache while its rows are swept. */
 enum { BLOCK = 32, BAND = 8 };
 
-/* A lane whose K leaves [1/LIMIT, LIMIT] is computed again in the log domain. */
+/* A lane whose K leaves [1/LIMIT, LIMIT] is computed again in the log domain. From above every node is looked at, for that costs
+   nothing beyond what is known anyway; from below the last row of a band and, of each row, the end of a block, where E may not
+   be less than 1/LOW_E: between two looks no K falls further than the BAND rows by STEEP each, which is far from underflow. In
+   blocks of cells within MEDIUM that follows from E at the end, and in others each E is looked at. So neighbours in the register
+   have no say in whether a lane is computed again. */
 #define BS_LIMIT 0x1p500
+#define BS_LOW_E 0x1p50
+#define BS_STEEP 0x1p60 /* more than LOW_E exp(BLOCK MEDIUM) */
 
 /* columns first..last of a row; cell (c - 1) >> shift of g holds the increment of column c, over 4 and over the number of
    sub-cells to a cell */
@@ -31,12 +37,12 @@ typedef struct {
   vec E, left, k;
 } row_state;
 
-BS_INLINE vec level_block_at(int tier, double sign, block b, const vec *sums, const vec *from, vec *to, vec *sums_out,
+BS_INLINE vec level_block_at(int tier, int refined, double sign, block b, const vec *sums, const vec *from, vec *to, vec *sums_out,
                              vec *integral, row_state *state, vec extent[2]) {
-  vec E = state->E, left = state->left, low = extent[0], largest = splat(0), above = splat(0);
+  vec E = state->E, left = state->left, steepest = splat(1), largest = splat(0), above = splat(0);
   for (int64_t c = b.first; c <= b.last; ++c) {
-    const vec g = b.g[(c - 1) >> b.shift];
-    E *= small_exp(tier, sign * (g * sums[c - b.first]));
+    const vec g = b.g[refined ? (c - 1) >> b.shift : c - 1];
+    E = grown(tier, E, sign * (g * sums[c - b.first]));
     vec k = from[c], k_next = k * E, both = k + k_next, s = left + both;
     to[c] = k_next;
     if (integral)
@@ -44,28 +50,35 @@ BS_INLINE vec level_block_at(int tier, double sign, block b, const vec *sums, co
     else
       sums_out[c - b.first] = s;
     left = both;
-    low = minimum(low, k_next);
+    if (tier == TIER_ANY) steepest = minimum(steepest, E);
     largest = maximum(largest, s);
   }
   *state = (row_state){E, left, to[b.last]};
-  extent[0] = low;
+  if (tier == TIER_ANY) extent[0] = minimum(extent[0], steepest * (BS_STEEP / BS_LIMIT));
+  extent[0] = minimum(extent[0], E * (BS_LOW_E / BS_LIMIT));
   extent[1] = maximum(extent[1], largest);
   if (integral) *integral += above;
   return largest;
 }
 
+BS_INLINE vec level_block_of(int refined, double sign, block b, vec largest_cell, const vec *sums, const vec *from, vec *to,
+                             vec *sums_out, vec *integral, row_state *state, vec extent[2]) {
+  switch (tier_for(largest_cell)) {
+    case TIER_TINY: return level_block_at(TIER_TINY, refined, sign, b, sums, from, to, sums_out, integral, state, extent);
+    case TIER_SMALL: return level_block_at(TIER_SMALL, refined, sign, b, sums, from, to, sums_out, integral, state, extent);
+    case TIER_MEDIUM: return level_block_at(TIER_MEDIUM, refined, sign, b, sums, from, to, sums_out, integral, state, extent);
+    default: return level_block_at(TIER_ANY, refined, sign, b, sums, from, to, sums_out, integral, state, extent);
+  }
+}
+
 /* K_m on the row `to` from K_m on the row `from`, which is the row above (sign = 1) or below (sign = -1: K(r-1, c) =
    K(r, c) / E(c)) and may be the same memory, and from the four-corner sums of K_{m-1} between the two. Gives those of K_m, or
    adds their integral, that of level m + 1, to `integral` where that is not NULL; returns the largest of them. `largest_cell`
-   bounds |cell|; `extent` is widened to the smallest K and the largest sum met. */
+   bounds |cell|; `extent` is widened to the smallest E, scaled, and the largest sum met. */
 BS_INLINE vec level_block(double sign, block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *sums_out,
                           vec *integral, row_state *state, vec extent[2]) {
-  switch (tier_for(largest_cell)) {
-    case TIER_TINY: return level_block_at(TIER_TINY, sign, b, sums, from, to, sums_out, integral, state, extent);
-    case TIER_SMALL: return level_block_at(TIER_SMALL, sign, b, sums, from, to, sums_out, integral, state, extent);
-    case TIER_MEDIUM: return level_block_at(TIER_MEDIUM, sign, b, sums, from, to, sums_out, integral, state, extent);
-    default: return level_block_at(TIER_ANY, sign, b, sums, from, to, sums_out, integral, state, extent);
-  }
+  return b.shift ? level_block_of(1, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent)
+                 : level_block_of(0, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent);
 }
 
 static vec forward_block(block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *sums_out, row_state *state,

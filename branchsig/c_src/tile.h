@@ -18,7 +18,7 @@ typedef struct {
   int64_t slots;         /* rows of K that lie in memory at once, row r in slot r % slots */
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order k_1 to k_order */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
-  vec extent[2];         /* smallest K and largest sum of K at four corners met */
+  vec extent[2];         /* smallest K (or E, scaled) and largest sum of K at four corners looked at */
   vec total;             /* log K_depth at the end of the rows done */
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
   vec *g, *bound;        /* of the band: increments [row][cell], times factor; largest |g| [row][block] */
@@ -224,11 +224,27 @@ static void open_states(tile *t) {
     t->states[k] = (row_state){splat(t->in.task->careful ? 0 : 1), splat(2), splat(1)};
 }
 
+/* The smallest K of block k of row r. */
+static void look_at_row(tile *t, int64_t k, int64_t r) {
+  const block b = block_of(t, k, r, r);
+  for (int m = 0; m < t->levels; ++m) {
+    const vec *row = k_row(t, r, m);
+    vec low = t->extent[0], other = low; /* two at a time: each waits for the one before */
+    for (int64_t c = b.first; c <= b.last; ++c) {
+      low = minimum(low, row[c]);
+      if (++c <= b.last) other = minimum(other, row[c]);
+    }
+    t->extent[0] = minimum(low, other);
+  }
+}
+
 /* The rows r0..r1-1 of sub-cells downwards: K on row r1 from K on row r0; the integral of each row is added to its `integral`. */
 static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
   const int integrating = t->levels < t->in.task->depth;
-  for (int64_t k = 0; k < t->blocks; ++k)
+  for (int64_t k = 0; k < t->blocks; ++k) {
     for (int64_t r = r0; r < r1; ++r) sweep_block(t, k, r, r0, 0, integrating ? &integral[r - r0] : NULL);
+    if (!t->in.task->careful) look_at_row(t, k, r1);
+  }
 }
 
 /* The same upwards: K on the rows r0..r1-1 from K on row r1. */
