@@ -28,6 +28,14 @@ def namespace_of(array: Array) -> Any:
     return array_api_compat.array_namespace(array)
 
 
+def all_finite(array: Array) -> bool:
+    """Tell whether every value is finite."""
+    if isinstance(array, np.ndarray):
+        return bool(np.isfinite(array).all())
+    xp = namespace_of(array)
+    return bool(xp.all(xp.isfinite(array)))
+
+
 def device_of(array: Array) -> Any:
     """Return the device an array lies on, in the words of its own library."""
     return array_api_compat.device(array)

@@ -16,7 +16,7 @@ import numpy as np
 
 from branchsig import _validation
 from branchsig._accuracy import refined
-from branchsig._arrays import Array, filled, lies_on_cuda, namespace_of
+from branchsig._arrays import Array, all_finite, filled, lies_on_cuda, namespace_of
 from branchsig._options import KernelOptions, Settings, StackOptions, gather, public
 from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import reporting
@@ -310,9 +310,9 @@ def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, st
     # To look at the values of a CUDA device the host waits for it.
     if checked is False or (checked is None and lies_on_cuda(result)):
         return
-    xp = namespace_of(result)
-    if bool(xp.all(xp.isfinite(result))):
+    if all_finite(result):
         return
+    xp = namespace_of(result)
     finite1 = xp.all(xp.isfinite(filled(problem.path1, problem.lengths1)), axis=(1, 2))
     finite2 = xp.all(xp.isfinite(filled(problem.path2, problem.lengths2)), axis=(1, 2))
     expected = finite1 & finite2 if problem.pairing == "paired" else finite1[:, None] & finite2[None, :]

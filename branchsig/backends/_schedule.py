@@ -20,7 +20,9 @@ Job = tuple[np.ndarray, np.ndarray]
 
 def count(pairing: str, n1: int, n2: int) -> int:
     """Number of pairs that are computed."""
-    return {"paired": n1, "gram": n1 * n2, "symmetric": n1 * (n1 + 1) // 2}[pairing]
+    if pairing == "paired":
+        return n1
+    return n1 * n2 if pairing == "gram" else n1 * (n1 + 1) // 2
 
 
 def in_order(pairing: str, n1: int, n2: int, size: int) -> Iterator[Job]:
@@ -33,9 +35,11 @@ def in_order(pairing: str, n1: int, n2: int, size: int) -> Iterator[Job]:
 
 def in_tiles(pairing: str, n1: int, n2: int, size: int, lanes: int) -> Iterator[Job]:
     """Jobs of about `size` pairs, a multiple of `lanes` but for the last, in the order that suits the core."""
-    if pairing == "paired":
-        yield from in_order(pairing, n1, n2, size)
-        return
+    return in_order(pairing, n1, n2, size) if pairing == "paired" else _tiles(pairing, n1, n2, size, lanes)
+
+
+def _tiles(pairing: str, n1: int, n2: int, size: int, lanes: int) -> Iterator[Job]:
+    """The same for a Gram matrix."""
     pending: list[Job] = []
     held = 0
     for index1, index2 in _strips(pairing, n1, n2, size, lanes):

@@ -95,10 +95,11 @@ def set_instruction_set(name: str) -> None:
 
 
 _DOUBLE = np.dtype(np.float64)
+_DOUBLES = ffi.typeof("double[]")
 _ELEMENTS = {
-    **dict.fromkeys(("index1", "index2", "lengths1", "lengths2"), "int64_t[]"),
-    "out_of_range": "uint8_t[]",
-    "stop": "int32_t[]",
+    **dict.fromkeys(("index1", "index2", "lengths1", "lengths2"), ffi.typeof("int64_t[]")),
+    "out_of_range": ffi.typeof("uint8_t[]"),
+    "stop": ffi.typeof("int32_t[]"),
 }
 
 _Paths = tuple[np.ndarray, ...]
@@ -115,7 +116,7 @@ def _call(template: Any, *, backward: bool, flags: dict[str, bool], arrays: _Arr
     alive = []  # a task holds addresses, not the arrays themselves
     for name, array in arrays.items():
         if array is not None:
-            pointer = ffi.from_buffer(_ELEMENTS.get(name, "double[]"), array)
+            pointer = ffi.from_buffer(_ELEMENTS.get(name, _DOUBLES), array)
             alive.append(pointer)
             setattr(task, name, pointer)
     workspace = ffi.from_buffer(np.empty(lib.bs_workspace(task, backward), dtype=np.uint8))
@@ -333,7 +334,7 @@ class _Sweep:
             "stop": self.stop,
         }
         _call(self.template, backward=bool(derivs), flags=flags, arrays=arrays | results | derivs)
-        if out_of_range.any():
+        if np.count_nonzero(out_of_range):
             self._call_again(
                 np.flatnonzero(out_of_range), paths, valid, job, given, flags | {"careful": True}, results, derivs
             )
