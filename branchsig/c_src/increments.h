@@ -73,6 +73,11 @@ static void gather_first_path(increments *in, int64_t i, double factor, int64_t 
   }
 }
 
+/* Steps of the first paths, times the factor: `rows` of them from `first` on into x_rows. */
+static void gather_steps(increments *in, int64_t first, int64_t rows, double factor) {
+  for (int64_t i = 0; i < rows; ++i) gather_first_path(in, first + i, factor, i);
+}
+
 /* kappa and, where `slope` is not NULL, kappa' from b: see the table at the top. Parameters enter by their reciprocals. */
 BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
   const double sigma = parameter[0], over_sigma = 1 / sigma;
@@ -256,7 +261,7 @@ static void increment_rows(increments *in, int64_t first, int64_t last, int up, 
     return;
   }
   if (is_linear(in->task)) {
-    for (int64_t i = first; i <= last; ++i) gather_first_path(in, i, factor * in->task->parameter[0], i - first);
+    gather_steps(in, first, last - first + 1, factor * in->task->parameter[0]);
     linear_rows(in, last - first + 1, g);
     return;
   }
@@ -337,10 +342,11 @@ static void finish_point(increments *in, int64_t i, const vec *cells_above, vec 
   node_gradient(in, i, scratch);
 }
 
-/* Gradient of the linear kernel with respect to y, from that of `rows` rows of cells, whose steps of x are in x_rows. */
-BS_INLINE void linear_gradient_y(const increments *in, int64_t d, int64_t rows, const vec *gradient) {
+/* Gradient of the linear kernel with respect to y, from that of the cells first..last-1 of `rows` rows, whose steps of x are in
+   x_rows. */
+BS_INLINE void linear_gradient_y(const increments *in, int64_t d, int64_t rows, int64_t first, int64_t last, const vec *gradient) {
   const int64_t n = in->task->length2 - 1;
-  for (int64_t j = 0; j < n; ++j) {
+  for (int64_t j = first; j < last; ++j) {
     vec *grad_y = in->grad_y + j * d, sum[8];
     if (d > 8) {
       for (int64_t i = 0; i < rows; ++i)
@@ -368,25 +374,38 @@ BS_INLINE void linear_gradient_x(const increments *in, int64_t d, int64_t rows, 
   for (int64_t k = 0; k < rows * d; ++k) grad_x[k] = sum[k];
 }
 
-BS_INLINE void linear_gradient_of(const increments *in, int64_t d, int64_t first_row, int64_t rows, const vec *gradient) {
+BS_INLINE void linear_gradient_of(const increments *in, int64_t d, int64_t first_row, int64_t rows, int64_t first, int64_t last,
+                                  const vec *gradient) {
   const int64_t n = in->task->length2 - 1, at_once = rows_at_once(d);
   vec *grad_x = in->grad_x + first_row * d;
-  linear_gradient_y(in, d, rows, gradient);
+  linear_gradient_y(in, d, rows, first, last, gradient);
   if (d > 8) {
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t k = 0; k < d; ++k) {
         vec sum = splat(0);
-        for (int64_t j = 0; j < n; ++j) sum += gradient[i * n + j] * in->y_packed[j * d + k];
+        for (int64_t j = first; j < last; ++j) sum += gradient[i * n + j] * in->y_packed[j * d + k];
         grad_x[i * d + k] += sum;
       }
     return;
   }
-  for (int64_t first = 0; first < n; first += BLOCK) {
-    const int64_t last = least(first + BLOCK, n);
-    int64_t i = 0;
-    for (; i + at_once <= rows; i += at_once)
-      linear_gradient_x(in, d, at_once, first, last, gradient + i * n, grad_x + i * d);
-    for (; i < rows; ++i) linear_gradient_x(in, d, 1, first, last, gradient + i * n, grad_x + i * d);
+  int64_t i = 0;
+  for (; i + at_once <= rows; i += at_once)
+    linear_gradient_x(in, d, at_once, first, last, gradient + i * n, grad_x + i * d);
+  for (; i < rows; ++i) linear_gradient_x(in, d, 1, first, last, gradient + i * n, grad_x + i * d);
+}
+
+/* The gradient of the linear kernel from that of the cells first..last-1 of `rows` rows, whose steps of x are in x_rows. */
+static void linear_gradient(const increments *in, int64_t first_row, int64_t rows, int64_t first, int64_t last, const vec *gradient) {
+  switch (in->task->dimension) {
+    case 1: linear_gradient_of(in, 1, first_row, rows, first, last, gradient); break;
+    case 2: linear_gradient_of(in, 2, first_row, rows, first, last, gradient); break;
+    case 3: linear_gradient_of(in, 3, first_row, rows, first, last, gradient); break;
+    case 4: linear_gradient_of(in, 4, first_row, rows, first, last, gradient); break;
+    case 5: linear_gradient_of(in, 5, first_row, rows, first, last, gradient); break;
+    case 6: linear_gradient_of(in, 6, first_row, rows, first, last, gradient); break;
+    case 7: linear_gradient_of(in, 7, first_row, rows, first, last, gradient); break;
+    case 8: linear_gradient_of(in, 8, first_row, rows, first, last, gradient); break;
+    default: linear_gradient_of(in, in->task->dimension, first_row, rows, first, last, gradient);
   }
 }
 
@@ -404,18 +423,8 @@ static void silence_behind_ends(const increments *in, int64_t first, int64_t row
 static void increment_rows_gradient(increments *in, int64_t first, int64_t last, vec *gradient, vec *scratch) {
   const int64_t n = in->task->length2 - 1, rows = last - first + 1;
   if (is_linear(in->task)) {
-    for (int64_t i = first; i <= last; ++i) gather_first_path(in, i, 1, i - first);
-    switch (in->task->dimension) {
-      case 1: linear_gradient_of(in, 1, first, rows, gradient); break;
-      case 2: linear_gradient_of(in, 2, first, rows, gradient); break;
-      case 3: linear_gradient_of(in, 3, first, rows, gradient); break;
-      case 4: linear_gradient_of(in, 4, first, rows, gradient); break;
-      case 5: linear_gradient_of(in, 5, first, rows, gradient); break;
-      case 6: linear_gradient_of(in, 6, first, rows, gradient); break;
-      case 7: linear_gradient_of(in, 7, first, rows, gradient); break;
-      case 8: linear_gradient_of(in, 8, first, rows, gradient); break;
-      default: linear_gradient_of(in, in->task->dimension, first, rows, gradient);
-    }
+    gather_steps(in, first, rows, 1);
+    for (int64_t j = 0; j < n; j += BLOCK) linear_gradient(in, first, rows, j, least(j + BLOCK, n), gradient);
     return;
   }
   silence_behind_ends(in, first, rows, gradient);

@@ -191,6 +191,7 @@ static int adjoint_strips(strips *s, int64_t k) {
   fill(in->grad_x, s->step.length1 * d, 0);
   for (int64_t j = 0; j < t->rows * (t->levels + 1); ++j) s->adjoints[j] = (adjoint_state){splat(0), splat(0)};
   in->gradient = 1;
+  t->turning = 1;
   row_state *const band_states = t->states;
   adjoint_state *const band_adjoints = t->adjoints;
   for (int64_t step = s->steps - 1; step >= 0; --step) {
@@ -222,7 +223,6 @@ static int adjoint_strips(strips *s, int64_t k) {
       recover_band(t, r0, r1);
       t->adjoints = s->adjoints + r0 * (t->levels + 1);
       adjoint_band(t, 0, r0, r1);
-      hand_on_gradient(t, 0, r0, r1);
     }
     t->adjoints = band_adjoints;
     if (task->grad2)

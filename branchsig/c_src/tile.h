@@ -15,7 +15,8 @@ typedef struct {
   int64_t cells;         /* cells of a row */
   int64_t width;         /* registers of a row */
   int64_t blocks;        /* of a row */
-  int64_t slots;         /* rows of K that lie in memory at once, row r in slot r % slots */
+  int64_t slots, oldest; /* rows of K from `oldest` on have a slot of their own each; those above share the first `slots` */
+  int turning;           /* rows that share slots take them in turn; otherwise one row at a time is in the first slot */
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order k_1 to k_order */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
   vec extent[2];         /* smallest K (or E, scaled) and largest sum of K at four corners looked at */
@@ -64,18 +65,20 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_
   t->levels = task->order || task->untruncated || task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
   t->factor = 0.25 / (double)((int64_t)1 << task->dyadic1) / (double)((int64_t)1 << task->dyadic2);
   const int64_t state = t->width * t->levels;
-  t->slots = task->grid ? BAND + 1 : 1;
+  int64_t kept = 0;
   if (backward) {
-    t->slots = task->careful || task->k_stack ? 0 : kept_bytes / ((state + 1) * (int64_t)sizeof(vec));
-    if (t->slots > t->rows + 1) t->slots = t->rows + 1;
-    if (t->slots < BAND + 1) t->slots = BAND + 1;
+    kept = task->careful || task->k_stack ? 1 : least(kept_bytes / ((state + 1) * (int64_t)sizeof(vec)), t->rows + 1);
+    if (kept < 1) kept = 1;
   }
+  t->oldest = t->rows + 1 - kept;
+  t->slots = t->oldest == 0 ? 0 : backward || task->grid ? BAND + 1 : 1;
+  t->turning = task->grid != NULL;
   t->g = TAKE(BAND * t->cells);
   t->bound = TAKE(BAND * t->blocks);
   t->fours = TAKE(BLOCK);
   t->sums[0] = TAKE(BLOCK);
   t->sums[1] = TAKE(BLOCK);
-  t->k = TAKE(t->slots * state);
+  t->k = TAKE((t->slots + kept) * state);
   t->states = take(base, &used, BAND * (t->levels + 1), sizeof(row_state));
   if (task->careful) t->logs = TAKE(state);
   const int by_steps = is_linear(task);
@@ -108,9 +111,15 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_
 }
 
 /* K_{m+1} on row r */
-BS_INLINE vec *k_row(const tile *t, int64_t r, int m) { return t->k + t->width * (r % t->slots * t->levels + m); }
+BS_INLINE vec *k_row(const tile *t, int64_t r, int m) {
+  const int64_t slot = r >= t->oldest ? r - t->oldest + t->slots : t->turning ? r % (BAND + 1) : 0;
+  return t->k + t->width * (slot * t->levels + m);
+}
 
 BS_INLINE int64_t coarse(const tile *t, int64_t r) { return r >> t->in.task->dyadic1; }
+
+/* Row r of sub-cells is the first one of a row of cells. */
+BS_INLINE int is_whole(const tile *t, int64_t r) { return r % ((int64_t)1 << t->in.task->dyadic1) == 0; }
 
 /* Columns of block k of row r, which lies in the band that begins with row r0. */
 BS_INLINE block block_of(const tile *t, int64_t k, int64_t r, int64_t r0) {
@@ -186,8 +195,7 @@ static void open_tile(tile *t, int64_t first) {
   if (task->static_kernel != BS_GIVEN && !same_second) pack_second_path(in);
   fill(t->fours, BLOCK, 4);
   fill(k_row(t, 0, 0), t->width * t->levels, 1);
-  for (int64_t r = 1; r < t->slots; ++r)
-    for (int m = 0; m < t->levels; ++m) *k_row(t, r, m) = splat(1); /* column 0 */
+  for (int64_t row = 0; row < (t->slots + t->rows + 1 - t->oldest) * t->levels; ++row) t->k[t->width * row] = splat(1); /* column 0 */
   if (task->careful) fill(t->logs, t->width * t->levels, 0);
   t->extent[0] = t->extent[1] = splat(1);
   t->total = t->grid_sum = splat(0);
@@ -327,7 +335,7 @@ static void provide_rows(tile *t, int64_t first, int64_t r0, int64_t r1) {
     }
     return;
   }
-  const int64_t oldest_kept = task->careful ? t->rows : t->rows + 1 - t->slots, end = least(r1, oldest_kept);
+  const int64_t end = least(r1, t->oldest);
   if (end > r0) {
     open_states(t);
     recover_band(t, r0, end);
@@ -349,37 +357,34 @@ static void open_adjoints(tile *t, int64_t rows) {
   for (int64_t k = 0; k < rows * (t->levels + 1); ++k) t->adjoints[k] = (adjoint_state){splat(0), splat(0)};
 }
 
-/* The adjoint of the rows r0..r1-1 of sub-cells, from the top level down, added to t->gradient. */
-static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
+/* The adjoint of block k of row r of sub-cells, from the top level down, added to t->gradient. */
+static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64_t r0, int64_t r1) {
   const bs_task *task = t->in.task;
   const int top = task->depth - 1; /* the integral of K_depth is never taken */
-  for (int64_t k = t->blocks - 1; k >= 0; --k)
-    for (int64_t r = r1 - 1; r >= r0; --r) {
-      const block b = block_of(t, k, r, r0);
-      adjoint_state *states = t->adjoints + (r - r0) * (t->levels + 1);
-      vec *gradient = t->gradient + (coarse(t, r) - coarse(t, r0)) * t->cells;
-      if (task->grid_derivs) {
-        load_derivs(t, first, r + 1, b);
-        seed_block(b, t->derivs, task->wrt_log ? NULL : k_row(t, r + 1, top), t->w_top, &states[top]);
-      }
-      const vec *w_above = t->w_top;
-      for (int m = top - 1; m >= 0; --m) {
-        vec *w = t->w + t->width * m;
-        const vec *ahead = k_row(t, r > r0 ? r - 1 : r, m);
-        adjoint_block(m == 0, b, w_above, k_row(t, r, m), k_row(t, r + 1, m), ahead, w, t->gw + t->width * m, gradient,
-                      &states[m]);
-        w_above = w;
-      }
-      if (top == 0) /* K_0 is all there is below */
-        for (int64_t c = b.first; c <= b.last; ++c) gradient[(c - 1) >> b.shift] += w_above[c] * 4;
-    }
+  const block b = block_of(t, k, r, r0);
+  adjoint_state *states = t->adjoints + (r - r0) * (t->levels + 1);
+  vec *gradient = t->gradient + (coarse(t, r) - coarse(t, r0)) * t->cells;
+  if (task->grid_derivs) {
+    load_derivs(t, first, r + 1, b);
+    seed_block(b, t->derivs, task->wrt_log ? NULL : k_row(t, r + 1, top), t->w_top, &states[top]);
+  }
+  const vec *w_above = t->w_top;
+  for (int m = top - 1; m >= 0; --m) {
+    vec *w = t->w + t->width * m;
+    /* what comes next: the row above, or the first row of the next block */
+    const vec *ahead = r > r0 ? k_row(t, r - 1, m) : k_row(t, r1 - 1, m) - (k ? BLOCK : 0);
+    adjoint_block(m == 0, b, w_above, k_row(t, r, m), k_row(t, r + 1, m), ahead, w, t->gw + t->width * m, gradient, &states[m]);
+    w_above = w;
+  }
+  if (top == 0) /* K_0 is all there is below */
+    for (int64_t c = b.first; c <= b.last; ++c) gradient[(c - 1) >> b.shift] += w_above[c] * 4;
 }
 
 /* The gradient of the cells of the band r0..r1-1, once whole rows of cells are done, to the paths or out. */
 static void hand_on_gradient(tile *t, int64_t first_pair, int64_t r0, int64_t r1) {
   const bs_task *task = t->in.task;
   const int64_t first = coarse(t, r0), last = coarse(t, r1 - 1);
-  if (r0 % ((int64_t)1 << task->dyadic1)) return;
+  if (!is_whole(t, r0)) return;
   if (task->static_kernel == BS_GIVEN)
     for (int w = 0; w < W && first_pair + w < task->pairs; ++w) {
       double *to = task->grad_increments + ((first_pair + w) * (task->length1 - 1) + first) * t->cells;
@@ -393,6 +398,25 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t r0, int64_t r1
   fill(t->gradient, BAND * t->cells, 0);
 }
 
+/* The same for the linear kernel and the cells whose first column lies in block k, while they are in the first cache. */
+static void hand_on_linear_gradient(tile *t, int64_t k, int64_t r0, int64_t r1) {
+  const int64_t i = coarse(t, r0), rows = coarse(t, r1 - 1) - i + 1, in_cell = (int64_t)1 << t->in.task->dyadic2;
+  const int64_t first = (k * BLOCK + in_cell - 1) / in_cell, last = least(((k + 1) * BLOCK + in_cell - 1) / in_cell, t->cells);
+  linear_gradient(&t->in, i, rows, first, last, t->gradient);
+  for (int64_t row = 0; row < rows; ++row) fill(t->gradient + row * t->cells + first, last - first, 0);
+}
+
+/* The adjoint of the rows r0..r1-1 of sub-cells, and the gradient of their cells. */
+static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
+  const int by_blocks = is_linear(t->in.task) && is_whole(t, r0);
+  if (by_blocks) gather_steps(&t->in, coarse(t, r0), coarse(t, r1 - 1) - coarse(t, r0) + 1, 1);
+  for (int64_t k = t->blocks - 1; k >= 0; --k) {
+    for (int64_t r = r1 - 1; r >= r0; --r) adjoint_of_block(t, first, k, r, r0, r1);
+    if (by_blocks) hand_on_linear_gradient(t, k, r0, r1);
+  }
+  if (!by_blocks) hand_on_gradient(t, first, r0, r1);
+}
+
 /* Before the first row upwards. */
 static void open_gradient(tile *t, vec seed) {
   const bs_task *task = t->in.task;
@@ -401,6 +425,7 @@ static void open_gradient(tile *t, vec seed) {
   for (int64_t c = 0; c <= t->columns; ++c) t->w_top[c] = seed;
   fill(t->gradient, BAND * t->cells, 0);
   t->in.gradient = 1;
+  t->turning = 1;
   start_rows(&t->in, task->length1 - 1);
   start_gradient(&t->in);
   if (t->in.grad_x) fill(t->in.grad_x, task->length1 * task->dimension, 0);
@@ -419,7 +444,6 @@ static int sweep_up(tile *t, int64_t first, vec seed) {
     provide_rows(t, first, r0, r1);
     open_adjoints(t, BAND);
     adjoint_band(t, first, r0, r1);
-    hand_on_gradient(t, first, r0, r1);
   }
   t->in.gradient = 0;
   return 0;
