@@ -56,26 +56,26 @@ static void pack_second_path(increments *in) {
   }
 }
 
-/* Step i (linear) or point i of the first paths, times the factor, to row `slot` of x_rows. */
-static void gather_first_path(increments *in, int64_t i, double factor, int64_t slot) {
+/* Step i (linear) or point i of the first paths to row `slot` of x_rows. */
+static void gather_first_path(increments *in, int64_t i, int64_t slot) {
   const int64_t d = coordinates(in->task), channels = in->task->dimension;
   const int linear = is_linear(in->task);
   vec *row = in->x_rows + slot * d;
   if (in->uniform) {
     const double *x = in->x[0] + least(i, in->points1[0] - 1) * channels, *next = in->x[0] + least(i + 1, in->points1[0] - 1) * channels;
-    for (int64_t k = 0; k < d; ++k) row[k] = splat((linear ? next[k] - x[k] : x[k]) * factor);
+    for (int64_t k = 0; k < d; ++k) row[k] = splat(linear ? next[k] - x[k] : x[k]);
     return;
   }
   for (int w = 0; w < W; ++w) {
     const double *x = in->x[w] + least(i, in->points1[w] - 1) * channels, *next = in->x[w] + least(i + 1, in->points1[w] - 1) * channels;
     double *to = (double *)row + w;
-    for (int64_t k = 0; k < d; ++k) to[k * W] = (linear ? next[k] - x[k] : x[k]) * factor;
+    for (int64_t k = 0; k < d; ++k) to[k * W] = linear ? next[k] - x[k] : x[k];
   }
 }
 
-/* Steps of the first paths, times the factor: `rows` of them from `first` on into x_rows. */
-static void gather_steps(increments *in, int64_t first, int64_t rows, double factor) {
-  for (int64_t i = 0; i < rows; ++i) gather_first_path(in, first + i, factor, i);
+/* Steps of the first paths: `rows` of them from `first` on into x_rows. */
+static void gather_steps(increments *in, int64_t first, int64_t rows) {
+  for (int64_t i = 0; i < rows; ++i) gather_first_path(in, first + i, i);
 }
 
 /* kappa and, where `slope` is not NULL, kappa' from b: see the table at the top. Parameters enter by their reciprocals. */
@@ -186,7 +186,7 @@ static void next_kappa_row(increments *in, int64_t i) {
   vec *latest = in->fresh;
   in->fresh = in->kappa;
   in->kappa = latest;
-  gather_first_path(in, i, 1, 0);
+  gather_first_path(in, i, 0);
   switch (in->task->static_kernel) {
     case BS_POLYNOMIAL: polynomial_row(in, i); break;
     case BS_RBF: rbf_row(in, i); break;
@@ -205,12 +205,13 @@ static void start_rows(increments *in, int64_t from) {
 /* Rows whose steps or sums fit the registers: BAND of them are a whole number of times as many, where that can be. */
 BS_INLINE int64_t rows_at_once(int64_t d) { return d <= 3 ? 8 : d <= 6 ? 4 : d <= 8 ? 2 : 1; }
 
-/* Increments of the linear kernel for `rows` rows and the cells first..last-1; the steps of x are held in registers. */
+/* Increments of the linear kernel, times the factor, for `rows` rows and the cells first..last-1; the steps of x are held in
+   registers. */
 BS_INLINE void linear_rows_at(int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *x_rows,
-                              const vec *y_packed, vec *g) {
+                              const vec *y_packed, double factor, vec *g) {
   vec x[24];
   if (d <= 8)
-    for (int64_t k = 0; k < rows * d; ++k) x[k] = x_rows[k];
+    for (int64_t k = 0; k < rows * d; ++k) x[k] = x_rows[k] * factor;
   for (int64_t j = first; j < last; ++j) {
     vec sum[8];
     for (int64_t i = 0; i < rows; ++i) sum[i] = (d <= 8 ? x : x_rows)[i * d] * y_packed[j * d];
@@ -218,37 +219,39 @@ BS_INLINE void linear_rows_at(int64_t d, int64_t rows, int64_t n, int64_t first,
       const vec y = y_packed[j * d + k];
       for (int64_t i = 0; i < rows; ++i) sum[i] += (d <= 8 ? x : x_rows)[i * d + k] * y;
     }
-    for (int64_t i = 0; i < rows; ++i) g[i * n + j] = sum[i];
+    for (int64_t i = 0; i < rows; ++i) {
+      if (d > 8) sum[i] *= factor;
+      g[i * n + j] = sum[i];
+    }
   }
 }
 
-BS_INLINE void linear_rows_of(const increments *in, int64_t d, int64_t rows, vec *g) {
+BS_INLINE void linear_rows_of(const increments *in, int64_t d, int64_t rows, int64_t first, int64_t last, double factor, vec *g) {
   const int64_t n = in->task->length2 - 1, at_once = rows_at_once(d);
-  for (int64_t first = 0; first < n; first += BLOCK) { /* y of a block stays in the first cache for all rows */
-    const int64_t last = least(first + BLOCK, n);
-    int64_t i = 0;
-    for (; i + at_once <= rows; i += at_once)
-      linear_rows_at(d, at_once, n, first, last, in->x_rows + i * d, in->y_packed, g + i * n);
-    for (; i < rows; ++i) linear_rows_at(d, 1, n, first, last, in->x_rows + i * d, in->y_packed, g + i * n);
-  }
+  int64_t i = 0;
+  for (; i + at_once <= rows; i += at_once)
+    linear_rows_at(d, at_once, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
+  for (; i < rows; ++i) linear_rows_at(d, 1, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
 }
 
-static void linear_rows(const increments *in, int64_t rows, vec *g) {
+/* factor times the increments of the linear kernel of the cells first..last-1 of so many rows, whose steps of x are in x_rows. */
+static void linear_rows(const increments *in, int64_t rows, int64_t first, int64_t last, double factor, vec *g) {
+  factor *= in->task->parameter[0];
   switch (in->task->dimension) {
-    case 1: linear_rows_of(in, 1, rows, g); break;
-    case 2: linear_rows_of(in, 2, rows, g); break;
-    case 3: linear_rows_of(in, 3, rows, g); break;
-    case 4: linear_rows_of(in, 4, rows, g); break;
-    case 5: linear_rows_of(in, 5, rows, g); break;
-    case 6: linear_rows_of(in, 6, rows, g); break;
-    case 7: linear_rows_of(in, 7, rows, g); break;
-    case 8: linear_rows_of(in, 8, rows, g); break;
-    default: linear_rows_of(in, in->task->dimension, rows, g);
+    case 1: linear_rows_of(in, 1, rows, first, last, factor, g); break;
+    case 2: linear_rows_of(in, 2, rows, first, last, factor, g); break;
+    case 3: linear_rows_of(in, 3, rows, first, last, factor, g); break;
+    case 4: linear_rows_of(in, 4, rows, first, last, factor, g); break;
+    case 5: linear_rows_of(in, 5, rows, first, last, factor, g); break;
+    case 6: linear_rows_of(in, 6, rows, first, last, factor, g); break;
+    case 7: linear_rows_of(in, 7, rows, first, last, factor, g); break;
+    case 8: linear_rows_of(in, 8, rows, first, last, factor, g); break;
+    default: linear_rows_of(in, in->task->dimension, rows, first, last, factor, g);
   }
 }
 
-/* factor times the increments of the rows first..last of cells into g, row by row. Bands of rows come in order: downwards, or
-   (up) upwards. */
+/* factor times the increments of the rows first..last of cells into g, row by row, where the kernel is not linear. Bands of rows
+   come in order: downwards, or (up) upwards. */
 static void increment_rows(increments *in, int64_t first, int64_t last, int up, double factor, vec *g) {
   const int64_t n = in->task->length2 - 1;
   if (in->task->static_kernel == BS_GIVEN) {
@@ -258,11 +261,6 @@ static void increment_rows(increments *in, int64_t first, int64_t last, int up, 
         double *to = (double *)(g + (i - first) * n) + w;
         for (int64_t j = 0; j < n; ++j) to[j * W] = row[j] * factor;
       }
-    return;
-  }
-  if (is_linear(in->task)) {
-    gather_steps(in, first, last - first + 1, factor * in->task->parameter[0]);
-    linear_rows(in, last - first + 1, g);
     return;
   }
   const vec by = factor * in->scale;
@@ -321,7 +319,7 @@ BS_INLINE void node_gradient_with(increments *in, int radial, int64_t i, const v
 }
 
 static void node_gradient(increments *in, int64_t i, const vec *node) {
-  gather_first_path(in, i, 1, 0);
+  gather_first_path(in, i, 0);
   if (in->task->static_kernel == BS_POLYNOMIAL)
     node_gradient_with(in, 0, i, node);
   else
@@ -423,7 +421,7 @@ static void silence_behind_ends(const increments *in, int64_t first, int64_t row
 static void increment_rows_gradient(increments *in, int64_t first, int64_t last, vec *gradient, vec *scratch) {
   const int64_t n = in->task->length2 - 1, rows = last - first + 1;
   if (is_linear(in->task)) {
-    gather_steps(in, first, rows, 1);
+    gather_steps(in, first, rows);
     for (int64_t j = 0; j < n; j += BLOCK) linear_gradient(in, first, rows, j, least(j + BLOCK, n), gradient);
     return;
   }

@@ -65,6 +65,15 @@ BS_INLINE vec square_root(vec a) {
 }
 #endif
 
+/* the larger of bound and |x| */
+BS_INLINE vec widened(vec bound, vec x) {
+#if BS_BYTES == 64
+  return (vec)_mm512_range_pd((__m512d)bound, (__m512d)x, 11); /* maximum of absolute values, positive */
+#else
+  return maximum(bound, absolute(x));
+#endif
+}
+
 /* a * b + c in the lanes where x > bound, c in the others; a and b are finite */
 BS_INLINE vec plus_product_where(vec x, double bound, vec a, vec b, vec c) {
 #if BS_BYTES == 64

@@ -149,7 +149,7 @@ static int sweep_strips(strips *s, int64_t k) {
     for (int64_t r0 = 0; r0 < t->rows; r0 += BAND) {
       if (stopped(t)) return 1;
       const int64_t r1 = least(r0 + BAND, t->rows);
-      load_increments(t, r0, r1, 0);
+      open_increments(t, r0, r1, 0);
       t->states = s->states + r0 * t->levels;
       sweep_band(t, r0, r1, s->integral + r0);
     }
@@ -213,7 +213,7 @@ static int adjoint_strips(strips *s, int64_t k) {
     for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
       if (stopped(t)) return 1;
       const int64_t r1 = least(r0 + BAND, t->rows);
-      load_increments(t, r0, r1, 1);
+      open_increments(t, r0, r1, 1);
       for (int64_t r = r0; r < r1; ++r)
         for (int m = 0; m < t->levels; ++m) {
           const vec upper = edge(s, step, r, m)[1], lower = edge(s, step, r + 1, m)[1];

@@ -23,6 +23,7 @@ typedef struct {
   vec total;             /* log K_depth at the end of the rows done */
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
   vec *g, *bound;        /* of the band: increments [row][cell], times factor; largest |g| [row][block] */
+  int64_t pending;       /* rows of cells of the band whose blocks are not loaded yet */
   vec *fours, *sums[2];  /* of a block */
   vec *k;                /* [slot][level][column] */
   vec *logs;             /* careful: [level][column] */
@@ -128,24 +129,42 @@ BS_INLINE block block_of(const tile *t, int64_t k, int64_t r, int64_t r0) {
                  t->g + (coarse(t, r) - coarse(t, r0)) * t->cells};
 }
 
-/* Increments of the rows r0..r1-1 of sub-cells. A band is a number of whole rows of cells, or lies within one. */
-static void load_increments(tile *t, int64_t r0, int64_t r1, int up) {
-  const int64_t refinement = (int64_t)1 << t->in.task->dyadic1, first = coarse(t, r0), last = coarse(t, r1 - 1);
-  if (up ? r1 % refinement : r0 % refinement) return; /* within a row that is loaded already */
-  increment_rows(&t->in, first, last, up, t->factor, t->g);
-  for (int64_t i = 0; i <= last - first; ++i)
-    for (int64_t k = 0; k < t->blocks; ++k) {
-      const block b = block_of(t, k, r0, r0);
-      const int64_t end = (b.last - 1) >> b.shift;
-      int64_t j = (b.first - 1) >> b.shift;
-      vec bound = absolute(b.g[i * t->cells + j]), other = bound; /* two at a time: each waits for the one before */
-      for (; j + 1 <= end; j += 2) {
-        bound = maximum(bound, absolute(b.g[i * t->cells + j]));
-        other = maximum(other, absolute(b.g[i * t->cells + j + 1]));
-      }
-      bound = maximum(bound, absolute(b.g[i * t->cells + end]));
-      t->bound[i * t->blocks + k] = maximum(bound, other);
+/* The increments of block k of the rows of cells that are pending, and their bounds. */
+static void load_block(tile *t, int64_t k) {
+  if (!t->pending) return;
+  const block b = block_of(t, k, 0, 0);
+  const int64_t first = (b.first - 1) >> b.shift, last = ((b.last - 1) >> b.shift) + 1;
+  if (is_linear(t->in.task)) linear_rows(&t->in, t->pending, first, last, t->factor, t->g);
+  for (int64_t i = 0; i < t->pending; ++i) {
+    const vec *g = t->g + i * t->cells;
+    vec bound = splat(0), other = bound; /* two at a time: each waits for the one before */
+    int64_t j = first;
+    for (; j + 1 < last; j += 2) {
+      bound = widened(bound, g[j]);
+      other = widened(other, g[j + 1]);
     }
+    if (j < last) bound = widened(bound, g[j]);
+    t->bound[i * t->blocks + k] = maximum(bound, other);
+  }
+}
+
+/* Makes ready for the increments of the rows r0..r1-1 of sub-cells: their blocks are loaded in the pass over blocks that comes
+   first. A band is a number of whole rows of cells, or lies within one. */
+static void open_increments(tile *t, int64_t r0, int64_t r1, int up) {
+  const int64_t refinement = (int64_t)1 << t->in.task->dyadic1, first = coarse(t, r0), last = coarse(t, r1 - 1);
+  t->pending = 0;
+  if (up ? r1 % refinement : r0 % refinement) return; /* within a row that is loaded already */
+  t->pending = last - first + 1;
+  if (is_linear(t->in.task))
+    gather_steps(&t->in, first, t->pending);
+  else
+    increment_rows(&t->in, first, last, up, t->factor, t->g);
+}
+
+/* The increments of all blocks at once. */
+static void load_increments(tile *t, int64_t r0, int64_t r1, int up) {
+  open_increments(t, r0, r1, up);
+  for (int64_t k = 0; k < t->blocks; ++k) load_block(t, k);
 }
 
 BS_INLINE int64_t points_of(const int64_t *lengths, const int64_t *index, int64_t k, int64_t length) {
@@ -250,6 +269,7 @@ static void look_at_row(tile *t, int64_t k, int64_t r) {
 static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
   const int integrating = t->levels < t->in.task->depth;
   for (int64_t k = 0; k < t->blocks; ++k) {
+    load_block(t, k);
     for (int64_t r = r0; r < r1; ++r) sweep_block(t, k, r, r0, 0, integrating ? &integral[r - r0] : NULL);
     if (!t->in.task->careful) look_at_row(t, k, r1);
   }
@@ -257,8 +277,11 @@ static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
 
 /* The same upwards: K on the rows r0..r1-1 from K on row r1. */
 static void recover_band(tile *t, int64_t r0, int64_t r1) {
-  for (int64_t k = 0; k < t->blocks; ++k)
+  for (int64_t k = 0; k < t->blocks; ++k) {
+    load_block(t, k);
     for (int64_t r = r1 - 1; r >= r0; --r) sweep_block(t, k, r, r0, 1, NULL);
+  }
+  t->pending = 0;
 }
 
 /* Row r of K_{m+1} of every lane to level `level` of a grid, or (loading) back from it. */
@@ -305,7 +328,7 @@ static int sweep_down(tile *t, int64_t first) {
   for (int64_t r0 = 0; r0 < t->rows; r0 += band) {
     const int64_t r1 = r0 + band < t->rows ? r0 + band : t->rows;
     if (stopped(t)) return 1;
-    load_increments(t, r0, r1, 0);
+    open_increments(t, r0, r1, 0);
     vec integral[BAND];
     fill(integral, BAND, 0);
     open_states(t);
@@ -409,8 +432,8 @@ static void hand_on_linear_gradient(tile *t, int64_t k, int64_t r0, int64_t r1) 
 /* The adjoint of the rows r0..r1-1 of sub-cells, and the gradient of their cells. */
 static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
   const int by_blocks = is_linear(t->in.task) && is_whole(t, r0);
-  if (by_blocks) gather_steps(&t->in, coarse(t, r0), coarse(t, r1 - 1) - coarse(t, r0) + 1, 1);
   for (int64_t k = t->blocks - 1; k >= 0; --k) {
+    load_block(t, k);
     for (int64_t r = r1 - 1; r >= r0; --r) adjoint_of_block(t, first, k, r, r0, r1);
     if (by_blocks) hand_on_linear_gradient(t, k, r0, r1);
   }
@@ -440,7 +463,7 @@ static int sweep_up(tile *t, int64_t first, vec seed) {
   for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
     const int64_t r1 = r0 + BAND < t->rows ? r0 + BAND : t->rows;
     if (stopped(t)) return 1;
-    load_increments(t, r0, r1, 1);
+    open_increments(t, r0, r1, 1);
     provide_rows(t, first, r0, r1);
     open_adjoints(t, BAND);
     adjoint_band(t, first, r0, r1);
