@@ -39,43 +39,69 @@ BS_INLINE int64_t coordinates(const bs_task *task) { return task->dimension - ta
 
 BS_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* to[k], one lane from each: from[w][k], or (apart > 0) from[w][k + apart] - from[w][k] */
+static void into_lanes(const double *const from[W], int64_t count, int64_t apart, vec *to) {
+  int64_t k = 0;
+  for (; k + W <= count; k += W) {
+    vec row[W];
+    for (int w = 0; w < W; ++w) {
+      row[w] = load(from[w] + k);
+      if (apart) row[w] = load(from[w] + k + apart) - row[w];
+    }
+    transpose(row);
+    for (int w = 0; w < W; ++w) to[k + w] = row[w];
+  }
+  for (; k < count; ++k)
+    for (int w = 0; w < W; ++w) ((double *)(to + k))[w] = apart ? from[w][k + apart] - from[w][k] : from[w][k];
+}
+
+/* The points of y, or (linear) its steps, of every lane. */
 static void pack_second_path(increments *in) {
-  const int64_t d = coordinates(in->task), channels = in->task->dimension;
+  const int64_t d = coordinates(in->task), channels = in->task->dimension, linear = is_linear(in->task);
+  const int64_t rows = in->task->length2 - linear;
+  int64_t common = channels == d ? rows : 0; /* so many of them are there in every lane, one after the other */
+  for (int w = 0; w < W; ++w) common = least(common, in->points2[w] - linear);
+  into_lanes(in->y, common * d, linear ? d : 0, in->y_packed);
   for (int w = 0; w < W; ++w) {
-    const double *y = in->y[w];
     const int64_t last = in->points2[w] - 1;
     double *to = (double *)in->y_packed + w;
-    if (is_linear(in->task)) {
-      const int64_t inside = least(in->task->length2 - 1, last) * d;
-      for (int64_t k = 0; k < inside; ++k) to[k * W] = y[k + d] - y[k];
-      for (int64_t k = inside; k < (in->task->length2 - 1) * d; ++k) to[k * W] = 0;
-      continue;
+    for (int64_t j = common; j < rows; ++j) {
+      const double *y = in->y[w] + least(j, last) * channels, *next = in->y[w] + least(j + 1, last) * channels;
+      for (int64_t k = 0; k < d; ++k) to[(j * d + k) * W] = linear ? next[k] - y[k] : y[k];
     }
-    for (int64_t j = 0; j < in->task->length2; ++j)
-      for (int64_t k = 0; k < d; ++k) to[(j * d + k) * W] = y[least(j, last) * channels + k];
   }
 }
 
-/* Step i (linear) or point i of the first paths to row `slot` of x_rows. */
-static void gather_first_path(increments *in, int64_t i, int64_t slot) {
-  const int64_t d = coordinates(in->task), channels = in->task->dimension;
-  const int linear = is_linear(in->task);
-  vec *row = in->x_rows + slot * d;
-  if (in->uniform) {
-    const double *x = in->x[0] + least(i, in->points1[0] - 1) * channels, *next = in->x[0] + least(i + 1, in->points1[0] - 1) * channels;
-    for (int64_t k = 0; k < d; ++k) row[k] = splat(linear ? next[k] - x[k] : x[k]);
-    return;
-  }
-  for (int w = 0; w < W; ++w) {
-    const double *x = in->x[w] + least(i, in->points1[w] - 1) * channels, *next = in->x[w] + least(i + 1, in->points1[w] - 1) * channels;
-    double *to = (double *)row + w;
-    for (int64_t k = 0; k < d; ++k) to[k * W] = linear ? next[k] - x[k] : x[k];
-  }
+/* Point i of the first paths into x_rows. */
+static void gather_point(increments *in, int64_t i) {
+  const int64_t d = coordinates(in->task);
+  const double *x[W];
+  for (int w = 0; w < W; ++w) x[w] = in->x[w] + least(i, in->points1[w] - 1) * in->task->dimension;
+  if (in->uniform)
+    for (int64_t k = 0; k < d; ++k) in->x_rows[k] = splat(x[0][k]);
+  else
+    into_lanes(x, d, 0, in->x_rows);
 }
 
 /* Steps of the first paths: `rows` of them from `first` on into x_rows. */
 static void gather_steps(increments *in, int64_t first, int64_t rows) {
-  for (int64_t i = 0; i < rows; ++i) gather_first_path(in, first + i, i);
+  const int64_t d = in->task->dimension;
+  const double *x[W];
+  int64_t common = rows; /* so many of them are there in every lane */
+  for (int w = 0; w < W; ++w) {
+    x[w] = in->x[w] + first * d;
+    common = least(common, in->points1[w] - 1 - first);
+  }
+  if (common < 0) common = 0;
+  if (in->uniform)
+    for (int64_t k = 0; k < common * d; ++k) in->x_rows[k] = splat(x[0][k + d] - x[0][k]);
+  else
+    into_lanes(x, common * d, d, in->x_rows);
+  for (int64_t i = common; i < rows; ++i)
+    for (int w = 0; w < W; ++w) {
+      const int moves = first + i < in->points1[w] - 1;
+      for (int64_t k = i * d; k < (i + 1) * d; ++k) ((double *)(in->x_rows + k))[w] = moves ? x[w][k + d] - x[w][k] : 0;
+    }
 }
 
 /* kappa and, where `slope` is not NULL, kappa' from b: see the table at the top. Parameters enter by their reciprocals. */
@@ -186,7 +212,7 @@ static void next_kappa_row(increments *in, int64_t i) {
   vec *latest = in->fresh;
   in->fresh = in->kappa;
   in->kappa = latest;
-  gather_first_path(in, i, 0);
+  gather_point(in, i);
   switch (in->task->static_kernel) {
     case BS_POLYNOMIAL: polynomial_row(in, i); break;
     case BS_RBF: rbf_row(in, i); break;
@@ -319,7 +345,7 @@ BS_INLINE void node_gradient_with(increments *in, int radial, int64_t i, const v
 }
 
 static void node_gradient(increments *in, int64_t i, const vec *node) {
-  gather_first_path(in, i, 0);
+  gather_point(in, i);
   if (in->task->static_kernel == BS_POLYNOMIAL)
     node_gradient_with(in, 0, i, node);
   else
@@ -443,20 +469,35 @@ static void start_gradient(increments *in) {
   if (!is_linear(in->task)) fill(in->corner, n, 0);
 }
 
+/* Gives every lane of a gradient registers of its own, for flush_gradient: of W values at a time; those left over stay. */
+static void part_lanes(vec *gradient, int64_t count) {
+  for (int64_t k = 0; k + W <= count; k += W) transpose(gradient + k);
+}
+
 /* to[i] += weight times the gradient of one lane with respect to path point i, which has so many channels, the first ones of them
-   coordinates; a gradient by steps is turned into one by points */
-static void flush_gradient(const vec *gradient, int lane, int64_t length, int64_t dimension, int64_t channels, int by_steps,
-                           double weight, double *to) {
+   coordinates; a gradient by steps is turned into one by points. `count` values have gone through part_lanes. */
+static void flush_gradient(const vec *gradient, int64_t count, int lane, int64_t length, int64_t dimension, int64_t channels,
+                           int by_steps, double weight, double *to) {
   const double *from = (const double *)gradient + lane;
-  if (!by_steps) {
-    for (int64_t i = 0; i < length; ++i)
-      for (int64_t k = 0; k < dimension; ++k) to[i * channels + k] += weight * from[(i * dimension + k) * W];
-    return;
-  }
-  for (int64_t k = 0; k < (length - 1) * dimension; ++k) {
-    double step = weight * from[k * W];
-    to[k] -= step;
-    to[k + dimension] += step;
+  const int64_t parted = count / W * W, own = (length - by_steps) * dimension;
+  int64_t k = 0;
+  if (channels == dimension)
+    for (; k + W <= least(own, parted); k += W) {
+      const vec part = weight * gradient[k + lane];
+      if (by_steps) {
+        store(to + k + dimension, load(to + k + dimension) + part);
+        store(to + k, load(to + k) - part);
+      } else
+        store(to + k, load(to + k) + part);
+    }
+  for (; k < own; ++k) {
+    const double part = weight * (k < parted ? ((const double *)(gradient + k / W * W + lane))[k % W] : from[k * W]);
+    const int64_t at = k / dimension * channels + k % dimension;
+    if (by_steps) {
+      to[at + channels] += part;
+      to[at] -= part;
+    } else
+      to[at] += part;
   }
 }
 

@@ -97,6 +97,7 @@ static int backward_order(const bs_task *task, int64_t first) {
   lay_out_order(&o, task, 1, aligned(task->workspace));
   open_order(&o, first);
   if (order_down(&o, first) || order_up(&o, first)) return 1;
+  part_gradients(&o.n.t);
   for (int w = 0; w < W && first + w < task->pairs; ++w) flush(&o.n.t, w, first + w, o.n.t.grid_sum[w] == 0);
   return 0;
 }
@@ -121,6 +122,7 @@ static int backward_tile(const bs_task *task, int64_t first, untruncated *u) {
     return 1;
   if (task->grid_derivs) value = t->grid_sum;
   const ivec finite = (value - value) == splat(0);
+  part_gradients(t);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
     task->out_of_range[first + w] = bad[w] != 0;
     if (!bad[w]) flush(t, w, first + w, finite[w] != 0);

@@ -65,6 +65,40 @@ BS_INLINE vec square_root(vec a) {
 }
 #endif
 
+/* W registers as the rows of a matrix, transposed: halves of rows change places at a distance of 1, 2, 4, ... */
+BS_INLINE void transpose(vec row[W]) {
+#pragma GCC unroll 8
+  for (int s = 1; s < W; s *= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < W; ++i)
+      if (!(i & s)) {
+        const vec a = row[i], b = row[i + s];
+#if defined(__clang__) || !defined(__GNUC__)
+        for (int w = 0; w < W; ++w)
+          if (w & s)
+            row[i][w] = b[w - s];
+          else
+            row[i + s][w] = a[w + s];
+#else
+        ivec upper, lower;
+        for (int w = 0; w < W; ++w) {
+          upper[w] = w & s ? W + w - s : w;
+          lower[w] = w & s ? W + w : w + s;
+        }
+        row[i] = __builtin_shuffle(a, b, upper);
+        row[i + s] = __builtin_shuffle(a, b, lower);
+#endif
+      }
+}
+
+BS_INLINE vec load(const double *from) {
+  vec v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+
+BS_INLINE void store(double *to, vec v) { memcpy(to, &v, sizeof v); }
+
 /* the larger of bound and |x| */
 BS_INLINE vec widened(vec bound, vec x) {
 #if BS_BYTES == 64

@@ -225,17 +225,19 @@ static int adjoint_strips(strips *s, int64_t k) {
       adjoint_band(t, 0, r0, r1);
     }
     t->adjoints = band_adjoints;
+    part_lanes(in->grad_y, s->step.length2 * d);
     if (task->grad2)
       for (int w = 0; w < W; ++w)
         if (busy(s, step, w))
-          flush_gradient(in->grad_y, w, in->points2[w], d, d, by_steps, weight2,
+          flush_gradient(in->grad_y, s->step.length2 * d, w, in->points2[w], d, d, by_steps, weight2,
                          task->grad2 + (task->index2[k] * task->stride2 + (step - w) * s->block_cells) * d);
   }
   in->gradient = 0;
+  part_lanes(in->grad_x, s->step.length1 * d);
   if (task->grad1)
     for (int w = 0; w < W; ++w)
       if (w * s->strip_cells < task->length1 - 1)
-        flush_gradient(in->grad_x, w, in->points1[w], d, d, by_steps, weight1,
+        flush_gradient(in->grad_x, s->step.length1 * d, w, in->points1[w], d, d, by_steps, weight1,
                        task->grad1 + (task->index1[k] * task->stride1 + w * s->strip_cells) * d);
   return 0;
 }

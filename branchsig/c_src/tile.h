@@ -478,8 +478,17 @@ static void flush_path(const tile *t, int w, const vec *gradient, int64_t points
   const int64_t d = coordinates(task), channels = task->dimension;
   if (!to) return;
   to += at * channels;
-  flush_gradient(gradient, w, points, d, channels, is_linear(task), weight * t->in.scale[w], to);
+  const int64_t count = (gradient == t->in.grad_x ? task->length1 : task->length2) * d;
+  flush_gradient(gradient, count, w, points, d, channels, is_linear(task), weight * t->in.scale[w], to);
   if (task->dilated) to[d] += weight * t->in.d_scale[w] / (t->factor * path[d]);
+}
+
+/* Before the first flush. */
+static void part_gradients(tile *t) {
+  const bs_task *task = t->in.task;
+  if (task->static_kernel == BS_GIVEN) return;
+  part_lanes(t->in.grad_x, task->length1 * coordinates(task));
+  part_lanes(t->in.grad_y, task->length2 * coordinates(task));
 }
 
 /* The gradient of lane w, which is pair k, to where it belongs. A pair without a finite value has no gradient. */
