@@ -311,7 +311,7 @@ static int order_up(order_tile *o, int64_t first) {
         fill(node_row(&o->n, o->u, m, 0), o->n.width, 0);
       }
     adjoint_parts(o, first, r);
-    hand_on_gradient(t, first, r, r + 1);
+    hand_on_row(t, first, r);
   }
   t->in.gradient = 0;
   return 0;

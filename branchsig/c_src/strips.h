@@ -133,6 +133,7 @@ static int sweep_strips(strips *s, int64_t k) {
   tile *t = &s->t;
   const int backward = s->edges != NULL;
   fill(t->fours, BLOCK, 4);
+  fill(t->zeros, BLOCK, 0);
   fill(s->integral, t->rows, 0);
   fill(s->corner, t->levels, 1);
   for (int64_t j = 0; j < t->rows * t->levels; ++j) s->states[j] = (row_state){splat(1), splat(2), splat(1)};

@@ -133,17 +133,17 @@ typedef struct {
    node gathers g w_{m+1} from its four cells, and w_m = sum of Kbar_m K_m over the nodes below and right.
 
    w_above: w_{m+1} on this row; upper, lower: K_m on rows r and r+1, ahead: on the row that comes next; w: w_m of the row below, becomes this row's; gw: g w_{m+1} at a
-   column and the one on its right, likewise. gradient[cell] += w_{m+1} times the four-corner sums of K_m; at the lowest level also
-   4 w_1, for K_0. */
+   column and the one on its right, likewise. gradient[cell] becomes old[cell] + w_{m+1} times the four-corner sums of K_m; at the
+   lowest level also 4 w_1, for K_0. */
 BS_INLINE void adjoint_block_of(int refined, int lowest, block b, const vec *w_above, const vec *upper, const vec *lower,
-                                const vec *ahead, vec *w, vec *gw, vec *gradient, adjoint_state *state) {
+                                const vec *ahead, vec *w, vec *gw, const vec *old, vec *gradient, adjoint_state *state) {
   const int shift = refined ? b.shift : 0;
   int64_t c = b.last;
   vec suffix = state->suffix, gw_right = state->gw_right, k = lower[c], right = upper[c] + k;
   while (c >= b.first) {
     const int64_t cell = (c - 1) >> shift, start = refined ? (cell << shift) + 1 : c;
     const vec g = b.g[cell];
-    vec sum = gradient[cell];
+    vec sum = old[cell];
     for (const int64_t end = start > b.first ? start : b.first; c >= end; --c) {
       __builtin_prefetch(&ahead[c]);
       const vec w_next = w_above[c], k_left = lower[c - 1], left = upper[c - 1] + k_left;
@@ -164,13 +164,13 @@ BS_INLINE void adjoint_block_of(int refined, int lowest, block b, const vec *w_a
 }
 
 static void adjoint_block(int lowest, block b, const vec *w_above, const vec *upper, const vec *lower, const vec *ahead,
-                          vec *w, vec *gw, vec *gradient, adjoint_state *state) {
+                          vec *w, vec *gw, const vec *old, vec *gradient, adjoint_state *state) {
   if (b.shift)
-    lowest ? adjoint_block_of(1, 1, b, w_above, upper, lower, ahead, w, gw, gradient, state)
-           : adjoint_block_of(1, 0, b, w_above, upper, lower, ahead, w, gw, gradient, state);
+    lowest ? adjoint_block_of(1, 1, b, w_above, upper, lower, ahead, w, gw, old, gradient, state)
+           : adjoint_block_of(1, 0, b, w_above, upper, lower, ahead, w, gw, old, gradient, state);
   else
-    lowest ? adjoint_block_of(0, 1, b, w_above, upper, lower, ahead, w, gw, gradient, state)
-           : adjoint_block_of(0, 0, b, w_above, upper, lower, ahead, w, gw, gradient, state);
+    lowest ? adjoint_block_of(0, 1, b, w_above, upper, lower, ahead, w, gw, old, gradient, state)
+           : adjoint_block_of(0, 0, b, w_above, upper, lower, ahead, w, gw, old, gradient, state);
 }
 
 /* w of the top level where derivatives are given at every node of the row below: w = sum of derivs K over the nodes, without K

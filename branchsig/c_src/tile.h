@@ -24,7 +24,7 @@ typedef struct {
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
   vec *g, *bound;        /* of the band: increments [row][cell], times factor; largest |g| [row][block] */
   int64_t pending;       /* rows of cells of the band whose blocks are not loaded yet */
-  vec *fours, *sums[2];  /* of a block */
+  vec *fours, *zeros, *sums[2]; /* of a block */
   vec *k;                /* [slot][level][column] */
   vec *logs;             /* careful: [level][column] */
   row_state *states;     /* of the band: [row][level] */
@@ -77,6 +77,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_
   t->g = TAKE(BAND * t->cells);
   t->bound = TAKE(BAND * t->blocks);
   t->fours = TAKE(BLOCK);
+  t->zeros = TAKE(BLOCK);
   t->sums[0] = TAKE(BLOCK);
   t->sums[1] = TAKE(BLOCK);
   t->k = TAKE((t->slots + kept) * state);
@@ -213,6 +214,7 @@ static void open_tile(tile *t, int64_t first) {
   }
   if (task->static_kernel != BS_GIVEN && !same_second) pack_second_path(in);
   fill(t->fours, BLOCK, 4);
+  fill(t->zeros, BLOCK, 0);
   fill(k_row(t, 0, 0), t->width * t->levels, 1);
   for (int64_t row = 0; row < (t->slots + t->rows + 1 - t->oldest) * t->levels; ++row) t->k[t->width * row] = splat(1); /* column 0 */
   if (task->careful) fill(t->logs, t->width * t->levels, 0);
@@ -380,7 +382,13 @@ static void open_adjoints(tile *t, int64_t rows) {
   for (int64_t k = 0; k < rows * (t->levels + 1); ++k) t->adjoints[k] = (adjoint_state){splat(0), splat(0)};
 }
 
-/* The adjoint of block k of row r of sub-cells, from the top level down, added to t->gradient. */
+/* The adjoint comes to the cells of a block for the first time: rows come upwards, and a cell lies in one block or is made of
+   whole blocks, which come from the right. */
+static int is_fresh(const tile *t, int64_t r, block b) {
+  return is_whole(t, r + 1) && b.last % ((int64_t)1 << b.shift) == 0;
+}
+
+/* The adjoint of block k of row r of sub-cells, from the top level down, into t->gradient. */
 static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64_t r0, int64_t r1) {
   const bs_task *task = t->in.task;
   const int top = task->depth - 1; /* the integral of K_depth is never taken */
@@ -391,16 +399,22 @@ static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64
     load_derivs(t, first, r + 1, b);
     seed_block(b, t->derivs, task->wrt_log ? NULL : k_row(t, r + 1, top), t->w_top, &states[top]);
   }
-  const vec *w_above = t->w_top;
+  const vec *w_above = t->w_top, *old = gradient;
+  if (is_fresh(t, r, b)) old = t->zeros - ((b.first - 1) >> b.shift);
   for (int m = top - 1; m >= 0; --m) {
     vec *w = t->w + t->width * m;
     /* what comes next: the row above, or the first row of the next block */
     const vec *ahead = r > r0 ? k_row(t, r - 1, m) : k_row(t, r1 - 1, m) - (k ? BLOCK : 0);
-    adjoint_block(m == 0, b, w_above, k_row(t, r, m), k_row(t, r + 1, m), ahead, w, t->gw + t->width * m, gradient, &states[m]);
+    adjoint_block(m == 0, b, w_above, k_row(t, r, m), k_row(t, r + 1, m), ahead, w, t->gw + t->width * m, old, gradient,
+                  &states[m]);
     w_above = w;
+    old = gradient;
   }
   if (top == 0) /* K_0 is all there is below */
-    for (int64_t c = b.first; c <= b.last; ++c) gradient[(c - 1) >> b.shift] += w_above[c] * 4;
+    for (int64_t c = b.last; c >= b.first; --c) {
+      const int64_t cell = (c - 1) >> b.shift;
+      gradient[cell] = (c == b.last || ((c - 1) ^ c) >> b.shift ? old[cell] : gradient[cell]) + w_above[c] * 4;
+    }
 }
 
 /* The gradient of the cells of the band r0..r1-1, once whole rows of cells are done, to the paths or out. */
@@ -418,7 +432,13 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t r0, int64_t r1
       for (int64_t j = 0; j < (last - first + 1) * t->cells; ++j) t->in.d_scale += t->gradient[j] * t->g[j];
     increment_rows_gradient(&t->in, first, last, t->gradient, t->scratch);
   }
-  fill(t->gradient, BAND * t->cells, 0);
+}
+
+/* The same for a band of one row, whose gradient is a sum that then starts again. */
+static void hand_on_row(tile *t, int64_t first_pair, int64_t r) {
+  if (!is_whole(t, r)) return;
+  hand_on_gradient(t, first_pair, r, r + 1);
+  fill(t->gradient, t->cells, 0);
 }
 
 /* The same for the linear kernel and the cells whose first column lies in block k, while they are in the first cache. */
@@ -426,7 +446,6 @@ static void hand_on_linear_gradient(tile *t, int64_t k, int64_t r0, int64_t r1) 
   const int64_t i = coarse(t, r0), rows = coarse(t, r1 - 1) - i + 1, in_cell = (int64_t)1 << t->in.task->dyadic2;
   const int64_t first = (k * BLOCK + in_cell - 1) / in_cell, last = least(((k + 1) * BLOCK + in_cell - 1) / in_cell, t->cells);
   linear_gradient(&t->in, i, rows, first, last, t->gradient);
-  for (int64_t row = 0; row < rows; ++row) fill(t->gradient + row * t->cells + first, last - first, 0);
 }
 
 /* The adjoint of the rows r0..r1-1 of sub-cells, and the gradient of their cells. */
