@@ -28,11 +28,14 @@ typedef struct {
   vec *x_rows;             /* steps (linear) or points of x: BAND rows of them */
   vec *kappa, *fresh;      /* kappa(x_i, y_j) for the latest i, and room for the next */
   vec *slopes;             /* kappa' at (x_i, y_j) for the latest BAND + 1 rows i, row i in slot i % (BAND + 1) */
+  vec *y_centred;          /* radial: points of y less the first one */
+  vec *weights;            /* of the points of BAND rows */
   vec *corner;             /* gradient of the row of cells below the latest one, differenced along the row */
   vec *grad_x, *grad_y;    /* per lane, steps or points, as y_packed */
 } increments;
 
 BS_INLINE int is_linear(const bs_task *task) { return task->static_kernel == BS_LINEAR; }
+BS_INLINE int is_radial(const bs_task *task) { return task->static_kernel >= BS_RBF; }
 
 /* Channels that are coordinates. */
 BS_INLINE int64_t coordinates(const bs_task *task) { return task->dimension - task->dilated; }
@@ -72,15 +75,15 @@ static void pack_second_path(increments *in) {
   }
 }
 
-/* Point i of the first paths into x_rows. */
-static void gather_point(increments *in, int64_t i) {
+/* Point i of the first paths to row `slot` of x_rows. */
+static void gather_point(increments *in, int64_t i, int64_t slot) {
   const int64_t d = coordinates(in->task);
   const double *x[W];
   for (int w = 0; w < W; ++w) x[w] = in->x[w] + least(i, in->points1[w] - 1) * in->task->dimension;
   if (in->uniform)
-    for (int64_t k = 0; k < d; ++k) in->x_rows[k] = splat(x[0][k]);
+    for (int64_t k = 0; k < d; ++k) in->x_rows[slot * d + k] = splat(x[0][k]);
   else
-    into_lanes(x, d, 0, in->x_rows);
+    into_lanes(x, d, 0, in->x_rows + slot * d);
 }
 
 /* Steps of the first paths: `rows` of them from `first` on into x_rows. */
@@ -212,7 +215,7 @@ static void next_kappa_row(increments *in, int64_t i) {
   vec *latest = in->fresh;
   in->fresh = in->kappa;
   in->kappa = latest;
-  gather_point(in, i);
+  gather_point(in, i, 0);
   switch (in->task->static_kernel) {
     case BS_POLYNOMIAL: polynomial_row(in, i); break;
     case BS_RBF: rbf_row(in, i); break;
@@ -303,133 +306,118 @@ static void increment_rows(increments *in, int64_t first, int64_t last, int up, 
   }
 }
 
-/* gradient at point i from d(out)/d kappa(x_i, y_j) = node[j] */
-BS_INLINE void node_gradient_of(increments *in, int radial, int64_t d, int64_t i, const vec *node) {
-  const int64_t n = in->task->length2;
-  const vec *slope = in->slopes + i % (BAND + 1) * n, *x = in->x_rows;
-  vec *grad_x = in->grad_x + i * d, sums[8], *sum = grad_x;
-  if (d <= 8) {
-    for (int64_t k = 0; k < d; ++k) sums[k] = grad_x[k];
-    sum = sums;
-  }
-  for (int64_t j = 0; j < n; ++j) {
-    const vec along = node[j] * slope[j], *y = in->y_packed + j * d;
-    vec *grad_y = in->grad_y + j * d;
-    for (int64_t k = 0; k < d; ++k) {
-      if (radial) {
-        vec part = along * (x[k] - y[k]);
-        sum[k] += part;
-        grad_y[k] -= part;
-      } else {
-        sum[k] += along * y[k];
-        grad_y[k] += along * x[k];
-      }
-    }
-  }
-  if (d <= 8)
-    for (int64_t k = 0; k < d; ++k) grad_x[k] = sums[k];
-}
-
-BS_INLINE void node_gradient_with(increments *in, int radial, int64_t i, const vec *node) {
-  switch (coordinates(in->task)) {
-    case 1: node_gradient_of(in, radial, 1, i, node); break;
-    case 2: node_gradient_of(in, radial, 2, i, node); break;
-    case 3: node_gradient_of(in, radial, 3, i, node); break;
-    case 4: node_gradient_of(in, radial, 4, i, node); break;
-    case 5: node_gradient_of(in, radial, 5, i, node); break;
-    case 6: node_gradient_of(in, radial, 6, i, node); break;
-    case 7: node_gradient_of(in, radial, 7, i, node); break;
-    case 8: node_gradient_of(in, radial, 8, i, node); break;
-    default: node_gradient_of(in, radial, coordinates(in->task), i, node);
-  }
-}
-
-static void node_gradient(increments *in, int64_t i, const vec *node) {
-  gather_point(in, i);
-  if (in->task->static_kernel == BS_POLYNOMIAL)
-    node_gradient_with(in, 0, i, node);
-  else
-    node_gradient_with(in, 1, i, node);
-}
-
-/* The gradient at point i, from the gradient of the cells of row i - 1 (NULL above the first) and, kept in `corner`, of row i.
-   `scratch` holds length2 registers. */
-static void finish_point(increments *in, int64_t i, const vec *cells_above, vec *scratch) {
-  const int64_t n = in->task->length2;
-  for (int64_t j = 0; j < n; ++j) {
-    vec difference = splat(0);
-    if (cells_above && j > 0) difference += cells_above[j - 1];
-    if (cells_above && j + 1 < n) difference -= cells_above[j];
-    scratch[j] = difference - in->corner[j];
-    in->corner[j] = difference;
-  }
-  node_gradient(in, i, scratch);
-}
-
-/* Gradient of the linear kernel with respect to y, from that of the cells first..last-1 of `rows` rows, whose steps of x are in
-   x_rows. */
-BS_INLINE void linear_gradient_y(const increments *in, int64_t d, int64_t rows, int64_t first, int64_t last, const vec *gradient) {
-  const int64_t n = in->task->length2 - 1;
+/* y[j] += sum over `rows` rows of weight[i][j] x_rows[i], for first <= j < last; a row of weights has n of them. */
+BS_INLINE void weighted_x(const increments *in, int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *weight) {
   for (int64_t j = first; j < last; ++j) {
     vec *grad_y = in->grad_y + j * d, sum[8];
     if (d > 8) {
       for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = 0; k < d; ++k) grad_y[k] += gradient[i * n + j] * in->x_rows[i * d + k];
+        for (int64_t k = 0; k < d; ++k) grad_y[k] += weight[i * n + j] * in->x_rows[i * d + k];
       continue;
     }
     for (int64_t k = 0; k < d; ++k) sum[k] = grad_y[k];
     for (int64_t i = 0; i < rows; ++i)
-      for (int64_t k = 0; k < d; ++k) sum[k] += gradient[i * n + j] * in->x_rows[i * d + k];
+      for (int64_t k = 0; k < d; ++k) sum[k] += weight[i * n + j] * in->x_rows[i * d + k];
     for (int64_t k = 0; k < d; ++k) grad_y[k] = sum[k];
   }
 }
 
-/* The same with respect to the steps of x of `rows` rows, from the cells first..last-1; the sums are held in registers. */
-BS_INLINE void linear_gradient_x(const increments *in, int64_t d, int64_t rows, int64_t first, int64_t last,
-                                 const vec *gradient, vec *grad_x) {
-  const int64_t n = in->task->length2 - 1;
+/* grad_x[i] += sum over first <= j < last of weight[i][j] y[j], for `rows` rows; the sums are held in registers. */
+BS_INLINE void weighted_y(int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *y, const vec *weight, vec *grad_x) {
   vec sum[24];
   for (int64_t k = 0; k < rows * d; ++k) sum[k] = grad_x[k];
   for (int64_t j = first; j < last; ++j)
     for (int64_t k = 0; k < d; ++k) {
-      const vec y = in->y_packed[j * d + k];
-      for (int64_t i = 0; i < rows; ++i) sum[i * d + k] += gradient[i * n + j] * y;
+      const vec y_k = y[j * d + k];
+      for (int64_t i = 0; i < rows; ++i) sum[i * d + k] += weight[i * n + j] * y_k;
     }
   for (int64_t k = 0; k < rows * d; ++k) grad_x[k] = sum[k];
 }
 
-BS_INLINE void linear_gradient_of(const increments *in, int64_t d, int64_t first_row, int64_t rows, int64_t first, int64_t last,
-                                  const vec *gradient) {
-  const int64_t n = in->task->length2 - 1, at_once = rows_at_once(d);
+BS_INLINE void weighted_sums_of(const increments *in, int64_t d, int64_t first_row, int64_t rows, int64_t n, int64_t first,
+                                int64_t last, const vec *y, const vec *weight) {
+  const int64_t at_once = rows_at_once(d);
   vec *grad_x = in->grad_x + first_row * d;
-  linear_gradient_y(in, d, rows, first, last, gradient);
+  weighted_x(in, d, rows, n, first, last, weight);
   if (d > 8) {
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t k = 0; k < d; ++k) {
         vec sum = splat(0);
-        for (int64_t j = first; j < last; ++j) sum += gradient[i * n + j] * in->y_packed[j * d + k];
+        for (int64_t j = first; j < last; ++j) sum += weight[i * n + j] * y[j * d + k];
         grad_x[i * d + k] += sum;
       }
     return;
   }
   int64_t i = 0;
-  for (; i + at_once <= rows; i += at_once)
-    linear_gradient_x(in, d, at_once, first, last, gradient + i * n, grad_x + i * d);
-  for (; i < rows; ++i) linear_gradient_x(in, d, 1, first, last, gradient + i * n, grad_x + i * d);
+  for (; i + at_once <= rows; i += at_once) weighted_y(d, at_once, n, first, last, y, weight + i * n, grad_x + i * d);
+  for (; i < rows; ++i) weighted_y(d, 1, n, first, last, y, weight + i * n, grad_x + i * d);
+}
+
+/* Adds to the gradient the sums of y, weighted, for x, and of x_rows for y: over first <= j < last of `rows` rows. */
+static void weighted_sums(const increments *in, int64_t first_row, int64_t rows, int64_t n, int64_t first, int64_t last,
+                          const vec *y, const vec *weight) {
+  switch (coordinates(in->task)) {
+    case 1: weighted_sums_of(in, 1, first_row, rows, n, first, last, y, weight); break;
+    case 2: weighted_sums_of(in, 2, first_row, rows, n, first, last, y, weight); break;
+    case 3: weighted_sums_of(in, 3, first_row, rows, n, first, last, y, weight); break;
+    case 4: weighted_sums_of(in, 4, first_row, rows, n, first, last, y, weight); break;
+    case 5: weighted_sums_of(in, 5, first_row, rows, n, first, last, y, weight); break;
+    case 6: weighted_sums_of(in, 6, first_row, rows, n, first, last, y, weight); break;
+    case 7: weighted_sums_of(in, 7, first_row, rows, n, first, last, y, weight); break;
+    case 8: weighted_sums_of(in, 8, first_row, rows, n, first, last, y, weight); break;
+    default: weighted_sums_of(in, coordinates(in->task), first_row, rows, n, first, last, y, weight);
+  }
 }
 
 /* The gradient of the linear kernel from that of the cells first..last-1 of `rows` rows, whose steps of x are in x_rows. */
 static void linear_gradient(const increments *in, int64_t first_row, int64_t rows, int64_t first, int64_t last, const vec *gradient) {
-  switch (in->task->dimension) {
-    case 1: linear_gradient_of(in, 1, first_row, rows, first, last, gradient); break;
-    case 2: linear_gradient_of(in, 2, first_row, rows, first, last, gradient); break;
-    case 3: linear_gradient_of(in, 3, first_row, rows, first, last, gradient); break;
-    case 4: linear_gradient_of(in, 4, first_row, rows, first, last, gradient); break;
-    case 5: linear_gradient_of(in, 5, first_row, rows, first, last, gradient); break;
-    case 6: linear_gradient_of(in, 6, first_row, rows, first, last, gradient); break;
-    case 7: linear_gradient_of(in, 7, first_row, rows, first, last, gradient); break;
-    case 8: linear_gradient_of(in, 8, first_row, rows, first, last, gradient); break;
-    default: linear_gradient_of(in, in->task->dimension, first_row, rows, first, last, gradient);
+  weighted_sums(in, first_row, rows, in->task->length2 - 1, first, last, in->y_packed, gradient);
+}
+
+/* For the points of row i: kappa' times the gradient with respect to kappa, which is a second difference of that of the cells
+   of row i - 1 (NULL above the first) and, kept in `corner`, of row i. Radial kernels get it with the opposite sign. */
+static void weigh_points(increments *in, int64_t i, const vec *cells_above, vec *weight) {
+  const int64_t n = in->task->length2;
+  const vec *slope = in->slopes + i % (BAND + 1) * n;
+  const double sign = is_radial(in->task) ? -1 : 1;
+  vec left = splat(0);
+  for (int64_t j = 0; j < n; ++j) {
+    vec right = splat(0);
+    if (cells_above && j + 1 < n) right = cells_above[j];
+    const vec difference = left - right;
+    weight[j] = (difference - in->corner[j]) * slope[j] * sign;
+    in->corner[j] = difference;
+    left = right;
+  }
+}
+
+/* The gradient at the points of `rows` rows from the first one on, from their weights. A radial kernel has
+   sum_j a_ij (x_i - y_j) = x_i sum_j a_ij - sum_j a_ij y_j, and likewise for y: with points counted from one of their own, so that
+   no difference of large numbers is taken that the points themselves are not. */
+static void points_gradient(increments *in, int64_t first, int64_t rows) {
+  const int64_t n = in->task->length2, d = coordinates(in->task), radial = is_radial(in->task);
+  const vec *y = radial ? in->y_centred : in->y_packed;
+  for (int64_t i = 0; i < rows; ++i) {
+    gather_point(in, first + i, i);
+    if (radial)
+      for (int64_t k = 0; k < d; ++k) in->x_rows[i * d + k] -= in->y_packed[k];
+  }
+  for (int64_t begin = 0; begin < n; begin += BLOCK) {
+    const int64_t end = least(begin + BLOCK, n);
+    weighted_sums(in, first, rows, n, begin, end, y, in->weights);
+    if (!radial) continue;
+    vec along_x[BAND];
+    for (int64_t i = 0; i < rows; ++i) along_x[i] = splat(0);
+    for (int64_t j = begin; j < end; ++j) {
+      vec along_y = splat(0);
+      for (int64_t i = 0; i < rows; ++i) {
+        along_x[i] += in->weights[i * n + j];
+        along_y += in->weights[i * n + j];
+      }
+      for (int64_t k = 0; k < d; ++k) in->grad_y[j * d + k] -= along_y * y[j * d + k];
+    }
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t k = 0; k < d; ++k) in->grad_x[(first + i) * d + k] -= along_x[i] * in->x_rows[i * d + k];
   }
 }
 
@@ -444,7 +432,7 @@ static void silence_behind_ends(const increments *in, int64_t first, int64_t row
 }
 
 /* Takes the gradient of the rows first..last of cells. Bands of rows come in order, upwards, each after its increment_rows. */
-static void increment_rows_gradient(increments *in, int64_t first, int64_t last, vec *gradient, vec *scratch) {
+static void increment_rows_gradient(increments *in, int64_t first, int64_t last, vec *gradient) {
   const int64_t n = in->task->length2 - 1, rows = last - first + 1;
   if (is_linear(in->task)) {
     gather_steps(in, first, rows);
@@ -452,8 +440,11 @@ static void increment_rows_gradient(increments *in, int64_t first, int64_t last,
     return;
   }
   silence_behind_ends(in, first, rows, gradient);
-  for (int64_t i = last; i >= first; --i) finish_point(in, i + 1, gradient + (i - first) * n, scratch);
-  if (first == 0) finish_point(in, 0, NULL, scratch);
+  for (int64_t i = rows - 1; i >= 0; --i) weigh_points(in, first + i + 1, gradient + i * n, in->weights + i * (n + 1));
+  points_gradient(in, first + 1, rows);
+  if (first > 0) return;
+  weigh_points(in, 0, NULL, in->weights);
+  points_gradient(in, 0, 1);
 }
 
 static void fill(vec *to, int64_t count, double value) {
@@ -466,7 +457,12 @@ static void start_gradient(increments *in) {
   if (in->task->static_kernel == BS_GIVEN) return;
   fill(in->grad_y, n * d, 0);
   in->d_scale = splat(0);
-  if (!is_linear(in->task)) fill(in->corner, n, 0);
+  if (is_linear(in->task)) return;
+  fill(in->corner, n, 0);
+  if (is_radial(in->task))
+    for (int64_t j = 0; j < n; ++j)
+      for (int64_t k = 0; k < coordinates(in->task); ++k)
+        in->y_centred[j * coordinates(in->task) + k] = in->y_packed[j * coordinates(in->task) + k] - in->y_packed[k];
 }
 
 /* Gives every lane of a gradient registers of its own, for flush_gradient: of W values at a time; those left over stay. */

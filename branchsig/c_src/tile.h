@@ -32,7 +32,6 @@ typedef struct {
   adjoint_state *adjoints; /* backward, of the band: [row][level], and of the seeds */
   vec *derivs;           /* backward with a grid: of a block */
   vec *gradient;         /* backward, of the band: [row][cell] */
-  vec *scratch;
 } tile;
 
 static char *aligned(void *p) { return (char *)(((uintptr_t)p + 63) & ~(uintptr_t)63); }
@@ -97,6 +96,8 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_
     if (!by_steps) {
       in->slopes = TAKE((BAND + 1) * task->length2);
       in->corner = TAKE(task->length2);
+      in->weights = TAKE(BAND * task->length2);
+      if (is_radial(task)) in->y_centred = TAKE(task->length2 * task->dimension);
     }
     in->grad_x = TAKE(task->length1 * task->dimension);
     in->grad_y = TAKE(task->length2 * task->dimension);
@@ -106,7 +107,6 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_
   t->w_top = TAKE(t->width);
   t->adjoints = take(base, &used, BAND * (t->levels + 1), sizeof(adjoint_state));
   t->gradient = TAKE(BAND * t->cells);
-  t->scratch = TAKE(task->length2);
   if (task->grid_derivs) t->derivs = TAKE(BLOCK);
   return used;
 #undef TAKE
@@ -430,7 +430,7 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t r0, int64_t r1
   else {
     if (task->dilated)
       for (int64_t j = 0; j < (last - first + 1) * t->cells; ++j) t->in.d_scale += t->gradient[j] * t->g[j];
-    increment_rows_gradient(&t->in, first, last, t->gradient, t->scratch);
+    increment_rows_gradient(&t->in, first, last, t->gradient);
   }
 }
 
