@@ -40,7 +40,7 @@ BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
                          : own.order ? lay_out_order(&o, &own, backward, NULL)
                          : own.untruncated ? lay_out_untruncated(&u, &own, backward, NULL)
                          : own.nodes ? lay_out_collocation(&u.n, &own, backward, backward ? own.nodes + 1 : 1, 1, NULL)
-                                     : lay_out(&t, &own, backward, KEPT_BYTES, NULL);
+                                     : lay_out(&t, &own, backward, 1, NULL);
     if (size > most) most = size;
   }
   return most + 64;
@@ -61,7 +61,7 @@ static int tile_down(const bs_task *task, int64_t first, int backward, untruncat
   collocation *n = &u->n;
   char *base = aligned(task->workspace);
   if (!task->nodes) {
-    lay_out(&n->t, task, backward, backward ? KEPT_BYTES : 0, base);
+    lay_out(&n->t, task, backward, 1, base);
     open_tile(&n->t, first);
     return !task->k_stack && sweep_down(&n->t, first);
   }

@@ -64,7 +64,7 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   return used;
 }
 
-BS_INLINE vec *edge(const strips *s, int64_t step, int64_t r, int m) {
+BS_INLINE vec *strip_edge(const strips *s, int64_t step, int64_t r, int m) {
   return s->edges + ((step * (s->t.rows + 1) + r) * s->t.levels + m) * 2;
 }
 
@@ -116,14 +116,14 @@ static void retire_lane(strips *s, int w) {
   for (int m = 0; m < s->t.levels; ++m) s->corner[m][w] = 1;
 }
 
-static void keep_edges(strips *s, int64_t step) {
+static void keep_strip_edges(strips *s, int64_t step) {
   const tile *t = &s->t;
   for (int m = 0; m < t->levels; ++m) {
-    edge(s, step, 0, m)[1] = s->corner[m];
+    strip_edge(s, step, 0, m)[1] = s->corner[m];
     for (int64_t r = 0; r < t->rows; ++r) {
       const row_state *state = &s->states[r * t->levels + m];
-      edge(s, step, r, m)[0] = state->E;
-      edge(s, step, r + 1, m)[1] = state->k;
+      strip_edge(s, step, r, m)[0] = state->E;
+      strip_edge(s, step, r + 1, m)[1] = state->k;
     }
   }
 }
@@ -144,7 +144,7 @@ static int sweep_strips(strips *s, int64_t k) {
     for (int w = 0; w < W; ++w)
       if (step - w == s->blocks) retire_lane(s, w);
     open_step(s, k, step);
-    if (backward) keep_edges(s, step);
+    if (backward) keep_strip_edges(s, step);
     for (int m = 0; m < t->levels; ++m) s->corner[m] = k_row(t, 0, m)[t->columns];
     start_rows(&t->in, 0);
     for (int64_t r0 = 0; r0 < t->rows; r0 += BAND) {
@@ -192,7 +192,7 @@ static int adjoint_strips(strips *s, int64_t k) {
   fill(in->grad_x, s->step.length1 * d, 0);
   for (int64_t j = 0; j < t->rows * (t->levels + 1); ++j) s->adjoints[j] = (adjoint_state){splat(0), splat(0)};
   in->gradient = 1;
-  t->turning = 1;
+  t->turn = BAND + 1;
   row_state *const band_states = t->states;
   adjoint_state *const band_adjoints = t->adjoints;
   for (int64_t step = s->steps - 1; step >= 0; --step) {
@@ -207,7 +207,7 @@ static int adjoint_strips(strips *s, int64_t k) {
     }
     for (int m = 0; m < t->levels; ++m) {
       memcpy(k_row(t, t->rows, m), s->last_rows + (step * t->levels + m) * t->width, sizeof(vec) * t->width);
-      *k_row(t, t->rows, m) = edge(s, step, t->rows, m)[1];
+      *k_row(t, t->rows, m) = strip_edge(s, step, t->rows, m)[1];
     }
     start_rows(in, s->step.length1 - 1);
     start_gradient(in);
@@ -217,9 +217,9 @@ static int adjoint_strips(strips *s, int64_t k) {
       open_increments(t, r0, r1, 1);
       for (int64_t r = r0; r < r1; ++r)
         for (int m = 0; m < t->levels; ++m) {
-          const vec upper = edge(s, step, r, m)[1], lower = edge(s, step, r + 1, m)[1];
+          const vec upper = strip_edge(s, step, r, m)[1], lower = strip_edge(s, step, r + 1, m)[1];
           *k_row(t, r, m) = upper;
-          band_states[(r - r0) * t->levels + m] = (row_state){1 / edge(s, step, r, m)[0], upper + lower, upper};
+          band_states[(r - r0) * t->levels + m] = (row_state){1 / strip_edge(s, step, r, m)[0], upper + lower, upper};
         }
       recover_band(t, r0, r1);
       t->adjoints = s->adjoints + r0 * (t->levels + 1);

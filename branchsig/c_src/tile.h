@@ -6,8 +6,14 @@
 #include "increments.h"
 #include "sweep.h"
 
-/* So many bytes of the last rows of K are kept for the way back; the rows above them are recovered band by band. */
-enum { KEPT_BYTES = 6 << 20 };
+/* For the way back all rows of K are kept where they fit into so many bytes. Otherwise they are recovered: block by block from their
+   edges, of which so many bytes are kept, and the rows above those band by band. */
+enum { KEPT_BYTES = 6 << 20, EDGE_BYTES = 16 << 20 };
+
+/* E (of the row of sub-cells above) and K on the left edge of a block */
+typedef struct {
+  vec E, k;
+} edge;
 
 typedef struct {
   increments in;
@@ -15,8 +21,10 @@ typedef struct {
   int64_t cells;         /* cells of a row */
   int64_t width;         /* registers of a row */
   int64_t blocks;        /* of a row */
-  int64_t slots, oldest; /* rows of K from `oldest` on have a slot of their own each; those above share the first `slots` */
-  int turning;           /* rows that share slots take them in turn; otherwise one row at a time is in the first slot */
+  int64_t slots, turn;   /* rows of K that there is room for; row r lies in slot r % turn */
+  int kept;              /* all of them */
+  edge *edges;           /* backward: [row of K - edged_from][block][level], or NULL */
+  int64_t edged_from;
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order k_1 to k_order */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
   vec extent[2];         /* smallest K (or E, scaled) and largest sum of K at four corners looked at */
@@ -51,8 +59,8 @@ static int64_t row_width(int64_t count) {
   return count + (place < 16 ? 16 - place : 80 - place);
 }
 
-/* `kept_bytes`: memory for rows of K that are kept for the way back */
-static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_bytes, char *base) {
+/* `keeping`: something of K is to be kept for the way back */
+static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, char *base) {
 #define TAKE(count) take(base, &used, count, sizeof(vec))
   int64_t used = 0;
   increments *in = &t->in;
@@ -65,21 +73,23 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_
   t->levels = task->order || task->untruncated || task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
   t->factor = 0.25 / (double)((int64_t)1 << task->dyadic1) / (double)((int64_t)1 << task->dyadic2);
   const int64_t state = t->width * t->levels;
-  int64_t kept = 0;
-  if (backward) {
-    kept = task->careful || task->k_stack ? 1 : least(kept_bytes / ((state + 1) * (int64_t)sizeof(vec)), t->rows + 1);
-    if (kept < 1) kept = 1;
-  }
-  t->oldest = t->rows + 1 - kept;
-  t->slots = t->oldest == 0 ? 0 : backward || task->grid ? BAND + 1 : 1;
-  t->turning = task->grid != NULL;
+  keeping = keeping && backward && !task->careful && !task->k_stack;
+  t->kept = keeping && (t->rows + 1) * state * (int64_t)sizeof(vec) <= KEPT_BYTES;
+  t->slots = t->kept ? t->rows + 1 : backward || task->grid ? BAND + 1 : 1;
+  t->turn = t->kept || task->grid ? t->slots : 1;
+  t->edges = NULL;
   t->g = TAKE(BAND * t->cells);
   t->bound = TAKE(BAND * t->blocks);
   t->fours = TAKE(BLOCK);
   t->zeros = TAKE(BLOCK);
   t->sums[0] = TAKE(BLOCK);
   t->sums[1] = TAKE(BLOCK);
-  t->k = TAKE((t->slots + kept) * state);
+  t->k = TAKE(t->slots * state);
+  if (keeping && !t->kept) {
+    const int64_t row = t->blocks * t->levels, from = t->rows - EDGE_BYTES / (row * (int64_t)sizeof(edge));
+    t->edged_from = from > 0 ? (from + BAND - 1) / BAND * BAND : 0;
+    t->edges = take(base, &used, (t->rows + 1 - t->edged_from) * row, sizeof(edge));
+  }
   t->states = take(base, &used, BAND * (t->levels + 1), sizeof(row_state));
   if (task->careful) t->logs = TAKE(state);
   const int by_steps = is_linear(task);
@@ -113,10 +123,21 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int64_t kept_
 }
 
 /* K_{m+1} on row r */
-BS_INLINE vec *k_row(const tile *t, int64_t r, int m) {
-  const int64_t slot = r >= t->oldest ? r - t->oldest + t->slots : t->turning ? r % (BAND + 1) : 0;
-  return t->k + t->width * (slot * t->levels + m);
+BS_INLINE vec *k_row(const tile *t, int64_t r, int m) { return t->k + t->width * (r % t->turn * t->levels + m); }
+
+/* Row r moves to the slot that is its own where so many rows take turns. */
+static void take_turns(tile *t, int64_t r, int64_t turn) {
+  const vec *from = k_row(t, r, 0);
+  t->turn = turn;
+  if (from != k_row(t, r, 0)) memcpy(k_row(t, r, 0), from, (size_t)(t->width * t->levels) * sizeof(vec));
 }
+
+BS_INLINE edge *edge_of(const tile *t, int64_t r, int64_t k, int m) {
+  return t->edges + ((r - t->edged_from) * t->blocks + k) * t->levels + m;
+}
+
+/* The rows of sub-cells from r on are recovered from edges. */
+BS_INLINE int is_edged(const tile *t, int64_t r) { return t->edges && r >= t->edged_from; }
 
 BS_INLINE int64_t coarse(const tile *t, int64_t r) { return r >> t->in.task->dyadic1; }
 
@@ -216,7 +237,10 @@ static void open_tile(tile *t, int64_t first) {
   fill(t->fours, BLOCK, 4);
   fill(t->zeros, BLOCK, 0);
   fill(k_row(t, 0, 0), t->width * t->levels, 1);
-  for (int64_t row = 0; row < (t->slots + t->rows + 1 - t->oldest) * t->levels; ++row) t->k[t->width * row] = splat(1); /* column 0 */
+  for (int64_t row = 0; row < t->slots * t->levels; ++row) t->k[t->width * row] = splat(1); /* column 0 */
+  if (t->edges) /* the first one of every row, and those of row 0 */
+    for (int64_t r = t->edged_from; r <= t->rows; ++r)
+      for (int64_t j = 0; j < (r ? 1 : t->blocks) * t->levels; ++j) edge_of(t, r, 0, 0)[j] = (edge){splat(1), splat(1)};
   if (task->careful) fill(t->logs, t->width * t->levels, 0);
   t->extent[0] = t->extent[1] = splat(1);
   t->total = t->grid_sum = splat(0);
@@ -267,6 +291,16 @@ static void look_at_row(tile *t, int64_t k, int64_t r) {
   }
 }
 
+/* What the rows r0+1..r1 of K have on the edge between block k and the next one. */
+static void keep_edges(tile *t, int64_t k, int64_t r0, int64_t r1) {
+  if (k + 1 == t->blocks) return;
+  for (int64_t r = r0; r < r1; ++r)
+    for (int m = 0; m < t->levels; ++m) {
+      const row_state *state = &t->states[(r - r0) * t->levels + m];
+      if (is_edged(t, r + 1)) *edge_of(t, r + 1, k + 1, m) = (edge){state->E, state->k};
+    }
+}
+
 /* The rows r0..r1-1 of sub-cells downwards: K on row r1 from K on row r0; the integral of each row is added to its `integral`. */
 static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
   const int integrating = t->levels < t->in.task->depth;
@@ -274,6 +308,7 @@ static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
     load_block(t, k);
     for (int64_t r = r0; r < r1; ++r) sweep_block(t, k, r, r0, 0, integrating ? &integral[r - r0] : NULL);
     if (!t->in.task->careful) look_at_row(t, k, r1);
+    if (is_edged(t, r1)) keep_edges(t, k, r0, r1);
   }
 }
 
@@ -350,7 +385,7 @@ static ivec out_of_range(const tile *t) {
   return ~((t->extent[0] >= 1 / BS_LIMIT) & (t->extent[1] <= BS_LIMIT));
 }
 
-/* K on the rows r0..r1-1: kept, handed in, or recovered from row r1. */
+/* K on the rows r0..r1-1, where it is not kept: handed in, or recovered from row r1; block by block where there are edges. */
 static void provide_rows(tile *t, int64_t first, int64_t r0, int64_t r1) {
   const bs_task *task = t->in.task;
   if (task->k_stack) {
@@ -360,12 +395,25 @@ static void provide_rows(tile *t, int64_t first, int64_t r0, int64_t r1) {
     }
     return;
   }
-  const int64_t end = least(r1, t->oldest);
-  if (end > r0) {
-    open_states(t);
-    recover_band(t, r0, end);
-    if (r0 == 0) fill(k_row(t, 0, 0), t->width * t->levels, 1); /* that much is known exactly */
+  if (t->kept || is_edged(t, r0)) return;
+  if (t->turn != BAND + 1) take_turns(t, r1, BAND + 1);
+  open_states(t);
+  recover_band(t, r0, r1);
+  if (r0 == 0) fill(k_row(t, 0, 0), t->width * t->levels, 1); /* that much is known exactly */
+}
+
+/* K on row r of block k, from row r + 1 and the edges. */
+static void recover_block_of_row(tile *t, int64_t k, int64_t r, int64_t r0) {
+  const block b = block_of(t, k, r, r0);
+  for (int m = 0; m < t->levels; ++m) {
+    const edge *upper = edge_of(t, r, k, m), *lower = edge_of(t, r + 1, k, m);
+    k_row(t, r, m)[b.first - 1] = upper->k;
+    k_row(t, r + 1, m)[b.first - 1] = lower->k;
+    t->states[(r - r0) * t->levels + m] = (row_state){1 / lower->E, upper->k + lower->k, upper->k};
   }
+  sweep_block(t, k, r, r0, 1, NULL);
+  if (r == 0) /* that much is known exactly */
+    for (int m = 0; m < t->levels; ++m) fill(k_row(t, 0, m) + b.first, b.last + 1 - b.first, 1);
 }
 
 /* Derivatives with respect to row r of the grid, times factor, for the columns of a block. */
@@ -453,7 +501,12 @@ static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
   const int by_blocks = is_linear(t->in.task) && is_whole(t, r0);
   for (int64_t k = t->blocks - 1; k >= 0; --k) {
     load_block(t, k);
-    for (int64_t r = r1 - 1; r >= r0; --r) adjoint_of_block(t, first, k, r, r0, r1);
+    if (is_edged(t, r0) && k + 1 < t->blocks) /* the column that was the left edge of the block before */
+      for (int m = 0; m < t->levels; ++m) k_row(t, r1, m)[(k + 1) * BLOCK] = edge_of(t, r1, k + 1, m)->k;
+    for (int64_t r = r1 - 1; r >= r0; --r) {
+      if (is_edged(t, r0)) recover_block_of_row(t, k, r, r0);
+      adjoint_of_block(t, first, k, r, r0, r1);
+    }
     if (by_blocks) hand_on_linear_gradient(t, k, r0, r1);
   }
   if (!by_blocks) hand_on_gradient(t, first, r0, r1);
@@ -467,7 +520,6 @@ static void open_gradient(tile *t, vec seed) {
   for (int64_t c = 0; c <= t->columns; ++c) t->w_top[c] = seed;
   fill(t->gradient, BAND * t->cells, 0);
   t->in.gradient = 1;
-  t->turning = 1;
   start_rows(&t->in, task->length1 - 1);
   start_gradient(&t->in);
   if (t->in.grad_x) fill(t->in.grad_x, task->length1 * task->dimension, 0);
@@ -478,6 +530,7 @@ static void open_gradient(tile *t, vec seed) {
 static int sweep_up(tile *t, int64_t first, vec seed) {
   const bs_task *task = t->in.task;
   open_gradient(t, seed);
+  if (!t->kept) take_turns(t, t->rows, t->edges ? 2 : BAND + 1);
   if (task->k_stack) provide_rows(t, first, t->rows, t->rows + 1);
   for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
     const int64_t r1 = r0 + BAND < t->rows ? r0 + BAND : t->rows;
