@@ -21,6 +21,7 @@ typedef struct {
   const double *x[W], *y[W]; /* the paths of each lane, or its increments in x */
   int64_t points1[W], points2[W]; /* how many points of them there are: behind the last one a path stays where it is */
   int uniform;             /* every lane has the same first path */
+  int64_t stride;          /* from one row of cells to the next, of increments and of their gradient */
   vec scale;               /* the factors of both paths of a lane, multiplied: 1 where the kernel is not dilated */
   vec d_scale;             /* dilated: the gradient with respect to it, times it */
   int gradient;            /* kappa' is wanted too */
@@ -256,7 +257,7 @@ BS_INLINE void linear_rows_at(int64_t d, int64_t rows, int64_t n, int64_t first,
 }
 
 BS_INLINE void linear_rows_of(const increments *in, int64_t d, int64_t rows, int64_t first, int64_t last, double factor, vec *g) {
-  const int64_t n = in->task->length2 - 1, at_once = rows_at_once(d);
+  const int64_t n = in->stride, at_once = rows_at_once(d);
   int64_t i = 0;
   for (; i + at_once <= rows; i += at_once)
     linear_rows_at(d, at_once, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
@@ -371,7 +372,7 @@ static void weighted_sums(const increments *in, int64_t first_row, int64_t rows,
 
 /* The gradient of the linear kernel from that of the cells first..last-1 of `rows` rows, whose steps of x are in x_rows. */
 static void linear_gradient(const increments *in, int64_t first_row, int64_t rows, int64_t first, int64_t last, const vec *gradient) {
-  weighted_sums(in, first_row, rows, in->task->length2 - 1, first, last, in->y_packed, gradient);
+  weighted_sums(in, first_row, rows, in->stride, first, last, in->y_packed, gradient);
 }
 
 /* For the points of row i: kappa' times the gradient with respect to kappa, which is a second difference of that of the cells

@@ -188,7 +188,7 @@ static int adjoint_strips(strips *s, int64_t k) {
   const double seed = task->wrt_log ? t->factor : t->factor * value[0];
   fill(t->w, t->width * t->levels, 0);
   fill(t->gw, t->width * t->levels, 0);
-  fill(t->gradient, BAND * t->cells, 0);
+  fill(t->gradient, BAND * in->stride, 0);
   fill(in->grad_x, s->step.length1 * d, 0);
   for (int64_t j = 0; j < t->rows * (t->levels + 1); ++j) s->adjoints[j] = (adjoint_state){splat(0), splat(0)};
   in->gradient = 1;

@@ -31,6 +31,7 @@ typedef struct {
   vec total;             /* log K_depth at the end of the rows done */
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
   vec *g, *bound;        /* of the band: increments [row][cell], times factor; largest |g| [row][block] */
+  int local;             /* g and gradient hold one block of the band at a time */
   int64_t pending;       /* rows of cells of the band whose blocks are not loaded yet */
   vec *fours, *zeros, *sums[2]; /* of a block */
   vec *k;                /* [slot][level][column] */
@@ -78,7 +79,9 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->slots = t->kept ? t->rows + 1 : backward || task->grid ? BAND + 1 : 1;
   t->turn = t->kept || task->grid ? t->slots : 1;
   t->edges = NULL;
-  t->g = TAKE(BAND * t->cells);
+  t->local = is_linear(task) && !task->nodes && (int64_t)1 << task->dyadic1 <= BAND;
+  in->stride = t->local ? BLOCK + 1 : t->cells; /* rows that are used together should not begin at the same place in a page */
+  t->g = TAKE(BAND * in->stride);
   t->bound = TAKE(BAND * t->blocks);
   t->fours = TAKE(BLOCK);
   t->zeros = TAKE(BLOCK);
@@ -116,7 +119,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->gw = TAKE(state);
   t->w_top = TAKE(t->width);
   t->adjoints = take(base, &used, BAND * (t->levels + 1), sizeof(adjoint_state));
-  t->gradient = TAKE(BAND * t->cells);
+  t->gradient = TAKE(BAND * in->stride);
   if (task->grid_derivs) t->derivs = TAKE(BLOCK);
   return used;
 #undef TAKE
@@ -144,11 +147,14 @@ BS_INLINE int64_t coarse(const tile *t, int64_t r) { return r >> t->in.task->dya
 /* Row r of sub-cells is the first one of a row of cells. */
 BS_INLINE int is_whole(const tile *t, int64_t r) { return r % ((int64_t)1 << t->in.task->dyadic1) == 0; }
 
+/* The cell that lies first in a row of g and of gradient while they hold block k */
+BS_INLINE int64_t offset(const tile *t, int64_t k) { return t->local ? k * BLOCK >> t->in.task->dyadic2 : 0; }
+
 /* Columns of block k of row r, which lies in the band that begins with row r0. */
 BS_INLINE block block_of(const tile *t, int64_t k, int64_t r, int64_t r0) {
   const int64_t first = k * BLOCK + 1, last = first + BLOCK - 1;
   return (block){first, last < t->columns ? last : t->columns, t->in.task->dyadic2,
-                 t->g + (coarse(t, r) - coarse(t, r0)) * t->cells};
+                 t->g + (coarse(t, r) - coarse(t, r0)) * t->in.stride - offset(t, k)};
 }
 
 /* The increments of block k of the rows of cells that are pending, and their bounds. */
@@ -156,9 +162,9 @@ static void load_block(tile *t, int64_t k) {
   if (!t->pending) return;
   const block b = block_of(t, k, 0, 0);
   const int64_t first = (b.first - 1) >> b.shift, last = ((b.last - 1) >> b.shift) + 1;
-  if (is_linear(t->in.task)) linear_rows(&t->in, t->pending, first, last, t->factor, t->g);
+  if (is_linear(t->in.task)) linear_rows(&t->in, t->pending, first, last, t->factor, t->g - offset(t, k));
   for (int64_t i = 0; i < t->pending; ++i) {
-    const vec *g = t->g + i * t->cells;
+    const vec *g = t->g + i * t->in.stride - offset(t, k);
     vec bound = splat(0), other = bound; /* two at a time: each waits for the one before */
     int64_t j = first;
     for (; j + 1 < last; j += 2) {
@@ -318,7 +324,7 @@ static void recover_band(tile *t, int64_t r0, int64_t r1) {
     load_block(t, k);
     for (int64_t r = r1 - 1; r >= r0; --r) sweep_block(t, k, r, r0, 1, NULL);
   }
-  t->pending = 0;
+  if (!t->local) t->pending = 0;
 }
 
 /* Row r of K_{m+1} of every lane to level `level` of a grid, or (loading) back from it. */
@@ -442,7 +448,7 @@ static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64
   const int top = task->depth - 1; /* the integral of K_depth is never taken */
   const block b = block_of(t, k, r, r0);
   adjoint_state *states = t->adjoints + (r - r0) * (t->levels + 1);
-  vec *gradient = t->gradient + (coarse(t, r) - coarse(t, r0)) * t->cells;
+  vec *gradient = t->gradient + (coarse(t, r) - coarse(t, r0)) * t->in.stride - offset(t, k);
   if (task->grid_derivs) {
     load_derivs(t, first, r + 1, b);
     seed_block(b, t->derivs, task->wrt_log ? NULL : k_row(t, r + 1, top), t->w_top, &states[top]);
@@ -493,7 +499,7 @@ static void hand_on_row(tile *t, int64_t first_pair, int64_t r) {
 static void hand_on_linear_gradient(tile *t, int64_t k, int64_t r0, int64_t r1) {
   const int64_t i = coarse(t, r0), rows = coarse(t, r1 - 1) - i + 1, in_cell = (int64_t)1 << t->in.task->dyadic2;
   const int64_t first = (k * BLOCK + in_cell - 1) / in_cell, last = least(((k + 1) * BLOCK + in_cell - 1) / in_cell, t->cells);
-  linear_gradient(&t->in, i, rows, first, last, t->gradient);
+  linear_gradient(&t->in, i, rows, first, last, t->gradient - offset(t, k));
 }
 
 /* The adjoint of the rows r0..r1-1 of sub-cells, and the gradient of their cells. */
@@ -518,7 +524,7 @@ static void open_gradient(tile *t, vec seed) {
   fill(t->w, t->width * t->levels, 0);
   fill(t->gw, t->width * t->levels, 0);
   for (int64_t c = 0; c <= t->columns; ++c) t->w_top[c] = seed;
-  fill(t->gradient, BAND * t->cells, 0);
+  fill(t->gradient, BAND * t->in.stride, 0);
   t->in.gradient = 1;
   start_rows(&t->in, task->length1 - 1);
   start_gradient(&t->in);
