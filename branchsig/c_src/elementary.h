@@ -7,6 +7,36 @@
 
 enum { MANTISSA = 52, BIAS = 1023 };
 
+#if BS_BYTES == 64
+/* exp(x) within 1.1 units in the last place, for |x| < 2^15: x = n ln 2 + r, n in eighths, and the instruction set has a table of
+   eight values, for the fraction of n, and 2^floor(n) with gradual underflow. exp(r) = 1 + r + r^2 q(r), q the Chebyshev
+   interpolant on |r| <= ln 2 / 16: relative error 1.0e-17. */
+BS_INLINE vec exponential_of_moderate(vec x) {
+  const vec eighths = {0x1p0, 0x1.172b83c7d517bp0, 0x1.306fe0a31b715p0, 0x1.4bfdad5362a27p0,
+                       0x1.6a09e667f3bcdp0, 0x1.8ace5422aa0dbp0, 0x1.ae89f995ad3adp0, 0x1.d5818dcfba487p0};
+  const double shift = 0x1.8p49, log2e = 0x1.71547652b82fep+0;
+  const double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
+  vec t = x * log2e + shift; /* x log2 e, rounded to eighths, and the shift */
+  vec n = t - shift;
+  vec r = x - n * ln2_high;
+  r = r - n * ln2_low;
+  vec r2 = r * r;
+  vec a = 0x1.555555555556ap-3 * r + 0x1.000000000002ep-1;
+  vec b = 0x1.1111110e10556p-7 * r + 0x1.5555554e93acap-5;
+  vec c = 0x1.a01e2c15a33f3p-13 * r + 0x1.6c1b7131a0993p-10;
+  vec q = a + r2 * (b + r2 * c);
+  vec whole = (vec)_mm512_permutexvar_pd((__m512i)t, (__m512d)eighths);
+  return (vec)_mm512_scalef_pd((__m512d)(whole + whole * (r + r2 * q)), (__m512d)n);
+}
+
+/* exp(x); gradual underflow, inf and NaN as in libm */
+BS_INLINE vec exponential(vec x) {
+  return exponential_of_moderate(minimum(splat(710.0), maximum(splat(-746.0), x))); /* a NaN in the second argument is the result */
+}
+
+/* exp(x) for x <= 0 */
+BS_INLINE vec decay(vec x) { return exponential_of_moderate(maximum(splat(-746.0), x)); }
+#else
 /* exp(x) = p 2^k within 1.1 units in the last place, for x where k is an exponent; the low bits of `shifted` hold k */
 BS_INLINE vec exponential_parts(vec x, ivec *shifted) {
   const double shift = 0x1.8p52, log2e = 0x1.71547652b82fep+0;
@@ -45,6 +75,7 @@ BS_INLINE vec decay(vec x) {
   vec p = exponential_parts(maximum(least, x), &shifted);
   return (vec)((ivec)(p * (vec)((shifted + BIAS) << MANTISSA)) & ~(x < least));
 }
+#endif
 
 /* log(x) for x >= 0: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m-1)/(m+1)) as a series in u = ((m-1)/(m+1))^2 */
 BS_INLINE vec logarithm(vec x) {
