@@ -26,11 +26,11 @@ typedef struct {
   vec d_scale;             /* dilated: the gradient with respect to it, times it */
   int gradient;            /* kappa' is wanted too */
   vec *y_packed;           /* steps (linear) or points of y */
-  vec *x_rows;             /* steps (linear) or points of x: BAND rows of them */
-  vec *kappa, *fresh;      /* kappa(x_i, y_j) for the latest i, and room for the next */
+  vec *x_rows;             /* steps (linear) of BAND rows of x, or points of one more */
+  vec *kappa, *fresh;      /* kappa(x_i, y_j) for the last i of the band before, and for that of this one */
   vec *slopes;             /* kappa' at (x_i, y_j) for the latest BAND + 1 rows i, row i in slot i % (BAND + 1) */
-  vec *y_centred;          /* radial: points of y less the first one */
-  vec *weights;            /* of the points of BAND rows */
+  vec *x_centred, *y_centred; /* radial: points less the first one of y */
+  vec *weights;            /* of the points of BAND rows in a block */
   vec *corner;             /* gradient of the row of cells below the latest one, differenced along the row */
   vec *grad_x, *grad_y;    /* per lane, steps or points, as y_packed */
 } increments;
@@ -159,15 +159,16 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
   }
 }
 
-/* kappa at point i; the parameters are copied, so that what is made of them need not be made again for every value */
-BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t d, int with_slopes, int64_t i) {
-  const int64_t n = in->task->length2;
+/* kappa(x_i, y_j) for first <= j < last, x_i in row `slot` of x_rows; the parameters are copied, so that what is made of them need
+   not be made again for every value */
+BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t d, int with_slopes, int64_t i, int64_t slot, int64_t first,
+                            int64_t last, vec *kappa) {
   const double parameter[] = {in->task->parameter[0], in->task->parameter[1], in->task->parameter[2]};
-  const vec *x = in->x_rows, *y = in->y_packed;
-  vec *slopes = with_slopes ? in->slopes + i % (BAND + 1) * n : NULL, *kappa = in->fresh, steps[8];
+  const vec *x = in->x_rows + slot * d, *y = in->y_packed + first * d;
+  vec *slopes = with_slopes ? in->slopes + i % (BAND + 1) * in->task->length2 + first : NULL, steps[8];
   if (d <= 8)
     for (int64_t k = 0; k < d; ++k) steps[k] = x[k];
-  for (int64_t j = 0; j < n; ++j, y += d) {
+  for (int64_t j = 0; j < last - first; ++j, y += d) {
     vec b = splat(0);
     for (int64_t k = 0; k < d; ++k) {
       const vec x_k = d <= 8 ? steps[k] : x[k];
@@ -183,26 +184,27 @@ BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t d, int with_slop
 }
 
 /* The loops over channels are unrolled where there are few. */
-BS_INLINE void kappa_row_with(increments *in, int kernel, int with_slopes, int64_t i) {
+BS_INLINE void kappa_row_with(increments *in, int kernel, int with_slopes, int64_t i, int64_t slot, int64_t first, int64_t last,
+                              vec *kappa) {
   switch (coordinates(in->task)) {
-    case 1: kappa_row_of(in, kernel, 1, with_slopes, i); break;
-    case 2: kappa_row_of(in, kernel, 2, with_slopes, i); break;
-    case 3: kappa_row_of(in, kernel, 3, with_slopes, i); break;
-    case 4: kappa_row_of(in, kernel, 4, with_slopes, i); break;
-    case 5: kappa_row_of(in, kernel, 5, with_slopes, i); break;
-    case 6: kappa_row_of(in, kernel, 6, with_slopes, i); break;
-    case 7: kappa_row_of(in, kernel, 7, with_slopes, i); break;
-    case 8: kappa_row_of(in, kernel, 8, with_slopes, i); break;
-    default: kappa_row_of(in, kernel, coordinates(in->task), with_slopes, i);
+    case 1: kappa_row_of(in, kernel, 1, with_slopes, i, slot, first, last, kappa); break;
+    case 2: kappa_row_of(in, kernel, 2, with_slopes, i, slot, first, last, kappa); break;
+    case 3: kappa_row_of(in, kernel, 3, with_slopes, i, slot, first, last, kappa); break;
+    case 4: kappa_row_of(in, kernel, 4, with_slopes, i, slot, first, last, kappa); break;
+    case 5: kappa_row_of(in, kernel, 5, with_slopes, i, slot, first, last, kappa); break;
+    case 6: kappa_row_of(in, kernel, 6, with_slopes, i, slot, first, last, kappa); break;
+    case 7: kappa_row_of(in, kernel, 7, with_slopes, i, slot, first, last, kappa); break;
+    case 8: kappa_row_of(in, kernel, 8, with_slopes, i, slot, first, last, kappa); break;
+    default: kappa_row_of(in, kernel, coordinates(in->task), with_slopes, i, slot, first, last, kappa);
   }
 }
 
-#define BS_KAPPA_ROW(name, kernel)                        \
-  static void name##_row(increments *in, int64_t i) {     \
-    if (in->gradient)                                     \
-      kappa_row_with(in, kernel, 1, i);                   \
-    else                                                  \
-      kappa_row_with(in, kernel, 0, i);                   \
+#define BS_KAPPA_ROW(name, kernel)                                                                               \
+  static void name##_row(increments *in, int64_t i, int64_t slot, int64_t first, int64_t last, vec *kappa) {      \
+    if (in->gradient)                                                                                            \
+      kappa_row_with(in, kernel, 1, i, slot, first, last, kappa);                                                \
+    else                                                                                                         \
+      kappa_row_with(in, kernel, 0, i, slot, first, last, kappa);                                                \
   }
 BS_KAPPA_ROW(polynomial, BS_POLYNOMIAL)
 BS_KAPPA_ROW(rbf, BS_RBF)
@@ -211,25 +213,58 @@ BS_KAPPA_ROW(matern32, BS_MATERN32)
 BS_KAPPA_ROW(matern52, BS_MATERN52)
 BS_KAPPA_ROW(rational_quadratic, BS_RATIONAL_QUADRATIC)
 
-/* kappa(x_i, y_j) for all j into `fresh`, the values before into `kappa` */
-static void next_kappa_row(increments *in, int64_t i) {
-  vec *latest = in->fresh;
-  in->fresh = in->kappa;
-  in->kappa = latest;
-  gather_point(in, i, 0);
+static void kappa_row(increments *in, int64_t i, int64_t slot, int64_t first, int64_t last, vec *kappa) {
   switch (in->task->static_kernel) {
-    case BS_POLYNOMIAL: polynomial_row(in, i); break;
-    case BS_RBF: rbf_row(in, i); break;
-    case BS_MATERN12: matern12_row(in, i); break;
-    case BS_MATERN32: matern32_row(in, i); break;
-    case BS_MATERN52: matern52_row(in, i); break;
-    default: rational_quadratic_row(in, i);
+    case BS_POLYNOMIAL: polynomial_row(in, i, slot, first, last, kappa); break;
+    case BS_RBF: rbf_row(in, i, slot, first, last, kappa); break;
+    case BS_MATERN12: matern12_row(in, i, slot, first, last, kappa); break;
+    case BS_MATERN32: matern32_row(in, i, slot, first, last, kappa); break;
+    case BS_MATERN52: matern52_row(in, i, slot, first, last, kappa); break;
+    default: rational_quadratic_row(in, i, slot, first, last, kappa);
   }
 }
 
 /* Before the first row going down (from = 0) or up (from = length1 - 1). */
 static void start_rows(increments *in, int64_t from) {
-  if (in->task->static_kernel != BS_GIVEN && !is_linear(in->task)) next_kappa_row(in, from);
+  if (in->task->static_kernel == BS_GIVEN || is_linear(in->task)) return;
+  gather_point(in, from, 0);
+  kappa_row(in, from, 0, 0, in->task->length2, in->fresh);
+}
+
+/* Makes ready for the blocks of the rows first..last of cells. Bands of rows come in order, downwards or upwards. */
+static void open_rows(increments *in, int64_t first, int64_t last) {
+  if (is_linear(in->task)) {
+    gather_steps(in, first, last - first + 1);
+    return;
+  }
+  vec *latest = in->fresh;
+  in->fresh = in->kappa;
+  in->kappa = latest;
+  for (int64_t i = first; i <= last + 1; ++i) gather_point(in, i, i - first);
+  if (!in->gradient || !is_radial(in->task)) return;
+  const int64_t d = coordinates(in->task);
+  for (int64_t i = 0; i <= last + 1 - first; ++i)
+    for (int64_t k = 0; k < d; ++k) in->x_centred[i * d + k] = in->x_rows[i * d + k] - in->y_packed[k];
+}
+
+/* factor times the increments of a kernel that is not linear: `rows` rows from `row` on, which are open, and of these the cells
+   first..last-1, no more than a block. Values at the points of the last row that is come to are left for the next band. */
+static void kappa_block(increments *in, int64_t row, int64_t rows, int up, int64_t first, int64_t last, double factor, vec *g) {
+  const vec by = factor * in->scale, *latest = in->kappa + first;
+  vec room[2][BLOCK + 1];
+  for (int64_t step = 0; step < rows; ++step) {
+    const int64_t i = up ? rows - 1 - step : step, slot = up ? i : i + 1;
+    vec *next = step == rows - 1 ? in->fresh + first : room[step & 1], *to = g + i * in->stride;
+    kappa_row(in, row + slot, slot, first, last + 1, next);
+    const vec *after = up ? latest : next, *before = up ? next : latest;
+    vec left = after[0] - before[0];
+    for (int64_t j = 0; j < last - first; ++j) {
+      const vec right = after[j + 1] - before[j + 1];
+      to[first + j] = (right - left) * by;
+      left = right;
+    }
+    latest = next;
+  }
 }
 
 /* Rows whose steps or sums fit the registers: BAND of them are a whole number of times as many, where that can be. */
@@ -280,45 +315,29 @@ static void linear_rows(const increments *in, int64_t rows, int64_t first, int64
   }
 }
 
-/* factor times the increments of the rows first..last of cells into g, row by row, where the kernel is not linear. Bands of rows
-   come in order: downwards, or (up) upwards. */
-static void increment_rows(increments *in, int64_t first, int64_t last, int up, double factor, vec *g) {
+/* Increments that are handed in: factor times the rows first..last of cells into g. */
+static void given_rows(const increments *in, int64_t first, int64_t last, double factor, vec *g) {
   const int64_t n = in->task->length2 - 1;
-  if (in->task->static_kernel == BS_GIVEN) {
-    for (int64_t i = first; i <= last; ++i)
-      for (int w = 0; w < W; ++w) {
-        const double *row = in->x[w] + i * n;
-        double *to = (double *)(g + (i - first) * n) + w;
-        for (int64_t j = 0; j < n; ++j) to[j * W] = row[j] * factor;
-      }
-    return;
-  }
-  const vec by = factor * in->scale;
-  for (int64_t step = 0; step <= last - first; ++step) {
-    const int64_t i = up ? last - step : first + step;
-    next_kappa_row(in, up ? i : i + 1);
-    const vec *after = up ? in->kappa : in->fresh, *before = up ? in->fresh : in->kappa;
-    vec *row = g + (i - first) * n, left = after[0] - before[0];
-    for (int64_t j = 0; j < n; ++j) {
-      vec right = after[j + 1] - before[j + 1];
-      row[j] = (right - left) * by;
-      left = right;
+  for (int64_t i = first; i <= last; ++i)
+    for (int w = 0; w < W; ++w) {
+      const double *row = in->x[w] + i * n;
+      double *to = (double *)(g + (i - first) * in->stride) + w;
+      for (int64_t j = 0; j < n; ++j) to[j * W] = row[j] * factor;
     }
-  }
 }
 
-/* y[j] += sum over `rows` rows of weight[i][j] x_rows[i], for first <= j < last; a row of weights has n of them. */
-BS_INLINE void weighted_x(const increments *in, int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *weight) {
+/* grad_y[j] += sum over `rows` rows of weight[i][j] x[i], for first <= j < last; weights of the next row lie n further on. */
+BS_INLINE void weighted_x(int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *x, const vec *weight, vec *to) {
   for (int64_t j = first; j < last; ++j) {
-    vec *grad_y = in->grad_y + j * d, sum[8];
+    vec *grad_y = to + j * d, sum[8];
     if (d > 8) {
       for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = 0; k < d; ++k) grad_y[k] += weight[i * n + j] * in->x_rows[i * d + k];
+        for (int64_t k = 0; k < d; ++k) grad_y[k] += weight[i * n + j] * x[i * d + k];
       continue;
     }
     for (int64_t k = 0; k < d; ++k) sum[k] = grad_y[k];
     for (int64_t i = 0; i < rows; ++i)
-      for (int64_t k = 0; k < d; ++k) sum[k] += weight[i * n + j] * in->x_rows[i * d + k];
+      for (int64_t k = 0; k < d; ++k) sum[k] += weight[i * n + j] * x[i * d + k];
     for (int64_t k = 0; k < d; ++k) grad_y[k] = sum[k];
   }
 }
@@ -336,10 +355,10 @@ BS_INLINE void weighted_y(int64_t d, int64_t rows, int64_t n, int64_t first, int
 }
 
 BS_INLINE void weighted_sums_of(const increments *in, int64_t d, int64_t first_row, int64_t rows, int64_t n, int64_t first,
-                                int64_t last, const vec *y, const vec *weight) {
+                                int64_t last, const vec *x, const vec *y, const vec *weight) {
   const int64_t at_once = rows_at_once(d);
   vec *grad_x = in->grad_x + first_row * d;
-  weighted_x(in, d, rows, n, first, last, weight);
+  weighted_x(d, rows, n, first, last, x, weight, in->grad_y);
   if (d > 8) {
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t k = 0; k < d; ++k) {
@@ -354,105 +373,95 @@ BS_INLINE void weighted_sums_of(const increments *in, int64_t d, int64_t first_r
   for (; i < rows; ++i) weighted_y(d, 1, n, first, last, y, weight + i * n, grad_x + i * d);
 }
 
-/* Adds to the gradient the sums of y, weighted, for x, and of x_rows for y: over first <= j < last of `rows` rows. */
+/* Adds to the gradient the sums of y, weighted, for x, and of x for y: over first <= j < last of `rows` rows from first_row on. */
 static void weighted_sums(const increments *in, int64_t first_row, int64_t rows, int64_t n, int64_t first, int64_t last,
-                          const vec *y, const vec *weight) {
+                          const vec *x, const vec *y, const vec *weight) {
   switch (coordinates(in->task)) {
-    case 1: weighted_sums_of(in, 1, first_row, rows, n, first, last, y, weight); break;
-    case 2: weighted_sums_of(in, 2, first_row, rows, n, first, last, y, weight); break;
-    case 3: weighted_sums_of(in, 3, first_row, rows, n, first, last, y, weight); break;
-    case 4: weighted_sums_of(in, 4, first_row, rows, n, first, last, y, weight); break;
-    case 5: weighted_sums_of(in, 5, first_row, rows, n, first, last, y, weight); break;
-    case 6: weighted_sums_of(in, 6, first_row, rows, n, first, last, y, weight); break;
-    case 7: weighted_sums_of(in, 7, first_row, rows, n, first, last, y, weight); break;
-    case 8: weighted_sums_of(in, 8, first_row, rows, n, first, last, y, weight); break;
-    default: weighted_sums_of(in, coordinates(in->task), first_row, rows, n, first, last, y, weight);
+    case 1: weighted_sums_of(in, 1, first_row, rows, n, first, last, x, y, weight); break;
+    case 2: weighted_sums_of(in, 2, first_row, rows, n, first, last, x, y, weight); break;
+    case 3: weighted_sums_of(in, 3, first_row, rows, n, first, last, x, y, weight); break;
+    case 4: weighted_sums_of(in, 4, first_row, rows, n, first, last, x, y, weight); break;
+    case 5: weighted_sums_of(in, 5, first_row, rows, n, first, last, x, y, weight); break;
+    case 6: weighted_sums_of(in, 6, first_row, rows, n, first, last, x, y, weight); break;
+    case 7: weighted_sums_of(in, 7, first_row, rows, n, first, last, x, y, weight); break;
+    case 8: weighted_sums_of(in, 8, first_row, rows, n, first, last, x, y, weight); break;
+    default: weighted_sums_of(in, coordinates(in->task), first_row, rows, n, first, last, x, y, weight);
   }
 }
 
-/* The gradient of the linear kernel from that of the cells first..last-1 of `rows` rows, whose steps of x are in x_rows. */
-static void linear_gradient(const increments *in, int64_t first_row, int64_t rows, int64_t first, int64_t last, const vec *gradient) {
-  weighted_sums(in, first_row, rows, in->stride, first, last, in->y_packed, gradient);
-}
-
-/* For the points of row i: kappa' times the gradient with respect to kappa, which is a second difference of that of the cells
-   of row i - 1 (NULL above the first) and, kept in `corner`, of row i. Radial kernels get it with the opposite sign. */
-static void weigh_points(increments *in, int64_t i, const vec *cells_above, vec *weight) {
+/* For the points first..last-1 of row i: kappa' times the gradient with respect to kappa, which is a second difference of that of
+   the cells of row i - 1 (NULL above the first) and, kept in `corner`, of row i. Radial kernels get it with the opposite sign. */
+static void weigh_points(increments *in, int64_t i, const vec *cells_above, int64_t first, int64_t last, vec *weight) {
   const int64_t n = in->task->length2;
   const vec *slope = in->slopes + i % (BAND + 1) * n;
   const double sign = is_radial(in->task) ? -1 : 1;
   vec left = splat(0);
-  for (int64_t j = 0; j < n; ++j) {
+  if (cells_above && first > 0) left = cells_above[first - 1];
+  for (int64_t j = first; j < last; ++j) {
     vec right = splat(0);
     if (cells_above && j + 1 < n) right = cells_above[j];
     const vec difference = left - right;
-    weight[j] = (difference - in->corner[j]) * slope[j] * sign;
+    weight[j - first] = (difference - in->corner[j]) * slope[j] * sign;
     in->corner[j] = difference;
     left = right;
   }
 }
 
-/* The gradient at the points of `rows` rows from the first one on, from their weights. A radial kernel has
-   sum_j a_ij (x_i - y_j) = x_i sum_j a_ij - sum_j a_ij y_j, and likewise for y: with points counted from one of their own, so that
-   no difference of large numbers is taken that the points themselves are not. */
-static void points_gradient(increments *in, int64_t first, int64_t rows) {
-  const int64_t n = in->task->length2, d = coordinates(in->task), radial = is_radial(in->task);
-  const vec *y = radial ? in->y_centred : in->y_packed;
-  for (int64_t i = 0; i < rows; ++i) {
-    gather_point(in, first + i, i);
-    if (radial)
-      for (int64_t k = 0; k < d; ++k) in->x_rows[i * d + k] -= in->y_packed[k];
-  }
-  for (int64_t begin = 0; begin < n; begin += BLOCK) {
-    const int64_t end = least(begin + BLOCK, n);
-    weighted_sums(in, first, rows, n, begin, end, y, in->weights);
-    if (!radial) continue;
-    vec along_x[BAND];
-    for (int64_t i = 0; i < rows; ++i) along_x[i] = splat(0);
-    for (int64_t j = begin; j < end; ++j) {
-      vec along_y = splat(0);
-      for (int64_t i = 0; i < rows; ++i) {
-        along_x[i] += in->weights[i * n + j];
-        along_y += in->weights[i * n + j];
-      }
-      for (int64_t k = 0; k < d; ++k) in->grad_y[j * d + k] -= along_y * y[j * d + k];
+/* The gradient at the points first..last-1 of `rows` rows from row i on, the first of them in row `slot` of x_rows, from their
+   weights. A radial kernel has sum_j a_ij (x_i - y_j) = x_i sum_j a_ij - sum_j a_ij y_j, and likewise for y: with points counted
+   from one of their own, so that no difference of large numbers is taken that the points themselves are not. */
+static void points_gradient(increments *in, int64_t i, int64_t rows, int64_t slot, int64_t first, int64_t last) {
+  const int64_t d = coordinates(in->task), radial = is_radial(in->task);
+  const vec *x = (radial ? in->x_centred : in->x_rows) + slot * d, *y = radial ? in->y_centred : in->y_packed;
+  weighted_sums(in, i, rows, BLOCK + 1, first, last, x, y, in->weights - first);
+  if (!radial) return;
+  vec along_x[BAND];
+  for (int64_t row = 0; row < rows; ++row) along_x[row] = splat(0);
+  for (int64_t j = first; j < last; ++j) {
+    vec along_y = splat(0);
+    for (int64_t row = 0; row < rows; ++row) {
+      const vec weight = in->weights[row * (BLOCK + 1) + j - first];
+      along_x[row] += weight;
+      along_y += weight;
     }
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t k = 0; k < d; ++k) in->grad_x[(first + i) * d + k] -= along_x[i] * in->x_rows[i * d + k];
+    for (int64_t k = 0; k < d; ++k) in->grad_y[j * d + k] -= along_y * y[j * d + k];
   }
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t k = 0; k < d; ++k) in->grad_x[(i + row) * d + k] -= along_x[row] * x[row * d + k];
 }
 
 /* Behind the last point of a path there is nothing that a gradient could be with respect to. */
-static void silence_behind_ends(const increments *in, int64_t first, int64_t rows, vec *gradient) {
-  const int64_t n = in->task->length2 - 1;
+static void silence_behind_ends(const increments *in, int64_t row, int64_t rows, int64_t first, int64_t last, vec *gradient) {
   for (int w = 0; w < W; ++w)
     for (int64_t i = 0; i < rows; ++i) {
-      double *row = (double *)(gradient + i * n) + w;
-      for (int64_t j = first + i < in->points1[w] - 1 ? in->points2[w] - 1 : 0; j < n; ++j) row[j * W] = 0;
+      const int64_t end = row + i < in->points1[w] - 1 ? in->points2[w] - 1 : 0;
+      double *cells = (double *)(gradient + i * in->stride) + w;
+      for (int64_t j = end > first ? end : first; j < last; ++j) cells[j * W] = 0;
     }
 }
 
-/* Takes the gradient of the rows first..last of cells. Bands of rows come in order, upwards, each after its increment_rows. */
-static void increment_rows_gradient(increments *in, int64_t first, int64_t last, vec *gradient) {
-  const int64_t n = in->task->length2 - 1, rows = last - first + 1;
+/* Takes the gradient of the cells first..last-1, no more than a block, of `rows` rows from `row` on, which are open. Bands of rows
+   come upwards, blocks from the right. */
+static void increments_gradient(increments *in, int64_t row, int64_t rows, int64_t first, int64_t last, vec *gradient) {
   if (is_linear(in->task)) {
-    gather_steps(in, first, rows);
-    for (int64_t j = 0; j < n; j += BLOCK) linear_gradient(in, first, rows, j, least(j + BLOCK, n), gradient);
+    weighted_sums(in, row, rows, in->stride, first, last, in->x_rows, in->y_packed, gradient);
     return;
   }
-  silence_behind_ends(in, first, rows, gradient);
-  for (int64_t i = rows - 1; i >= 0; --i) weigh_points(in, first + i + 1, gradient + i * n, in->weights + i * (n + 1));
-  points_gradient(in, first + 1, rows);
-  if (first > 0) return;
-  weigh_points(in, 0, NULL, in->weights);
-  points_gradient(in, 0, 1);
+  const int64_t begin = first ? first + 1 : 0, end = last + 1; /* the points whose cells on both sides are done */
+  silence_behind_ends(in, row, rows, first, last, gradient);
+  for (int64_t i = rows - 1; i >= 0; --i)
+    weigh_points(in, row + i + 1, gradient + i * in->stride, begin, end, in->weights + i * (BLOCK + 1));
+  points_gradient(in, row + 1, rows, 1, begin, end);
+  if (row > 0) return;
+  weigh_points(in, 0, NULL, begin, end, in->weights);
+  points_gradient(in, 0, 1, 0, begin, end);
 }
 
 static void fill(vec *to, int64_t count, double value) {
   for (int64_t k = 0; k < count; ++k) to[k] = splat(value);
 }
 
-/* Before the first increment_rows_gradient; the gradient with respect to x is added to what is there. */
+/* Before the first increments_gradient; the gradient with respect to x is added to what is there. */
 static void start_gradient(increments *in) {
   const int64_t d = in->task->dimension, n = in->task->length2 - is_linear(in->task);
   if (in->task->static_kernel == BS_GIVEN) return;

@@ -32,7 +32,8 @@ typedef struct {
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
   vec *g, *bound;        /* of the band: increments [row][cell], times factor; largest |g| [row][block] */
   int local;             /* g and gradient hold one block of the band at a time */
-  int64_t pending;       /* rows of cells of the band whose blocks are not loaded yet */
+  int64_t pending, pending_from; /* rows of cells of the band whose blocks are not loaded yet, and the first of them */
+  int up;                /* they come upwards */
   vec *fours, *zeros, *sums[2]; /* of a block */
   vec *k;                /* [slot][level][column] */
   vec *logs;             /* careful: [level][column] */
@@ -98,7 +99,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   const int by_steps = is_linear(task);
   if (task->static_kernel != BS_GIVEN) {
     in->y_packed = TAKE(task->length2 * task->dimension);
-    in->x_rows = TAKE(BAND * task->dimension);
+    in->x_rows = TAKE((BAND + 1) * task->dimension);
     if (!by_steps) {
       in->kappa = TAKE(task->length2);
       in->fresh = TAKE(task->length2);
@@ -109,8 +110,9 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
     if (!by_steps) {
       in->slopes = TAKE((BAND + 1) * task->length2);
       in->corner = TAKE(task->length2);
-      in->weights = TAKE(BAND * task->length2);
-      if (is_radial(task)) in->y_centred = TAKE(task->length2 * task->dimension);
+      in->weights = TAKE(BAND * (BLOCK + 1));
+      in->x_centred = TAKE((BAND + 1) * task->dimension);
+      in->y_centred = TAKE(task->length2 * task->dimension);
     }
     in->grad_x = TAKE(task->length1 * task->dimension);
     in->grad_y = TAKE(task->length2 * task->dimension);
@@ -162,9 +164,12 @@ static void load_block(tile *t, int64_t k) {
   if (!t->pending) return;
   const block b = block_of(t, k, 0, 0);
   const int64_t first = (b.first - 1) >> b.shift, last = ((b.last - 1) >> b.shift) + 1;
-  if (is_linear(t->in.task)) linear_rows(&t->in, t->pending, first, last, t->factor, t->g - offset(t, k));
-  for (int64_t i = 0; i < t->pending; ++i) {
-    const vec *g = t->g + i * t->in.stride - offset(t, k);
+  vec *g = t->g - offset(t, k);
+  if (is_linear(t->in.task))
+    linear_rows(&t->in, t->pending, first, last, t->factor, g);
+  else if (t->in.task->static_kernel != BS_GIVEN)
+    kappa_block(&t->in, t->pending_from, t->pending, t->up, first, last, t->factor, g);
+  for (int64_t i = 0; i < t->pending; ++i, g += t->in.stride) {
     vec bound = splat(0), other = bound; /* two at a time: each waits for the one before */
     int64_t j = first;
     for (; j + 1 < last; j += 2) {
@@ -183,10 +188,12 @@ static void open_increments(tile *t, int64_t r0, int64_t r1, int up) {
   t->pending = 0;
   if (up ? r1 % refinement : r0 % refinement) return; /* within a row that is loaded already */
   t->pending = last - first + 1;
-  if (is_linear(t->in.task))
-    gather_steps(&t->in, first, t->pending);
+  t->pending_from = first;
+  t->up = up;
+  if (t->in.task->static_kernel == BS_GIVEN)
+    given_rows(&t->in, first, last, t->factor, t->g);
   else
-    increment_rows(&t->in, first, last, up, t->factor, t->g);
+    open_rows(&t->in, first, last);
 }
 
 /* The increments of all blocks at once. */
@@ -471,40 +478,37 @@ static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64
     }
 }
 
-/* The gradient of the cells of the band r0..r1-1, once whole rows of cells are done, to the paths or out. */
-static void hand_on_gradient(tile *t, int64_t first_pair, int64_t r0, int64_t r1) {
-  const bs_task *task = t->in.task;
-  const int64_t first = coarse(t, r0), last = coarse(t, r1 - 1);
+/* The gradient of the cells whose first column lies in block k of the band r0..r1-1, once whole rows of cells are done, to the
+   paths or out. Blocks come from the right. */
+static void hand_on_gradient(tile *t, int64_t first_pair, int64_t k, int64_t r0, int64_t r1) {
   if (!is_whole(t, r0)) return;
+  const bs_task *task = t->in.task;
+  const int64_t row = coarse(t, r0), rows = coarse(t, r1 - 1) - row + 1, in_cell = (int64_t)1 << task->dyadic2, n = t->in.stride;
+  const int64_t first = (k * BLOCK + in_cell - 1) / in_cell, last = least(((k + 1) * BLOCK + in_cell - 1) / in_cell, t->cells);
+  if (first >= last) return;
+  vec *gradient = t->gradient - offset(t, k);
   if (task->static_kernel == BS_GIVEN)
     for (int w = 0; w < W && first_pair + w < task->pairs; ++w) {
-      double *to = task->grad_increments + ((first_pair + w) * (task->length1 - 1) + first) * t->cells;
-      for (int64_t j = 0; j < (last - first + 1) * t->cells; ++j) to[j] = t->gradient[j][w];
+      double *to = task->grad_increments + ((first_pair + w) * (task->length1 - 1) + row) * t->cells;
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = first; j < last; ++j) to[i * t->cells + j] = gradient[i * n + j][w];
     }
   else {
     if (task->dilated)
-      for (int64_t j = 0; j < (last - first + 1) * t->cells; ++j) t->in.d_scale += t->gradient[j] * t->g[j];
-    increment_rows_gradient(&t->in, first, last, t->gradient);
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = first; j < last; ++j) t->in.d_scale += gradient[i * n + j] * t->g[i * n + j];
+    increments_gradient(&t->in, row, rows, first, last, gradient);
   }
 }
 
-/* The same for a band of one row, whose gradient is a sum that then starts again. */
+/* The same for all blocks of a band of one row, whose gradient is a sum that then starts again. */
 static void hand_on_row(tile *t, int64_t first_pair, int64_t r) {
-  if (!is_whole(t, r)) return;
-  hand_on_gradient(t, first_pair, r, r + 1);
-  fill(t->gradient, t->cells, 0);
-}
-
-/* The same for the linear kernel and the cells whose first column lies in block k, while they are in the first cache. */
-static void hand_on_linear_gradient(tile *t, int64_t k, int64_t r0, int64_t r1) {
-  const int64_t i = coarse(t, r0), rows = coarse(t, r1 - 1) - i + 1, in_cell = (int64_t)1 << t->in.task->dyadic2;
-  const int64_t first = (k * BLOCK + in_cell - 1) / in_cell, last = least(((k + 1) * BLOCK + in_cell - 1) / in_cell, t->cells);
-  linear_gradient(&t->in, i, rows, first, last, t->gradient - offset(t, k));
+  for (int64_t k = t->blocks - 1; k >= 0; --k) hand_on_gradient(t, first_pair, k, r, r + 1);
+  if (is_whole(t, r)) fill(t->gradient, t->cells, 0);
 }
 
 /* The adjoint of the rows r0..r1-1 of sub-cells, and the gradient of their cells. */
 static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
-  const int by_blocks = is_linear(t->in.task) && is_whole(t, r0);
   for (int64_t k = t->blocks - 1; k >= 0; --k) {
     load_block(t, k);
     if (is_edged(t, r0) && k + 1 < t->blocks) /* the column that was the left edge of the block before */
@@ -513,9 +517,8 @@ static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
       if (is_edged(t, r0)) recover_block_of_row(t, k, r, r0);
       adjoint_of_block(t, first, k, r, r0, r1);
     }
-    if (by_blocks) hand_on_linear_gradient(t, k, r0, r1);
+    hand_on_gradient(t, first, k, r0, r1);
   }
-  if (!by_blocks) hand_on_gradient(t, first, r0, r1);
 }
 
 /* Before the first row upwards. */
