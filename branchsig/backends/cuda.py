@@ -37,6 +37,7 @@ _SOURCES = (
     "trapezoid.cuh",
     "collocation.cuh",
     "order.cuh",
+    "untruncated.cuh",
     "forward.cu",
     "backward.cu",
 )
@@ -170,13 +171,12 @@ def _instances(
     kernel: str, real: str, static_kernel: str, depth: float, quadrature: Quadrature, order: int | None, *, grid: bool
 ) -> Iterator[Instance]:
     """Every instance that problems of a depth, or an order, may need, whatever their lengths."""
-    levels = depth if order is None else order
-    if levels == 0 or levels > _LARGEST_DEPTH:
+    depth, parts = (depth, False) if order is None else (order, True)
+    if depth == 0 or _LARGEST_DEPTH < depth < math.inf:
         return
-    parts = order is not None
-    for careful in (False, True) if not parts and int(levels) - (not grid) else (False,):
+    for careful in (False, True) if not parts and depth > (not grid) else (False,):
         form = {"grid": grid, "careful": careful, "parts": parts}
-        instance = Instance.widest(kernel, real, static_kernel, int(levels), quadrature, **form)
+        instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form)
         while instance.columns:
             yield instance
             instance = dataclasses.replace(instance, columns=instance.columns // 2)
@@ -193,7 +193,7 @@ def source() -> str:
 class Instance:
     """The template arguments of one kernel.
 
-    `depth` is 0 where the depth is handed over at run time. A strip of `columns` cells belongs to a lane, and the
+    `depth` is 0 where the depth is handed over at run time, and 1 without truncation. A strip of `columns` cells belongs to a lane, and the
     `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes of its own for every pair,
     which takes registers.
     """
@@ -227,7 +227,15 @@ class Instance:
         """The values of a level that a lane hands to the next: DOWN, or UP for the way back, of the rule."""
         if self.rule == "Trapezoid":
             return 2 if self.kernel == "forward" else 3
+        if self.rule == "Untruncated":
+            return 2 * self.p + (self.kernel == "backward")
         return 2 * self.p if self.kernel == "forward" else 3 * self.p + 1
+
+    def kept(self, rows: int, columns: int) -> int:
+        """The values of a level that the sweep down leaves for the way back."""
+        if self.rule == "Untruncated":
+            return -(-columns // 32) * 32 * (rows + 31) * self.p**2
+        return columns * self.p + 1
 
     @classmethod
     def widest(
@@ -235,7 +243,7 @@ class Instance:
         kernel: str,
         real: str,
         static_kernel: str,
-        depth: int,
+        depth: float,
         quadrature: Quadrature,
         *,
         grid: bool,
@@ -244,8 +252,11 @@ class Instance:
         padded: bool = False,
     ) -> Instance:
         """Choose the instance whose strips are as wide as its registers allow (see docs/performance_cuda.md)."""
-        unrolled = depth if depth <= _UNROLLED_DEPTH else 0
-        if parts or quadrature != TRAPEZOID:
+        unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
+        if depth == math.inf:
+            alone = quadrature == TRAPEZOID and not careful
+            rule, work, columns, unrolled = "Untruncated", real if alone else "double", 1, 1
+        elif parts or quadrature != TRAPEZOID:
             rule, work, columns = "Order" if parts else "Collocation", "double", 1
         else:
             rule, work, columns = "Trapezoid", "double" if careful else real, 1
@@ -269,9 +280,9 @@ class Instance:
         return dataclasses.replace(instance, columns=widest)
 
 
-def _depth(problem: Problem) -> int:
-    """Return the depth of the sweep: that of the trees, or the largest number of nodes."""
-    return int(problem.depth) if problem.order is None else problem.order
+def _depth(problem: Problem) -> float:
+    """Return the depth of the trees, or the largest number of nodes."""
+    return problem.depth if problem.order is None else problem.order
 
 
 def _flag(value: bool) -> str:
@@ -422,12 +433,14 @@ class CudaBackend:
         return self._functions[key]
 
     def weights(self, quadrature: Quadrature) -> Array:
-        """Return the weights of a rule on the current device, as collocation.cuh has them."""
+        """Return the weights of a rule on the current device, as collocation.cuh and untruncated.cuh have them."""
         key = (int(self._cupy.cuda.Device().id), quadrature)
         if key not in self._weights:
             steps = np.array(quadrature.steps)
-            weights = np.concatenate([steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1)])
-            self._weights[key] = self._cupy.asarray(weights)
+            until = np.cumsum(steps, axis=0)
+            norms = np.abs(until[:, 1:]).sum(axis=1).max(), np.abs(steps[:, 1:]).sum()
+            weights = steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1), until.ravel(), norms
+            self._weights[key] = self._cupy.asarray(np.concatenate(weights))
         return self._weights[key]
 
     @functools.cached_property
@@ -457,8 +470,7 @@ class CudaBackend:
 def _serves(problem: Problem) -> bool:
     """Tell whether the kernels serve a problem that the backend can solve at all."""
     sides = [(p.shape[1] - 1) << order for p, order in zip((problem.path1, problem.path2), problem.dyadic_order)]
-    levels = problem.depth if problem.order is None else problem.order
-    return levels <= _LARGEST_DEPTH and max(sides) < _LONGEST_SIDE
+    return (_depth(problem) <= _LARGEST_DEPTH or _depth(problem) == math.inf) and max(sides) < _LONGEST_SIDE
 
 
 class _Sweep:
@@ -482,8 +494,9 @@ class _Sweep:
         n1, n2 = self.path1.shape[0], self.path2.shape[0]
         self.shape = (n1,) if self.pairing == "paired" else (n1, n2)
         self.count = n1 * (n1 + 1) // 2 if self.pairing == "symmetric" else math.prod(self.shape)
-        self.depth = _depth(problem)
-        self.levels = self.depth - (not grid and problem.order is None)
+        untruncated = _depth(problem) == math.inf
+        self.depth = 1 if untruncated else int(_depth(problem))
+        self.levels = self.depth - (not grid and not untruncated and problem.order is None)
         self.static_kernel, names = _FUSED.get(type(problem.static_kernel), (_GIVEN, ()))
         parameters = [float(getattr(problem.static_kernel, name)) for name in names]
         if self.static_kernel == "LINEAR":  # kappa = factor <x, y>
@@ -627,7 +640,7 @@ class _Sweep:
         parts = (self.columns - 1) // instance.span + 1
         return (
             handed_on
-            + levels * (self.columns * instance.p + 1)
+            + levels * instance.kept(self.rows, self.columns)
             + warps * (instance.span * _BAND + nodes * _TILE)
             + length1 * dimension
             + parts * nodes * dimension

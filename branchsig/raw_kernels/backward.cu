@@ -22,7 +22,7 @@ struct Adjoint {
   Forward& sweep;
   const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
   bool wrt_log;
-  work *last_row;        // what the rule keeps of it
+  work *last_row;        // what the rule keeps of it (EVERY_ROW: of every row)
   work *band, *tile;     // of this warp: (SPAN, BAND) and (nodes of a warp, TILE)
   work *grad1, *grad2;   // (length1, dimension) and (warps of all passes, nodes of a warp, dimension); LINEAR: of the steps
   real *grad_increments; // GIVEN
@@ -47,7 +47,11 @@ struct Adjoint {
       work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS];
       Increments<KERNEL, COLUMNS, real, work> increments(problem, sweep.x, sweep.y);
       increments.start(first, problem.length1 - 1, sweep.scale());
-      strip.start(N, last_row, first, C);
+      if constexpr (Rule::EVERY_ROW) {
+        strip.start(last_row, first, R);
+      } else {
+        strip.start(N, last_row, first, C);
+      }
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll
@@ -315,10 +319,10 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? depth + 1 : 1);
     Backward adjoint = {problem, team, sweep, derivs + (first_pair + k) * given, bool(wrt_log)};
     adjoint.last_row = sweep.edge + (long long)R * Rule::UP * N;
-    adjoint.band = adjoint.last_row + N * Rule::kept(C) + (long long)team.warp * Backward::SPAN * Backward::BAND;
-    adjoint.tile = adjoint.last_row + N * Rule::kept(C) + (long long)warps * Backward::SPAN * Backward::BAND +
+    adjoint.band = adjoint.last_row + N * Rule::kept(R, C) + (long long)team.warp * Backward::SPAN * Backward::BAND;
+    adjoint.tile = adjoint.last_row + N * Rule::kept(R, C) + (long long)warps * Backward::SPAN * Backward::BAND +
                    (long long)team.warp * adjoint.nodes() * Backward::TILE;
-    adjoint.grad1 = adjoint.last_row + N * Rule::kept(C) +
+    adjoint.grad1 = adjoint.last_row + N * Rule::kept(R, C) +
                     (long long)warps * (Backward::SPAN * Backward::BAND + adjoint.nodes() * Backward::TILE);
     adjoint.grad2 = adjoint.grad1 + (long long)problem.length1 * dimension;
     adjoint.grad_increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;

@@ -5,8 +5,8 @@
 // hands on in memory, for each row, and the first lane of the next warp picks it up. The warps of a team are two phases of 32
 // steps apart, with a barrier after each phase.
 //
-// What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Collocation or Order, each in the file of
-// its name. A rule has the template arguments
+// What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Collocation, Order or Untruncated, each in the
+// file of its name. A rule has the template arguments
 //
 //   real, work  the type of the paths and results, and that of the arithmetic
 //   DEPTH       the depth (Order: the largest number of nodes); 0 where it is known at run time: arrays are in local memory then
@@ -16,7 +16,7 @@
 //               contributes nothing, also where K is infinite.
 //
 // and Down and Up, the state of a lane on its way down and on its way back. PARTS: the values are k_0 to k_DEPTH instead of log
-// K, and the running products are sums.
+// K, and the running products are sums. EVERY_ROW: the way back finds the values of every row in memory, instead of the last alone.
 
 enum { PAIRED, GRAM, SYMMETRIC };
 enum { MOST_LEVELS = 16, LONGEST_TEAM = 8 };
@@ -115,7 +115,8 @@ struct Sweep {
   }
 
   // Sweeps down all rows. Returns what this thread adds to log K_DEPTH at the end. `strayed`: a K left the range of the running
-  // products (CAREFUL, PARTS: a value asked for is not finite). `last_row`, if any: what the rule keeps of the last row.
+  // products (CAREFUL, PARTS: a value asked for is not finite). `last_row`, if any: what the rule keeps of the last row (EVERY_ROW: of
+  // every row).
   // `values`, if any: those at every node, as `content` says; PARTS without GRID: those at the end.
   __device__ work down(work* last_row, real* values, int content, bool wrt_log, bool& strayed) {
     const int R = problem.rows(), C = problem.columns(), N = levels(), mask = (1 << problem.order1) - 1;
@@ -164,11 +165,14 @@ struct Sweep {
 #pragma unroll
               for (int v = 0; v < Rule::DOWN; ++v) edge_of(r, v)[m] = handed[m][v];
           }
+          if constexpr (Rule::EVERY_ROW)
+            if (last_row) strip.keep(last_row + Rule::place(R, r, first));
           if (Rule::GRID && values) store(values, content, r, first, strip);
         }
         team.barrier();
       }
-      if (last_row) strip.keep(N, last_row, first, C);
+      if constexpr (!Rule::EVERY_ROW)
+        if (last_row) strip.keep(N, last_row, first, C);
       if (Rule::PARTS && first == C - 1) {
         if (!Rule::GRID && values) values[0] = real(1);
 #pragma unroll
