@@ -254,8 +254,7 @@ class Instance:
         """Choose the instance whose strips are as wide as its registers allow (see docs/performance_cuda.md)."""
         unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
         if depth == math.inf:
-            alone = quadrature == TRAPEZOID and not careful
-            rule, work, columns, unrolled = "Untruncated", real if alone else "double", 1, 1
+            rule, work, columns, unrolled = "Untruncated", "double", 1, 1
         elif parts or quadrature != TRAPEZOID:
             rule, work, columns = "Order" if parts else "Collocation", "double", 1
         else:

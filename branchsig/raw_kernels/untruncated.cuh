@@ -63,30 +63,6 @@ __device__ __forceinline__ double tree_exponential(double z) {
   return w;
 }
 
-// In float32 few terms of the series do where z is small, and one step of Newton's method elsewhere.
-__device__ __forceinline__ float tree_exponential(float z) {
-  if (fabsf(z) <= 0x1p-6f) {
-    float w = 10.8f;
-    w = w * z + 125.0f / 24;
-    w = w * z + 8.0f / 3;
-    w = w * z + 1.5f;
-    w = w * z + 1.0f;
-    return w * z + 1.0f;
-  }
-  float w = 0x1.65ea48p+9f;
-  w = w * z + 0x1.2c63ecp+8f;
-  w = w * z + 0x1.b29e3cp+4f;
-  w = w * z + 0x1.a3a8dep+3f;
-  w = w * z + 0x1.6889e8p+3f;
-  w = w * z + 0x1.599decp+2f;
-  w = w * z + 0x1.550b88p+1f;
-  w = w * z + 0x1.7fc358p+0f;
-  w = w * z + 1.0f;
-  w = w * z + 1.0f;
-  const float e = expf(z * w);
-  return w - (w - e) / (1.0f - z * e);
-}
-
 // exp of a step of the fixed point; `tiny` promises that |x| is at most TINY_MOVE.
 constexpr double TINY_MOVE = 0x1p-13;
 __device__ __forceinline__ double exp_of_move(bool tiny, double x) {
@@ -440,7 +416,7 @@ struct Untruncated : Levels<1, true> {
       for (int i = 0; i <= P; ++i)
 #pragma unroll(UNROLLED)
         for (int l = 0; l <= P; ++l) {
-          gbar[0] += U[i][l] * nodes[i][l];
+          gbar[0] += weighted<CAREFUL>(U[i][l], nodes[i][l]);
           U[i][l] *= g[0];
         }
       U[0][P] += edge[0][P];
