@@ -81,6 +81,9 @@ _WORKSPACE_BYTES = 2**28
 _CHUNK_BYTES = 2**26
 """Memory for what a chunk of pairs hands on: increments of a user's own kernel, or gradients to be summed."""
 
+_SEGMENT = 128
+"""Rows of cells for every warp of a team that are in memory together on the way back without truncation."""
+
 _BAND, _TILE = 64, 33
 """Rows of the band and of the tiles of backward.cu."""
 
@@ -231,11 +234,15 @@ class Instance:
             return 2 * self.p + (self.kernel == "backward")
         return 2 * self.p if self.kernel == "forward" else 3 * self.p + 1
 
-    def kept(self, rows: int, columns: int) -> int:
-        """The values of a level that the sweep down leaves for the way back."""
-        if self.rule == "Untruncated":
-            return -(-columns // 32) * 32 * (rows + 31) * self.p**2
-        return columns * self.p + 1
+    def kept(self, rows: int, columns: int, warps: int, segment: int) -> int:
+        """The values of a level that the sweep down leaves for the way back, beside one edge."""
+        if self.rule != "Untruncated":
+            return columns * self.p + 1
+        cell, parts = 32 * self.p**2, -(-columns // 32)
+        edges = parts * rows * 2 * self.p
+        if segment == 0:
+            return edges + parts * (rows + 32) * cell
+        return edges + warps * (segment + 32) * cell + parts * 32 * self.p * ((rows - 1) // segment)
 
     @classmethod
     def widest(
@@ -290,11 +297,15 @@ def _flag(value: bool) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Launch:
-    """How many teams of how many warps run an instance, and the values of work that each of them needs."""
+    """How many teams of how many warps run an instance, and the values of work that each of them needs.
+
+    Of kernels without truncation the way back has the values of `segment` rows in memory together, or of all (0).
+    """
 
     warps: int
     teams: int
     workspace: int
+    segment: int
 
     @property
     def teams_per_block(self) -> int:
@@ -593,6 +604,7 @@ class _Sweep:
                 np.int64(launch.workspace),
                 flags,
                 *results,
+                *((np.int32(launch.segment),) if kernel == "backward" else ()),
             )
             function = self.backend.function(instance.expression)
             function((launch.blocks,), (launch.threads,), arguments)
@@ -620,16 +632,22 @@ class _Sweep:
         longest = min(_LONGEST_TEAM, 8 * processors // count)
         while 2 * warps <= longest and warps * instance.span < columns:
             warps *= 2
-        workspace = self.workspace(instance, warps)
-        itemsize = 8 if instance.work == "double" else 4
-        teams = min(
-            count,
-            max(1, processors * _WARPS_PER_PROCESSOR // warps),
-            max(1, _WORKSPACE_BYTES // (itemsize * max(1, workspace))),
-        )
-        return _Launch(warps, teams, workspace)
+        wanted = min(count, max(1, processors * _WARPS_PER_PROCESSOR // warps))
 
-    def workspace(self, instance: Instance, warps: int) -> int:
+        def launch(segment: int) -> _Launch:
+            workspace = self.workspace(instance, warps, segment)
+            itemsize = 8 if instance.work == "double" else 4
+            teams = min(wanted, max(1, _WORKSPACE_BYTES // (itemsize * max(1, workspace))))
+            return _Launch(warps, teams, workspace, segment)
+
+        found = launch(0)
+        if instance.rule == "Untruncated" and instance.kernel == "backward" and found.teams < wanted:
+            # Another sweep down costs less than processors without work.
+            in_segments = launch(_SEGMENT * warps)
+            found = in_segments if in_segments.workspace < found.workspace else found
+        return found
+
+    def workspace(self, instance: Instance, warps: int, segment: int) -> int:
         """Return the values of work a team needs; the kernels lay them out in this order."""
         levels, length1, dimension = self.levels, int(self.path1.shape[1]), int(self.path1.shape[2])
         handed_on = self.rows * instance.handed_on * levels
@@ -639,7 +657,7 @@ class _Sweep:
         parts = (self.columns - 1) // instance.span + 1
         return (
             handed_on
-            + levels * instance.kept(self.rows, self.columns)
+            + levels * instance.kept(self.rows, self.columns, warps, segment)
             + warps * (instance.span * _BAND + nodes * _TILE)
             + length1 * dimension
             + parts * nodes * dimension

@@ -110,7 +110,7 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
   static constexpr double OF_SUM = 1.0;
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
-  static __device__ __forceinline__ long long kept(int, int columns) { return (long long)columns * P + 1; }  // values of a level
+  static __device__ __forceinline__ long long kept(int columns) { return (long long)columns * P + 1; }  // values of a level
 
   struct Down {
     // on the latest row of nodes
@@ -180,7 +180,7 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
       for (int m = 0; m < N; ++m)
 #pragma unroll(UNROLLED)
         for (int l = 1; l <= P; ++l)
-          last_row[m * kept(0, C) + (long long)first * P + l] = CAREFUL ? logs[m][l] : k[m][l];
+          last_row[m * kept(C) + (long long)first * P + l] = CAREFUL ? logs[m][l] : k[m][l];
     }
   };
 
@@ -195,7 +195,7 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
 #pragma unroll(UNROLLED)
         for (int l = 0; l <= P; ++l) {
           const long long node = min((long long)first * P + l, (long long)C * P);
-          const work stored = node ? last_row[m * kept(0, C) + node] : work(CAREFUL ? 0 : 1);
+          const work stored = node ? last_row[m * kept(C) + node] : work(CAREFUL ? 0 : 1);
           if (CAREFUL) logs[m][l] = stored;
           k[m][l] = CAREFUL ? exp(stored) : stored;
         }

@@ -24,7 +24,7 @@ struct Order : Levels<DEPTH, true> {
   static constexpr double OF_SUM = 1.0;
 
   static __device__ __forceinline__ work at_left_end(int) { return work(0); }
-  static __device__ __forceinline__ long long kept(int, int columns) { return (long long)columns * P + 1; }  // values of a level
+  static __device__ __forceinline__ long long kept(int columns) { return (long long)columns * P + 1; }  // values of a level
 
   // n k_n for n = m + 1 from u_n and the lower parts at the same node
   static __device__ __forceinline__ work part(int m, const work (&u)[ROOM], const work (&k)[ROOM]) {
@@ -83,7 +83,7 @@ struct Order : Levels<DEPTH, true> {
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll(UNROLLED)
-        for (int l = 1; l <= P; ++l) last_row[m * kept(0, C) + (long long)first * P + l] = u[m][l];
+        for (int l = 1; l <= P; ++l) last_row[m * kept(C) + (long long)first * P + l] = u[m][l];
     }
   };
 
@@ -97,7 +97,7 @@ struct Order : Levels<DEPTH, true> {
 #pragma unroll(UNROLLED)
         for (int l = 0; l <= P; ++l) {
           const long long node = min((long long)first * P + l, (long long)C * P);
-          u[m][l] = node ? last_row[m * kept(0, C) + node] : work(0);
+          u[m][l] = node ? last_row[m * kept(C) + node] : work(0);
         }
 #pragma unroll(UNROLLED)
         for (int l = 0; l < P; ++l) w[m][l] = given[m][l] = work(0);

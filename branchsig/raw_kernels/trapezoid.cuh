@@ -20,7 +20,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
   static constexpr double OF_SUM = 0.25;
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value == 0 || !CAREFUL ? 1 : 0); }
-  static __device__ __forceinline__ long long kept(int, int columns) { return columns + 1; }  // values of a level
+  static __device__ __forceinline__ long long kept(int columns) { return columns + 1; }  // values of a level
 
   struct Down {
     work k[ROOM][COLUMNS], logs[LOG][COLUMNS], above[ROOM];

@@ -286,11 +286,18 @@ struct Untruncated : Levels<1, true> {
   static constexpr double OF_SUM = 1.0;
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
-  // K at the nodes of a cell but the first of a row or column, where the lanes of a warp store and read side by side
-  static __device__ __forceinline__ long long place(int rows, int r, int column) {
-    return ((long long)(column / 32) * (rows + 31) + r + column % 32) * (32 * P * P) + column % 32;
+  // In memory are K at the nodes of a cell but the first of a row or column, so that lanes, which are a row apart, store and read
+  // side by side; the cell of the row above and that of the column to the left are as far away everywhere. There is a row above.
+  enum { CELL = 32 * P * P, BESIDE = CELL + 1, START = P };
+  static __device__ __forceinline__ work* place(work* nodes, int rows, int part, int r, int lane) {
+    return nodes + ((long long)part * (rows + 32) + r + lane + 1) * CELL + lane;
   }
-  static __device__ __forceinline__ long long kept(int rows, int columns) { return place(rows, 0, (columns + 31) / 32 * 32); }
+  // The values of the rows and of what is above the segments
+  static __device__ __forceinline__ long long kept(int rows, int columns, int warps, int segment) {
+    const long long parts = (columns + 31) / 32;
+    if (segment == 0) return parts * (rows + 32) * CELL;
+    return warps * (segment + 32ll) * CELL + parts * 32 * START * ((rows - 1) / segment);
+  }
 
   struct Down {
     // of the latest cell; log K on its last row of nodes
@@ -343,6 +350,23 @@ struct Untruncated : Levels<1, true> {
       return CAREFUL && logarithm ? logs[P] : nodes[P][P];
     }
 
+    // K (CAREFUL: log K) on the latest row of nodes, from which the rows below are made again
+    __device__ __forceinline__ void leave(work* start) const {
+#pragma unroll(UNROLLED)
+      for (int l = 1; l <= P; ++l) start[l - 1] = CAREFUL ? logs[l] : nodes[P][l];
+    }
+    __device__ __forceinline__ void resume(const work* start, int first) {
+#pragma unroll(UNROLLED)
+      for (int l = 0; l <= P; ++l) {
+        logs[l] = l || first ? start[l - 1] : work(CAREFUL ? 0 : 1);
+        nodes[P][l] = CAREFUL ? exp(logs[l]) : logs[l];
+      }
+    }
+
+    __device__ __forceinline__ void keep_above(work* cell) const {
+#pragma unroll(UNROLLED)
+      for (int b = 0; b < P; ++b) cell[32 * (P * P - P + b) - CELL] = nodes[P][b + 1];
+    }
     __device__ __forceinline__ void keep(work* cell) const {
 #pragma unroll(UNROLLED)
       for (int a = 0; a < P; ++a)
@@ -352,32 +376,36 @@ struct Untruncated : Levels<1, true> {
   };
 
   struct Up {
-    // K of the next cell, with that on its left edge, and w of the sub-cells of the cell below and what that cell gives to Kbar
+    // K of the next cell, with that on its left edge, and where it is; w of the sub-cells of the cell below and what that cell gives
+    // to Kbar
     work inner[P][P], left[P], w[P], given[P];
+    const work* cell;
 
-    __device__ __forceinline__ void start(const work* rows, int first, int R) {
-      fetch(rows, R, R - 1, first);
+    __device__ __forceinline__ void start() {
 #pragma unroll(UNROLLED)
       for (int l = 0; l < P; ++l) w[l] = given[l] = work(0);
     }
 
-    // K of cell r, `first`; on the first row and column of nodes it is 1
-    __device__ __forceinline__ void fetch(const work* rows, int R, int r, int first) {
-      const work* cell = rows + place(R, r, first);
-      const work* beside = rows + place(R, r, first ? first - 1 : 0);
+    // K of cell r, `first`. A warp finds that on its left edge where the one to the left has handed it on; K is 1 on the border.
+    template <typename Adjoint>
+    __device__ __forceinline__ void fetch(const Adjoint& adjoint, int r, int first) {
 #pragma unroll(UNROLLED)
       for (int a = 0; a < P; ++a) {
 #pragma unroll(UNROLLED)
-        for (int b = 0; b < P; ++b) inner[a][b] = r < 0 ? work(1) : cell[32 * (a * P + b)];
-        left[a] = r < 0 || first == 0 ? work(1) : beside[32 * (a * P + P - 1)];
+        for (int b = 0; b < P; ++b) inner[a][b] = cell[32 * (a * P + b)];
+        if (first % 32) {
+          left[a] = cell[32 * (a * P + P - 1) - BESIDE];
+        } else {
+          left[a] = first && r >= 0 ? *adjoint.sweep.edge_of(first / 32 - 1, r, a) : work(1);
+        }
       }
+      cell -= CELL;
     }
 
     // Cell r, `first`. `edge` comes with the values on its right edge, and leaves with those on its left edge.
     template <typename Adjoint>
     __device__ __forceinline__ void row(const Adjoint& adjoint, int, int r, int first, const work (&g)[1], const work* weights,
                                         work (&edge)[1][UP], work (&gbar)[1]) {
-      const int R = adjoint.problem.rows();
       work nodes[P + 1][P + 1], known[P][P], cells[P][P], U[P + 1][P + 1];
 #pragma unroll(UNROLLED)
       for (int a = 0; a < P; ++a) {
@@ -385,11 +413,11 @@ struct Untruncated : Levels<1, true> {
 #pragma unroll(UNROLLED)
         for (int b = 0; b < P; ++b) nodes[a + 1][b + 1] = inner[a][b];
       }
-      fetch(adjoint.last_row, R, r - 1, first);  // what is on the way while this cell is solved
+      fetch(adjoint, r - 1, first);  // what is on the way while this cell is solved
       nodes[0][0] = left[P - 1];
 #pragma unroll(UNROLLED)
       for (int b = 0; b < P; ++b) nodes[0][b + 1] = inner[P - 1][b];
-      work bar = work(r == R - 1 && first == adjoint.problem.columns() - 1 ? 1 : 0);
+      work bar = work(r == adjoint.problem.rows() - 1 && first == adjoint.problem.columns() - 1 ? 1 : 0);
       if (GRID) bar = adjoint.deriv(r, first) * (adjoint.wrt_log ? work(1) : nodes[P][P]);
 #pragma unroll(UNROLLED)
       for (int b = P - 1; b >= 0; --b) {
