@@ -634,18 +634,14 @@ class _Sweep:
             warps *= 2
         wanted = min(count, max(1, processors * _WARPS_PER_PROCESSOR // warps))
 
-        def launch(segment: int) -> _Launch:
-            workspace = self.workspace(instance, warps, segment)
-            itemsize = 8 if instance.work == "double" else 4
-            teams = min(wanted, max(1, _WORKSPACE_BYTES // (itemsize * max(1, workspace))))
-            return _Launch(warps, teams, workspace, segment)
-
-        found = launch(0)
-        if instance.rule == "Untruncated" and instance.kernel == "backward" and found.teams < wanted:
+        room = _WORKSPACE_BYTES // (8 if instance.work == "double" else 4)
+        segment, workspace = 0, self.workspace(instance, warps, 0)
+        if instance.rule == "Untruncated" and instance.kernel == "backward" and wanted * workspace > room:
             # Another sweep down costs less than processors without work.
-            in_segments = launch(_SEGMENT * warps)
-            found = in_segments if in_segments.workspace < found.workspace else found
-        return found
+            in_segments = self.workspace(instance, warps, _SEGMENT * warps)
+            if in_segments < workspace:
+                segment, workspace = _SEGMENT * warps, in_segments
+        return _Launch(warps, min(wanted, max(1, room // max(1, workspace))), workspace, segment)
 
     def workspace(self, instance: Instance, warps: int, segment: int) -> int:
         """Return the values of work a team needs; the kernels lay them out in this order."""
