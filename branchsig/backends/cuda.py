@@ -2,7 +2,8 @@
 
 A `Problem` on CuPy arrays comes in; logarithms of kernels, grids or gradients go out, computed on CuPy's current
 stream. A warp, or a team of warps where there are few pairs, owns a pair of paths at a time, so that memory beyond the
-result is that of the pairs in flight, O(depth · (length1 + length2)) each. Pairs whose kernels leave the range of the
+result is that of the pairs in flight, O(depth · (length1 + length2)) each; the gradients without truncation need K at
+every node, or where memory is short that of a few rows and edges of every warp. Pairs whose kernels leave the range of the
 running products are done again in float64 in the log domain, by kernels that find them on the device: the host never
 waits. What the kernels cannot do is left to the reference, in CuPy's own namespace.
 """
@@ -111,8 +112,8 @@ def warm_up(
 
     Parameters
     ----------
-    depth : int
-        Largest depth of the trees, at least 0.
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound.
     static_kernel : StaticKernel, optional
         The static kernel; the linear one if None.
     dtype : dtype, default: "float64"
