@@ -1146,7 +1146,8 @@ for name, pairing, lengths in cases:
         derivs = np.ones((2,) if pairing == "paired" else (2, 2))
         backend.gradients(arguments, derivs, wrt_log=True, left=True, right=False)
         if rule == "lobatto2" and pairing == "paired":
-            backend.gradients(dataclasses.replace(arguments, depth=np.inf), derivs, wrt_log=True, left=True, right=False)
+            untruncated = dataclasses.replace(arguments, depth=np.inf)
+            backend.gradients(untruncated, derivs, wrt_log=True, left=True, right=False)
         if pairing != "symmetric":
             log_k = backend.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
             backend.gradients(arguments, log_k, wrt_log=True, left=True, right=True)

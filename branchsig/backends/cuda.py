@@ -3,9 +3,9 @@
 A `Problem` on CuPy arrays comes in; logarithms of kernels, grids or gradients go out, computed on CuPy's current
 stream. A warp, or a team of warps where there are few pairs, owns a pair of paths at a time, so that memory beyond the
 result is that of the pairs in flight, O(depth · (length1 + length2)) each; the gradients without truncation need K at
-every node, or where memory is short that of a few rows and edges of every warp. Pairs whose kernels leave the range of the
-running products are done again in float64 in the log domain, by kernels that find them on the device: the host never
-waits. What the kernels cannot do is left to the reference, in CuPy's own namespace.
+every node, or where memory is short that of a few rows and edges of every warp. Pairs whose kernels leave the range of
+the running products are done again in float64 in the log domain, by kernels that find them on the device: the host
+never waits. What the kernels cannot do is left to the reference, in CuPy's own namespace.
 """
 
 from __future__ import annotations
@@ -197,9 +197,9 @@ def source() -> str:
 class Instance:
     """The template arguments of one kernel.
 
-    `depth` is 0 where the depth is handed over at run time, and 1 without truncation. A strip of `columns` cells belongs to a lane, and the
-    `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes of its own for every pair,
-    which takes registers.
+    `depth` is 0 where the depth is handed over at run time, and 1 without truncation. A strip of `columns` cells
+    belongs to a lane, and the `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes
+    of its own for every pair, which takes registers.
     """
 
     kernel: str

@@ -114,8 +114,8 @@ ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 def main():
     """Compile every instance for the architectures named, and all three if none is.
 
-    Beside them stand the name of a rule, if not the trapezoid, and "parts" for the truncation by nodes, or "untruncated"
-    for none. Prints what spills, and registers by depth as a table.
+    Beside them stand the name of a rule, if not the trapezoid, and "parts" for the truncation by nodes, or
+    "untruncated" for none. Prints what spills, and registers by depth as a table.
     """
     rules = [BY_NAME[word] for word in sys.argv[1:] if word in BY_NAME]
     architectures = [word for word in sys.argv[1:] if word.startswith("sm_")] or ARCHITECTURES
