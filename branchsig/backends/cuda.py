@@ -243,7 +243,8 @@ class Instance:
         edges = parts * rows * 2 * self.p
         if segment == 0:
             return edges + parts * (rows + 32) * cell
-        return edges + warps * (segment + 32) * cell + parts * 32 * self.p * ((rows - 1) // segment)
+        in_segment = warps * ((segment + 32) * cell + 32 * (2 * self.p + 1))
+        return edges + in_segment + parts * 32 * self.p * ((rows - 1) // segment)
 
     @classmethod
     def widest(

@@ -48,21 +48,6 @@ struct Adjoint {
     for (int pass = passes - 1; pass >= 0; --pass) {
       const int part = pass * team.warps + team.warp, start = part * SPAN, first = start + team.lane * COLUMNS;
       const bool last = start + SPAN >= C;
-      typename Rule::Up strip;
-      work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS];
-      Increments<KERNEL, COLUMNS, real, work> increments(problem, sweep.x, sweep.y);
-      increments.start(first, problem.length1 - 1, sweep.scale());
-      if constexpr (Rule::EVERY_ROW) {
-        strip.start();
-      } else {
-        strip.start(N, last_row, first, C);
-      }
-#pragma unroll
-      for (int m = 0; m < N; ++m)
-#pragma unroll
-        for (int v = 0; v < UP; ++v) handed[m][v] = work(0);
-#pragma unroll
-      for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
       int complete = problem.length1 - 1;  // rows of cells from here on are in the band, and used up
       for (int r1 = R, r0 = 0; r1 > 0; r1 = r0) {
         if constexpr (Rule::EVERY_ROW) {
@@ -72,10 +57,26 @@ struct Adjoint {
             bool strayed = false;
             sweep.down(pass, r0, r1, sweep.nodes, nullptr, LAST_LEVEL, wrt_log, integral, strayed);
           }
+        }
+        typename Rule::Up strip;
+        work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS];
+        Increments<KERNEL, COLUMNS, real, work> increments(problem, sweep.x, sweep.y);
+        increments.start(first, ((r1 - 1) >> problem.order1) + 1, sweep.scale());
+#pragma unroll
+        for (int m = 0; m < N; ++m)
+#pragma unroll
+          for (int v = 0; v < UP; ++v) handed[m][v] = work(0);
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
+        if constexpr (Rule::EVERY_ROW) {
+          strip.start();
+          if (r1 < R) strip.resume(sweep.state(), gbar[0]);
           if (start < C) {
             strip.cell = sweep.nodes_of(pass, r0) + (long long)(r1 - 1 - r0) * Rule::CELL;
             strip.fetch(*this, r1 - 1, first);
           }
+        } else {
+          strip.start(N, last_row, first, C);
         }
         const int steps = r1 - r0 + 31, phases = (steps + 31) / 32;
         for (int phase = 0; phase < phases + 2 * (team.warps - 1); ++phase) {
@@ -104,7 +105,7 @@ struct Adjoint {
                   }
                 }
             }
-            if ((r & mask) == mask) increments.of_row(r >> problem.order1, true, g);
+            if ((r & mask) == mask || r == r1 - 1) increments.of_row(r >> problem.order1, true, g);
             strip.row(*this, N, r, first, g, sweep.weights, right, gbar);
 #pragma unroll
             for (int m = 0; m < N; ++m)
@@ -132,6 +133,8 @@ struct Adjoint {
           }
           team.barrier();
         }
+        if constexpr (Rule::EVERY_ROW)
+          if (r0) strip.leave(sweep.state(), gbar[0]);
       }
     }
   }
@@ -349,7 +352,8 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       next += (long long)R * Rule::UP;
       sweep.segment = segment;
       sweep.nodes = next;
-      sweep.starts = next + (long long)warps * (segment + 32) * Rule::CELL;
+      sweep.states = next + (long long)warps * (segment + 32) * Rule::CELL;
+      sweep.starts = sweep.states + warps * 32 * int(Rule::STATE);
       next += Rule::kept(R, C, warps, segment);
     } else {
       next += (long long)R * Rule::UP * N;

@@ -108,6 +108,7 @@ struct Sweep {
   // swept down again from the values above them; 0: all rows of all passes have theirs
   int segment;
   work *starts, *nodes;  // above the segments but the first; in the segment, or everywhere
+  work* states;          // of the lanes between the segments
 
   __device__ int levels() const { return Rule::levels(problem.depth); }
   // what the warp `part`, counted over all passes, hands on
@@ -120,6 +121,7 @@ struct Sweep {
     const int part = segment ? team.warp : pass * team.warps + team.warp;
     return Rule::place(nodes, segment ? segment : problem.rows(), part, r0 - (segment ? r0 : 0), team.lane);
   }
+  __device__ work* state() const { return states + team.warp * 32 * int(Rule::STATE) + team.lane; }
   // where the values above row r are, with which a segment begins
   __device__ work* start_of(int r, int column) const {
     return starts + ((long long)(r / segment - 1) * ((problem.columns() + 31) / 32 * 32) + column) * Rule::START;

@@ -288,7 +288,7 @@ struct Untruncated : Levels<1, true> {
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
   // In memory are K at the nodes of a cell but the first of a row or column, so that lanes, which are a row apart, store and read
   // side by side; the cell of the row above and that of the column to the left are as far away everywhere. There is a row above.
-  enum { CELL = 32 * P * P, BESIDE = CELL + 1, START = P };
+  enum { CELL = 32 * P * P, BESIDE = CELL + 1, START = P, STATE = 2 * P + 1 };
   static __device__ __forceinline__ work* place(work* nodes, int rows, int part, int r, int lane) {
     return nodes + ((long long)part * (rows + 32) + r + lane + 1) * CELL + lane;
   }
@@ -296,7 +296,7 @@ struct Untruncated : Levels<1, true> {
   static __device__ __forceinline__ long long kept(int rows, int columns, int warps, int segment) {
     const long long parts = (columns + 31) / 32;
     if (segment == 0) return parts * (rows + 32) * CELL;
-    return warps * (segment + 32ll) * CELL + parts * 32 * START * ((rows - 1) / segment);
+    return warps * ((segment + 32ll) * CELL + 32 * STATE) + parts * 32 * START * ((rows - 1) / segment);
   }
 
   struct Down {
@@ -384,6 +384,24 @@ struct Untruncated : Levels<1, true> {
     __device__ __forceinline__ void start() {
 #pragma unroll(UNROLLED)
       for (int l = 0; l < P; ++l) w[l] = given[l] = work(0);
+    }
+
+    // What is carried from one segment to the one above waits in memory while the rows of that are made again.
+    __device__ __forceinline__ void leave(work* state, work gbar) const {
+      state[0] = gbar;
+#pragma unroll(UNROLLED)
+      for (int l = 0; l < P; ++l) {
+        state[32 * (2 * l + 1)] = w[l];
+        state[32 * (2 * l + 2)] = given[l];
+      }
+    }
+    __device__ __forceinline__ void resume(const work* state, work& gbar) {
+      gbar = state[0];
+#pragma unroll(UNROLLED)
+      for (int l = 0; l < P; ++l) {
+        w[l] = state[32 * (2 * l + 1)];
+        given[l] = state[32 * (2 * l + 2)];
+      }
     }
 
     // K of cell r, `first`. A warp finds that on its left edge where the one to the left has handed it on; K is 1 on the border.
