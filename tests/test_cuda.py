@@ -19,6 +19,7 @@ import branchsig
 from branchsig import _validation
 from branchsig.backends import cuda
 from branchsig.backends.devices import OverDevices
+from branchsig.static_kernels import DilatedKernel
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
 import emulated_cupy
@@ -405,6 +406,55 @@ def test_an_order_of_zero_has_one_part_which_is_one(backend, rng):
     still = problem(x[:, :1], y, 3, (0, 0), "gram", order=1)
     np.testing.assert_array_equal(backend.parts(still, grid=True)[..., 0], np.ones((3, 2, 1, 6)))
     np.testing.assert_array_equal(backend.parts(still, grid=True)[..., 1], np.zeros((3, 2, 1, 6)))
+
+
+def dilated(rng, pairing, lengths, name, depth=3, rule="trapezoid", **options):
+    """A problem with a static kernel times factors of the paths, which stand in a last channel."""
+    x, y = drawn(rng, pairing, lengths, 3, **options)
+    for path in (x,) if y is x else (x, y):
+        path[:, 0, -1] = rng.uniform(0.3, 0.9, len(path))
+    kernel = DilatedKernel(kernel_named(name))
+    return problem(x, y, depth, (0, 0), pairing, kernel, quadrature=_validation.quadrature(rule))
+
+
+@pytest.mark.parametrize(
+    ("name", "pairing", "lengths"),
+    [
+        ("rbf", "gram", (9, 6)),
+        ("polynomial", "symmetric", (6, 6)),
+        ("matern52", "paired", (4, 70)),
+        ("linear", "paired", (5, 6)),
+        ("quartic", "gram", (5, 6)),
+    ],
+)
+def test_dilated_static_kernels_agree_with_the_reference(backend, reference, name, pairing, lengths, rng):
+    compare(backend, reference, dilated(rng, pairing, lengths, name), grids=name == "rbf")
+
+
+@pytest.mark.parametrize(("rule", "depth"), [("lobatto2", 3), ("trapezoid", math.inf)])
+def test_dilated_static_kernels_with_other_rules_and_depths_agree_with_the_reference(
+    backend, reference, rule, depth, rng, monkeypatch
+):
+    arguments = dilated(rng, "paired", (20, 70), "rbf", depth, rule)
+    compare(backend, reference, arguments)
+    options = {"wrt_log": True, "left": True, "right": True}
+    whole = backend.gradients(arguments, np.ones(3), **options)
+    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1)
+    monkeypatch.setattr(cuda, "_SEGMENT", 8)
+    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    for mine, wanted in zip(backend.gradients(arguments, np.ones(3), **options), whole, strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+
+
+def test_dilated_static_kernels_on_padded_paths_agree_with_the_reference(backend, reference, rng):
+    arguments = padded(rng, "gram", ((7, 1, 4), (5, 3, 35)), name="rbf")
+    for path in (arguments.path1, arguments.path2):
+        path[:, 0, -1] = rng.uniform(0.3, 0.9, len(path))
+    compare(backend, reference, dataclasses.replace(arguments, static_kernel=DilatedKernel(kernel_named("rbf"))))
+
+
+def test_dilated_static_kernels_in_float32_agree_with_the_reference_in_float64(backend, reference, rng):
+    compare(backend, reference, dilated(rng, "paired", (40, 70), "rbf", dtype=np.float32))
 
 
 def untruncated(rng, pairing, lengths, rule="trapezoid", orders=(0, 0), name="linear", **options):

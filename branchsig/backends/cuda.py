@@ -16,7 +16,7 @@ import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -59,6 +59,28 @@ _FUSED: dict[type, tuple[str, tuple[str, ...]]] = {
     kernels.RationalQuadraticKernel: ("RATIONAL_QUADRATIC", ("sigma", "alpha")),
 }
 """Static kernels whose increments the kernels make themselves: their name there, and their parameters."""
+
+
+class _Fused(NamedTuple):
+    """A static kernel in the words of the kernels."""
+
+    name: str
+    parameters: tuple[float, float, float]
+    dilated: bool
+
+
+def _fused(kernel: kernels.StaticKernel) -> _Fused:
+    """Return how the kernels make the increments of a static kernel, dilated or not."""
+    dilated = type(kernel) is kernels.DilatedKernel and type(kernel.kernel) in _FUSED
+    if dilated and not kernels.is_linear(kernel.kernel):
+        return _fused(kernel.kernel)._replace(dilated=True)
+    name, names = _FUSED.get(type(kernel), (_GIVEN, ()))
+    parameters = [float(getattr(kernel, parameter)) for parameter in names]
+    if name == "LINEAR":  # kappa = factor <x, y>
+        parameters = [parameters[0] ** 2 if parameters else 1.0]
+    first, second, third = (*parameters, 0.0, 0.0, 0.0)[:3]
+    return _Fused(name, (first, second, third), dilated=False)
+
 
 _UNROLLED_DEPTH = 6
 """Up to this depth there is an instance of every kernel for the depth alone, and levels are no indices at run time."""
@@ -145,7 +167,7 @@ def warm_up(
     real = _REALS.get(np.dtype(dtype).itemsize) if np.dtype(dtype).kind == "f" else None
     if real is None:
         raise ValueError(f"dtype is {dtype!r}: expected float32 or float64")
-    name = _FUSED.get(type(_validation.static_kernel(static_kernel)), (_GIVEN, ()))[0]
+    name = _fused(_validation.static_kernel(static_kernel)).name
     rule = _validation.quadrature(quadrature)
     nodes = _validation.order(order)
     _require_device()
@@ -243,7 +265,7 @@ class Instance:
         edges = parts * rows * 2 * self.p
         if segment == 0:
             return edges + parts * (rows + 32) * cell
-        in_segment = warps * ((segment + 32) * cell + 32 * (2 * self.p + 1))
+        in_segment = warps * ((segment + 32) * cell + 32 * (2 * self.p + 2))
         return edges + in_segment + parts * 32 * self.p * ((rows - 1) // segment)
 
     @classmethod
@@ -278,7 +300,7 @@ class Instance:
     def for_problem(cls, kernel: str, problem: Problem, *, grid: bool, careful: bool) -> Instance:
         """Choose the instance for a problem: strips as wide as registers and the columns allow."""
         real = _REALS[problem.path1.dtype.itemsize]
-        static_kernel = _FUSED.get(type(problem.static_kernel), (_GIVEN, ()))[0]
+        static_kernel = _fused(problem.static_kernel).name
         padded = problem.lengths1 is not None or problem.lengths2 is not None
         form = {"grid": grid, "careful": careful, "parts": problem.order is not None, "padded": padded}
         instance = cls.widest(kernel, real, static_kernel, _depth(problem), problem.quadrature, **form)
@@ -509,11 +531,7 @@ class _Sweep:
         untruncated = _depth(problem) == math.inf
         self.depth = 1 if untruncated else int(_depth(problem))
         self.levels = self.depth - (not grid and not untruncated and problem.order is None)
-        self.static_kernel, names = _FUSED.get(type(problem.static_kernel), (_GIVEN, ()))
-        parameters = [float(getattr(problem.static_kernel, name)) for name in names]
-        if self.static_kernel == "LINEAR":  # kappa = factor <x, y>
-            parameters = [parameters[0] ** 2 if parameters else 1.0]
-        self.parameters = [np.float64(p) for p in (*parameters, 0.0, 0.0, 0.0)[:3]]
+        self.static_kernel, self.parameters, self.dilated = _fused(problem.static_kernel)
 
     def _lengths(self, lengths: np.ndarray | None) -> Array:
         """Valid lengths for the kernels, null where nothing is padded."""
@@ -594,8 +612,8 @@ class _Sweep:
                 increments,
                 self.lengths1,
                 self.lengths2,
-                *(np.int32(size) for size in (fewest, most, *sizes, self.depth)),
-                *self.parameters,
+                *(np.int32(size) for size in (fewest, most, *sizes, self.depth, self.dilated)),
+                *(np.float64(parameter) for parameter in self.parameters),
                 np.int32(_PAIRINGS[self.pairing]),
                 np.int64(self.path2.shape[0]),
                 np.int64(first),

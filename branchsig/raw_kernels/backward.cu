@@ -16,6 +16,7 @@ struct Adjoint {
   typedef Sweep<real, KERNEL, Rule> Forward;
   typedef typename Rule::Work work;
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS, UP = Rule::UP, SPAN = Forward::SPAN, BAND = 64, TILE = 33 };
+  static constexpr bool DILATABLE = KERNEL != GIVEN && KERNEL != LINEAR;
 
   const Problem<real>& problem;
   const Team& team;
@@ -48,6 +49,7 @@ struct Adjoint {
     for (int pass = passes - 1; pass >= 0; --pass) {
       const int part = pass * team.warps + team.warp, start = part * SPAN, first = start + team.lane * COLUMNS;
       const bool last = start + SPAN >= C;
+      work factors = work(0);
       int complete = problem.length1 - 1;  // rows of cells from here on are in the band, and used up
       for (int r1 = R, r0 = 0; r1 > 0; r1 = r0) {
         if constexpr (Rule::EVERY_ROW) {
@@ -70,7 +72,7 @@ struct Adjoint {
         for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
         if constexpr (Rule::EVERY_ROW) {
           strip.start();
-          if (r1 < R) strip.resume(sweep.state(), gbar[0]);
+          if (r1 < R) strip.resume(sweep.state(), gbar[0], factors);
           if (start < C) {
             strip.cell = sweep.nodes_of(pass, r0) + (long long)(r1 - 1 - r0) * Rule::CELL;
             strip.fetch(*this, r1 - 1, first);
@@ -120,7 +122,9 @@ struct Adjoint {
             if ((r & mask) == 0) {
 #pragma unroll
               for (int c = 0; c < COLUMNS; ++c) {
-                band[(team.lane * COLUMNS + c) * BAND + (r >> problem.order1) % BAND] = gbar[c] * sweep.scale();
+                if (DILATABLE && problem.dilated) factors += gbar[c] * g[c];
+                band[(team.lane * COLUMNS + c) * BAND + (r >> problem.order1) % BAND] =
+                    gbar[c] * (DILATABLE ? increments.factor : sweep.scale());
                 gbar[c] = work(0);
               }
             }
@@ -134,9 +138,26 @@ struct Adjoint {
           team.barrier();
         }
         if constexpr (Rule::EVERY_ROW)
-          if (r0) strip.leave(sweep.state(), gbar[0]);
+          if (r0) strip.leave(sweep.state(), gbar[0], factors);
+      }
+      if (DILATABLE && problem.dilated) {
+#pragma unroll
+        for (int distance = 16; distance; distance >>= 1) factors += __shfl_xor_sync(ALL_LANES, factors, distance);
+        if (team.lane == 0 && start < C) of_factors(part) = factors;
+        team.barrier();
       }
     }
+  }
+
+  // d(out) with respect to the logarithm of the factors of a dilated kernel, from the columns of a warp; it is in the channel of the
+  // factors, which has no sums of its own
+  __device__ work& of_factors(int part) const { return grad2[((long long)part * nodes() + 1) * problem.dimension - 1]; }
+
+  // the same from all columns, over one of the factors
+  __device__ work of_factor(const real* path) const {
+    work sum = work(0);
+    for (int part = 0; part <= (problem.columns() - 1) / SPAN; ++part) sum += of_factors(part);
+    return sum / work(path[problem.dimension - 1]);
   }
 
   // d(out)/d g(i, j), as far as the columns of this warp go
@@ -152,7 +173,7 @@ struct Adjoint {
   __device__ void use_band(int part, int complete, int previous) {
     const int start = part * SPAN, stop = min(start + SPAN, problem.columns());
     const int first_cell = start >> problem.order2, last_cell = (stop - 1) >> problem.order2;
-    const int d = problem.dimension, cells = problem.length1 - 1;
+    const int d = problem.dimension, coordinates = problem.coordinates(), cells = problem.length1 - 1;
     __syncwarp();
     if (KERNEL == GIVEN) {
       for (int i = complete + team.lane; i < previous; i += 32)
@@ -176,7 +197,7 @@ struct Adjoint {
           const work above = inside && i > 0 ? from_band(part, i - 1, first_cell + j) : work(0);
           const work below = inside && i < cells ? from_band(part, i, first_cell + j) : work(0);
           const real *xi = sweep.x + (long long)i * d, *yj = sweep.y + (long long)(first_cell + j) * d;
-          const work b = argument_of<KERNEL>(xi, yj, 0, d, work(0));
+          const work b = argument_of<KERNEL>(xi, yj, 0, coordinates, work(0));
           weight = ((above_left - above) - (below_left - below)) * slope_of<KERNEL>(problem.parameter, b);
           above_left = above;
           below_left = below;
@@ -187,26 +208,26 @@ struct Adjoint {
     __syncwarp();
     // a lane for every row: what the points of the second path add to the gradient of the first
     for (int i = low + team.lane; i < high; i += 32) {
-      for (int from = 0; from < d; from += CHANNELS) {
+      for (int from = 0; from < coordinates; from += CHANNELS) {
         work sum[CHANNELS] = {};
         for (int j = 0; j < count; ++j) add(sum, from, tile[j * TILE + i - low], sweep.x, i, sweep.y, first_cell + j);
 #pragma unroll
         for (int channel = 0; channel < CHANNELS; ++channel)
-          if (from + channel < d) grad1[(long long)i * d + from + channel] += sum[channel];
+          if (from + channel < coordinates) grad1[(long long)i * d + from + channel] += sum[channel];
       }
     }
     // a lane for every column, and the other way round
     work* mine = grad2 + (long long)part * nodes() * d;
     for (int j = team.lane; j < count; j += 32) {
-      for (int from = 0; from < d; from += CHANNELS) {
+      for (int from = 0; from < coordinates; from += CHANNELS) {
         work sum[CHANNELS] = {};
 #pragma unroll
         for (int channel = 0; channel < CHANNELS; ++channel)  // where segments begin changes no bit of a sum row by row
-          if (Rule::EVERY_ROW && from + channel < d) sum[channel] = mine[(long long)j * d + from + channel];
+          if (Rule::EVERY_ROW && from + channel < coordinates) sum[channel] = mine[(long long)j * d + from + channel];
         for (int i = high - 1; i >= low; --i) add(sum, from, tile[j * TILE + i - low], sweep.y, first_cell + j, sweep.x, i);
 #pragma unroll
         for (int channel = 0; channel < CHANNELS; ++channel)
-          if (from + channel < d)
+          if (from + channel < coordinates)
             mine[(long long)j * d + from + channel] = (Rule::EVERY_ROW ? work(0) : mine[(long long)j * d + from + channel]) + sum[channel];
       }
     }
@@ -216,12 +237,12 @@ struct Adjoint {
   // sum += weight d kappa(p_i, q_j) / d p_i, but for the slope, for the channels from..from + CHANNELS - 1
   __device__ __forceinline__ void add(work (&sum)[CHANNELS], int from, work weight, const real* p, int i, const real* q,
                                       int j) const {
-    const int d = problem.dimension;
+    const int d = problem.dimension, coordinates = problem.coordinates();
     const real *pi = p + (long long)i * d, *qj = q + (long long)j * d;
 #pragma unroll
     for (int channel = 0; channel < CHANNELS; ++channel) {
       const int n = from + channel;
-      if (n >= d) continue;
+      if (n >= coordinates) continue;
       if (KERNEL == LINEAR) {
         sum[channel] += weight * (work(qj[n + d]) - work(qj[n]));
       } else if (KERNEL == POLYNOMIAL) {
@@ -288,6 +309,7 @@ struct Adjoint {
         work value = grad1[e];
         if (KERNEL == LINEAR)  // grad1 is that of the steps, and 0 behind the last one
           value = (e >= d ? grad1[e - d] : work(0)) - value;
+        if (DILATABLE && problem.dilated && e == d - 1) value = of_factor(sweep.x);
         out1[e] = real(finite ? value * weight1 : none);
         strayed |= !is_finite(out1[e]);
       }
@@ -297,6 +319,8 @@ struct Adjoint {
         work value;
         if (KERNEL == LINEAR) {
           value = (j > 0 ? second(j - 1, channel) : work(0)) - (j < problem.length2 - 1 ? second(j, channel) : work(0));
+        } else if (DILATABLE && problem.dilated && channel == d - 1) {
+          value = j ? work(0) : of_factor(sweep.y);
         } else {
           value = second(j, channel);
         }
@@ -311,8 +335,8 @@ struct Adjoint {
 template <typename real, int KERNEL, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
-             int most, int length1, int length2, int dimension, int order1, int order2, int depth, double parameter0,
-             double parameter1, double parameter2, int pairing, long long n2, long long first_pair, long long pairs, int warps,
+             int most, int length1, int length2, int dimension, int order1, int order2, int depth, int dilated,
+             double parameter0, double parameter1, double parameter2, int pairing, long long n2, long long first_pair, long long pairs, int warps,
              const double* rule, typename Rule::Work* workspace, long long workspace_size, int* flags, const real* derivs,
              int wrt_log, real* grad1, real* grad2, real* grad_increments, int segment) {
   typedef typename Rule::Work work;
@@ -322,7 +346,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   __shared__ work scratch[LONGEST_TEAM], weights[Rule::WEIGHTS + 1];
   fetch<Rule>(rule, weights);
   Problem<real> problem = {length1, length2, dimension, length1,
-                           length2, order1,  order2,    depth,   {parameter0, parameter1, parameter2}};
+                           length2, order1,  order2,    depth,   dilated, {parameter0, parameter1, parameter2}};
   const Team team(warps);
   const long long teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
   const long long cells = (long long)(length1 - 1) * (length2 - 1);

@@ -288,7 +288,7 @@ struct Untruncated : Levels<1, true> {
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
   // In memory are K at the nodes of a cell but the first of a row or column, so that lanes, which are a row apart, store and read
   // side by side; the cell of the row above and that of the column to the left are as far away everywhere. There is a row above.
-  enum { CELL = 32 * P * P, BESIDE = CELL + 1, START = P, STATE = 2 * P + 1 };
+  enum { CELL = 32 * P * P, BESIDE = CELL + 1, START = P, STATE = 2 * P + 2 };
   static __device__ __forceinline__ work* place(work* nodes, int rows, int part, int r, int lane) {
     return nodes + ((long long)part * (rows + 32) + r + lane + 1) * CELL + lane;
   }
@@ -387,20 +387,22 @@ struct Untruncated : Levels<1, true> {
     }
 
     // What is carried from one segment to the one above waits in memory while the rows of that are made again.
-    __device__ __forceinline__ void leave(work* state, work gbar) const {
+    __device__ __forceinline__ void leave(work* state, work gbar, work factors) const {
       state[0] = gbar;
+      state[32] = factors;
 #pragma unroll(UNROLLED)
       for (int l = 0; l < P; ++l) {
-        state[32 * (2 * l + 1)] = w[l];
-        state[32 * (2 * l + 2)] = given[l];
+        state[32 * (2 * l + 2)] = w[l];
+        state[32 * (2 * l + 3)] = given[l];
       }
     }
-    __device__ __forceinline__ void resume(const work* state, work& gbar) {
+    __device__ __forceinline__ void resume(const work* state, work& gbar, work& factors) {
       gbar = state[0];
+      factors = state[32];
 #pragma unroll(UNROLLED)
       for (int l = 0; l < P; ++l) {
-        w[l] = state[32 * (2 * l + 1)];
-        given[l] = state[32 * (2 * l + 2)];
+        w[l] = state[32 * (2 * l + 2)];
+        given[l] = state[32 * (2 * l + 3)];
       }
     }
 
