@@ -453,6 +453,13 @@ def test_dilated_static_kernels_on_padded_paths_agree_with_the_reference(backend
     compare(backend, reference, dataclasses.replace(arguments, static_kernel=DilatedKernel(kernel_named("rbf"))))
 
 
+def test_dilated_static_kernels_are_made_inside_the_sweep(emulated, rng):
+    emulated_cupy.launches.clear()
+    emulated.log_kernel(dilated(rng, "gram", (9, 6), "rbf"))
+    assert emulated_cupy.launches
+    assert all("RBF" in name for name, *_ in emulated_cupy.launches)
+
+
 def test_dilated_static_kernels_in_float32_agree_with_the_reference_in_float64(backend, reference, rng):
     compare(backend, reference, dilated(rng, "paired", (40, 70), "rbf", dtype=np.float32))
 
