@@ -713,7 +713,8 @@ def test_public_functions_run_on_the_backend(backend, reference, rng, monkeypatc
     def results():
         value = branchsig.branched_sig_kernel(x, y, 3, 1, normalize=True, **options)
         gram = branchsig.branched_sig_kernel_gram(x, None, 3, **options)
-        return value, gram, *branchsig.branched_sig_kernel_backprop(derivs, x, y, 3, right_deriv=True, **options)
+        whole = branchsig.branched_sig_kernel(x, y, math.inf, normalize=True, **options)
+        return value, gram, whole, *branchsig.branched_sig_kernel_backprop(derivs, x, y, 3, right_deriv=True, **options)
 
     monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
     wanted = results()

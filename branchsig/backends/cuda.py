@@ -71,9 +71,9 @@ class _Fused(NamedTuple):
 
 def _fused(kernel: kernels.StaticKernel) -> _Fused:
     """Return how the kernels make the increments of a static kernel, dilated or not."""
-    dilated = type(kernel) is kernels.DilatedKernel and type(kernel.kernel) in _FUSED
-    if dilated and not kernels.is_linear(kernel.kernel):
-        return _fused(kernel.kernel)._replace(dilated=True)
+    if type(kernel) is kernels.DilatedKernel and not kernels.is_linear(kernel.kernel):
+        inner = _fused(kernel.kernel)
+        return inner._replace(dilated=inner.name != _GIVEN)
     name, names = _FUSED.get(type(kernel), (_GIVEN, ()))
     parameters = [float(getattr(kernel, parameter)) for parameter in names]
     if name == "LINEAR":  # kappa = factor <x, y>

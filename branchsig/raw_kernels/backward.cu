@@ -74,7 +74,7 @@ struct Adjoint {
           strip.start();
           if (r1 < R) strip.resume(sweep.state(), gbar[0], factors);
           if (start < C) {
-            strip.cell = sweep.nodes_of(pass, r0) + (long long)(r1 - 1 - r0) * Rule::CELL;
+            strip.cell = sweep.nodes_of(pass) + (long long)(r1 - 1 - r0) * Rule::CELL;
             strip.fetch(*this, r1 - 1, first);
           }
         } else {
@@ -107,7 +107,7 @@ struct Adjoint {
                   }
                 }
             }
-            if ((r & mask) == mask || r == r1 - 1) increments.of_row(r >> problem.order1, true, g);
+            if ((r & mask) == mask || (Rule::EVERY_ROW && r == r1 - 1)) increments.of_row(r >> problem.order1, true, g);
             strip.row(*this, N, r, first, g, sweep.weights, right, gbar);
 #pragma unroll
             for (int m = 0; m < N; ++m)
@@ -149,8 +149,8 @@ struct Adjoint {
     }
   }
 
-  // d(out) with respect to the logarithm of the factors of a dilated kernel, from the columns of a warp; it is in the channel of the
-  // factors, which has no sums of its own
+  // d(out) with respect to the logarithm of the factors of a dilated kernel, from the columns of a warp; it is in the channel of
+  // the factors, which has no sums of its own
   __device__ work& of_factors(int part) const { return grad2[((long long)part * nodes() + 1) * problem.dimension - 1]; }
 
   // the same from all columns, over one of the factors
@@ -227,8 +227,10 @@ struct Adjoint {
         for (int i = high - 1; i >= low; --i) add(sum, from, tile[j * TILE + i - low], sweep.y, first_cell + j, sweep.x, i);
 #pragma unroll
         for (int channel = 0; channel < CHANNELS; ++channel)
-          if (from + channel < coordinates)
-            mine[(long long)j * d + from + channel] = (Rule::EVERY_ROW ? work(0) : mine[(long long)j * d + from + channel]) + sum[channel];
+          if (from + channel < coordinates) {
+            const work before = Rule::EVERY_ROW ? work(0) : mine[(long long)j * d + from + channel];
+            mine[(long long)j * d + from + channel] = before + sum[channel];
+          }
       }
     }
     __syncwarp();
@@ -336,9 +338,9 @@ template <typename real, int KERNEL, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
              int most, int length1, int length2, int dimension, int order1, int order2, int depth, int dilated,
-             double parameter0, double parameter1, double parameter2, int pairing, long long n2, long long first_pair, long long pairs, int warps,
-             const double* rule, typename Rule::Work* workspace, long long workspace_size, int* flags, const real* derivs,
-             int wrt_log, real* grad1, real* grad2, real* grad_increments, int segment) {
+             double parameter0, double parameter1, double parameter2, int pairing, long long n2, long long first_pair,
+             long long pairs, int warps, const double* rule, typename Rule::Work* workspace, long long workspace_size,
+             int* flags, const real* derivs, int wrt_log, real* grad1, real* grad2, real* grad_increments, int segment) {
   typedef typename Rule::Work work;
   typedef Sweep<real, KERNEL, Rule> Forward;
   typedef Adjoint<real, KERNEL, Rule> Backward;

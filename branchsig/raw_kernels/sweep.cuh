@@ -5,8 +5,8 @@
 // hands on in memory, for each row, and the first lane of the next warp picks it up. The warps of a team are two phases of 32
 // steps apart, with a barrier after each phase.
 //
-// What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Collocation, Order or Untruncated, each in the
-// file of its name. A rule has the template arguments
+// What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Collocation, Order or Untruncated, each in
+// the file of its name. A rule has the template arguments
 //
 //   real, work  the type of the paths and results, and that of the arithmetic
 //   DEPTH       the depth (Order: the largest number of nodes); 0 where it is known at run time: arrays are in local memory then
@@ -104,8 +104,8 @@ struct Sweep {
   const real *x, *y;    // the paths of the pair; GIVEN: x is its increments
   work* edge;           // (rows, edge_values, levels); EVERY_ROW, on the way back: for every warp of all passes
   int edge_values;
-  // EVERY_ROW, on the way back: `segment` rows of cells, a power of two, of one pass have their values in memory together, and are
-  // swept down again from the values above them; 0: all rows of all passes have theirs
+  // EVERY_ROW, on the way back: `segment` rows of cells of one pass have their values in memory together, and are swept down again
+  // from the values above them; 0: all rows of all passes have theirs
   int segment;
   work *starts, *nodes;  // above the segments but the first; in the segment, or everywhere
   work* states;          // of the lanes between the segments
@@ -116,10 +116,9 @@ struct Sweep {
     const long long r = Rule::EVERY_ROW && nodes ? (long long)part * problem.rows() + row : row;
     return edge + (r * edge_values + value) * levels();
   }
-  // where the values of the column of this lane are, on the row r0 with which a segment begins
-  __device__ work* nodes_of(int pass, int r0) const {
-    const int part = segment ? team.warp : pass * team.warps + team.warp;
-    return Rule::place(nodes, segment ? segment : problem.rows(), part, r0 - (segment ? r0 : 0), team.lane);
+  // where the values of the column of this lane are, on the first row of a segment, or of all
+  __device__ work* nodes_of(int pass) const {
+    return Rule::place(nodes, segment ? segment : problem.rows(), (segment ? 0 : pass * team.warps) + team.warp, team.lane);
   }
   __device__ work* state() const { return states + team.warp * 32 * int(Rule::STATE) + team.lane; }
   // where the values above row r are, with which a segment begins
@@ -154,10 +153,11 @@ struct Sweep {
     Increments<KERNEL, COLUMNS, real, work> increments(problem, x, y);
     increments.start(first, r0 >> problem.order1, scale());
     strip.start(N);
+    int next_start = segment ? r0 + segment : -1;
     if constexpr (Rule::EVERY_ROW) {
       if (r0 && start < C) strip.resume(start_of(r0, first), first);
       if (last_row && start < C) {
-        kept = nodes_of(pass, r0);
+        kept = nodes_of(pass);
         strip.keep_above(kept);
       }
     }
@@ -184,9 +184,11 @@ struct Sweep {
 #pragma unroll
             for (int v = 0; v < Rule::DOWN; ++v) left[m][v] = start ? edge_of(part - 1, r, v)[m] : Rule::at_left_end(v);
         }
-        if ((r & mask) == 0 || r == r0) increments.of_row(r >> problem.order1, false, g);
-        if constexpr (Rule::EVERY_ROW)
-          if (segment && r > r0 && r % segment == 0) strip.leave(start_of(r, first));
+        if ((r & mask) == 0 || (Rule::EVERY_ROW && r == r0)) increments.of_row(r >> problem.order1, false, g);
+        if (Rule::EVERY_ROW && r == next_start) {
+          if constexpr (Rule::EVERY_ROW) strip.leave(start_of(r, first));
+          next_start += segment;
+        }
         strip.row(N, g, weights, wrt_log, left, total, strayed);
 #pragma unroll
         for (int m = 0; m < N; ++m)

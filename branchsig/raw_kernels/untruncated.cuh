@@ -5,9 +5,9 @@
 //   K[a, b] = K[0, b] E(a) exp(g sum over k, l of A[a, k] A[b, l] K[k, l])
 //
 // For P = 1 the one unknown is K = c exp(h K), so K = c W(h c), where W(z) = exp(z W(z)) = 1 + z + 3/2 z^2 + 8/3 z^3 + ...; for
-// P > 1 the nodes of a cell are a fixed point. Pairs with a cell where that is no strong contraction are done again: CAREFUL solves by
-// Newton's method node by node, in the log domain, as the reference does. No solution that can be reached: inf. No end within the
-// iterations: NaN.
+// P > 1 the nodes of a cell are a fixed point. Pairs with a cell where that is no strong contraction are done again: CAREFUL solves
+// by Newton's method node by node, in the log domain, as the reference does. No solution that can be reached: inf. No end within
+// the iterations: NaN.
 //
 // The equation has a second solution where h K < -1, so that K cannot be recovered from the row below: the way down keeps K at
 // every node. The adjoint of a cell is that of collocation.cuh with the w of the cell itself in the place of w_above, so it is a
@@ -289,8 +289,8 @@ struct Untruncated : Levels<1, true> {
   // In memory are K at the nodes of a cell but the first of a row or column, so that lanes, which are a row apart, store and read
   // side by side; the cell of the row above and that of the column to the left are as far away everywhere. There is a row above.
   enum { CELL = 32 * P * P, BESIDE = CELL + 1, START = P, STATE = 2 * P + 2 };
-  static __device__ __forceinline__ work* place(work* nodes, int rows, int part, int r, int lane) {
-    return nodes + ((long long)part * (rows + 32) + r + lane + 1) * CELL + lane;
+  static __device__ __forceinline__ work* place(work* nodes, int rows, int part, int lane) {
+    return nodes + ((long long)part * (rows + 32) + lane + 1) * CELL + lane;
   }
   // The values of the rows and of what is above the segments
   static __device__ __forceinline__ long long kept(int rows, int columns, int warps, int segment) {
@@ -376,8 +376,8 @@ struct Untruncated : Levels<1, true> {
   };
 
   struct Up {
-    // K of the next cell, with that on its left edge, and where it is; w of the sub-cells of the cell below and what that cell gives
-    // to Kbar
+    // K of the next cell, with that on its left edge, and where it is; w of the sub-cells of the cell below and what that cell
+    // gives to Kbar
     work inner[P][P], left[P], w[P], given[P];
     const work* cell;
 
