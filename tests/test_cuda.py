@@ -19,6 +19,7 @@ import branchsig
 from branchsig import _validation
 from branchsig.backends import cuda
 from branchsig.backends.devices import OverDevices
+from branchsig.static_kernels import DilatedKernel
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
 import emulated_cupy
@@ -113,10 +114,10 @@ def compare(backend, reference, arguments, *, grids=False):
     sides = [(True, False)] if arguments.pairing == "symmetric" else [(True, True), (True, False), (False, True)]
     values = [wanted]
     if grids:
-        for all_levels in (False, True):
+        for all_levels in (False, True) if exact.depth < math.inf else (False,):
             values.append(reference.grid(exact, all_levels=all_levels))
             assert relative(backend.grid(arguments, all_levels=all_levels), values[-1]) < tolerance
-        values.pop()
+        values = values[:2]
     for value in values:
         derivs = rng.uniform(0.5, 1.5, value.shape).astype(arguments.path1.dtype)
         for wrt_log in (False, True):
@@ -407,6 +408,167 @@ def test_an_order_of_zero_has_one_part_which_is_one(backend, rng):
     np.testing.assert_array_equal(backend.parts(still, grid=True)[..., 1], np.zeros((3, 2, 1, 6)))
 
 
+def dilated(rng, pairing, lengths, name, depth=3, rule="trapezoid", **options):
+    """A problem with a static kernel times factors of the paths, which stand in a last channel."""
+    x, y = drawn(rng, pairing, lengths, 3, **options)
+    for path in (x,) if y is x else (x, y):
+        path[:, 0, -1] = rng.uniform(0.3, 0.9, len(path))
+    kernel = DilatedKernel(kernel_named(name))
+    return problem(x, y, depth, (0, 0), pairing, kernel, quadrature=_validation.quadrature(rule))
+
+
+@pytest.mark.parametrize(
+    ("name", "pairing", "lengths"),
+    [
+        ("rbf", "gram", (9, 6)),
+        ("polynomial", "symmetric", (6, 6)),
+        ("matern52", "paired", (4, 70)),
+        ("linear", "paired", (5, 6)),
+        ("quartic", "gram", (5, 6)),
+    ],
+)
+def test_dilated_static_kernels_agree_with_the_reference(backend, reference, name, pairing, lengths, rng):
+    compare(backend, reference, dilated(rng, pairing, lengths, name), grids=name == "rbf")
+
+
+@pytest.mark.parametrize(("rule", "depth"), [("lobatto2", 3), ("trapezoid", math.inf)])
+def test_dilated_static_kernels_with_other_rules_and_depths_agree_with_the_reference(
+    backend, reference, rule, depth, rng, monkeypatch
+):
+    arguments = dilated(rng, "paired", (20, 70), "rbf", depth, rule)
+    compare(backend, reference, arguments)
+    options = {"wrt_log": True, "left": True, "right": True}
+    whole = backend.gradients(arguments, np.ones(3), **options)
+    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1)
+    monkeypatch.setattr(cuda, "_SEGMENT", 8)
+    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    for mine, wanted in zip(backend.gradients(arguments, np.ones(3), **options), whole, strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+
+
+def test_dilated_static_kernels_on_padded_paths_agree_with_the_reference(backend, reference, rng):
+    arguments = padded(rng, "gram", ((7, 1, 4), (5, 3, 35)), name="rbf")
+    for path in (arguments.path1, arguments.path2):
+        path[:, 0, -1] = rng.uniform(0.3, 0.9, len(path))
+    compare(backend, reference, dataclasses.replace(arguments, static_kernel=DilatedKernel(kernel_named("rbf"))))
+
+
+def test_dilated_static_kernels_are_made_inside_the_sweep(emulated, rng):
+    emulated_cupy.launches.clear()
+    emulated.log_kernel(dilated(rng, "gram", (9, 6), "rbf"))
+    assert emulated_cupy.launches
+    assert all("RBF" in name for name, *_ in emulated_cupy.launches)
+
+
+def test_dilated_static_kernels_in_float32_agree_with_the_reference_in_float64(backend, reference, rng):
+    compare(backend, reference, dilated(rng, "paired", (40, 70), "rbf", dtype=np.float32))
+
+
+def untruncated(rng, pairing, lengths, rule="trapezoid", orders=(0, 0), name="linear", **options):
+    x, y = drawn(rng, pairing, lengths, 3, **{"size": 0.8} | options)
+    rule = _validation.quadrature(rule)
+    return problem(x, y, math.inf, orders, pairing, kernel_named(name), quadrature=rule)
+
+
+@pytest.mark.parametrize("rule", ["trapezoid", *RULES])
+def test_no_truncation_by_any_rule_agrees_with_the_reference(backend, reference, rule, rng):
+    compare(backend, reference, untruncated(rng, "gram", (5, 34), rule, (1, 0)), grids=True)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "pairing"),
+    [("trapezoid", "rbf", "symmetric"), ("lobatto2", "quartic", "symmetric"), ("lobatto2", "matern52", "paired")],
+)
+def test_no_truncation_with_other_static_kernels_agrees_with_the_reference(
+    backend, reference, rule, name, pairing, rng
+):
+    compare(backend, reference, untruncated(rng, pairing, (6, 9), rule, (1, 1), name, size=0.5))
+
+
+@pytest.mark.parametrize(("rule", "name", "pairing"), [("trapezoid", "linear", "gram"), ("lobatto2", "rbf", "paired")])
+def test_no_truncation_on_padded_paths_agrees_with_the_reference(backend, reference, rule, name, pairing, rng):
+    arguments = padded(rng, pairing, ((7, 1, 4), (5, 3, 35)), name=name)
+    arguments = dataclasses.replace(arguments, depth=math.inf, quadrature=_validation.quadrature(rule))
+    compare(backend, reference, arguments, grids=True)
+
+
+@pytest.mark.parametrize("rule", ["trapezoid", "lobatto3"])
+def test_no_truncation_in_float32_agrees_with_the_reference_in_float64(backend, reference, rule, rng):
+    arguments = untruncated(rng, "paired", (40, 36), rule, dtype=np.float32)
+    compare(backend, reference, arguments, grids=rule == "trapezoid")
+
+
+# What is in memory on the way back: all rows, or those of a segment of one pass.
+@pytest.mark.parametrize("rule", ["trapezoid", "lobatto2"])
+@pytest.mark.parametrize("teams", ["teams of one warp", "teams of several warps"])
+def test_rows_that_are_made_again_change_no_bit(backend, reference, rule, teams, rng, monkeypatch):
+    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1 if teams == "teams of one warp" else 4)
+    arguments = untruncated(rng, "paired", (28, 140), rule, (1, 0), size=0.7, counts=(3, 3))
+    arguments.path1[1, 4:] += 1.0  # a cell that is solved carefully
+    arguments.path2[1, 70:] -= 2.0
+    assert np.isfinite(reference.log_kernel(arguments)).all()
+    options = {"wrt_log": False, "left": True, "right": True}
+    whole = backend.gradients(arguments, np.ones(3), **options)
+    monkeypatch.setattr(cuda, "_SEGMENT", 8)
+    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    for mine, wanted, its in zip(
+        backend.gradients(arguments, np.ones(3), **options),
+        whole,
+        reference.gradients(arguments, np.ones(3), **options),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine, wanted)
+        assert relative_to_path(mine, its) < 1e-12
+
+
+@pytest.mark.parametrize("rule", ["trapezoid", "left", "lobatto3"])
+def test_no_truncation_on_rough_paths_agrees_with_the_reference(backend, reference, rule, rng, monkeypatch):
+    # From cells near 0 to far beyond the blow-up, and far below -1.
+    x, y = (walk(rng, 24, length, 2, size=1.0) * 10 ** rng.uniform(-0.5, 0.9, (24, 1, 1)) for length in (5, 6))
+    y[12:] = -np.abs(y[12:]).cumsum(axis=1)
+    x[12:] = np.abs(x[12:]).cumsum(axis=1)
+    arguments = problem(x, y, math.inf, quadrature=_validation.quadrature(rule))
+    wanted = reference.log_kernel(arguments)
+    assert np.isinf(wanted).any() or rule == "left"
+    assert wanted[np.isfinite(wanted)].min() < -5
+    np.testing.assert_allclose(backend.log_kernel(arguments), wanted, rtol=1e-12, atol=1e-12)
+    in_logs = dataclasses.replace(arguments, log_grid=True)
+    grid = reference.grid(in_logs, all_levels=False)
+    np.testing.assert_allclose(backend.grid(in_logs, all_levels=False), grid, rtol=1e-12, atol=1e-12)
+    for segment in (None, 2):
+        if segment:
+            monkeypatch.setattr(cuda, "_SEGMENT", segment)
+            monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+        for derivs, wrt_log in ((np.ones(24), False), (np.ones(24), True), (np.ones_like(grid), True)):
+            options = {"wrt_log": wrt_log, "left": True, "right": True}
+            found = backend.gradients(arguments, derivs, **options)
+            for mine, its in zip(found, reference.gradients(arguments, derivs, **options), strict=True):
+                assert relative_to_path(mine, its) < 1e-11
+
+
+@pytest.mark.parametrize("c", [-700.0, -40.0, -3.0, 1e-3, 0.02, 0.3, 0.6, 0.7, 0.75, 0.79])
+def test_one_cell_solves_its_equation_up_to_its_blow_up(backend, c):
+    # log K = c (3 + K) / 4, on one cell; the others stand still
+    x, y = np.array([[[0.0], [1.0]]]), np.zeros((1, 41, 1))
+    y[:, 21:] = c
+    arguments = problem(x, y, math.inf)
+    found = float(backend.log_kernel(arguments)[0])
+    assert abs(found - c * (3 + math.exp(found)) / 4) < 1e-14 * max(1, abs(c)) / (1 - c * math.exp(found) / 4)
+    slope = (3 + math.exp(found)) / 4 / (1 - c * math.exp(found) / 4)
+    gradient = backend.gradients(arguments, np.ones(1), wrt_log=True, left=False, right=True)[1]
+    assert abs(gradient[0, 21:].sum() / slope - 1) < 1e-12
+
+
+@pytest.mark.parametrize("c", [2.0 + 1e-2, 3.0, 100.0, 1e6])
+@pytest.mark.parametrize("rule", ["trapezoid", "lobatto3"])
+def test_past_the_blow_up_the_kernel_is_infinite(backend, c, rule):
+    x = np.array([[[0.0], [1.0]]])
+    arguments = problem(x, c * x, math.inf, (3, 3), quadrature=_validation.quadrature(rule))
+    assert backend.log_kernel(arguments)[0] == math.inf
+    gradient, _ = backend.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=False)
+    assert np.isnan(gradient).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("rule", ["trapezoid", "lobatto2"])
 def test_logarithms_of_grids_agree_with_the_reference(backend, reference, rule, dtype, rng):
@@ -472,9 +634,10 @@ def test_kernels_of_padded_paths_that_overflow_are_done_again(backend, reference
 
 
 @pytest.mark.parametrize("name", ["linear", "rbf"])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_padding_changes_no_bit(backend, name, dtype, rng):
+@pytest.mark.parametrize(("dtype", "depth"), [(np.float64, 3), (np.float32, 3), (np.float64, math.inf)])
+def test_padding_changes_no_bit(backend, name, dtype, depth, rng):
     arguments = padded(rng, "paired", ((36, 5, 8, 33, 2), (130, 33, 20, 66, 40)), name=name, dtype=dtype)
+    arguments = dataclasses.replace(arguments, depth=depth)
     derivs = np.ones(5, dtype)
     options = {"wrt_log": True, "left": True, "right": True}
     log_k, grid = backend.log_kernel(arguments), backend.grid(arguments, all_levels=False)
@@ -482,7 +645,7 @@ def test_padding_changes_no_bit(backend, name, dtype, rng):
     for k, (length1, length2) in enumerate(zip(arguments.lengths1, arguments.lengths2, strict=True)):
         x, y = (np.repeat(path[k : k + 1, :length], 5, axis=0) for path, length in
                 ((arguments.path1, length1), (arguments.path2, length2)))  # fmt: skip
-        alone = problem(x, y, 3, static_kernel=arguments.static_kernel)
+        alone = problem(x, y, depth, static_kernel=arguments.static_kernel)
         assert backend.log_kernel(alone)[0] == log_k[k]
         np.testing.assert_array_equal(backend.grid(alone, all_levels=False)[0], grid[k, :length1, :length2])
         for whole, part, length in zip(
@@ -550,7 +713,8 @@ def test_public_functions_run_on_the_backend(backend, reference, rng, monkeypatc
     def results():
         value = branchsig.branched_sig_kernel(x, y, 3, 1, normalize=True, **options)
         gram = branchsig.branched_sig_kernel_gram(x, None, 3, **options)
-        return value, gram, *branchsig.branched_sig_kernel_backprop(derivs, x, y, 3, right_deriv=True, **options)
+        whole = branchsig.branched_sig_kernel(x, y, math.inf, normalize=True, **options)
+        return value, gram, whole, *branchsig.branched_sig_kernel_backprop(derivs, x, y, 3, right_deriv=True, **options)
 
     monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
     wanted = results()
@@ -625,16 +789,19 @@ def test_the_host_looks_at_its_own_values_unless_told_not_to(reference, rng, mon
         branchsig.branched_sig_kernel(x, x, 3, check_finite=1)
 
 
-@pytest.mark.parametrize(("quadrature", "order"), [("trapezoid", None), ("lobatto2", None), ("left", 2)])
+@pytest.mark.parametrize(
+    ("quadrature", "order", "depth"),
+    [("trapezoid", None, 3), ("lobatto2", None, 3), ("left", 2, 3), ("trapezoid", None, math.inf)],
+)
 @pytest.mark.parametrize("return_grid", [False, True])
-def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, quadrature, order, rng, monkeypatch):
+def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, quadrature, order, depth, rng, monkeypatch):
     kernel = kernel_named("rbf")
-    branchsig.warm_up(3, static_kernel=kernel, return_grid=return_grid, quadrature=quadrature, order=order)
+    branchsig.warm_up(depth, static_kernel=kernel, return_grid=return_grid, quadrature=quadrature, order=order)
     monkeypatch.setattr(cuda, "source", lambda: pytest.fail("compiled again"))
     for lengths in ((5, 6), (4, 40)):
         x, y = (emulated_cupy.asarray(path) for path in drawn(rng, "gram", lengths, 2))
         rule = _validation.quadrature(quadrature)
-        arguments = problem(x, y, 3, (0, 0), "gram", kernel, quadrature=rule, order=order)
+        arguments = problem(x, y, depth, (0, 0), "gram", kernel, quadrature=rule, order=order)
         if order is not None:
             value = installed.parts(arguments, grid=return_grid)
         else:
@@ -655,12 +822,18 @@ def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
         branchsig.warm_up(3)
 
 
-@pytest.mark.parametrize(("quadrature", "order"), [("trapezoid", None), ("lobatto2", None), ("lobatto2", 3)])
-def test_the_order_of_the_threads_changes_no_bit(emulated, quadrature, order, rng):
+@pytest.mark.parametrize(
+    ("quadrature", "order", "depth"),
+    [("trapezoid", None, 3), ("lobatto2", None, 3), ("lobatto2", 3, 3), ("trapezoid", None, math.inf)],
+)
+def test_the_order_of_the_threads_changes_no_bit(emulated, quadrature, order, depth, rng, monkeypatch):
     x, y = drawn(rng, "gram", (35, 70), 3, counts=(2, 2))
     rule = _validation.quadrature(quadrature)
-    arguments = problem(x, y, 3, (0, 0), "gram", kernel_named("rbf"), quadrature=rule, order=order)
+    arguments = problem(x, y, depth, (0, 0), "gram", kernel_named("rbf"), quadrature=rule, order=order)
     results = []
+    if depth == math.inf:
+        monkeypatch.setattr(cuda, "_SEGMENT", 8)
+        monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
     for seed in range(6):
         emulated_cupy.seed(seed)
         value = emulated.log_kernel(arguments) if order is None else emulated.parts(arguments, grid=False)
@@ -704,6 +877,8 @@ def test_devices_share_the_pairs(emulated, reference, pairing, devices, name, rn
     if pairing != "symmetric":
         found.append(spread.grid(sent, all_levels=True))
         wanted.append(reference.grid(arguments, all_levels=True))
+        found.append(spread.log_kernel(dataclasses.replace(sent, depth=math.inf)))
+        wanted.append(reference.log_kernel(dataclasses.replace(arguments, depth=math.inf)))
         in_parts = {"depth": math.inf, "order": 3}
         found.append(spread.parts(dataclasses.replace(sent, **in_parts), grid=False))
         wanted.append(reference.parts(dataclasses.replace(arguments, **in_parts), grid=False))
@@ -810,6 +985,19 @@ def test_the_workspace_does_not_grow_with_both_lengths(emulated, rule, order, rn
     assert sizes[1] < 4 * sizes[0] + bands
 
 
+def test_without_truncation_memory_is_that_of_a_segment_and_of_edges(emulated, rng, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1)
+    for room in (cuda._WORKSPACE_BYTES, 1):
+        monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", room)
+        emulated_cupy.allocated[0] = 0
+        arguments = untruncated(rng, "paired", (400, 230), "lobatto2", counts=(1, 1), size=0.1)
+        emulated.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
+        sizes.append(emulated_cupy.allocated[0])
+    assert sizes[0] > 8 * 4 * 400 * 230
+    assert sizes[1] < 0.6 * sizes[0]
+
+
 def test_pairs_in_flight_are_bounded_by_the_workspace(emulated, reference, rng, monkeypatch):
     x, y = drawn(rng, "gram", (6, 40), 2, counts=(5, 5))
     arguments = problem(x, y, 3, (0, 0), "gram")
@@ -834,6 +1022,8 @@ def test_a_kernel_that_does_not_compile_says_what_to_do(emulated, rng, monkeypat
 
 
 FROM_THE_LEFT, FROM_THE_RIGHT = (f"__shfl_{way}_sync(ALL_LANES, handed[m][v], 1)" for way in ("up", "down"))
+
+LOBATTO2_EDGES = [*((FROM_THE_LEFT, v) for v in range(4)), *((FROM_THE_RIGHT, v) for v in range(7))]
 
 MUTATIONS = {
     "the edge of K comes from the left": (FROM_THE_LEFT, f"v == 0 ? handed[m][v] : {FROM_THE_LEFT}"),
@@ -881,15 +1071,19 @@ def test_a_shuffle_or_barrier_left_out_is_caught(emulated, reference, mutation, 
     assert not all(survives(seed) for seed in range(8))
 
 
-@pytest.mark.parametrize("order", [None, 3])
 @pytest.mark.parametrize(
-    ("shuffle", "value"), [*((FROM_THE_LEFT, v) for v in range(4)), *((FROM_THE_RIGHT, v) for v in range(7))]
+    ("shuffle", "value", "order", "depth"),
+    [
+        *((shuffle, v, order, 2) for shuffle, v in LOBATTO2_EDGES for order in (None, 3)),
+        *((FROM_THE_LEFT, v, None, math.inf) for v in range(4)),
+        *((FROM_THE_RIGHT, v, None, math.inf) for v in range(5)),
+    ],
 )
-def test_an_edge_of_a_cell_not_handed_on_is_caught(emulated, reference, shuffle, value, order, rng, monkeypatch):
+def test_an_edge_of_a_cell_not_handed_on_is_caught(emulated, reference, shuffle, value, order, depth, rng, monkeypatch):
     text = cuda.source().replace(shuffle, f"v == {value} ? handed[m][v] : {shuffle}")
     monkeypatch.setattr(cuda, "source", lambda: text)
     x, y = drawn(rng, "paired", (5, 6), 2, counts=(1, 1))
-    arguments = problem(x, y, 2, quadrature=RULES["lobatto2"], order=order)
+    arguments = problem(x, y, depth, quadrature=RULES["lobatto2"], order=order)
     derivs = np.ones((1,) if order is None else (1, order + 1))
     options = {"wrt_log": False, "left": True, "right": True}
     wanted = reference.gradients(arguments, derivs, **options)
@@ -990,9 +1184,11 @@ import dataclasses
 import numpy as np
 from cases import problem, static_kernel, walk
 from test_cuda import OnDevice
+from branchsig.backends import cuda
 from branchsig.quadrature import BY_NAME
 import emulated_cupy
 rng, backend = np.random.default_rng(0), OnDevice(emulated_cupy)
+cuda._SEGMENT, cuda._WORKSPACE_BYTES = 16, 1  # without truncation rows are made again
 cases = ("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34)), ("rbf", "gram", (5, 66))
 for name, pairing, lengths in cases:
     x = walk(rng, 2, lengths[0], 3, size=0.4)
@@ -1007,6 +1203,9 @@ for name, pairing, lengths in cases:
         arguments = dataclasses.replace(arguments, quadrature=BY_NAME[rule], lengths1=None, lengths2=None)
         derivs = np.ones((2,) if pairing == "paired" else (2, 2))
         backend.gradients(arguments, derivs, wrt_log=True, left=True, right=False)
+        if rule == "lobatto2" and pairing == "paired":
+            untruncated = dataclasses.replace(arguments, depth=np.inf)
+            backend.gradients(untruncated, derivs, wrt_log=True, left=True, right=False)
         if pairing != "symmetric":
             log_k = backend.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
             backend.gradients(arguments, log_k, wrt_log=True, left=True, right=True)

@@ -3,6 +3,7 @@
 The instances here cover every template argument; ``python tests/cuda_emulation/nvrtc.py`` compiles all of them.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -50,6 +51,15 @@ def test_every_rule_compiles(compiler, rule, depth):
 def test_every_truncation_by_nodes_compiles(compiler, rule, order):
     instances = nvrtc.instances(["LINEAR"], [order], reals=["float"], rule=BY_NAME[rule], parts=True)
     check(compiler, "sm_90", instances, spills=rule != "trapezoid")
+
+
+@pytest.mark.parametrize("rule", ["trapezoid", "lobatto2", "lobatto3", "lobatto4"])
+def test_no_truncation_compiles(compiler, rule):
+    instances = list(nvrtc.instances(["LINEAR"], [math.inf], reals=["double"], rule=BY_NAME[rule]))
+    chosen = [instance for instance in instances if not instance.grid or rule in ("trapezoid", "lobatto2")]
+    check(compiler, "sm_90", chosen, spills=rule == "lobatto3")
+    if rule == "lobatto2":
+        check(compiler, "sm_70", [instance for instance in instances if not instance.careful and not instance.grid])
 
 
 @pytest.mark.parametrize("depth", nvrtc.DEPTHS)

@@ -183,6 +183,17 @@ def test_a_pair_past_the_blow_up_does_not_touch_the_others(backend):
     assert np.isnan(gradient).all(axis=(1, 2)).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_gradients_of_tiny_kernels_are_right_relative_to_their_size(backend, rule):
+    x = 3.0 * np.linspace(0.0, 1.0, 6)[:, None] ** np.array([1.0, 2.0])
+    options = {"quadrature": rule, "right_deriv": True}
+    log_k = kernel(x, -10 * x, math.inf, quadrature=rule, log=True)
+    assert -700 < log_k < -8
+    found = backprop(np.asarray(1.0), x, -10 * x, math.inf, **options)
+    for mine, of_log in zip(found, backprop(np.asarray(1.0), x, -10 * x, math.inf, log=True, **options), strict=True):
+        assert relative_to_path(mine, math.exp(log_k) * of_log) < 1e-11
+
+
 @settings(max_examples=20)
 @given(
     rule=st.sampled_from(sorted(RULES)),

@@ -103,7 +103,7 @@ _NEEDS: dict[str, Callable[[Problem], bool]] = {
 CAPABILITIES: dict[str, frozenset[str]] = {
     "reference": frozenset(_NEEDS),
     "cpu": frozenset(_NEEDS),
-    "cuda": frozenset({"lengths", "left point", "Gauss-Lobatto", "order", "log grid"}),
+    "cuda": frozenset(_NEEDS),
 }
 """What each backend can do of it. The reference serves what the backend of an array cannot."""
 

@@ -2,9 +2,10 @@
 
 A `Problem` on CuPy arrays comes in; logarithms of kernels, grids or gradients go out, computed on CuPy's current
 stream. A warp, or a team of warps where there are few pairs, owns a pair of paths at a time, so that memory beyond the
-result is that of the pairs in flight, O(depth · (length1 + length2)) each. Pairs whose kernels leave the range of the
-running products are done again in float64 in the log domain, by kernels that find them on the device: the host never
-waits. What the kernels cannot do is left to the reference, in CuPy's own namespace.
+result is that of the pairs in flight, O(depth · (length1 + length2)) each; the gradients without truncation need K at
+every node, or where memory is short that of a few rows and edges of every warp. Pairs whose kernels leave the range of
+the running products are done again in float64 in the log domain, by kernels that find them on the device: the host
+never waits. What the kernels cannot do is left to the reference, in CuPy's own namespace.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,7 @@ _SOURCES = (
     "trapezoid.cuh",
     "collocation.cuh",
     "order.cuh",
+    "untruncated.cuh",
     "forward.cu",
     "backward.cu",
 )
@@ -57,6 +59,28 @@ _FUSED: dict[type, tuple[str, tuple[str, ...]]] = {
     kernels.RationalQuadraticKernel: ("RATIONAL_QUADRATIC", ("sigma", "alpha")),
 }
 """Static kernels whose increments the kernels make themselves: their name there, and their parameters."""
+
+
+class _Fused(NamedTuple):
+    """A static kernel in the words of the kernels."""
+
+    name: str
+    parameters: tuple[float, float, float]
+    dilated: bool
+
+
+def _fused(kernel: kernels.StaticKernel) -> _Fused:
+    """Return how the kernels make the increments of a static kernel, dilated or not."""
+    if type(kernel) is kernels.DilatedKernel and not kernels.is_linear(kernel.kernel):
+        inner = _fused(kernel.kernel)
+        return inner._replace(dilated=inner.name != _GIVEN)
+    name, names = _FUSED.get(type(kernel), (_GIVEN, ()))
+    parameters = [float(getattr(kernel, parameter)) for parameter in names]
+    if name == "LINEAR":  # kappa = factor <x, y>
+        parameters = [parameters[0] ** 2 if parameters else 1.0]
+    first, second, third = (*parameters, 0.0, 0.0, 0.0)[:3]
+    return _Fused(name, (first, second, third), dilated=False)
+
 
 _UNROLLED_DEPTH = 6
 """Up to this depth there is an instance of every kernel for the depth alone, and levels are no indices at run time."""
@@ -79,6 +103,9 @@ _WORKSPACE_BYTES = 2**28
 
 _CHUNK_BYTES = 2**26
 """Memory for what a chunk of pairs hands on: increments of a user's own kernel, or gradients to be summed."""
+
+_SEGMENT = 128
+"""Rows of cells for every warp of a team that are in memory together on the way back without truncation."""
 
 _BAND, _TILE = 64, 33
 """Rows of the band and of the tiles of backward.cu."""
@@ -107,8 +134,8 @@ def warm_up(
 
     Parameters
     ----------
-    depth : int
-        Largest depth of the trees, at least 0.
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound.
     static_kernel : StaticKernel, optional
         The static kernel; the linear one if None.
     dtype : dtype, default: "float64"
@@ -140,7 +167,7 @@ def warm_up(
     real = _REALS.get(np.dtype(dtype).itemsize) if np.dtype(dtype).kind == "f" else None
     if real is None:
         raise ValueError(f"dtype is {dtype!r}: expected float32 or float64")
-    name = _FUSED.get(type(_validation.static_kernel(static_kernel)), (_GIVEN, ()))[0]
+    name = _fused(_validation.static_kernel(static_kernel)).name
     rule = _validation.quadrature(quadrature)
     nodes = _validation.order(order)
     _require_device()
@@ -170,13 +197,12 @@ def _instances(
     kernel: str, real: str, static_kernel: str, depth: float, quadrature: Quadrature, order: int | None, *, grid: bool
 ) -> Iterator[Instance]:
     """Every instance that problems of a depth, or an order, may need, whatever their lengths."""
-    levels = depth if order is None else order
-    if levels == 0 or levels > _LARGEST_DEPTH:
+    depth, parts = (depth, False) if order is None else (order, True)
+    if depth == 0 or _LARGEST_DEPTH < depth < math.inf:
         return
-    parts = order is not None
-    for careful in (False, True) if not parts and int(levels) - (not grid) else (False,):
+    for careful in (False, True) if not parts and depth > (not grid) else (False,):
         form = {"grid": grid, "careful": careful, "parts": parts}
-        instance = Instance.widest(kernel, real, static_kernel, int(levels), quadrature, **form)
+        instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form)
         while instance.columns:
             yield instance
             instance = dataclasses.replace(instance, columns=instance.columns // 2)
@@ -193,9 +219,9 @@ def source() -> str:
 class Instance:
     """The template arguments of one kernel.
 
-    `depth` is 0 where the depth is handed over at run time. A strip of `columns` cells belongs to a lane, and the
-    `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes of its own for every pair,
-    which takes registers.
+    `depth` is 0 where the depth is handed over at run time, and 1 without truncation. A strip of `columns` cells
+    belongs to a lane, and the `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes
+    of its own for every pair, which takes registers.
     """
 
     kernel: str
@@ -227,7 +253,20 @@ class Instance:
         """The values of a level that a lane hands to the next: DOWN, or UP for the way back, of the rule."""
         if self.rule == "Trapezoid":
             return 2 if self.kernel == "forward" else 3
+        if self.rule == "Untruncated":
+            return 2 * self.p + (self.kernel == "backward")
         return 2 * self.p if self.kernel == "forward" else 3 * self.p + 1
+
+    def kept(self, rows: int, columns: int, warps: int, segment: int) -> int:
+        """The values of a level that the sweep down leaves for the way back, beside one edge."""
+        if self.rule != "Untruncated":
+            return columns * self.p + 1
+        cell, parts = 32 * self.p**2, -(-columns // 32)
+        edges = parts * rows * 2 * self.p
+        if segment == 0:
+            return edges + parts * (rows + 32) * cell
+        in_segment = warps * ((segment + 32) * cell + 32 * (2 * self.p + 2))
+        return edges + in_segment + parts * 32 * self.p * ((rows - 1) // segment)
 
     @classmethod
     def widest(
@@ -235,7 +274,7 @@ class Instance:
         kernel: str,
         real: str,
         static_kernel: str,
-        depth: int,
+        depth: float,
         quadrature: Quadrature,
         *,
         grid: bool,
@@ -244,8 +283,10 @@ class Instance:
         padded: bool = False,
     ) -> Instance:
         """Choose the instance whose strips are as wide as its registers allow (see docs/performance_cuda.md)."""
-        unrolled = depth if depth <= _UNROLLED_DEPTH else 0
-        if parts or quadrature != TRAPEZOID:
+        unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
+        if depth == math.inf:
+            rule, work, columns, unrolled = "Untruncated", "double", 1, 1
+        elif parts or quadrature != TRAPEZOID:
             rule, work, columns = "Order" if parts else "Collocation", "double", 1
         else:
             rule, work, columns = "Trapezoid", "double" if careful else real, 1
@@ -259,7 +300,7 @@ class Instance:
     def for_problem(cls, kernel: str, problem: Problem, *, grid: bool, careful: bool) -> Instance:
         """Choose the instance for a problem: strips as wide as registers and the columns allow."""
         real = _REALS[problem.path1.dtype.itemsize]
-        static_kernel = _FUSED.get(type(problem.static_kernel), (_GIVEN, ()))[0]
+        static_kernel = _fused(problem.static_kernel).name
         padded = problem.lengths1 is not None or problem.lengths2 is not None
         form = {"grid": grid, "careful": careful, "parts": problem.order is not None, "padded": padded}
         instance = cls.widest(kernel, real, static_kernel, _depth(problem), problem.quadrature, **form)
@@ -269,9 +310,9 @@ class Instance:
         return dataclasses.replace(instance, columns=widest)
 
 
-def _depth(problem: Problem) -> int:
-    """Return the depth of the sweep: that of the trees, or the largest number of nodes."""
-    return int(problem.depth) if problem.order is None else problem.order
+def _depth(problem: Problem) -> float:
+    """Return the depth of the trees, or the largest number of nodes."""
+    return problem.depth if problem.order is None else problem.order
 
 
 def _flag(value: bool) -> str:
@@ -280,11 +321,15 @@ def _flag(value: bool) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Launch:
-    """How many teams of how many warps run an instance, and the values of work that each of them needs."""
+    """How many teams of how many warps run an instance, and the values of work that each of them needs.
+
+    Of kernels without truncation the way back has the values of `segment` rows in memory together, or of all (0).
+    """
 
     warps: int
     teams: int
     workspace: int
+    segment: int
 
     @property
     def teams_per_block(self) -> int:
@@ -422,12 +467,14 @@ class CudaBackend:
         return self._functions[key]
 
     def weights(self, quadrature: Quadrature) -> Array:
-        """Return the weights of a rule on the current device, as collocation.cuh has them."""
+        """Return the weights of a rule on the current device, as collocation.cuh and untruncated.cuh have them."""
         key = (int(self._cupy.cuda.Device().id), quadrature)
         if key not in self._weights:
             steps = np.array(quadrature.steps)
-            weights = np.concatenate([steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1)])
-            self._weights[key] = self._cupy.asarray(weights)
+            until = np.cumsum(steps, axis=0)
+            norms = np.abs(until[:, 1:]).sum(axis=1).max(), np.abs(steps[:, 1:]).sum()
+            weights = steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1), until.ravel(), norms
+            self._weights[key] = self._cupy.asarray(np.concatenate(weights))
         return self._weights[key]
 
     @functools.cached_property
@@ -457,8 +504,7 @@ class CudaBackend:
 def _serves(problem: Problem) -> bool:
     """Tell whether the kernels serve a problem that the backend can solve at all."""
     sides = [(p.shape[1] - 1) << order for p, order in zip((problem.path1, problem.path2), problem.dyadic_order)]
-    levels = problem.depth if problem.order is None else problem.order
-    return levels <= _LARGEST_DEPTH and max(sides) < _LONGEST_SIDE
+    return (_depth(problem) <= _LARGEST_DEPTH or _depth(problem) == math.inf) and max(sides) < _LONGEST_SIDE
 
 
 class _Sweep:
@@ -482,13 +528,10 @@ class _Sweep:
         n1, n2 = self.path1.shape[0], self.path2.shape[0]
         self.shape = (n1,) if self.pairing == "paired" else (n1, n2)
         self.count = n1 * (n1 + 1) // 2 if self.pairing == "symmetric" else math.prod(self.shape)
-        self.depth = _depth(problem)
-        self.levels = self.depth - (not grid and problem.order is None)
-        self.static_kernel, names = _FUSED.get(type(problem.static_kernel), (_GIVEN, ()))
-        parameters = [float(getattr(problem.static_kernel, name)) for name in names]
-        if self.static_kernel == "LINEAR":  # kappa = factor <x, y>
-            parameters = [parameters[0] ** 2 if parameters else 1.0]
-        self.parameters = [np.float64(p) for p in (*parameters, 0.0, 0.0, 0.0)[:3]]
+        untruncated = _depth(problem) == math.inf
+        self.depth = 1 if untruncated else int(_depth(problem))
+        self.levels = self.depth - (not grid and not untruncated and problem.order is None)
+        self.static_kernel, self.parameters, self.dilated = _fused(problem.static_kernel)
 
     def _lengths(self, lengths: np.ndarray | None) -> Array:
         """Valid lengths for the kernels, null where nothing is padded."""
@@ -569,8 +612,8 @@ class _Sweep:
                 increments,
                 self.lengths1,
                 self.lengths2,
-                *(np.int32(size) for size in (fewest, most, *sizes, self.depth)),
-                *self.parameters,
+                *(np.int32(size) for size in (fewest, most, *sizes, self.depth, self.dilated)),
+                *(np.float64(parameter) for parameter in self.parameters),
                 np.int32(_PAIRINGS[self.pairing]),
                 np.int64(self.path2.shape[0]),
                 np.int64(first),
@@ -581,6 +624,7 @@ class _Sweep:
                 np.int64(launch.workspace),
                 flags,
                 *results,
+                *((np.int32(launch.segment),) if kernel == "backward" else ()),
             )
             function = self.backend.function(instance.expression)
             function((launch.blocks,), (launch.threads,), arguments)
@@ -608,16 +652,18 @@ class _Sweep:
         longest = min(_LONGEST_TEAM, 8 * processors // count)
         while 2 * warps <= longest and warps * instance.span < columns:
             warps *= 2
-        workspace = self.workspace(instance, warps)
-        itemsize = 8 if instance.work == "double" else 4
-        teams = min(
-            count,
-            max(1, processors * _WARPS_PER_PROCESSOR // warps),
-            max(1, _WORKSPACE_BYTES // (itemsize * max(1, workspace))),
-        )
-        return _Launch(warps, teams, workspace)
+        wanted = min(count, max(1, processors * _WARPS_PER_PROCESSOR // warps))
 
-    def workspace(self, instance: Instance, warps: int) -> int:
+        room = _WORKSPACE_BYTES // (8 if instance.work == "double" else 4)
+        segment, workspace = 0, self.workspace(instance, warps, 0)
+        if instance.rule == "Untruncated" and instance.kernel == "backward" and wanted * workspace > room:
+            # Another sweep down costs less than processors without work.
+            in_segments = self.workspace(instance, warps, _SEGMENT * warps)
+            if in_segments < workspace:
+                segment, workspace = _SEGMENT * warps, in_segments
+        return _Launch(warps, min(wanted, max(1, room // max(1, workspace))), workspace, segment)
+
+    def workspace(self, instance: Instance, warps: int, segment: int) -> int:
         """Return the values of work a team needs; the kernels lay them out in this order."""
         levels, length1, dimension = self.levels, int(self.path1.shape[1]), int(self.path1.shape[2])
         handed_on = self.rows * instance.handed_on * levels
@@ -627,7 +673,7 @@ class _Sweep:
         parts = (self.columns - 1) // instance.span + 1
         return (
             handed_on
-            + levels * (self.columns * instance.p + 1)
+            + levels * instance.kept(self.rows, self.columns, warps, segment)
             + warps * (instance.span * _BAND + nodes * _TILE)
             + length1 * dimension
             + parts * nodes * dimension

@@ -307,9 +307,11 @@ def _of_one_cell(nodes: Array, weights: Matrix) -> Array:
     return xp.reshape(result, (*nodes.shape[:2], *result.shape[1:]))
 
 
-def _solved(step: Callable[[Array], tuple[Array, Array]], start: Array) -> Array:
+def _solved(step: Callable[[Array], tuple[Array, Array]], start: Array, floor: float = 1.0) -> Array:
     """Solve u = f(u) for the nodes of cells, (pairs, R, p, p), by a step that gives f(u) − u and 1 − df/du, by node.
 
+    Rounding is measured by `floor` and the largest |u| of a cell: logarithms are added to others, derivatives may all
+    be tiny.
     Where the slope is not above 0 there is no solution that can be reached: inf in the whole cell. Where the iterations
     end before the steps are of the size of rounding: NaN in the whole cell.
     """
@@ -319,7 +321,8 @@ def _solved(step: Callable[[Array], tuple[Array, Array]], start: Array) -> Array
     blown_up = u == math.inf
     for _ in range(_LARGEST_ITERATION):
         residual, slope = step(u)
-        size = tolerance * (1.0 + xp.abs(u))
+        largest = xp.max(xp.max(xp.abs(u), axis=-1, keepdims=True), axis=-2, keepdims=True)
+        size = tolerance * (floor + (xp.abs(u) if floor > 0.0 else largest))
         settled = ~xp.isfinite(u) | ((slope > 0.0) & ~(xp.abs(residual) > size * slope))
         moved = xp.where(slope > 0.0, u + residual / slope, xp.full_like(u, math.inf))
         u = xp.where(settled, u, moved)
@@ -393,14 +396,12 @@ def _untruncated_adjoint(g: Array, k: Array, nodebar: Array, rule: Quadrature) -
     def of_cell(increment: Array, w: Array) -> Array:
         return increment * xp.matmul(xp.matmul(transposed, w), weights)
 
-    def sums(k_here: Array, fixed: Array, increment: Array, w: Array) -> Array:
-        terms = xp.flip(fixed + k_here * of_cell(increment, w)[:, :, 1:, 1:], axis=(2, 3))
+    def sums(terms: Array) -> Array:
+        terms = xp.flip(terms, axis=(2, 3))
         return xp.flip(xp.cumulative_sum(xp.cumulative_sum(terms, axis=3), axis=2), axis=(2, 3))
 
-    def step(
-        known: Array, slope: Array, k_here: Array, fixed: Array, increment: Array, w: Array
-    ) -> tuple[Array, Array]:
-        return known + sums(k_here, fixed, increment, w) - w, slope
+    def step(known: Array, slope: Array, k_here: Array, increment: Array, w: Array) -> tuple[Array, Array]:
+        return known + sums(k_here * of_cell(increment, w)[:, :, 1:, 1:]) - w, slope
 
     skewed = _skewed(xp.flip(g, axis=(1, 2)))
     k_skewed, bar_skewed = (_skewed(xp.flip(_by_cell(a[:, 1:, 1:], p), axis=(1, 2))) for a in (k, nodebar))
@@ -414,15 +415,15 @@ def _untruncated_adjoint(g: Array, k: Array, nodebar: Array, rule: Quadrature) -
         increment = skewed[:, :, d][:, :, None, None]
         k_here = k_skewed[:, :, d, :, :]
         gathered = _at_last(of_right, 3, p) + _at_last(of_below, 2, p) + _at_last(_at_last(of_behind, 3, p), 2, p)
-        fixed = bar_skewed[:, :, d, :, :] + k_here * gathered
-        known = below[:, :, None, :] + strip[:, :, :, None]
+        fixed = sums(bar_skewed[:, :, d, :, :] + k_here * gathered)
+        known = below[:, :, None, :] + strip[:, :, :, None] + fixed
         slope = 1.0 - increment * xp.matmul(xp.matmul(behind, k_here), behind_transposed)
         # The equation is linear and has a solution; the slope only hastens the way to it.
         slope = xp.where(slope > 0.25, slope, xp.ones_like(slope))
-        w = _solved(functools.partial(step, known, slope, k_here, fixed, increment), known)
-        strip = strip + sums(k_here, fixed, increment, w)[:, :, :, 0]
-        below = _down(w[:, :, 0, :])
+        w = _solved(functools.partial(step, known, slope, k_here, increment), known, 0.0)
         share = of_cell(increment, w)
+        strip = strip + (fixed + sums(k_here * share[:, :, 1:, 1:]))[:, :, :, 0]
+        below = _down(w[:, :, 0, :])
         of_behind, of_next_behind = of_next_behind, _down(share[:, :, :1, :1])
         of_right, of_below = share[:, :, 1:, :1], _down(share[:, :, :1, 1:])
         diagonals.append(w)

@@ -16,6 +16,7 @@ struct Adjoint {
   typedef Sweep<real, KERNEL, Rule> Forward;
   typedef typename Rule::Work work;
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS, UP = Rule::UP, SPAN = Forward::SPAN, BAND = 64, TILE = 33 };
+  static constexpr bool DILATABLE = KERNEL != GIVEN && KERNEL != LINEAR;
 
   const Problem<real>& problem;
   const Team& team;
@@ -23,6 +24,7 @@ struct Adjoint {
   const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
   bool wrt_log;
   work *last_row;        // what the rule keeps of it
+  work *edge;            // EVERY_ROW: what goes on to the next pass or warp; otherwise sweep.edge, which is used up, has that
   work *band, *tile;     // of this warp: (SPAN, BAND) and (nodes of a warp, TILE)
   work *grad1, *grad2;   // (length1, dimension) and (warps of all passes, nodes of a warp, dimension); LINEAR: of the steps
   real *grad_increments; // GIVEN
@@ -37,79 +39,125 @@ struct Adjoint {
     return work(derivs[((r + 1) * problem.grid_columns() + c + 1) * (Rule::PARTS ? problem.depth + 1 : 1) + part]);
   }
 
+  __device__ __forceinline__ work* edge_of(int row, int value) const {
+    return (Rule::EVERY_ROW ? edge : sweep.edge) + ((long long)row * UP + value) * sweep.levels();
+  }
+
   __device__ void up() {
     const int R = problem.rows(), C = problem.columns(), N = sweep.levels(), mask = (1 << problem.order1) - 1;
-    const int steps = R + 31, phases = (steps + 31) / 32, passes = (C - 1) / (team.warps * SPAN) + 1;
+    const int passes = (C - 1) / (team.warps * SPAN) + 1;
     for (int pass = passes - 1; pass >= 0; --pass) {
       const int part = pass * team.warps + team.warp, start = part * SPAN, first = start + team.lane * COLUMNS;
       const bool last = start + SPAN >= C;
-      typename Rule::Up strip;
-      work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS];
-      Increments<KERNEL, COLUMNS, real, work> increments(problem, sweep.x, sweep.y);
-      increments.start(first, problem.length1 - 1, sweep.scale());
-      strip.start(N, last_row, first, C);
-#pragma unroll
-      for (int m = 0; m < N; ++m)
-#pragma unroll
-        for (int v = 0; v < UP; ++v) handed[m][v] = work(0);
-#pragma unroll
-      for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
+      work factors = work(0);
       int complete = problem.length1 - 1;  // rows of cells from here on are in the band, and used up
-      for (int phase = 0; phase < phases + 2 * (team.warps - 1); ++phase) {
-        const int mine = phase - 2 * (team.warps - 1 - team.warp);
-        const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
-        for (int s = 32 * mine; s < end; ++s) {
-          const int r = R - 1 - s + 31 - team.lane;
-          work right[ROOM][UP];
+      for (int r1 = R, r0 = 0; r1 > 0; r1 = r0) {
+        if constexpr (Rule::EVERY_ROW) {
+          if (sweep.segment) {
+            r0 = (r1 - 1) / sweep.segment * sweep.segment;
+            work integral = work(0);
+            bool strayed = false;
+            sweep.down(pass, r0, r1, sweep.nodes, nullptr, LAST_LEVEL, wrt_log, integral, strayed);
+          }
+        }
+        typename Rule::Up strip;
+        work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS];
+        Increments<KERNEL, COLUMNS, real, work> increments(problem, sweep.x, sweep.y);
+        increments.start(first, ((r1 - 1) >> problem.order1) + 1, sweep.scale());
 #pragma unroll
-          for (int m = 0; m < N; ++m)
+        for (int m = 0; m < N; ++m)
 #pragma unroll
-            for (int v = 0; v < UP; ++v) right[m][v] = __shfl_down_sync(ALL_LANES, handed[m][v], 1);
-          if (r < 0 || r >= R) continue;
-          if (team.lane == 31) {
+          for (int v = 0; v < UP; ++v) handed[m][v] = work(0);
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
+        if constexpr (Rule::EVERY_ROW) {
+          strip.start();
+          if (r1 < R) strip.resume(sweep.state(), gbar[0], factors);
+          if (start < C) {
+            strip.cell = sweep.nodes_of(pass) + (long long)(r1 - 1 - r0) * Rule::CELL;
+            strip.fetch(*this, r1 - 1, first);
+          }
+        } else {
+          strip.start(N, last_row, first, C);
+        }
+        const int steps = r1 - r0 + 31, phases = (steps + 31) / 32;
+        for (int phase = 0; phase < phases + 2 * (team.warps - 1); ++phase) {
+          const int mine = phase - 2 * (team.warps - 1 - team.warp);
+          const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
+          for (int s = 32 * mine; s < end; ++s) {
+            const int r = r1 - 1 - s + 31 - team.lane;
+            work right[ROOM][UP];
 #pragma unroll
             for (int m = 0; m < N; ++m)
 #pragma unroll
-              for (int v = 0; v < UP; ++v) {
-                if (!last) {
-                  right[m][v] = sweep.edge_of(r, v)[m];
-                } else if (v < Rule::RUNS) {  // the running products that the sweep down left come last among its values
-                  right[m][v] = sweep.edge_of(r, Rule::DOWN - Rule::RUNS + v)[m];
-                  if (!Rule::CAREFUL && !Rule::PARTS) right[m][v] = work(1) / right[m][v];
-                } else {
-                  right[m][v] = work(0);
+              for (int v = 0; v < UP; ++v) right[m][v] = __shfl_down_sync(ALL_LANES, handed[m][v], 1);
+            if (r < r0 || r >= r1) continue;
+            if (team.lane == 31) {
+#pragma unroll
+              for (int m = 0; m < N; ++m)
+#pragma unroll
+                for (int v = 0; v < UP; ++v) {
+                  if (!last) {
+                    right[m][v] = edge_of(r, v)[m];
+                  } else if (v < Rule::RUNS) {  // the running products that the sweep down left come last among its values
+                    right[m][v] = sweep.edge_of(part, r, Rule::DOWN - Rule::RUNS + v)[m];
+                    if (!Rule::CAREFUL && !Rule::PARTS) right[m][v] = work(1) / right[m][v];
+                  } else {
+                    right[m][v] = work(0);
+                  }
                 }
-              }
-          }
-          if ((r & mask) == mask) increments.of_row(r >> problem.order1, true, g);
-          strip.row(*this, N, r, first, g, sweep.weights, right, gbar);
-#pragma unroll
-          for (int m = 0; m < N; ++m)
-#pragma unroll
-            for (int v = 0; v < UP; ++v) handed[m][v] = right[m][v];
-          if (team.lane == 0 && start) {
+            }
+            if ((r & mask) == mask || (Rule::EVERY_ROW && r == r1 - 1)) increments.of_row(r >> problem.order1, true, g);
+            strip.row(*this, N, r, first, g, sweep.weights, right, gbar);
 #pragma unroll
             for (int m = 0; m < N; ++m)
 #pragma unroll
-              for (int v = 0; v < UP; ++v) sweep.edge_of(r, v)[m] = handed[m][v];
-          }
-          if ((r & mask) == 0) {
+              for (int v = 0; v < UP; ++v) handed[m][v] = right[m][v];
+            if (team.lane == 0 && start) {
 #pragma unroll
-            for (int c = 0; c < COLUMNS; ++c) {
-              band[(team.lane * COLUMNS + c) * BAND + (r >> problem.order1) % BAND] = gbar[c] * sweep.scale();
-              gbar[c] = work(0);
+              for (int m = 0; m < N; ++m)
+#pragma unroll
+                for (int v = 0; v < UP; ++v) edge_of(r, v)[m] = handed[m][v];
+            }
+            if ((r & mask) == 0) {
+#pragma unroll
+              for (int c = 0; c < COLUMNS; ++c) {
+                if (DILATABLE && problem.dilated) factors += gbar[c] * g[c];
+                band[(team.lane * COLUMNS + c) * BAND + (r >> problem.order1) % BAND] =
+                    gbar[c] * (DILATABLE ? increments.factor : sweep.scale());
+                gbar[c] = work(0);
+              }
             }
           }
+          if (end > 0) {
+            const int row_complete = max(r0, r1 + 31 - end);  // every lane has done this row
+            const int newly_complete = (row_complete + mask) >> problem.order1;
+            use_band(part, newly_complete, complete);
+            complete = newly_complete;
+          }
+          team.barrier();
         }
-        if (end > 0) {
-          const int row_complete = max(0, R + 31 - end);  // every lane has done this row
-          const int newly_complete = (row_complete + mask) >> problem.order1;
-          use_band(part, newly_complete, complete);
-          complete = newly_complete;
-        }
+        if constexpr (Rule::EVERY_ROW)
+          if (r0) strip.leave(sweep.state(), gbar[0], factors);
+      }
+      if (DILATABLE && problem.dilated) {
+#pragma unroll
+        for (int distance = 16; distance; distance >>= 1) factors += __shfl_xor_sync(ALL_LANES, factors, distance);
+        if (team.lane == 0 && start < C) of_factors(part) = factors;
         team.barrier();
       }
     }
+  }
+
+  // d(out) with respect to the logarithm of the factors of a dilated kernel, from the columns of a warp; it is in the channel of
+  // the factors, which has no sums of its own
+  __device__ work& of_factors(int part) const { return grad2[((long long)part * nodes() + 1) * problem.dimension - 1]; }
+
+  // the same from all columns, over one of the factors
+  __device__ work of_factor(const real* path) const {
+    work sum = work(0);
+    for (int part = 0; part <= (problem.columns() - 1) / SPAN; ++part) sum += of_factors(part);
+    return sum / work(path[problem.dimension - 1]);
   }
 
   // d(out)/d g(i, j), as far as the columns of this warp go
@@ -125,7 +173,7 @@ struct Adjoint {
   __device__ void use_band(int part, int complete, int previous) {
     const int start = part * SPAN, stop = min(start + SPAN, problem.columns());
     const int first_cell = start >> problem.order2, last_cell = (stop - 1) >> problem.order2;
-    const int d = problem.dimension, cells = problem.length1 - 1;
+    const int d = problem.dimension, coordinates = problem.coordinates(), cells = problem.length1 - 1;
     __syncwarp();
     if (KERNEL == GIVEN) {
       for (int i = complete + team.lane; i < previous; i += 32)
@@ -149,7 +197,7 @@ struct Adjoint {
           const work above = inside && i > 0 ? from_band(part, i - 1, first_cell + j) : work(0);
           const work below = inside && i < cells ? from_band(part, i, first_cell + j) : work(0);
           const real *xi = sweep.x + (long long)i * d, *yj = sweep.y + (long long)(first_cell + j) * d;
-          const work b = argument_of<KERNEL>(xi, yj, 0, d, work(0));
+          const work b = argument_of<KERNEL>(xi, yj, 0, coordinates, work(0));
           weight = ((above_left - above) - (below_left - below)) * slope_of<KERNEL>(problem.parameter, b);
           above_left = above;
           below_left = below;
@@ -160,23 +208,29 @@ struct Adjoint {
     __syncwarp();
     // a lane for every row: what the points of the second path add to the gradient of the first
     for (int i = low + team.lane; i < high; i += 32) {
-      for (int from = 0; from < d; from += CHANNELS) {
+      for (int from = 0; from < coordinates; from += CHANNELS) {
         work sum[CHANNELS] = {};
         for (int j = 0; j < count; ++j) add(sum, from, tile[j * TILE + i - low], sweep.x, i, sweep.y, first_cell + j);
 #pragma unroll
         for (int channel = 0; channel < CHANNELS; ++channel)
-          if (from + channel < d) grad1[(long long)i * d + from + channel] += sum[channel];
+          if (from + channel < coordinates) grad1[(long long)i * d + from + channel] += sum[channel];
       }
     }
     // a lane for every column, and the other way round
     work* mine = grad2 + (long long)part * nodes() * d;
     for (int j = team.lane; j < count; j += 32) {
-      for (int from = 0; from < d; from += CHANNELS) {
+      for (int from = 0; from < coordinates; from += CHANNELS) {
         work sum[CHANNELS] = {};
-        for (int i = low; i < high; ++i) add(sum, from, tile[j * TILE + i - low], sweep.y, first_cell + j, sweep.x, i);
+#pragma unroll
+        for (int channel = 0; channel < CHANNELS; ++channel)  // where segments begin changes no bit of a sum row by row
+          if (Rule::EVERY_ROW && from + channel < coordinates) sum[channel] = mine[(long long)j * d + from + channel];
+        for (int i = high - 1; i >= low; --i) add(sum, from, tile[j * TILE + i - low], sweep.y, first_cell + j, sweep.x, i);
 #pragma unroll
         for (int channel = 0; channel < CHANNELS; ++channel)
-          if (from + channel < d) mine[(long long)j * d + from + channel] += sum[channel];
+          if (from + channel < coordinates) {
+            const work before = Rule::EVERY_ROW ? work(0) : mine[(long long)j * d + from + channel];
+            mine[(long long)j * d + from + channel] = before + sum[channel];
+          }
       }
     }
     __syncwarp();
@@ -185,12 +239,12 @@ struct Adjoint {
   // sum += weight d kappa(p_i, q_j) / d p_i, but for the slope, for the channels from..from + CHANNELS - 1
   __device__ __forceinline__ void add(work (&sum)[CHANNELS], int from, work weight, const real* p, int i, const real* q,
                                       int j) const {
-    const int d = problem.dimension;
+    const int d = problem.dimension, coordinates = problem.coordinates();
     const real *pi = p + (long long)i * d, *qj = q + (long long)j * d;
 #pragma unroll
     for (int channel = 0; channel < CHANNELS; ++channel) {
       const int n = from + channel;
-      if (n >= d) continue;
+      if (n >= coordinates) continue;
       if (KERNEL == LINEAR) {
         sum[channel] += weight * (work(qj[n + d]) - work(qj[n]));
       } else if (KERNEL == POLYNOMIAL) {
@@ -257,6 +311,7 @@ struct Adjoint {
         work value = grad1[e];
         if (KERNEL == LINEAR)  // grad1 is that of the steps, and 0 behind the last one
           value = (e >= d ? grad1[e - d] : work(0)) - value;
+        if (DILATABLE && problem.dilated && e == d - 1) value = of_factor(sweep.x);
         out1[e] = real(finite ? value * weight1 : none);
         strayed |= !is_finite(out1[e]);
       }
@@ -266,6 +321,8 @@ struct Adjoint {
         work value;
         if (KERNEL == LINEAR) {
           value = (j > 0 ? second(j - 1, channel) : work(0)) - (j < problem.length2 - 1 ? second(j, channel) : work(0));
+        } else if (DILATABLE && problem.dilated && channel == d - 1) {
+          value = j ? work(0) : of_factor(sweep.y);
         } else {
           value = second(j, channel);
         }
@@ -280,10 +337,10 @@ struct Adjoint {
 template <typename real, int KERNEL, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
-             int most, int length1, int length2, int dimension, int order1, int order2, int depth, double parameter0,
-             double parameter1, double parameter2, int pairing, long long n2, long long first_pair, long long pairs, int warps,
-             const double* rule, typename Rule::Work* workspace, long long workspace_size, int* flags, const real* derivs,
-             int wrt_log, real* grad1, real* grad2, real* grad_increments) {
+             int most, int length1, int length2, int dimension, int order1, int order2, int depth, int dilated,
+             double parameter0, double parameter1, double parameter2, int pairing, long long n2, long long first_pair,
+             long long pairs, int warps, const double* rule, typename Rule::Work* workspace, long long workspace_size,
+             int* flags, const real* derivs, int wrt_log, real* grad1, real* grad2, real* grad_increments, int segment) {
   typedef typename Rule::Work work;
   typedef Sweep<real, KERNEL, Rule> Forward;
   typedef Adjoint<real, KERNEL, Rule> Backward;
@@ -291,7 +348,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   __shared__ work scratch[LONGEST_TEAM], weights[Rule::WEIGHTS + 1];
   fetch<Rule>(rule, weights);
   Problem<real> problem = {length1, length2, dimension, length1,
-                           length2, order1,  order2,    depth,   {parameter0, parameter1, parameter2}};
+                           length2, order1,  order2,    depth,   dilated, {parameter0, parameter1, parameter2}};
   const Team team(warps);
   const long long teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
   const long long cells = (long long)(length1 - 1) * (length2 - 1);
@@ -310,21 +367,35 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
                      KERNEL == GIVEN ? increments + k * cells : path1 + pair.first * length1 * dimension,
                      KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension,
                      workspace + slot * workspace_size,
-                     Rule::UP};
+                     Rule::EVERY_ROW ? int(Rule::DOWN) : int(Rule::UP)};
     const int N = sweep.levels();
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? depth + 1 : 1);
     Backward adjoint = {problem, team, sweep, derivs + (first_pair + k) * given, bool(wrt_log)};
-    adjoint.last_row = sweep.edge + (long long)R * Rule::UP * N;
-    adjoint.band = adjoint.last_row + N * Rule::kept(C) + (long long)team.warp * Backward::SPAN * Backward::BAND;
-    adjoint.tile = adjoint.last_row + N * Rule::kept(C) + (long long)warps * Backward::SPAN * Backward::BAND +
-                   (long long)team.warp * adjoint.nodes() * Backward::TILE;
-    adjoint.grad1 = adjoint.last_row + N * Rule::kept(C) +
-                    (long long)warps * (Backward::SPAN * Backward::BAND + adjoint.nodes() * Backward::TILE);
+    work* next = sweep.edge;
+    if constexpr (Rule::EVERY_ROW) {
+      next += (long long)((C + 31) / 32) * R * Rule::DOWN;
+      adjoint.edge = next;
+      next += (long long)R * Rule::UP;
+      sweep.segment = segment;
+      sweep.nodes = next;
+      sweep.states = next + (long long)warps * (segment + 32) * Rule::CELL;
+      sweep.starts = sweep.states + warps * 32 * int(Rule::STATE);
+      next += Rule::kept(R, C, warps, segment);
+    } else {
+      next += (long long)R * Rule::UP * N;
+      adjoint.last_row = next;
+      next += N * Rule::kept(C);
+    }
+    adjoint.band = next + (long long)team.warp * Backward::SPAN * Backward::BAND;
+    next += (long long)warps * Backward::SPAN * Backward::BAND;
+    adjoint.tile = next + (long long)team.warp * adjoint.nodes() * Backward::TILE;
+    adjoint.grad1 = next + (long long)warps * adjoint.nodes() * Backward::TILE;
     adjoint.grad2 = adjoint.grad1 + (long long)problem.length1 * dimension;
     adjoint.grad_increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
 
     bool strayed;
-    const work log_k = team.sum(sweep.down(adjoint.last_row, nullptr, LAST_LEVEL, wrt_log, strayed), scratch);
+    work* kept = Rule::EVERY_ROW ? segment ? nullptr : sweep.nodes : adjoint.last_row;
+    const work log_k = team.sum(sweep.down(kept, nullptr, LAST_LEVEL, wrt_log, strayed), scratch);
     strayed = team.any(strayed);
     bool finite = GRID || PARTS ? !strayed : is_finite(real(log_k));
     if (!GRID && !PARTS && !wrt_log) finite = finite && is_finite(real(exp(log_k)));

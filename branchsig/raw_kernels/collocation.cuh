@@ -105,7 +105,7 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
   // down: K at the nodes of the left edge but the first, E_a; up: F_a, the suffix sums of Kbar K by rows of nodes but the first,
   // and what the cell to the right gives to Kbar on the edge
   enum { DOWN = 2 * P, UP = 3 * P + 1, RUNS = P };
-  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false;
+  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false;
   static constexpr int LOG = CAREFUL ? int(ROOM) : 1;
   static constexpr double OF_SUM = 1.0;
 

@@ -4,7 +4,8 @@
 //
 // The linear kernels need the steps of the paths alone: g = factor <x_{i+1} - x_i, y_{j+1} - y_j>. All others are a function
 // phi of b = <x, y> (polynomial) or of b = |x - y|^2 (radial). The points of y (linear: its steps) that a strip needs stay in
-// registers, as far as the first CHANNELS channels go; further channels are read again, and come out of the cache.
+// registers, as far as the first CHANNELS channels go; further channels are read again, and come out of the cache. These functions
+// may be dilated: g times a factor of x and one of y, which stand in a last channel.
 
 enum { GIVEN, LINEAR, POLYNOMIAL, RBF, MATERN12, MATERN32, MATERN52, RATIONAL_QUADRATIC };
 enum { CHANNELS = 4 };
@@ -16,10 +17,12 @@ struct Problem {
   int length1, length2;             // valid points of the two paths of a pair: what lies behind them is not read
   int order1, order2;               // dyadic orders
   int depth;
+  int dilated;          // the last channel is no coordinate: at the first point of a path it holds a factor of the static kernel
   double parameter[3];  // of the static kernel
 
   __device__ int rows() const { return (length1 - 1) << order1; }
   __device__ int columns() const { return (length2 - 1) << order2; }
+  __device__ int coordinates() const { return dimension - dilated; }
   // nodes of the grids of all pairs, along the rows and the columns
   __device__ long long grid_rows() const { return ((long long)(padded1 - 1) << order1) + 1; }
   __device__ long long grid_columns() const { return ((long long)(padded2 - 1) << order2) + 1; }
@@ -113,14 +116,15 @@ struct Increments {
     first = first_column;
     factor = scale * (KERNEL == LINEAR ? work(problem.parameter[0]) : work(1));
     if (KERNEL == GIVEN) return;
+    if (KERNEL != LINEAR && problem.dilated) factor *= work(x[problem.dimension - 1]) * work(y[problem.dimension - 1]);
 #pragma unroll
     for (int p = 0; p < POINTS; ++p) {
       const real* from = y + (long long)(KERNEL == LINEAR ? cell(p) : node(p)) * problem.dimension;
 #pragma unroll
       for (int d = 0; d < CHANNELS; ++d)
-        point[p][d] = d >= problem.dimension ? work(0)
-                      : KERNEL == LINEAR     ? work(from[d + problem.dimension]) - work(from[d])
-                                             : work(from[d]);
+        point[p][d] = d >= problem.coordinates() ? work(0)
+                      : KERNEL == LINEAR         ? work(from[d + problem.dimension]) - work(from[d])
+                                                 : work(from[d]);
     }
     if (KERNEL != LINEAR) points_of_row(row, latest);
   }
@@ -133,7 +137,7 @@ struct Increments {
     for (int p = 0; p < POINTS; ++p) b[p] = work(0);
 #pragma unroll
     for (int d = 0; d < CHANNELS; ++d) {
-      const work xd = d < problem.dimension ? work(xr[d]) : work(0);
+      const work xd = d < problem.coordinates() ? work(xr[d]) : work(0);
 #pragma unroll
       for (int p = 0; p < POINTS; ++p) {
         if (KERNEL == POLYNOMIAL) {
@@ -146,8 +150,8 @@ struct Increments {
     }
 #pragma unroll
     for (int p = 0; p < POINTS; ++p) {
-      if (problem.dimension > CHANNELS)
-        b[p] = argument_of<KERNEL>(xr, y + (long long)node(p) * problem.dimension, CHANNELS, problem.dimension, b[p]);
+      if (problem.coordinates() > CHANNELS)
+        b[p] = argument_of<KERNEL>(xr, y + (long long)node(p) * problem.dimension, CHANNELS, problem.coordinates(), b[p]);
       kappa[p] = kappa_of<KERNEL>(problem.parameter, b[p]);
     }
   }

@@ -20,7 +20,7 @@ struct Order : Levels<DEPTH, true> {
   // down: k at the nodes of the left edge but the first, and the sums of cells along the row up to there; up: these sums, the
   // suffix sums of ubar by rows of nodes but the first, and what the cell to the right gives to kbar on the edge
   enum { DOWN = 2 * P, UP = 3 * P + 1, RUNS = P };
-  static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = true;
+  static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = true, EVERY_ROW = false;
   static constexpr double OF_SUM = 1.0;
 
   static __device__ __forceinline__ work at_left_end(int) { return work(0); }

@@ -5,8 +5,8 @@
 // hands on in memory, for each row, and the first lane of the next warp picks it up. The warps of a team are two phases of 32
 // steps apart, with a barrier after each phase.
 //
-// What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Collocation or Order, each in the file of
-// its name. A rule has the template arguments
+// What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Collocation, Order or Untruncated, each in
+// the file of its name. A rule has the template arguments
 //
 //   real, work  the type of the paths and results, and that of the arithmetic
 //   DEPTH       the depth (Order: the largest number of nodes); 0 where it is known at run time: arrays are in local memory then
@@ -16,7 +16,7 @@
 //               contributes nothing, also where K is infinite.
 //
 // and Down and Up, the state of a lane on its way down and on its way back. PARTS: the values are k_0 to k_DEPTH instead of log
-// K, and the running products are sums.
+// K, and the running products are sums. EVERY_ROW: the way back finds the values of every row in memory, instead of the last alone.
 
 enum { PAIRED, GRAM, SYMMETRIC };
 enum { MOST_LEVELS = 16, LONGEST_TEAM = 8 };
@@ -102,12 +102,28 @@ struct Sweep {
   const Team& team;
   const work* weights;  // of the rule, as collocation.cuh has them
   const real *x, *y;    // the paths of the pair; GIVEN: x is its increments
-  work* edge;           // (rows, edge_values, levels)
+  work* edge;           // (rows, edge_values, levels); EVERY_ROW, on the way back: for every warp of all passes
   int edge_values;
+  // EVERY_ROW, on the way back: `segment` rows of cells of one pass have their values in memory together, and are swept down again
+  // from the values above them; 0: all rows of all passes have theirs
+  int segment;
+  work *starts, *nodes;  // above the segments but the first; in the segment, or everywhere
+  work* states;          // of the lanes between the segments
 
   __device__ int levels() const { return Rule::levels(problem.depth); }
-  __device__ work* edge_of(int row, int value) const {
-    return edge + ((long long)row * edge_values + value) * levels();
+  // what the warp `part`, counted over all passes, hands on
+  __device__ work* edge_of(int part, int row, int value) const {
+    const long long r = Rule::EVERY_ROW && nodes ? (long long)part * problem.rows() + row : row;
+    return edge + (r * edge_values + value) * levels();
+  }
+  // where the values of the column of this lane are, on the first row of a segment, or of all
+  __device__ work* nodes_of(int pass) const {
+    return Rule::place(nodes, segment ? segment : problem.rows(), (segment ? 0 : pass * team.warps) + team.warp, team.lane);
+  }
+  __device__ work* state() const { return states + team.warp * 32 * int(Rule::STATE) + team.lane; }
+  // where the values above row r are, with which a segment begins
+  __device__ work* start_of(int r, int column) const {
+    return starts + ((long long)(r / segment - 1) * ((problem.columns() + 31) / 32 * 32) + column) * Rule::START;
   }
   // what increments are multiplied by: the number of sub-cells to a cell, and a quarter where corners are summed for their mean
   __device__ work scale() const {
@@ -115,71 +131,92 @@ struct Sweep {
   }
 
   // Sweeps down all rows. Returns what this thread adds to log K_DEPTH at the end. `strayed`: a K left the range of the running
-  // products (CAREFUL, PARTS: a value asked for is not finite). `last_row`, if any: what the rule keeps of the last row.
-  // `values`, if any: those at every node, as `content` says; PARTS without GRID: those at the end.
+  // products (CAREFUL, PARTS: a value asked for is not finite). `last_row`, if any: what the rule keeps of the last row (EVERY_ROW:
+  // `nodes`, if the values are to be kept). `values`, if any: those at every node, as `content` says; PARTS without GRID: those at
+  // the end.
   __device__ work down(work* last_row, real* values, int content, bool wrt_log, bool& strayed) {
-    const int R = problem.rows(), C = problem.columns(), N = levels(), mask = (1 << problem.order1) - 1;
-    const int steps = R + 31, phases = (steps + 31) / 32;
     work total = work(0);
     strayed = false;
-    for (int pass = 0; pass * team.warps * SPAN < C; ++pass) {
-      const int start = (pass * team.warps + team.warp) * SPAN, first = start + team.lane * COLUMNS;
-      typename Rule::Down strip;
-      work handed[ROOM][Rule::DOWN], g[COLUMNS];
-      Increments<KERNEL, COLUMNS, real, work> increments(problem, x, y);
-      increments.start(first, 0, scale());
-      strip.start(N);
-#pragma unroll
-      for (int m = 0; m < N; ++m)
-#pragma unroll
-        for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = Rule::at_left_end(v);
-#pragma unroll
-      for (int c = 0; c < COLUMNS; ++c) g[c] = work(0);
-      for (int phase = 0; phase < phases + 2 * (team.warps - 1); ++phase) {
-        const int mine = phase - 2 * team.warp;
-        const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
-        for (int s = 32 * mine; s < end; ++s) {
-          const int r = s - team.lane;
-          work left[ROOM][Rule::DOWN];
-#pragma unroll
-          for (int m = 0; m < N; ++m)
-#pragma unroll
-            for (int v = 0; v < Rule::DOWN; ++v) left[m][v] = __shfl_up_sync(ALL_LANES, handed[m][v], 1);
-          if (r < 0 || r >= R) continue;
-          if (team.lane == 0) {
-#pragma unroll
-            for (int m = 0; m < N; ++m)
-#pragma unroll
-              for (int v = 0; v < Rule::DOWN; ++v) left[m][v] = start ? edge_of(r, v)[m] : Rule::at_left_end(v);
-          }
-          if ((r & mask) == 0) increments.of_row(r >> problem.order1, false, g);
-          strip.row(N, g, weights, wrt_log, left, total, strayed);
-#pragma unroll
-          for (int m = 0; m < N; ++m)
-#pragma unroll
-            for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = left[m][v];
-          if (team.lane == 31 && (last_row || start + SPAN < C)) {
-#pragma unroll
-            for (int m = 0; m < N; ++m)
-#pragma unroll
-              for (int v = 0; v < Rule::DOWN; ++v) edge_of(r, v)[m] = handed[m][v];
-          }
-          if (Rule::GRID && values) store(values, content, r, first, strip);
-        }
-        team.barrier();
-      }
-      if (last_row) strip.keep(N, last_row, first, C);
-      if (Rule::PARTS && first == C - 1) {
-        if (!Rule::GRID && values) values[0] = real(1);
-#pragma unroll
-        for (int m = 0; m < N; ++m) {
-          const real end = real(strip.corner(m, 0, false));
-          strayed |= !is_finite(end);
-          if (!Rule::GRID && values) values[m + 1] = end;
-        }
+    for (int pass = 0; pass * team.warps * SPAN < problem.columns(); ++pass)
+      down(pass, 0, problem.rows(), last_row, values, content, wrt_log, total, strayed);
+    return total;
+  }
+
+  // The rows r0..r1 - 1 of a pass; r0 is 0, or EVERY_ROW the first row of a segment.
+  __device__ __forceinline__ void down(int pass, int r0, int r1, work* last_row, real* values, int content, bool wrt_log,
+                                       work& total, bool& strayed) {
+    const int C = problem.columns(), N = levels(), mask = (1 << problem.order1) - 1;
+    const int steps = r1 - r0 + 31, phases = (steps + 31) / 32;
+    const int part = pass * team.warps + team.warp, start = part * SPAN, first = start + team.lane * COLUMNS;
+    typename Rule::Down strip;
+    work handed[ROOM][Rule::DOWN], g[COLUMNS], *kept = nullptr;
+    Increments<KERNEL, COLUMNS, real, work> increments(problem, x, y);
+    increments.start(first, r0 >> problem.order1, scale());
+    strip.start(N);
+    int next_start = segment ? r0 + segment : -1;
+    if constexpr (Rule::EVERY_ROW) {
+      if (r0 && start < C) strip.resume(start_of(r0, first), first);
+      if (last_row && start < C) {
+        kept = nodes_of(pass);
+        strip.keep_above(kept);
       }
     }
-    return total;
+#pragma unroll
+    for (int m = 0; m < N; ++m)
+#pragma unroll
+      for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = Rule::at_left_end(v);
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) g[c] = work(0);
+    for (int phase = 0; phase < phases + 2 * (team.warps - 1); ++phase) {
+      const int mine = phase - 2 * team.warp;
+      const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
+      for (int s = 32 * mine; s < end; ++s) {
+        const int r = r0 + s - team.lane;
+        work left[ROOM][Rule::DOWN];
+#pragma unroll
+        for (int m = 0; m < N; ++m)
+#pragma unroll
+          for (int v = 0; v < Rule::DOWN; ++v) left[m][v] = __shfl_up_sync(ALL_LANES, handed[m][v], 1);
+        if (r < r0 || r >= r1) continue;
+        if (team.lane == 0) {
+#pragma unroll
+          for (int m = 0; m < N; ++m)
+#pragma unroll
+            for (int v = 0; v < Rule::DOWN; ++v) left[m][v] = start ? edge_of(part - 1, r, v)[m] : Rule::at_left_end(v);
+        }
+        if ((r & mask) == 0 || (Rule::EVERY_ROW && r == r0)) increments.of_row(r >> problem.order1, false, g);
+        if (Rule::EVERY_ROW && r == next_start) {
+          if constexpr (Rule::EVERY_ROW) strip.leave(start_of(r, first));
+          next_start += segment;
+        }
+        strip.row(N, g, weights, wrt_log, left, total, strayed);
+#pragma unroll
+        for (int m = 0; m < N; ++m)
+#pragma unroll
+          for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = left[m][v];
+        if (team.lane == 31 && (last_row || start + SPAN < C)) {
+#pragma unroll
+          for (int m = 0; m < N; ++m)
+#pragma unroll
+            for (int v = 0; v < Rule::DOWN; ++v) edge_of(part, r, v)[m] = handed[m][v];
+        }
+        if constexpr (Rule::EVERY_ROW)
+          if (last_row) strip.keep(kept + (r - r0) * (long long)Rule::CELL);
+        if (Rule::GRID && values) store(values, content, r, first, strip);
+      }
+      team.barrier();
+    }
+    if constexpr (!Rule::EVERY_ROW)
+      if (last_row) strip.keep(N, last_row, first, C);
+    if (Rule::PARTS && first == C - 1) {
+      if (!Rule::GRID && values) values[0] = real(1);
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        const real end = real(strip.corner(m, 0, false));
+        strayed |= !is_finite(end);
+        if (!Rule::GRID && values) values[m + 1] = end;
+      }
+    }
   }
 
   // Stores row r + 1 of the grid, and the nodes of row and column 0 that lie next to it.

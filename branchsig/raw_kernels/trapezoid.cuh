@@ -15,7 +15,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
   typedef work Work;
   enum { COLUMNS = WIDTH, ROOM = Levels<DEPTH, OF_GRID>::ROOM, WEIGHTS = 0 };
   enum { DOWN = 2, UP = 3, RUNS = 1 };  // down: K, E; up: F, the suffix sum of Kbar K, g w
-  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false;
+  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false;
   static constexpr int LOG = CAREFUL ? int(ROOM) : 1;
   static constexpr double OF_SUM = 0.25;
 

@@ -6,6 +6,7 @@ Needs the wheel ``nvidia-cuda-nvrtc-cu12``, whose library is called by ctypes; n
 import ctypes
 import importlib.util
 import itertools
+import math
 import re
 import sys
 from pathlib import Path
@@ -93,7 +94,8 @@ def instances(
 ):
     """Every instance that problems of these static kernels and depths lead to, with the widest strips.
 
-    A depth of 0 stands for those that are known at run time only; with `parts` depths are numbers of nodes.
+    A depth of 0 stands for those that are known at run time only, `math.inf` for none; with `parts` depths are numbers
+    of nodes.
     """
     for kernel, real, static_kernel, depth, careful, grid in itertools.product(
         kernels, reals, static_kernels, depths, (False,) if parts else (False, True), (False, True)
@@ -112,16 +114,17 @@ ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 def main():
     """Compile every instance for the architectures named, and all three if none is.
 
-    Beside them stand the name of a rule, if not the trapezoid, and "parts" for the truncation by nodes. Prints what
-    spills, and registers by depth as a table.
+    Beside them stand the name of a rule, if not the trapezoid, and "parts" for the truncation by nodes, or
+    "untruncated" for none. Prints what spills, and registers by depth as a table.
     """
     rules = [BY_NAME[word] for word in sys.argv[1:] if word in BY_NAME]
     architectures = [word for word in sys.argv[1:] if word.startswith("sm_")] or ARCHITECTURES
     form = {"rule": rules[0] if rules else TRAPEZOID, "parts": "parts" in sys.argv[1:]}
+    all_depths = (math.inf,) if "untruncated" in sys.argv[1:] else DEPTHS
     nvrtc, most, spilled, count = Nvrtc(), {}, [], 0
-    for architecture, depth, static_kernel in itertools.product(architectures, DEPTHS, STATIC_KERNELS):
+    for architecture, depth, static_kernel in itertools.product(architectures, all_depths, STATIC_KERNELS):
         found = list(instances([static_kernel], [depth], **form))
-        chosen = {instance.expression: instance for instance in found if instance.depth == depth}
+        chosen = {i.expression: i for i in found if i.depth == depth or depth == math.inf}
         for expression, figures in nvrtc.compile(source(), architecture, list(chosen)).items():
             count += 1
             instance = chosen[expression]
@@ -136,7 +139,7 @@ def main():
     print(f"{count} instances compiled; those with spills:")
     for architecture, expression, figures in spilled:
         print(f"{architecture} {expression} {figures}")
-    depths = [depth for depth in DEPTHS if any(key[4] == depth for key in most)]
+    depths = [depth for depth in all_depths if any(key[4] == depth for key in most)]
     headings = ["any" if depth == 0 else str(depth) for depth in depths]
     print("| kernel | real | result | static kernel |", " | ".join(f"depth {depth}" for depth in headings), "|")
     print("|---|---|---|---|" + "---:|" * len(depths))
