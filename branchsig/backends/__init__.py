@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -20,10 +19,10 @@ from array_api_compat import is_cupy_array
 
 from branchsig._arrays import Array, from_cupy, from_numpy, lies_on_cuda, to_cupy, to_numpy
 from branchsig.backends.reference import ReferenceBackend
-from branchsig.quadrature import TRAPEZOID, GaussLobatto, LeftPoint, Quadrature
+from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels import StaticKernel, is_built_in
 
-__all__ = ["CAPABILITIES", "Backend", "Problem", "backend_for", "for_cupy", "supports"]
+__all__ = ["Backend", "Problem", "backend_for", "for_cupy"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,30 +87,6 @@ class Problem:
     def itself(self) -> bool:
         """Whether the second paths are the first, lengths included."""
         return self.path2 is self.path1 and self.lengths2 is self.lengths1
-
-
-_NEEDS: dict[str, Callable[[Problem], bool]] = {
-    "left point": lambda problem: isinstance(problem.quadrature, LeftPoint),
-    "Gauss-Lobatto": lambda problem: isinstance(problem.quadrature, GaussLobatto),
-    "order": lambda problem: problem.order is not None,
-    "untruncated": lambda problem: problem.order is None and problem.depth == math.inf,
-    "lengths": lambda problem: problem.lengths1 is not None or problem.lengths2 is not None,
-    "log grid": lambda problem: problem.log_grid,
-}
-"""What a problem may need beyond the trapezoid rule at a finite depth on paths of one length, and how to tell."""
-
-CAPABILITIES: dict[str, frozenset[str]] = {
-    "reference": frozenset(_NEEDS),
-    "cpu": frozenset(_NEEDS),
-    "cuda": frozenset(_NEEDS),
-}
-"""What each backend can do of it. The reference serves what the backend of an array cannot."""
-
-
-def supports(backend: Backend, problem: Problem) -> bool:
-    """Tell whether a backend can solve a problem."""
-    able = CAPABILITIES[backend.name]
-    return able >= _NEEDS.keys() or all(need in able or not needed(problem) for need, needed in _NEEDS.items())
 
 
 class Backend(Protocol):
@@ -244,13 +219,12 @@ class ThroughCupy(ThroughNumpy):
         return from_cupy(result, like)
 
 
-_REFERENCE = ReferenceBackend()
 _for_numpy: Backend | None = None
 _for_others: Backend | None = None
 
 
 def backend_for(problem: Problem) -> Backend:
-    """Return the backend that serves a problem: the C core, or the reference for what the core cannot do.
+    """Return the backend that serves a problem.
 
     Parameters
     ----------
@@ -261,7 +235,7 @@ def backend_for(problem: Problem) -> Backend:
     -------
     Backend
         One object for all NumPy arrays, one for those of CuPy, one for others on the CPU, one for others on a
-        CUDA device, and one for what these cannot solve.
+        CUDA device.
 
     Warns
     -----
@@ -277,7 +251,7 @@ def backend_for(problem: Problem) -> Backend:
         found = for_cupy()
     else:
         found = (lies_on_cuda(path) and _through_cupy()) or _for_others
-    return found if supports(found, problem) else _REFERENCE  # type: ignore[arg-type, return-value]
+    return cast(Backend, found)
 
 
 @functools.cache
@@ -310,7 +284,7 @@ def _choose() -> None:
         core = cast(Backend, CpuBackend())
         _for_numpy, _for_others = core, ThroughNumpy(core)
     except ImportError as error:
-        _for_numpy = _REFERENCE
+        _for_numpy = ReferenceBackend()
         _for_others = ThroughNumpy(_for_numpy)
         warnings.warn(
             f"the compiled core of branchsig is not available ({error}): the reference implementation serves in its "

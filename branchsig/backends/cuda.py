@@ -502,7 +502,7 @@ class CudaBackend:
 
 
 def _serves(problem: Problem) -> bool:
-    """Tell whether the kernels serve a problem that the backend can solve at all."""
+    """Tell whether the kernels serve a problem; if not, the reference does."""
     sides = [(p.shape[1] - 1) << order for p, order in zip((problem.path1, problem.path2), problem.dyadic_order)]
     return (_depth(problem) <= _LARGEST_DEPTH or _depth(problem) == math.inf) and max(sides) < _LONGEST_SIDE
 
