@@ -74,6 +74,28 @@ def test_rows_of_nodes_that_are_not_kept_are_recovered(core, options):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())
 
 
+@pytest.mark.parametrize(
+    ("length1", "length2", "dyadic_order", "kernel"),
+    [
+        (330, 360, (0, 0), branchsig.LinearKernel()),
+        (330, 360, (0, 0), branchsig.RBFKernel(1.0)),
+        (3100, 400, (0, 0), branchsig.LinearKernel()),
+        (160, 110, (4, 2), branchsig.RBFKernel(1.0)),
+    ],
+)
+def test_rows_of_kernels_that_are_not_kept_are_recovered(core, length1, length2, dyadic_order, kernel):
+    # Block by block from their edges and, where these do not fit either, band by band.
+    x, y = walks(np.random.default_rng(0), 2, length1, length2)
+    problem = Problem(x, y, "paired", kernel, 8, dyadic_order)
+    ours, theirs = (
+        one.gradients(problem, np.array([0.7, 0.3]), wrt_log=True, left=True, right=True)
+        for one in (core, ReferenceBackend())
+    )
+    tolerance = 1e-13 * (length1 * 2 ** dyadic_order[0] + length2 * 2 ** dyadic_order[1])
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_long_pair_has_the_same_bits_alone_and_in_a_batch(core, case):
     length1, length2, dyadic_order, kernel = CASES[case]
