@@ -250,7 +250,7 @@ def test_kernels_that_underflow_and_come_back(backend, reference, dip, along, de
 @pytest.mark.parametrize("drop", [30.0, 37.0, 90.0, 362.0, 400.0, 1000.0])
 def test_kernels_that_fall_out_of_range_from_one_row_to_the_next_and_come_back(backend, reference, drop, columns, rng):
     # In many small cells or in a few large ones log K_1 goes down by drop from one row to the next, once more, and
-    # comes back within a band of rows. At 362 K_1 is subnormal where it is least, and would come back with few of its bits.
+    # comes back within a band of rows. At 362 K_1 is subnormal where it is least: it would come back with few bits.
     x = rng.uniform(-0.5, 0.5, (3, 13, 1)) - drop * np.array([0.0, *([1.0, 2.0, 1.0, 0.0] * 3)])[:, None]
     x[1] *= 0.01  # a neighbour that stays where it is
     y = np.linspace(0.0, 1.0, columns + 1)[None, :, None] * np.ones((3, 1, 1))
