@@ -110,9 +110,10 @@ def run(source, *, interrupt=False):
 def test_ctrl_c_ends_a_call_that_would_last_hours(call, n_jobs):
     out = run(
         f"""
-        import threading, time
+        import signal, threading, time
         import numpy as np
         import branchsig
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as in the background
         n_jobs = {n_jobs}
         rng = np.random.default_rng(0)
         x, y = (0.001 * rng.standard_normal((600, 5000, 2)).cumsum(1) for _ in range(2))
