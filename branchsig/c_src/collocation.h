@@ -367,7 +367,6 @@ static void fill_ones(const bs_task *task, vec *sums) {
 
 static void open_collocation(collocation *n, int64_t first) {
   tile *t = &n->t;
-  const int p = n->p;
   open_tile(t, first);
   fill(t->fours, BLOCK, 1);
   fill_ones(t->in.task, n->ones);

@@ -26,7 +26,7 @@ typedef struct {
   row_state *states;   /* [row]: [level] */
   vec *integral;       /* [row] */
   vec *corner;         /* [level]: K at the left end of the first row */
-  vec *edges;          /* backward: [step][row + 1][level][E, K] */
+  edge *edges;         /* backward: [step][row + 1][level]; E is that of the row below */
   vec *last_rows;      /* backward: [step][level][column] */
   adjoint_state *adjoints; /* [row][level] */
   double total;
@@ -57,15 +57,15 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   s->integral = take(base, &used, t->rows, sizeof(vec));
   s->corner = take(base, &used, t->levels + 1, sizeof(vec));
   if (backward) {
-    s->edges = take(base, &used, s->steps * (t->rows + 1) * t->levels * 2, sizeof(vec));
+    s->edges = take(base, &used, s->steps * (t->rows + 1) * t->levels, sizeof(edge));
     s->last_rows = take(base, &used, s->steps * t->levels * t->width, sizeof(vec));
     s->adjoints = take(base, &used, t->rows * (t->levels + 1), sizeof(adjoint_state));
   }
   return used;
 }
 
-BS_INLINE vec *strip_edge(const strips *s, int64_t step, int64_t r, int m) {
-  return s->edges + ((step * (s->t.rows + 1) + r) * s->t.levels + m) * 2;
+BS_INLINE edge *strip_edge(const strips *s, int64_t step, int64_t r, int m) {
+  return s->edges + (step * (s->t.rows + 1) + r) * s->t.levels + m;
 }
 
 /* v one lane up, `first` into lane 0 */
@@ -119,11 +119,11 @@ static void retire_lane(strips *s, int w) {
 static void keep_strip_edges(strips *s, int64_t step) {
   const tile *t = &s->t;
   for (int m = 0; m < t->levels; ++m) {
-    strip_edge(s, step, 0, m)[1] = s->corner[m];
+    strip_edge(s, step, 0, m)->k = s->corner[m];
     for (int64_t r = 0; r < t->rows; ++r) {
       const row_state *state = &s->states[r * t->levels + m];
-      strip_edge(s, step, r, m)[0] = state->E;
-      strip_edge(s, step, r + 1, m)[1] = state->k;
+      strip_edge(s, step, r, m)->E = state->E;
+      strip_edge(s, step, r + 1, m)->k = state->k;
     }
   }
 }
@@ -207,7 +207,7 @@ static int adjoint_strips(strips *s, int64_t k) {
     }
     for (int m = 0; m < t->levels; ++m) {
       memcpy(k_row(t, t->rows, m), s->last_rows + (step * t->levels + m) * t->width, sizeof(vec) * t->width);
-      *k_row(t, t->rows, m) = strip_edge(s, step, t->rows, m)[1];
+      *k_row(t, t->rows, m) = strip_edge(s, step, t->rows, m)->k;
     }
     start_rows(in, s->step.length1 - 1);
     start_gradient(in);
@@ -217,9 +217,9 @@ static int adjoint_strips(strips *s, int64_t k) {
       open_increments(t, r0, r1, 1);
       for (int64_t r = r0; r < r1; ++r)
         for (int m = 0; m < t->levels; ++m) {
-          const vec upper = strip_edge(s, step, r, m)[1], lower = strip_edge(s, step, r + 1, m)[1];
+          const vec upper = strip_edge(s, step, r, m)->k, lower = strip_edge(s, step, r + 1, m)->k;
           *k_row(t, r, m) = upper;
-          band_states[(r - r0) * t->levels + m] = (row_state){1 / strip_edge(s, step, r, m)[0], upper + lower, upper};
+          band_states[(r - r0) * t->levels + m] = (row_state){1 / strip_edge(s, step, r, m)->E, upper + lower, upper};
         }
       recover_band(t, r0, r1);
       t->adjoints = s->adjoints + r0 * (t->levels + 1);

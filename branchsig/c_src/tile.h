@@ -10,7 +10,7 @@
    edges, of which so many bytes are kept, and the rows above those band by band. */
 enum { KEPT_BYTES = 6 << 20, EDGE_BYTES = 16 << 20 };
 
-/* E (of the row of sub-cells above) and K on the left edge of a block */
+/* E (in a tile, of the row of sub-cells above) and K on the left edge of a block */
 typedef struct {
   vec E, k;
 } edge;
@@ -111,8 +111,10 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
       in->slopes = TAKE((BAND + 1) * task->length2);
       in->corner = TAKE(task->length2);
       in->weights = TAKE(BAND * (BLOCK + 1));
-      in->x_centred = TAKE((BAND + 1) * task->dimension);
-      in->y_centred = TAKE(task->length2 * task->dimension);
+      if (is_radial(task)) {
+        in->x_centred = TAKE((BAND + 1) * task->dimension);
+        in->y_centred = TAKE(task->length2 * task->dimension);
+      }
     }
     in->grad_x = TAKE(task->length1 * task->dimension);
     in->grad_y = TAKE(task->length2 * task->dimension);
