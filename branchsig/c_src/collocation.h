@@ -217,7 +217,7 @@ static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
     for (int k = 0; k <= p; ++k) state->k[k] = splat(1);
   }
   for (int64_t j = 0; j < t->blocks; ++j) {
-    const block b = block_of(t, j, r, r);
+    const block b = block_of(t, j, r);
     const vec bound = t->bound[j] * n->largest_sum, *sums = n->ones;
     vec largest = splat(1);
     for (int m = 0; m < levels; ++m) {
@@ -333,7 +333,7 @@ static void adjoint_cells(collocation *n, int64_t first, int64_t r) {
   memset(n->adjoints, 0, sizeof(edge_adjoint) * (size_t)t->levels);
   vec suffix = splat(0);
   for (int64_t j = t->blocks - 1; j >= 0; --j) {
-    const block b = block_of(t, j, r, r);
+    const block b = block_of(t, j, r);
     if (task->grid_derivs) seed_cells(n, first, r, b, &suffix);
     const vec *w_above = t->w_top;
     for (int m = top - 1; m >= 0; --m) {

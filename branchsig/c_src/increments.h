@@ -28,7 +28,8 @@ typedef struct {
   vec *y_packed;           /* steps (linear) or points of y */
   vec *x_rows;             /* steps (linear) of BAND rows of x, or points of one more */
   vec *kappa, *fresh;      /* kappa(x_i, y_j) for the last i of the band before, and for that of this one */
-  vec *slopes;             /* kappa' at (x_i, y_j) for the latest BAND + 1 rows i, row i in slot i % (BAND + 1) */
+  int64_t slope_rows;      /* rows of slopes that there is room for */
+  vec *slopes;             /* kappa' at (x_i, y_j) for the latest rows i, row i in slot i % slope_rows */
   vec *x_centred, *y_centred; /* radial: points less the first one of y */
   vec *weights;            /* of the points of BAND rows in a block */
   vec *corner;             /* gradient of the row of cells below the latest one, differenced along the row */
@@ -165,7 +166,7 @@ BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t d, int with_slop
                             int64_t last, vec *kappa) {
   const double parameter[] = {in->task->parameter[0], in->task->parameter[1], in->task->parameter[2]};
   const vec *x = in->x_rows + slot * d, *y = in->y_packed + first * d;
-  vec *slopes = with_slopes ? in->slopes + i % (BAND + 1) * in->task->length2 + first : NULL, steps[8];
+  vec *slopes = with_slopes ? in->slopes + i % in->slope_rows * in->task->length2 + first : NULL, steps[8];
   if (d <= 8)
     for (int64_t k = 0; k < d; ++k) steps[k] = x[k];
   for (int64_t j = 0; j < last - first; ++j, y += d) {
@@ -393,7 +394,7 @@ static void weighted_sums(const increments *in, int64_t first_row, int64_t rows,
    the cells of row i - 1 (NULL above the first) and, kept in `corner`, of row i. Radial kernels get it with the opposite sign. */
 static void weigh_points(increments *in, int64_t i, const vec *cells_above, int64_t first, int64_t last, vec *weight) {
   const int64_t n = in->task->length2;
-  const vec *slope = in->slopes + i % (BAND + 1) * n;
+  const vec *slope = in->slopes + i % in->slope_rows * n;
   const double sign = is_radial(in->task) ? -1 : 1;
   vec left = splat(0);
   if (cells_above && first > 0) left = cells_above[first - 1];
@@ -475,35 +476,39 @@ static void start_gradient(increments *in) {
         in->y_centred[j * coordinates(in->task) + k] = in->y_packed[j * coordinates(in->task) + k] - in->y_packed[k];
 }
 
-/* Gives every lane of a gradient registers of its own, for flush_gradient: of W values at a time; those left over stay. */
-static void part_lanes(vec *gradient, int64_t count) {
-  for (int64_t k = 0; k + W <= count; k += W) transpose(gradient + k);
+/* A gradient by the steps of paths with `length` points becomes one by their points. Steps behind the end of a path are none. */
+static void steps_to_points(int64_t d, const int64_t points[W], int64_t length, vec *gradient) {
+  for (int w = 0; w < W; ++w)
+    for (int64_t k = (points[w] - 1) * d; k < (length - 1) * d; ++k) ((double *)(gradient + k))[w] = 0;
+  for (int64_t k = 0; k < d; ++k) {
+    vec after = splat(0);
+    for (int64_t j = length - 1; j > 0; --j) {
+      const vec before = gradient[(j - 1) * d + k];
+      gradient[j * d + k] = before - after;
+      after = before;
+    }
+    gradient[k] = -after;
+  }
 }
 
-/* to[i] += weight times the gradient of one lane with respect to path point i, which has so many channels, the first ones of them
-   coordinates; a gradient by steps is turned into one by points. `count` values have gone through part_lanes. */
-static void flush_gradient(const vec *gradient, int64_t count, int lane, int64_t length, int64_t dimension, int64_t channels,
-                           int by_steps, double weight, double *to) {
-  const double *from = (const double *)gradient + lane;
-  const int64_t parted = count / W * W, own = (length - by_steps) * dimension;
+/* Makes a gradient with respect to paths of `length` points ready for flush_gradient: it is one by points, and every lane gets
+   registers of its own, of W values at a time; those left over stay. */
+static void part_lanes(const bs_task *task, const int64_t points[W], int64_t length, vec *gradient) {
+  const int64_t d = coordinates(task);
+  if (is_linear(task)) steps_to_points(d, points, length, gradient);
+  for (int64_t k = 0; k + W <= length * d; k += W) transpose(gradient + k);
+}
+
+/* to[i] += weight times the gradient of one lane with respect to the first `points` of its path, whose channels are coordinates but
+   for the last one of a dilated path. The gradient, of paths of `length` points, has gone through part_lanes. */
+static void flush_gradient(const bs_task *task, const vec *gradient, int64_t length, int lane, int64_t points, double weight, double *to) {
+  const int64_t d = coordinates(task), channels = task->dimension, parted = length * d / W * W, own = points * d;
   int64_t k = 0;
-  if (channels == dimension)
-    for (; k + W <= least(own, parted); k += W) {
-      const vec part = weight * gradient[k + lane];
-      if (by_steps) {
-        store(to + k + dimension, load(to + k + dimension) + part);
-        store(to + k, load(to + k) - part);
-      } else
-        store(to + k, load(to + k) + part);
-    }
+  if (channels == d)
+    for (; k + W <= least(own, parted); k += W) store(to + k, load(to + k) + weight * gradient[k + lane]);
   for (; k < own; ++k) {
-    const double part = weight * (k < parted ? ((const double *)(gradient + k / W * W + lane))[k % W] : from[k * W]);
-    const int64_t at = k / dimension * channels + k % dimension;
-    if (by_steps) {
-      to[at + channels] += part;
-      to[at] -= part;
-    } else
-      to[at] += part;
+    const double *from = k < parted ? (const double *)(gradient + k / W * W + lane) + k % W : (const double *)(gradient + k) + lane;
+    to[k / d * channels + k % d] += weight * *from;
   }
 }
 

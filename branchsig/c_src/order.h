@@ -83,7 +83,7 @@ static void sweep_parts(order_tile *o, int64_t r, int up) {
   tile *t = &o->n.t;
   memset(o->n.states, 0, sizeof(edge_state) * (size_t)o->order); /* nothing on the left edge for n > 0 */
   for (int64_t j = 0; j < t->blocks; ++j) {
-    const block b = block_of(t, j, r, r);
+    const block b = block_of(t, j, r);
     const vec *sums = o->n.ones;
     for (int m = 0; m < o->order; ++m) {
       vec *out = m + 1 < o->order ? o->n.sums[m & 1] : NULL;

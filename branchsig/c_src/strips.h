@@ -180,9 +180,8 @@ static int adjoint_strips(strips *s, int64_t k) {
   const bs_task *task = s->task;
   increments *in = &t->in;
   const int64_t d = task->dimension;
-  const int by_steps = is_linear(task);
   const vec total = splat(s->total), value = task->wrt_log ? total : exponential(total);
-  const double scale = by_steps ? task->parameter[0] : 1, nan = __builtin_nan("");
+  const double scale = is_linear(task) ? task->parameter[0] : 1, nan = __builtin_nan("");
   const int finite = value[0] - value[0] == 0;
   const double weight1 = finite ? scale * task->weight1[k] : nan, weight2 = finite ? scale * task->weight2[k] : nan;
   const double seed = task->wrt_log ? t->factor : t->factor * value[0];
@@ -226,19 +225,19 @@ static int adjoint_strips(strips *s, int64_t k) {
       adjoint_band(t, 0, r0, r1);
     }
     t->adjoints = band_adjoints;
-    part_lanes(in->grad_y, s->step.length2 * d);
+    part_lanes(&s->step, in->points2, s->step.length2, in->grad_y);
     if (task->grad2)
       for (int w = 0; w < W; ++w)
         if (busy(s, step, w))
-          flush_gradient(in->grad_y, s->step.length2 * d, w, in->points2[w], d, d, by_steps, weight2,
+          flush_gradient(&s->step, in->grad_y, s->step.length2, w, in->points2[w], weight2,
                          task->grad2 + (task->index2[k] * task->stride2 + (step - w) * s->block_cells) * d);
   }
   in->gradient = 0;
-  part_lanes(in->grad_x, s->step.length1 * d);
+  part_lanes(&s->step, in->points1, s->step.length1, in->grad_x);
   if (task->grad1)
     for (int w = 0; w < W; ++w)
       if (w * s->strip_cells < task->length1 - 1)
-        flush_gradient(in->grad_x, s->step.length1 * d, w, in->points1[w], d, d, by_steps, weight1,
+        flush_gradient(&s->step, in->grad_x, s->step.length1, w, in->points1[w], weight1,
                        task->grad1 + (task->index1[k] * task->stride1 + w * s->strip_cells) * d);
   return 0;
 }

@@ -7,8 +7,9 @@
 #include "sweep.h"
 
 /* For the way back all rows of K are kept where they fit into so many bytes. Otherwise they are recovered: block by block from their
-   edges, of which so many bytes are kept, and the rows above those band by band. */
-enum { KEPT_BYTES = 6 << 20, EDGE_BYTES = 16 << 20 };
+   edges, of which so many bytes are kept, and the rows above those band by band. Increments and slopes that take longer to make than
+   to fetch are remembered where they fit. */
+enum { KEPT_BYTES = 6 << 20, EDGE_BYTES = 16 << 20, REMEMBERED_BYTES = 10 << 20 };
 
 /* E (in a tile, of the row of sub-cells above) and K on the left edge of a block */
 typedef struct {
@@ -30,7 +31,9 @@ typedef struct {
   vec extent[2];         /* smallest K (or E, scaled) and largest sum of K at four corners looked at */
   vec total;             /* log K_depth at the end of the rows done */
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
-  vec *g, *bound;        /* of the band: increments [row][cell], times factor; largest |g| [row][block] */
+  int remembered;        /* g and bound hold all rows of cells, as do slopes, once the sweep down is through */
+  int64_t first_row;     /* row of cells that lies first in g and bound: that of the band, or 0 */
+  vec *g, *bound;        /* increments [row][cell], times factor; largest |g| [row][block] */
   int local;             /* g and gradient hold one block of the band at a time */
   int64_t pending, pending_from; /* rows of cells of the band whose blocks are not loaded yet, and the first of them */
   int up;                /* they come upwards */
@@ -82,8 +85,12 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->edges = NULL;
   t->local = is_linear(task) && !task->nodes && (int64_t)1 << task->dyadic1 <= BAND;
   in->stride = t->local ? BLOCK + 1 : t->cells; /* rows that are used together should not begin at the same place in a page */
-  t->g = TAKE(BAND * in->stride);
-  t->bound = TAKE(BAND * t->blocks);
+  const int64_t remembered = (task->length1 - 1) * t->cells + task->length1 * task->length2; /* g and slopes */
+  t->remembered = keeping && !is_linear(task) && remembered * (int64_t)sizeof(vec) <= REMEMBERED_BYTES;
+  const int64_t g_rows = t->remembered ? task->length1 - 1 : BAND;
+  in->slope_rows = t->remembered ? task->length1 : BAND + 1;
+  t->g = TAKE(g_rows * in->stride);
+  t->bound = TAKE(g_rows * t->blocks);
   t->fours = TAKE(BLOCK);
   t->zeros = TAKE(BLOCK);
   t->sums[0] = TAKE(BLOCK);
@@ -108,7 +115,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   if (!backward) return used;
   if (task->static_kernel != BS_GIVEN) {
     if (!by_steps) {
-      in->slopes = TAKE((BAND + 1) * task->length2);
+      in->slopes = TAKE(in->slope_rows * task->length2);
       in->corner = TAKE(task->length2);
       in->weights = TAKE(BAND * (BLOCK + 1));
       if (is_radial(task)) {
@@ -154,19 +161,19 @@ BS_INLINE int is_whole(const tile *t, int64_t r) { return r % ((int64_t)1 << t->
 /* The cell that lies first in a row of g and of gradient while they hold block k */
 BS_INLINE int64_t offset(const tile *t, int64_t k) { return t->local ? k * BLOCK >> t->in.task->dyadic2 : 0; }
 
-/* Columns of block k of row r, which lies in the band that begins with row r0. */
-BS_INLINE block block_of(const tile *t, int64_t k, int64_t r, int64_t r0) {
+/* Columns of block k of row r. */
+BS_INLINE block block_of(const tile *t, int64_t k, int64_t r) {
   const int64_t first = k * BLOCK + 1, last = first + BLOCK - 1;
   return (block){first, last < t->columns ? last : t->columns, t->in.task->dyadic2,
-                 t->g + (coarse(t, r) - coarse(t, r0)) * t->in.stride - offset(t, k)};
+                 t->g + (coarse(t, r) - t->first_row) * t->in.stride - offset(t, k)};
 }
 
 /* The increments of block k of the rows of cells that are pending, and their bounds. */
 static void load_block(tile *t, int64_t k) {
   if (!t->pending) return;
-  const block b = block_of(t, k, 0, 0);
-  const int64_t first = (b.first - 1) >> b.shift, last = ((b.last - 1) >> b.shift) + 1;
-  vec *g = t->g - offset(t, k);
+  const block b = block_of(t, k, t->pending_from << t->in.task->dyadic1);
+  const int64_t first = (b.first - 1) >> b.shift, last = ((b.last - 1) >> b.shift) + 1, row = t->pending_from - t->first_row;
+  vec *g = t->g + row * t->in.stride - offset(t, k);
   if (is_linear(t->in.task))
     linear_rows(&t->in, t->pending, first, last, t->factor, g);
   else if (t->in.task->static_kernel != BS_GIVEN)
@@ -179,7 +186,7 @@ static void load_block(tile *t, int64_t k) {
       other = widened(other, g[j + 1]);
     }
     if (j < last) bound = widened(bound, g[j]);
-    t->bound[i * t->blocks + k] = maximum(bound, other);
+    t->bound[(row + i) * t->blocks + k] = maximum(bound, other);
   }
 }
 
@@ -189,13 +196,14 @@ static void open_increments(tile *t, int64_t r0, int64_t r1, int up) {
   const int64_t refinement = (int64_t)1 << t->in.task->dyadic1, first = coarse(t, r0), last = coarse(t, r1 - 1);
   t->pending = 0;
   if (up ? r1 % refinement : r0 % refinement) return; /* within a row that is loaded already */
-  t->pending = last - first + 1;
+  t->pending = up && t->remembered ? 0 : last - first + 1;
   t->pending_from = first;
+  t->first_row = t->remembered ? 0 : first;
   t->up = up;
-  if (t->in.task->static_kernel == BS_GIVEN)
-    given_rows(&t->in, first, last, t->factor, t->g);
-  else
+  if (t->in.task->static_kernel != BS_GIVEN)
     open_rows(&t->in, first, last);
+  else if (t->pending)
+    given_rows(&t->in, first, last, t->factor, t->g + (first - t->first_row) * t->in.stride);
 }
 
 /* The increments of all blocks at once. */
@@ -233,6 +241,7 @@ static void open_tile(tile *t, int64_t first) {
   increments *in = &t->in;
   int same_second = in->y[0] != NULL && !is_trimmed(task); /* tiles of other sizes lie elsewhere in memory */
   in->uniform = 1;
+  in->gradient = t->remembered;
   for (int w = 0; w < W; ++w) {
     const int64_t k = first + w < task->pairs ? first + w : task->pairs - 1;
     if (task->static_kernel == BS_GIVEN) {
@@ -266,8 +275,8 @@ static void open_tile(tile *t, int64_t first) {
 static void sweep_block(tile *t, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
   const int careful = t->in.task->careful, last = t->levels - 1;
   const int64_t from = up ? r + 1 : r, to = up ? r : r + 1;
-  const block b = block_of(t, k, r, r0);
-  const vec bound = t->bound[(coarse(t, r) - coarse(t, r0)) * t->blocks + k], *sums = t->fours;
+  const block b = block_of(t, k, r);
+  const vec bound = t->bound[(coarse(t, r) - t->first_row) * t->blocks + k], *sums = t->fours;
   vec largest = splat(4);
   for (int m = 0; m <= last; ++m) {
     vec *out = t->sums[m & 1];
@@ -294,7 +303,7 @@ static void open_states(tile *t) {
 
 /* The smallest K of block k of row r. */
 static void look_at_row(tile *t, int64_t k, int64_t r) {
-  const block b = block_of(t, k, r, r);
+  const block b = block_of(t, k, r);
   for (int m = 0; m < t->levels; ++m) {
     const vec *row = k_row(t, r, m);
     vec low = t->extent[0], other = low; /* two at a time: each waits for the one before */
@@ -419,7 +428,7 @@ static void provide_rows(tile *t, int64_t first, int64_t r0, int64_t r1) {
 
 /* K on row r of block k, from row r + 1 and the edges. */
 static void recover_block_of_row(tile *t, int64_t k, int64_t r, int64_t r0) {
-  const block b = block_of(t, k, r, r0);
+  const block b = block_of(t, k, r);
   for (int m = 0; m < t->levels; ++m) {
     const edge *upper = edge_of(t, r, k, m), *lower = edge_of(t, r + 1, k, m);
     k_row(t, r, m)[b.first - 1] = upper->k;
@@ -455,7 +464,7 @@ static int is_fresh(const tile *t, int64_t r, block b) {
 static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64_t r0, int64_t r1) {
   const bs_task *task = t->in.task;
   const int top = task->depth - 1; /* the integral of K_depth is never taken */
-  const block b = block_of(t, k, r, r0);
+  const block b = block_of(t, k, r);
   adjoint_state *states = t->adjoints + (r - r0) * (t->levels + 1);
   vec *gradient = t->gradient + (coarse(t, r) - coarse(t, r0)) * t->in.stride - offset(t, k);
   if (task->grid_derivs) {
@@ -498,7 +507,7 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t k, int64_t r0,
   else {
     if (task->dilated)
       for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = first; j < last; ++j) t->in.d_scale += gradient[i * n + j] * t->g[i * n + j];
+        for (int64_t j = first; j < last; ++j) t->in.d_scale += gradient[i * n + j] * t->g[(row - t->first_row + i) * n - offset(t, k) + j];
     increments_gradient(&t->in, row, rows, first, last, gradient);
   }
 }
@@ -531,7 +540,7 @@ static void open_gradient(tile *t, vec seed) {
   for (int64_t c = 0; c <= t->columns; ++c) t->w_top[c] = seed;
   fill(t->gradient, BAND * t->in.stride, 0);
   t->in.gradient = 1;
-  start_rows(&t->in, task->length1 - 1);
+  if (!t->remembered) start_rows(&t->in, task->length1 - 1);
   start_gradient(&t->in);
   if (t->in.grad_x) fill(t->in.grad_x, task->length1 * task->dimension, 0);
 }
@@ -558,11 +567,10 @@ static int sweep_up(tile *t, int64_t first, vec seed) {
 /* The gradient of lane w with respect to one of its paths, to the given point of `to`, if there is one. */
 static void flush_path(const tile *t, int w, const vec *gradient, int64_t points, double weight, const double *path, double *to, int64_t at) {
   const bs_task *task = t->in.task;
-  const int64_t d = coordinates(task), channels = task->dimension;
+  const int64_t d = coordinates(task);
   if (!to) return;
-  to += at * channels;
-  const int64_t count = (gradient == t->in.grad_x ? task->length1 : task->length2) * d;
-  flush_gradient(gradient, count, w, points, d, channels, is_linear(task), weight * t->in.scale[w], to);
+  to += at * task->dimension;
+  flush_gradient(task, gradient, gradient == t->in.grad_x ? task->length1 : task->length2, w, points, weight * t->in.scale[w], to);
   if (task->dilated) to[d] += weight * t->in.d_scale[w] / (t->factor * path[d]);
 }
 
@@ -570,8 +578,8 @@ static void flush_path(const tile *t, int w, const vec *gradient, int64_t points
 static void part_gradients(tile *t) {
   const bs_task *task = t->in.task;
   if (task->static_kernel == BS_GIVEN) return;
-  part_lanes(t->in.grad_x, task->length1 * coordinates(task));
-  part_lanes(t->in.grad_y, task->length2 * coordinates(task));
+  part_lanes(task, t->in.points1, task->length1, t->in.grad_x);
+  part_lanes(task, t->in.points2, task->length2, t->in.grad_y);
 }
 
 /* The gradient of lane w, which is pair k, to where it belongs. A pair without a finite value has no gradient. */

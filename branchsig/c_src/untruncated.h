@@ -284,7 +284,7 @@ static void solve_row(collocation *n, int64_t r, vec *kept, vec *integral) {
     *rows[i] = splat(1);
   }
   for (int64_t j = 0; j < t->blocks; ++j) {
-    const block b = block_of(t, j, r, r);
+    const block b = block_of(t, j, r);
     switch (t->in.task->careful ? 0 : n->p) {
       case 1: solve_block_1(n, b, kept ? rows : NULL, &sum, t->extent); break;
       case 2: solve_block_2(n, b, kept ? rows : NULL, &sum, t->extent); break;
@@ -301,7 +301,7 @@ static void solve_two_rows(collocation *n, int64_t r, vec *kept, vec *integral) 
   const bs_task *task = t->in.task;
   const double B[] = {task->steps[0], task->steps[1]};
   const int shift = task->dyadic2;
-  const vec *g[] = {block_of(t, 0, r, r).g, block_of(t, 0, r + 1, r).g};
+  const vec *g[] = {block_of(t, 0, r).g, block_of(t, 0, r + 1).g};
   vec *row = n->k, k[2][2][BS_MOST_NODES + 1], E[2], sum[2], low = t->extent[0], high = t->extent[1], hardest = splat(0);
   for (int i = 0; i < 2; ++i) {
     k[i][0][1] = k[i][1][1] = E[i] = splat(1);
@@ -500,7 +500,7 @@ static void adjoint_row(collocation *n, int64_t first, int64_t r, vec *const *ro
   const bs_task *task = t->in.task;
   memset(n->adjoints, 0, sizeof(edge_adjoint));
   for (int64_t j = t->blocks - 1; j >= 0; --j) {
-    const block b = block_of(t, j, r, r);
+    const block b = block_of(t, j, r);
     if (task->grid_derivs) load_derivs(t, first, r + 1, b);
     for (int64_t c = b.last; c >= b.first; --c) {
       const int64_t cell = (c - 1) >> b.shift, at = (c - 1) * n->p;
