@@ -31,7 +31,7 @@ def namespace_of(array: Array) -> Any:
 def all_finite(array: Array) -> bool:
     """Tell whether every value is finite."""
     if isinstance(array, np.ndarray):
-        return bool(np.isfinite(array).all())
+        return bool(np.count_nonzero(np.isfinite(array)) == array.size)  # faster than all() where there are few
     xp = namespace_of(array)
     return bool(xp.all(xp.isfinite(array)))
 

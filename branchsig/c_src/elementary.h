@@ -108,33 +108,58 @@ BS_INLINE vec whole_power(vec base, int exponent) {
 }
 
 /* The sweeps take exp of one cell at a time, and a cell is small: exp(x) = 1 + x p(x) with a Taylor polynomial p, whose degree
-   is chosen by |x|; up to SMALL the coefficient of x^5 makes up for most of x^7. What is left out is at most 1.6e-15. Larger cells take the full exponential.
-   Which form a value gets depends on that value alone, so neighbours in the register change no bit of it. */
+   depends on how large |x| may be in a run of cells; up to SMALL the coefficient of x^5 makes up for most of x^7. What is left out
+   is at most 1.6e-15. Beyond MEDIUM it is the full exponential. Every lane takes the form that its own run is due, so neighbours
+   in the register change no bit of it; a tier is what all lanes of a register need. */
 enum { TIER_TINY, TIER_SMALL, TIER_MEDIUM, TIER_ANY };
 #define BS_TINY 0x1p-9   /* p of degree 3 */
 #define BS_SMALL 0x1p-5  /* p of degree 5 */
 #define BS_MEDIUM 0x1p-3 /* p of degree 8 */
+#define BS_FIFTH (1.0 / 120 + 0.75 * BS_SMALL * BS_SMALL / 5040)
 
-/* E exp(x), where `tier` promises how large |x| is in any lane: E + E (exp(x) - 1), for that adds nothing of its own to the
-   rounding of E and saves an addition. Even and odd powers are summed side by side: what counts in the sweep is how soon the
-   result is there. */
-BS_INLINE vec grown(int tier, vec E, vec x) {
-  vec x2 = x * x, high = splat(1.0 / 24); /* 1/4! + x/5! + ... */
+/* Coefficients of x^5 to x^9, 0 in lanes that do without, and the lanes that take the full exponential */
+typedef struct {
+  vec fifth, sixth, seventh, eighth, ninth;
+  ivec full;
+} growth;
+
+/* How the lanes of a tier take exp(x) for |x| <= largest. */
+BS_INLINE growth growth_for(int tier, vec largest) {
+  growth how = {0};
   if (tier >= TIER_SMALL) {
-    vec q = x * (1.0 / 720) + (1.0 / 120 + 0.75 * BS_SMALL * BS_SMALL / 5040);
-    if (tier >= TIER_MEDIUM) {
-      vec r = x2 * (1.0 / 362880) + (x * (1.0 / 40320) + (1.0 / 5040));
-      q = choose(x2 > BS_SMALL * BS_SMALL, r * x2 + (x * (1.0 / 720) + (1.0 / 120)), q);
-    }
-    high = plus_product_where(x2, BS_TINY * BS_TINY, q, x, high);
+    const ivec short_of = ~(largest <= BS_TINY); /* NaN counts as large */
+    how.fifth = (vec)((ivec)splat(BS_FIFTH) & short_of);
+    how.sixth = (vec)((ivec)splat(1.0 / 720) & short_of);
   }
-  vec growth = x2 * (x2 * high + (x * (1.0 / 6) + 0.5)) + x;
-  vec result = E * growth + E;
-  if (tier == TIER_ANY) result = choose(x2 <= BS_MEDIUM * BS_MEDIUM, result, E * exponential(x));
-  return result;
+  if (tier >= TIER_MEDIUM) {
+    const ivec short_of = ~(largest <= BS_SMALL);
+    how.fifth = choose(short_of, splat(1.0 / 120), how.fifth);
+    how.seventh = (vec)((ivec)splat(1.0 / 5040) & short_of);
+    how.eighth = (vec)((ivec)splat(1.0 / 40320) & short_of);
+    how.ninth = (vec)((ivec)splat(1.0 / 362880) & short_of);
+  }
+  if (tier == TIER_ANY) how.full = ~(largest <= BS_MEDIUM);
+  return how;
 }
 
-BS_INLINE vec small_exp(int tier, vec x) { return grown(tier, splat(1), x); }
+/* E exp(x): E + E (exp(x) - 1), for that adds nothing of its own to the rounding of E and saves an addition. Even and odd powers
+   are summed side by side: what counts in the sweep is how soon the result is there. */
+BS_INLINE vec grown(int tier, growth how, vec E, vec x) {
+  vec x2 = x * x, high = splat(1.0 / 24); /* 1/4! + x/5! + ... */
+  if (tier >= TIER_SMALL) {
+    vec q = x * how.sixth + how.fifth;
+    if (tier >= TIER_MEDIUM) q += x2 * (x2 * how.ninth + (x * how.eighth + how.seventh));
+    high += x * q;
+  }
+  const vec result = E * (x2 * (x2 * high + (x * (1.0 / 6) + 0.5)) + x) + E;
+  return tier == TIER_ANY ? choose(how.full, E * exponential(x), result) : result;
+}
+
+/* exp(x) of single values, |x| <= SMALL (TIER_SMALL) or any; what is within SMALL takes one form. */
+BS_INLINE vec small_exp(int tier, vec x) {
+  const growth within = {.fifth = splat(BS_FIFTH), .sixth = splat(1.0 / 720)};
+  return grown(tier, tier == TIER_SMALL ? within : growth_for(tier, maximum(splat(BS_SMALL), absolute(x))), splat(1), x);
+}
 
 /* the tier that promises no more than `largest` */
 BS_INLINE int tier_for(vec largest) {

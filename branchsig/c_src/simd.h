@@ -108,13 +108,4 @@ BS_INLINE vec widened(vec bound, vec x) {
 #endif
 }
 
-/* a * b + c in the lanes where x > bound, c in the others; a and b are finite */
-BS_INLINE vec plus_product_where(vec x, double bound, vec a, vec b, vec c) {
-#if BS_BYTES == 64
-  return (vec)_mm512_mask3_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c, _mm512_cmp_pd_mask((__m512d)x, _mm512_set1_pd(bound), _CMP_GT_OQ));
-#else
-  return (vec)((ivec)a & (x > bound)) * b + c;
-#endif
-}
-
 #endif

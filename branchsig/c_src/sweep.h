@@ -37,12 +37,13 @@ typedef struct {
   vec E, left, k;
 } row_state;
 
-BS_INLINE vec level_block_at(int tier, int refined, double sign, block b, const vec *sums, const vec *from, vec *to, vec *sums_out,
-                             vec *integral, row_state *state, vec extent[2]) {
-  vec E = state->E, left = state->left, steepest = splat(1), largest = splat(0), above = splat(0);
+BS_INLINE vec level_block_at(int tier, int refined, double sign, block b, vec largest_cell, const vec *sums, const vec *from, vec *to,
+                             vec *sums_out, vec *integral, row_state *state, vec extent[2]) {
+  const growth how = growth_for(tier, largest_cell);
+  vec E = state->E, left = state->left, steepest = splat(1), largest = left, above = splat(0);
   for (int64_t c = b.first; c <= b.last; ++c) {
     const vec g = b.g[refined ? (c - 1) >> b.shift : c - 1];
-    E = grown(tier, E, sign * (g * sums[c - b.first]));
+    E = grown(tier, how, E, sign * (g * sums[c - b.first]));
     vec k = from[c], k_next = k * E, both = k + k_next, s = left + both;
     to[c] = k_next;
     if (integral)
@@ -51,8 +52,9 @@ BS_INLINE vec level_block_at(int tier, int refined, double sign, block b, const 
       sums_out[c - b.first] = s;
     left = both;
     if (tier == TIER_ANY) steepest = minimum(steepest, E);
-    largest = maximum(largest, s);
+    largest = maximum(largest, both);
   }
+  largest *= 2; /* no sum is larger, and columns behind the end of a path, where K stays as it is, change nothing */
   *state = (row_state){E, left, to[b.last]};
   if (tier == TIER_ANY) extent[0] = minimum(extent[0], steepest * (BS_STEEP / BS_LIMIT));
   extent[0] = minimum(extent[0], E * (BS_LOW_E / BS_LIMIT));
@@ -64,17 +66,17 @@ BS_INLINE vec level_block_at(int tier, int refined, double sign, block b, const 
 BS_INLINE vec level_block_of(int refined, double sign, block b, vec largest_cell, const vec *sums, const vec *from, vec *to,
                              vec *sums_out, vec *integral, row_state *state, vec extent[2]) {
   switch (tier_for(largest_cell)) {
-    case TIER_TINY: return level_block_at(TIER_TINY, refined, sign, b, sums, from, to, sums_out, integral, state, extent);
-    case TIER_SMALL: return level_block_at(TIER_SMALL, refined, sign, b, sums, from, to, sums_out, integral, state, extent);
-    case TIER_MEDIUM: return level_block_at(TIER_MEDIUM, refined, sign, b, sums, from, to, sums_out, integral, state, extent);
-    default: return level_block_at(TIER_ANY, refined, sign, b, sums, from, to, sums_out, integral, state, extent);
+    case TIER_TINY: return level_block_at(TIER_TINY, refined, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent);
+    case TIER_SMALL: return level_block_at(TIER_SMALL, refined, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent);
+    case TIER_MEDIUM: return level_block_at(TIER_MEDIUM, refined, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent);
+    default: return level_block_at(TIER_ANY, refined, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent);
   }
 }
 
 /* K_m on the row `to` from K_m on the row `from`, which is the row above (sign = 1) or below (sign = -1: K(r-1, c) =
    K(r, c) / E(c)) and may be the same memory, and from the four-corner sums of K_{m-1} between the two. Gives those of K_m, or
-   adds their integral, that of level m + 1, to `integral` where that is not NULL; returns the largest of them. `largest_cell`
-   bounds |cell|; `extent` is widened to the smallest E, scaled, and the largest sum met. */
+   adds their integral, that of level m + 1, to `integral` where that is not NULL; returns a bound for them. `largest_cell`
+   bounds |cell|; `extent` is widened to the smallest E, scaled, and that bound. */
 BS_INLINE vec level_block(double sign, block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *sums_out,
                           vec *integral, row_state *state, vec extent[2]) {
   return b.shift ? level_block_of(1, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent)
