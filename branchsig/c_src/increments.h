@@ -134,7 +134,7 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
     }
     case BS_MATERN12: { /* exp(-r / sigma), r = sqrt(b); no slope where the points coincide */
       vec r = square_root(b), kappa = decay(r * -over_sigma);
-      if (slope) *slope = choose(b == splat(0), splat(0), kappa * -over_sigma / r);
+      if (slope) *slope = choose(b == splat(0), splat(0), kappa * -over_sigma * reciprocal(minimum(splat(1e300), r)));
       return kappa;
     }
     case BS_MATERN32: { /* (1 + z) exp(-z), z = sqrt(3) r / sigma */
@@ -149,12 +149,12 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
     }
     default: { /* BS_RATIONAL_QUADRATIC: (1 + b / (2 alpha sigma^2))^-alpha */
       const double alpha = parameter[1];
-      vec base = 1.0 + b * (1 / (2 * alpha * sigma * sigma)), kappa;
+      vec base = 1.0 + b * (1 / (2 * alpha * sigma * sigma)), over_base = 1 / base, kappa;
       if (alpha == (double)(int)alpha && alpha <= 64)
-        kappa = whole_power(base, -(int)alpha);
+        kappa = whole_power(over_base, (int)alpha);
       else
         kappa = exponential(-alpha * logarithm(base));
-      if (slope) *slope = kappa / base * -(over_sigma * over_sigma);
+      if (slope) *slope = kappa * over_base * -(over_sigma * over_sigma);
       return kappa;
     }
   }

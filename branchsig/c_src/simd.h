@@ -91,6 +91,18 @@ BS_INLINE void transpose(vec row[W]) {
       }
 }
 
+/* 1 / x within two units in the last place, for 1e-300 <= |x| <= 1e300, without the unit that divides: that one has a square root to do */
+BS_INLINE vec reciprocal(vec x) {
+#if BS_BYTES == 64
+  vec y = (vec)_mm512_rcp14_pd((__m512d)x), e = 1.0 - x * y;
+  y += y * (e * e + e);
+  e = 1.0 - x * y;
+  return y + y * e;
+#else
+  return 1 / x;
+#endif
+}
+
 BS_INLINE vec load(const double *from) {
   vec v;
   memcpy(&v, from, sizeof v);
