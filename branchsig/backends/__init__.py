@@ -25,7 +25,7 @@ from branchsig.static_kernels import StaticKernel, is_built_in
 __all__ = ["Backend", "Problem", "backend_for", "for_cupy"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)  # frozen, it would take twice the time to make
 class Problem:
     """Pairs of paths, and how their branched signature kernels are to be computed.
 

@@ -103,18 +103,12 @@ def _strips(pairing: str, n1: int, n2: int, size: int, lanes: int) -> Iterator[J
             yield np.repeat(rows, n2 - full), np.tile(np.arange(full, n2, dtype=np.int64), len(rows))
 
 
-def run(
-    calls: Iterator[Callable[[], T]], n_jobs: int, stop: np.ndarray, collect: Callable[[T], None], *, inline: bool
-) -> None:
+def run(calls: Iterator[Callable[[], T]], n_jobs: int, stop: np.ndarray, collect: Callable[[T], None]) -> None:
     """Run calls in threads, and hand their results to `collect` in order, in the calling thread.
 
-    Long work runs in a thread even for one job: a thread that waits can be interrupted, one inside the core cannot. On
+    This is for long work, even of one thread: a thread that waits can be interrupted, one inside the core cannot. On
     any error, an interruption too, `stop` is set, which ends the calls under way.
     """
-    if inline:
-        for call in calls:
-            collect(call())
-        return
     with ThreadPoolExecutor(n_jobs, thread_name_prefix="branchsig") as pool:
         waiting: deque[Future[T]] = deque()
         try:

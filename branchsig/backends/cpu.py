@@ -250,25 +250,25 @@ class _Sweep:
     ) -> None:
         """Do the work on every job, and collect the results in order."""
         problem, done = self.problem, 0
-        inline = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES)
 
-        def call(job: _schedule.Job) -> Any:
-            return len(job[0]), work(*job)
-
-        def call_in_thread(job: _schedule.Job) -> Any:
-            with np.errstate(all="ignore"):  # every thread has settings of its own
-                return call(job)
-
-        def collected(result: Any) -> None:
+        def finish(job: _schedule.Job, result: Any) -> None:
             nonlocal done
-            done += result[0]
-            collect(result[1])
+            done += len(job[0])
+            collect(result)
             if problem.progress is not None:
                 problem.progress(done, self.count)
 
-        calls = (functools.partial(call if inline else call_in_thread, job) for job in self.jobs(fixed=fixed))
+        def call(job: _schedule.Job) -> Any:
+            with np.errstate(all="ignore"):  # every thread has settings of its own
+                return job, work(*job)
+
         with np.errstate(all="ignore"):
-            _schedule.run(calls, problem.n_jobs, self.stop, collected, inline=inline)
+            if self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES):
+                for job in self.jobs(fixed=fixed):
+                    finish(job, work(*job))
+                return
+            calls = (functools.partial(call, job) for job in self.jobs(fixed=fixed))
+            _schedule.run(calls, problem.n_jobs, self.stop, lambda done: finish(*done))
 
     def given(self, index1: np.ndarray, index2: np.ndarray) -> tuple[kernels.Context, np.ndarray | None]:
         """Increments of a static kernel that the core does not know, in the dtype of the paths."""
