@@ -120,13 +120,12 @@ def rules_and_truncations(chosen):
 
 def ragged(chosen):
     rng = np.random.default_rng(3)
-    x, y = (measure.brownian(rng, 64, 200, 3) for _ in range(2))
-    lengths1, lengths2 = (rng.integers(20, 201, size=64) for _ in range(2))
-    lengths = {"lengths1": lengths1, "lengths2": lengths2}
-    for name, gram in (("64 pairs", False), ("Gram of 64 + 64", True)):
+    for name, size, gram in (("64 pairs", 64, False), ("512 pairs", 512, False), ("Gram of 64 + 64", 64, True)):
+        x, y = (measure.brownian(rng, size, 200, 3) for _ in range(2))
+        lengths1, lengths2 = (rng.integers(20, 201, size=size) for _ in range(2))
         products = np.outer(lengths1, lengths2) if gram else lengths1 * lengths2
         for way, make in (("forward", forward), ("backward", backward)):
-            call = make(x, y, DEPTH, 0, gram=gram, **lengths)(branchsig)
+            call = make(x, y, DEPTH, 0, gram=gram, lengths1=lengths1, lengths2=lengths2)(branchsig)
             full = make(x, y, DEPTH, 0, gram=gram)(branchsig)
             name_of_row = f"lengths from 20 to 200 over their share of (200, 3), depth 4, {name}, {way}"
             yield cost(chosen, name_of_row, call, full, 1.5, share=products.mean() / 200**2)
