@@ -94,6 +94,21 @@ def test_padded_paths_have_the_kernels_and_gradients_of_the_paths(
                 assert not np.any(row[len(path) :])
 
 
+@pytest.mark.parametrize("options", [{}, {"quadrature": "lobatto2"}, {"dyadic_order": 1}])
+def test_cells_of_any_size_have_the_bits_of_the_unpadded_paths(backend, options):
+    # How the exponential of a cell is taken depends on the largest cells near it. Kernels of rising lines are largest at
+    # their ends, where padding would be noticed first.
+    options = {"depth": 3, "log": True, **options}
+    lengths = [5, 7, 9, 12, 16, 20, 25, 30]
+    for size in np.geomspace(0.05, 1.0, 100):
+        lines = [np.linspace(0.0, np.array([1.0, 0.5]) * size * np.sqrt(length / 12), length) for length in lengths]
+        x = np.full((len(lines), max(lengths), 2), np.nan)
+        for row, line in zip(x, lines):
+            row[: len(line)] = line
+        found = branchsig.branched_sig_kernel(x, x, lengths1=lengths, lengths2=lengths, **options)
+        np.testing.assert_array_equal(found, [branchsig.branched_sig_kernel(line, line, **options) for line in lines])
+
+
 @pytest.mark.parametrize("name", ["linear", "rbf", "matern12"])
 @pytest.mark.parametrize("options", [{}, {"time_aug": True, "lead_lag": True}, {"depth": math.inf}, {"order": 4}])
 def test_values_equal_those_of_the_unpadded_paths_to_the_bit(backend, name, options, rng):
