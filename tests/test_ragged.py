@@ -96,8 +96,8 @@ def test_padded_paths_have_the_kernels_and_gradients_of_the_paths(
 
 @pytest.mark.parametrize("options", [{}, {"quadrature": "lobatto2"}, {"dyadic_order": 1}])
 def test_cells_of_any_size_have_the_bits_of_the_unpadded_paths(backend, options):
-    # How the exponential of a cell is taken depends on the largest cells near it. Kernels of rising lines are largest at
-    # their ends, where padding would be noticed first.
+    # How the exponential of a cell is taken depends on the largest cells near it. Kernels of rising lines are largest
+    # at their ends, where padding would be noticed first.
     options = {"depth": 3, "log": True, **options}
     lengths = [5, 7, 9, 12, 16, 20, 25, 30]
     for size in np.geomspace(0.05, 1.0, 100):
