@@ -48,7 +48,9 @@ def refined(
         # How many orders it takes is not known before: at least two, and this one.
         lower, higher = higher, solve(one_pass(tried, index, max(2, index + 1)))
         if lower is not None:
-            estimate = difference(lower, higher, log=settings.log, levels=settings.return_levels)
+            # Without truncation a rule may find no solution where one of higher order does.
+            final = problem.depth < math.inf or problem.order is not None or p == LARGEST_ORDER
+            estimate = difference(lower, higher, log=settings.log, levels=settings.return_levels, final=final)
             if estimate <= rtol:
                 return higher, tried
     warnings.warn(
@@ -70,12 +72,12 @@ def _check_resolved(rtol: float, path: Array) -> None:
         )
 
 
-def difference(lower: Array, higher: Array, *, log: bool, levels: bool) -> float:
+def difference(lower: Array, higher: Array, *, log: bool, levels: bool, final: bool = True) -> float:
     """Return the largest difference of two results, relative to the higher one.
 
     Logarithms below 1 are compared absolutely, which is relatively for the kernels, and the sums over forests of one
     number of nodes, any of which may vanish, relative to the largest of their pair. Values that are not finite agree
-    with each other and with no others.
+    with each other and with no others; but infinities only where they are `final`.
     """
     xp = namespace_of(higher)
     if math.prod(higher.shape) == 0:
@@ -90,5 +92,8 @@ def difference(lower: Array, higher: Array, *, log: bool, levels: bool) -> float
     with np.errstate(all="ignore"):
         gap = abs(higher - lower)
         relative = xp.where((gap == 0) | ~(finite1 | finite2), nothing, gap / size)
-        relative = xp.where(finite1 == finite2, relative, xp.full_like(higher, math.inf))
+        agreeing = finite1 == finite2
+        if not final:
+            agreeing = agreeing & ~xp.isinf(higher)
+        relative = xp.where(agreeing, relative, xp.full_like(higher, math.inf))
     return float(xp.max(relative))

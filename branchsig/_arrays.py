@@ -7,6 +7,7 @@ arrays and nothing else.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import array_api_compat
@@ -58,6 +59,19 @@ def _device_type(array: Array) -> int | None:
         return None
 
 
+def is_recorded(array: Array) -> bool:
+    """Tell whether the library of an array records what is done with it, to differentiate it by itself (PyTorch)."""
+    if not getattr(array, "requires_grad", False):
+        return False
+    torch = sys.modules.get("torch")
+    return torch is None or torch.is_grad_enabled()
+
+
+def unrecorded(array: Array) -> Array:
+    """Return an array, or a view of it from which no derivatives flow back."""
+    return array.detach() if getattr(array, "requires_grad", False) else array
+
+
 def to_numpy(array: Array) -> np.ndarray | None:
     """Return a NumPy view of an array that lies on the CPU, C-contiguous, or None where its library does not hand it
     out.
@@ -65,10 +79,10 @@ def to_numpy(array: Array) -> np.ndarray | None:
     Nothing is copied where the memory is contiguous already. The view must not be written to: it may share its memory
     with an array of the caller.
     """
-    if not lies_on_cpu(array):
+    if is_recorded(array) or not lies_on_cpu(array):
         return None
     try:
-        return np.require(np.from_dlpack(array), None, ["C", "A"])
+        return np.require(np.from_dlpack(unrecorded(array)), None, ["C", "A"])
     except _NOT_HANDED_OUT:
         return None
 
@@ -78,8 +92,10 @@ def to_cupy(array: Array, cupy: Any) -> Array | None:
 
     The library of the array waits, on the device, for what it still has to write; nothing is copied.
     """
+    if is_recorded(array):
+        return None
     try:
-        return cupy.from_dlpack(array)
+        return cupy.from_dlpack(unrecorded(array))
     except _NOT_HANDED_OUT:
         return None
 

@@ -301,7 +301,28 @@ def _solved(backend: Backend, problem: Problem, batch: tuple[int, ...], settings
         else:
             log_k = backend.log_kernel(problem)
             result = log_k if settings.log else namespace_of(log_k).exp(log_k)
+    if problem.depth == math.inf and problem.order is None:
+        result = _nan_where_paths_are(result, problem)
     return result if result.shape == shape else namespace_of(result).reshape(result, shape)
+
+
+def _finite_pairs(problem: Problem, axes: int) -> Array:
+    """Whether both paths of a pair are finite, for every pair, with so many axes."""
+    xp = namespace_of(problem.path1)
+    finite1 = xp.all(xp.isfinite(filled(problem.path1, problem.lengths1)), axis=(1, 2))
+    finite2 = xp.all(xp.isfinite(filled(problem.path2, problem.lengths2)), axis=(1, 2))
+    finite = finite1 & finite2 if problem.pairing == "paired" else finite1[:, None] & finite2[None, :]
+    return xp.reshape(finite, (*finite.shape, *(1,) * (axes - finite.ndim)))
+
+
+def _nan_where_paths_are(result: Array, problem: Problem) -> Array:
+    """Without truncation what is not finite in a path looks like a kernel that blows up, but says nothing of it."""
+    # To look at the paths on a CUDA device the host would wait for it.
+    if not lies_on_cuda(result) and all_finite(result):
+        return result
+    xp = namespace_of(result)
+    known = xp.isfinite(result) | _finite_pairs(problem, result.ndim)
+    return xp.where(known, result, xp.full_like(result, math.nan))
 
 
 def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, stacklevel: int) -> None:
@@ -313,11 +334,8 @@ def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, st
     if all_finite(result):
         return
     xp = namespace_of(result)
-    finite1 = xp.all(xp.isfinite(filled(problem.path1, problem.lengths1)), axis=(1, 2))
-    finite2 = xp.all(xp.isfinite(filled(problem.path2, problem.lengths2)), axis=(1, 2))
-    expected = finite1 & finite2 if problem.pairing == "paired" else finite1[:, None] & finite2[None, :]
-    expected = xp.reshape(expected, (*expected.shape, *(1,) * (result.ndim - expected.ndim)))
-    overflowed = int(xp.sum(xp.astype(expected & ~xp.isfinite(result), xp.int64)))
+    expected = _finite_pairs(problem, result.ndim) & ~xp.isfinite(result)
+    overflowed = int(xp.sum(xp.astype(expected, xp.int64)))
     if overflowed:
         warnings.warn(
             f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, settings)}",
@@ -332,6 +350,11 @@ def _what_happened(problem: Problem, settings: Settings) -> str:
         'Take normalize="dilation", which scales every path for itself and never overflows, scale the paths down, or '
         "use a bounded static kernel such as RBFKernel"
     )
+    if settings.normalize == "dilation":
+        scale = (
+            'With normalize="dilation" this is left to paths that return on a grid too coarse for them, to increments '
+            "beyond the range of the dtype, and to a static_kernel that is not positive semi-definite"
+        )
     if problem.order is not None and settings.log:
         return (
             "are NaN or infinite: a kernel truncated by the number of nodes need not be positive, and has no logarithm "
@@ -340,7 +363,7 @@ def _what_happened(problem: Problem, settings: Settings) -> str:
     if problem.depth == math.inf and problem.order is None:
         return (
             "are inf or NaN: the paths lie past the point where the kernel of unbounded depth blows up, or so close to "
-            "it that the equation of a cell was not solved within the iterations allowed; there a higher dyadic_order "
-            "helps. " + scale
+            "it that the equation of a cell has no solution, or was not solved within the iterations allowed; there a "
+            'rule of higher order (quadrature="lobatto4", or rtol=1e-6) helps, or a higher dyadic_order. ' + scale
         )
     return "overflowed and are inf or NaN: the branched signature kernel grows far faster than the paths do. " + scale

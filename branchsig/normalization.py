@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from branchsig import _validation
-from branchsig._arrays import Array, contiguous, device_of, filled, namespace_of, to_numpy
+from branchsig._arrays import Array, contiguous, device_of, filled, is_recorded, namespace_of, to_numpy, unrecorded
 from branchsig._options import DilationOptions, gather, public
 from branchsig._problems import self_problem
 from branchsig._progress import one_pass
@@ -255,8 +255,11 @@ def dilation(
         raise ValueError(f'method is {method!r}: expected "solve" or "guard"')
     target = _validation.target(target)
     problem, batch = self_problem(paths, lengths, settings)
-    factors = _Sizes.of(problem).guard(target) if method == "guard" else _factors(problem, target)[0]
-    return namespace_of(paths).reshape(_array(factors, problem.path1), batch)
+    if method == "guard":
+        factors = _array(_Sizes.of(problem).guard(target), problem.path1)
+    else:
+        factors = _side(problem, 1, target).factors
+    return namespace_of(paths).reshape(factors, batch)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -283,6 +286,12 @@ class _Side:
             return gradient * self.factors[:, None, None], xp.sum(gradient * path, axis=(1, 2))
         return gradient[:, :, :-1], xp.sum(gradient[:, :, -1], axis=1)
 
+    def slope(self) -> tuple[Array, Array]:
+        """∂ log K(λx, λx) / ∂x and ∂ log K(λx, λx) / ∂λ."""
+        own = dataclasses.replace(self.own, **_scaled_fields(self.own, self.scaled()))
+        of_log = namespace_of(self.factors).ones_like(self.factors)
+        return self._split(_self_gradient(backend_for(own), own, of_log))
+
     def adjoint(self, gradient: Array | None) -> Array | None:
         """The gradient with respect to the paths, from that with respect to `scaled`, through the factors too.
 
@@ -292,9 +301,7 @@ class _Side:
             return None
         d_path, d_factors = self._split(gradient)
         xp = namespace_of(d_path)
-        own = dataclasses.replace(self.own, **_scaled_fields(self.own, self.scaled()))
-        of_log = xp.ones_like(self.factors)
-        through, slope = self._split(_self_gradient(backend_for(own), own, of_log))
+        through, slope = self.slope()
         share = xp.where(self.found, -d_factors / slope, xp.zeros_like(slope))
         through = xp.where(self.found[:, None, None], through, xp.zeros_like(through))
         return d_path + share[:, None, None] * through
@@ -339,9 +346,26 @@ def _scaled_fields(problem: Problem, path1: Array, path2: Array | None = None) -
 def _side(problem: Problem, side: int, target: float) -> _Side:
     own = _self_problem(problem, side)
     own = dataclasses.replace(own, dyadic_order=(problem.dyadic_order[side - 1],) * 2, log_grid=False)
-    factors, found = _factors(own, target)
-    xp = namespace_of(own.path1)
-    return _Side(own, _array(factors, own.path1), xp.asarray(found, device=device_of(own.path1)))
+    path = unrecorded(own.path1)
+    plain = dataclasses.replace(own, path1=path, path2=path)
+    factors, found = _factors(plain, target)
+    xp = namespace_of(path)
+    plain_side = _Side(plain, _array(factors, path), xp.asarray(found, device=device_of(path)))
+    return _recorded_side(own, plain_side) if is_recorded(own.path1) else plain_side
+
+
+def _recorded_side(own: Problem, plain: _Side) -> _Side:
+    """The same for paths whose library is to differentiate by itself: factors with the derivatives they have.
+
+    They are those of a step of Newton's method at the solution, a step of length 0.
+    """
+    fixed = _Side(own, plain.factors, plain.found)
+    scaled = dataclasses.replace(own, **_scaled_fields(own, fixed.scaled()))
+    log_k, _ = _log_and_sign(backend_for(scaled), scaled)
+    xp = namespace_of(log_k)
+    slope = xp.where(plain.found, plain.slope()[1], xp.ones_like(plain.factors))
+    step = xp.where(plain.found, (log_k - unrecorded(log_k)) / slope, xp.zeros_like(log_k))
+    return dataclasses.replace(fixed, factors=plain.factors - step)
 
 
 def _array(values: Floats, like: Array) -> Array:
@@ -408,6 +432,13 @@ class _Sizes:
 
 def _factors(own: Problem, target: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """The factors of all paths, and for which of them the search reached the target."""
+    if is_linear(own.static_kernel):
+        # Squares of what is very large or small would leave the range. Powers of two change no bit.
+        units = _units(own)
+        if np.any(units != 1.0):
+            path = own.path1 * _array(units, own.path1)[:, None, None]
+            factors, found = _factors(dataclasses.replace(own, path1=path, path2=path), target)
+            return factors * units, found
     sizes = _Sizes.of(own)
     guard = sizes.guard(target)
     eps = float(namespace_of(own.path1).finfo(own.path1.dtype).eps)
@@ -421,6 +452,21 @@ def _factors(own: Problem, target: float) -> tuple[Floats, npt.NDArray[np.bool_]
         slope = sizes.end * guard**2 if levels else np.zeros_like(guard)
         squares, found = _roots(growth, slope, start, np.isfinite(guard), target, eps)
         return guard * np.exp(0.5 * squares), found
+
+
+def _units(own: Problem) -> Floats:
+    """Powers of two that bring the largest step of a path near 1 where its square is near an end of the range, or 1."""
+    path = filled(own.path1, own.lengths1)
+    if path.shape[1] == 1:
+        return np.ones(path.shape[0])
+    xp = namespace_of(path)
+    with np.errstate(all="ignore"):
+        largest = _host(xp.max(abs(path[:, 1:, :] - path[:, :-1, :]), axis=(1, 2)))
+        exponents = np.where(np.isfinite(largest) & (largest > 0), np.frexp(largest)[1], 0)
+    widest = int(np.log2(float(xp.finfo(path.dtype).max)))
+    exponents = np.where(np.abs(exponents) < widest // 8, 0, np.clip(exponents, 1 - widest, widest - 1))
+    units: Floats = np.ldexp(1.0, -exponents)
+    return units
 
 
 _Growth = Callable[[npt.NDArray[np.intp], Floats], Floats]

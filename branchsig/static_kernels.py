@@ -404,6 +404,12 @@ class RBFKernel(_RadialKernel):
         return (-1.0 / self.sigma) * self._phi(xp, t)
 
 
+def _root(xp: Any, t: Array) -> Array:
+    """√t, whose derivative at 0 is 0 for a library that differentiates by itself."""
+    nothing = t == 0
+    return xp.where(nothing, xp.zeros_like(t), xp.sqrt(xp.where(nothing, xp.ones_like(t), t)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Matern12Kernel(_RadialKernel):
     r"""The Matern 1/2 kernel.
@@ -440,7 +446,7 @@ class Matern12Kernel(_RadialKernel):
         _real(self, "sigma", above=0.0)
 
     def _phi(self, xp: Any, t: Array) -> Array:
-        return xp.exp(xp.sqrt(t) * (-1.0 / self.sigma))
+        return xp.exp(_root(xp, t) * (-1.0 / self.sigma))
 
     def _phi_derivative(self, xp: Any, t: Array) -> Array:
         coincide = t == 0
@@ -481,11 +487,11 @@ class Matern32Kernel(_RadialKernel):
         _real(self, "sigma", above=0.0)
 
     def _phi(self, xp: Any, t: Array) -> Array:
-        a = xp.sqrt(t) * (math.sqrt(3.0) / self.sigma)
+        a = _root(xp, t) * (math.sqrt(3.0) / self.sigma)
         return (1.0 + a) * xp.exp(-a)
 
     def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        a = xp.sqrt(t) * (math.sqrt(3.0) / self.sigma)
+        a = _root(xp, t) * (math.sqrt(3.0) / self.sigma)
         return (-1.5 / self.sigma / self.sigma) * xp.exp(-a)
 
 
@@ -521,11 +527,11 @@ class Matern52Kernel(_RadialKernel):
         _real(self, "sigma", above=0.0)
 
     def _phi(self, xp: Any, t: Array) -> Array:
-        a = xp.sqrt(t) * (math.sqrt(5.0) / self.sigma)
+        a = _root(xp, t) * (math.sqrt(5.0) / self.sigma)
         return (1.0 + a + a * a / 3.0) * xp.exp(-a)
 
     def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        a = xp.sqrt(t) * (math.sqrt(5.0) / self.sigma)
+        a = _root(xp, t) * (math.sqrt(5.0) / self.sigma)
         return (-5.0 / 6.0 / self.sigma / self.sigma) * (1.0 + a) * xp.exp(-a)
 
 

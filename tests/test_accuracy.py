@@ -74,6 +74,16 @@ def test_the_error_is_within_the_tolerance(name, option, form, depth, orders, rt
     assert error(found, wanted, options) <= rtol
 
 
+def test_two_rules_without_a_solution_do_not_agree(backend):
+    # Close to the blow-up at c = 2 the equation of a cell has no solution by the rules of order 2 to 5.
+    x = np.array([[0.0], [1.0]])
+    with pytest.warns(RuntimeWarning, match="rtol is 0.01 and was not reached"):
+        found = kernel(x, 1.9 * x, math.inf, rtol=1e-2)
+    np.testing.assert_allclose(found, 400.0, rtol=0.02)
+    with pytest.warns(RuntimeWarning, match="blows up"):
+        assert kernel(x, 2.5 * x, math.inf, rtol=1e-2) == math.inf
+
+
 @pytest.mark.parametrize("c", [0.5, 1.5, 3.0])
 @pytest.mark.parametrize("rtol", [1e-4, 1e-8, 1e-12])
 def test_one_cell_has_the_value_of_forty_digits(backend, c, rtol):

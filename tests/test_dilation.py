@@ -47,6 +47,25 @@ def test_scaled_paths_have_the_target(backend, depth, target, rng):
     np.testing.assert_allclose(logarithms(x, factors, depth, **options), target, rtol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "exponents"), [(np.float64, [-1000, -550, -300, 500, 1000]), (np.float32, [-120, -80, 60, 115])]
+)
+def test_no_scale_is_out_of_range(backend, dtype, exponents, rng):
+    # Squares of these are 0 or infinite. Powers of two, so that not even the rounding of the paths differs.
+    x = walk(rng, 2, 9, 2, dtype=dtype)
+    wanted, pullback = branchsig.branched_sig_kernel_gram_vjp(x, None, 3, normalize="dilation")
+    gradient, _ = pullback(np.ones_like(wanted))
+    tolerance = 1e-12 if dtype is np.float64 else 1e-4
+    for exponent in exponents:
+        scale = dtype(2.0) ** dtype(exponent)
+        mixed = np.stack([x[0] * scale, x[1]])
+        found, pullback = branchsig.branched_sig_kernel_gram_vjp(mixed, None, 3, normalize="dilation")
+        np.testing.assert_allclose(found, wanted, rtol=tolerance)
+        mine, _ = pullback(np.ones_like(wanted))
+        mine[0] *= scale
+        np.testing.assert_allclose(mine, gradient, rtol=0, atol=tolerance * np.abs(gradient).max())
+
+
 def test_depth_one_is_known_in_closed_form(backend, rng):
     x = walk(rng, 5, 7, 3)
     np.testing.assert_allclose(branchsig.dilation(x, 1), 1 / np.linalg.norm(x[:, -1] - x[:, 0], axis=1), rtol=1e-13)

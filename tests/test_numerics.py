@@ -150,6 +150,27 @@ def test_a_bad_path_spoils_its_own_pairs_alone(backend, bad, place, name, rng):
         assert np.all(np.isnan(right))  # every path of the other side is in a pair with the bad one
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"log": True}, {"normalize": True}, {"normalize": "dilation"}, {"quadrature": "left"}, {"rtol": 1e-3}],
+)
+def test_without_truncation_a_bad_path_is_no_blow_up(backend, options, bad, rng):
+    x = walk(rng, 3, 6, 2, size=0.02) + np.linspace(0, 0.5, 6)[:, None]
+    plain = branchsig.branched_sig_kernel_gram(x, None, math.inf, **options)
+    x[1, 2, 0] = bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = branchsig.branched_sig_kernel_gram(x, None, math.inf, **options)
+        grid = branchsig.branched_sig_kernel(x, x, math.inf, return_grid=True)
+    assert np.all(np.isnan(found[1]))
+    assert np.all(np.isnan(found[:, 1]))
+    np.testing.assert_allclose(found[::2, ::2], plain[::2, ::2], rtol=1e-3)
+    assert np.isnan(grid[1, -1, -1])
+    assert grid[1, 0, 0] == 1
+    assert np.all(np.isfinite(grid[::2]))
+
+
 def test_a_nan_in_a_symmetric_gram_matrix_is_a_row_and_a_column(backend, rng):
     x = walk(rng, 6, 5, 2, size=0.5)
     wanted = branchsig.branched_sig_kernel_gram(x, x, 3)

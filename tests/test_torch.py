@@ -1,0 +1,85 @@
+"""Tensors of PyTorch: its own differentiation through the library, and what happens where it records nothing."""
+
+import math
+
+import numpy as np
+import pytest
+
+import branchsig
+
+torch = pytest.importorskip("torch")
+
+OPTIONS = [
+    {},
+    {"log": True},
+    {"normalize": True},
+    {"normalize": "dilation"},
+    {"normalize": "dilation", "log": True},
+    {"normalize": "dilation", "static_kernel": branchsig.RBFKernel(1.0)},
+    {"normalize": "dilation", "depth": math.inf, "order": 3},
+    {"depth": math.inf, "quadrature": "lobatto2"},
+    {"static_kernel": branchsig.Matern12Kernel(1.0)},
+    {"static_kernel": branchsig.Matern52Kernel(1.0)},
+]
+
+
+def paths(rng, *shape):
+    return torch.asarray(np.cumsum(0.15 * rng.standard_normal(shape), axis=-2))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("itself", [False, True])
+def test_its_own_derivatives_are_those_of_the_pullback(options, itself, rng):
+    options = {"depth": 3, **options}
+    x = paths(rng, 3, 6, 2)
+    y = None if itself else paths(rng, 2, 5, 2)
+    if y is not None:
+        y[0, 0] = x[0, 0]  # where two points coincide Matern 1/2 has no derivative, and 0 in its place
+    recorded = [p if p is None else p.clone().requires_grad_() for p in (x, y)]
+    value = branchsig.branched_sig_kernel_gram(*recorded, **options)
+    wanted, pullback = branchsig.branched_sig_kernel_gram_vjp(x, y, **options)
+    torch.testing.assert_close(value.detach(), wanted, rtol=1e-12, atol=1e-13)
+    weights = torch.asarray(rng.standard_normal(tuple(wanted.shape)))
+    value.backward(weights)
+    for path, gradient in zip(recorded, pullback(weights)):
+        if path is not None:
+            torch.testing.assert_close(path.grad, gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_factors_of_dilation_have_derivatives_too(rng):
+    x = paths(rng, 2, 6, 2)
+    x[1] = 1.0  # a path that does not move has the factor 1, through which nothing flows
+    recorded = x.clone().requires_grad_()
+    branchsig.dilation(recorded, 3)[0].backward()
+    step = torch.zeros_like(x)
+    step[0, 2, 1] = 1e-6
+    ahead, behind = branchsig.dilation(x + step, 3)[0], branchsig.dilation(x - step, 3)[0]
+    torch.testing.assert_close(recorded.grad[0, 2, 1], (ahead - behind) / 2e-6, rtol=1e-6, atol=1e-9)
+    assert not recorded.grad[1].any()
+
+
+def test_where_nothing_is_recorded_the_core_serves(monkeypatch, rng):
+    x = paths(rng, 2, 6, 2).requires_grad_()
+
+    def refuse(*_, **__):
+        raise AssertionError("the reference was asked")
+
+    monkeypatch.setattr(branchsig.backends.reference.ReferenceBackend, "log_kernel", refuse)
+    monkeypatch.setattr(branchsig.backends.reference.ReferenceBackend, "gradients", refuse)
+    with torch.no_grad():
+        assert branchsig.branched_sig_kernel(x, x, 3).shape == (2,)
+
+    class Kernel(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, path1, path2):
+            value, ctx.pullback = branchsig.branched_sig_kernel_vjp(path1, path2, 3)
+            return value
+
+        @staticmethod
+        def backward(ctx, derivs):
+            return ctx.pullback(derivs)
+
+    y = paths(rng, 2, 5, 2)
+    Kernel.apply(x, y).sum().backward()
+    wanted, _ = branchsig.branched_sig_kernel_backprop(torch.ones(2, dtype=torch.float64), x.detach(), y, 3)
+    torch.testing.assert_close(x.grad, wanted)
