@@ -163,8 +163,9 @@ return_levels : bool, default: False
     last axis.""",
     "check_finite": """\
 check_finite : bool, optional
-    Whether to look if the values are finite, and to warn if they are not. `None` looks, except at arrays on a CUDA
-    device, for which the host would have to wait. Gradients are never looked at.""",
+    Whether to look if the values are finite, and to warn if they are not. `None` looks where they lie on the CPU:
+    for those on a CUDA device the host would have to wait, and lazy or traced arrays have none yet. Gradients are
+    never looked at.""",
     "rtol": """\
 rtol : float, optional
     Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand Gauss-Lobatto

@@ -282,7 +282,10 @@ def _same_kind(array: Array, name: str, like: Array, like_name: str) -> None:
             f"{name} has dtype {array.dtype} and {like_name} has dtype {like.dtype}: "
             "expected one dtype; convert one of them"
         )
-    if not isinstance(array, np.ndarray) and device_of(array) != device_of(like):
+    if isinstance(array, np.ndarray):
+        return
+    devices = device_of(array), device_of(like)
+    if None not in devices and devices[0] != devices[1]:  # a traced array lies nowhere yet
         raise ValueError(
             f"{name} lies on device {device_of(array)} and {like_name} on {device_of(like)}: "
             "expected one device; move one of them"

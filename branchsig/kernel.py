@@ -16,7 +16,7 @@ import numpy as np
 
 from branchsig import _validation
 from branchsig._accuracy import refined
-from branchsig._arrays import Array, all_finite, filled, lies_on_cuda, namespace_of
+from branchsig._arrays import Array, all_finite, filled, lies_on_cpu, namespace_of
 from branchsig._options import KernelOptions, Settings, StackOptions, gather, public
 from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import reporting
@@ -317,8 +317,7 @@ def _finite_pairs(problem: Problem, axes: int) -> Array:
 
 def _nan_where_paths_are(result: Array, problem: Problem) -> Array:
     """Without truncation what is not finite in a path looks like a kernel that blows up, but says nothing of it."""
-    # To look at the paths on a CUDA device the host would wait for it.
-    if not lies_on_cuda(result) and all_finite(result):
+    if lies_on_cpu(result) and all_finite(result):
         return result
     xp = namespace_of(result)
     known = xp.isfinite(result) | _finite_pairs(problem, result.ndim)
@@ -328,8 +327,8 @@ def _nan_where_paths_are(result: Array, problem: Problem) -> Array:
 def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, stacklevel: int) -> None:
     """Warn once, where this is to be checked, if values are not finite although the paths they belong to are."""
     checked = settings.check_finite
-    # To look at the values of a CUDA device the host waits for it.
-    if checked is False or (checked is None and lies_on_cuda(result)):
+    # To look at the values of a CUDA device the host waits for it; those of a traced array are not there yet.
+    if checked is False or (checked is None and not lies_on_cpu(result)):
         return
     if all_finite(result):
         return

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from branchsig import _validation
-from branchsig._arrays import Array, contiguous, lies_on_cuda, namespace_of
+from branchsig._arrays import Array, contiguous, lies_on_cpu, namespace_of
 from branchsig._options import KernelOptions, Settings, gather, public
 from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import one_pass, reporting
@@ -466,8 +466,8 @@ def _symmetric_gradients(
     """
     xp = namespace_of(derivs)
     transposed = xp.permute_dims(derivs, (1, 0))
-    # One pass serves both places, but to see it on a CUDA device the host would wait for it.
-    same = left and right and not lies_on_cuda(derivs) and bool(xp.all(derivs == transposed))
+    # One pass serves both places, but to see that on a CUDA device the host would wait; traced values are not there.
+    same = left and right and lies_on_cpu(derivs) and bool(xp.all(derivs == transposed))
     passes = 2 if left and right and not same else 1
 
     def gradient(weights: Array, index: int) -> Array:
