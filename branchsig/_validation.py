@@ -240,10 +240,14 @@ def _real_array(array: Any, name: str) -> None:
     if not isinstance(array, np.ndarray) and (
         isinstance(array, np.generic) or not array_api_compat.is_array_api_obj(array)
     ):
-        raise TypeError(
-            f"{name} is of type {type(array).__name__}: expected an array of NumPy or another array API library; "
-            f"convert it with numpy.asarray({name}, dtype=float)"
-        )
+        if array is None and name == "path2":
+            remedy = "to pair paths with themselves pass them twice, or take a Gram matrix, where path2=None does that"
+        else:
+            remedy = f"convert it with numpy.asarray({name}, dtype=float)"
+        if isinstance(array, (list, tuple)) and any(isinstance(part, np.ndarray) for part in array):
+            remedy += ", or paths of different lengths with branchsig.pad_paths"
+        wanted = "expected an array of NumPy or another array API library"
+        raise TypeError(f"{name} is of type {type(array).__name__}: {wanted}; {remedy}")
     if isinstance(array, np.ndarray):
         dtype = array.dtype
         if dtype.kind == "f" and dtype.itemsize in (4, 8):
