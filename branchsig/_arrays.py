@@ -22,11 +22,17 @@ _NOT_HANDED_OUT = (AttributeError, BufferError, NotImplementedError, RuntimeErro
 """What the libraries raise that do not hand an array out by DLPack."""
 
 
+_namespaces: dict[type, Any] = {}
+
+
 def namespace_of(array: Array) -> Any:
-    """Return the array API namespace of an array, for NumPy without a look-up."""
+    """Return the array API namespace of an array, which its type alone decides."""
     if isinstance(array, np.ndarray):
         return numpy_namespace
-    return array_api_compat.array_namespace(array)
+    found = _namespaces.get(type(array))
+    if found is None:
+        found = _namespaces[type(array)] = array_api_compat.array_namespace(array)
+    return found
 
 
 def all_finite(array: Array) -> bool:
