@@ -24,7 +24,7 @@ struct Adjoint {
   const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
   bool wrt_log;
   work *last_row;        // what the rule keeps of it
-  work *edge;            // EVERY_ROW: what goes on to the next pass or warp; otherwise sweep.edge, which is used up, has that
+  work *edge;            // EVERY_ROW: what a warp hands on to the next; otherwise sweep.edge, which is used up, has that
   work *band, *tile;     // of this warp: (SPAN, BAND) and (nodes of a warp, TILE)
   work *grad1, *grad2;   // (length1, dimension) and (warps of all passes, nodes of a warp, dimension); LINEAR: of the steps
   real *grad_increments; // GIVEN
@@ -45,100 +45,83 @@ struct Adjoint {
 
   __device__ void up() {
     const int R = problem.rows(), C = problem.columns(), N = sweep.levels(), mask = (1 << problem.order1) - 1;
-    const int passes = (C - 1) / (team.warps * SPAN) + 1;
-    for (int pass = passes - 1; pass >= 0; --pass) {
+    const int steps = R + 31, phases = (steps + 31) / 32;
+    for (int pass = sweep.passes() - 1; pass >= 0; --pass) {
       const int part = pass * team.warps + team.warp, start = part * SPAN, first = start + team.lane * COLUMNS;
       const bool last = start + SPAN >= C;
-      work factors = work(0);
+      if constexpr (Rule::EVERY_ROW)
+        if (sweep.by_pass) sweep.down_again(pass, wrt_log);
+      typename Rule::Up strip;
+      work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS], factors = work(0);
       int complete = problem.length1 - 1;  // rows of cells from here on are in the band, and used up
-      for (int r1 = R, r0 = 0; r1 > 0; r1 = r0) {
-        if constexpr (Rule::EVERY_ROW) {
-          if (sweep.segment) {
-            r0 = (r1 - 1) / sweep.segment * sweep.segment;
-            work integral = work(0);
-            bool strayed = false;
-            sweep.down(pass, r0, r1, sweep.nodes, nullptr, LAST_LEVEL, wrt_log, integral, strayed);
-          }
-        }
-        typename Rule::Up strip;
-        work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS];
-        Increments<KERNEL, COLUMNS, real, work> increments(problem, sweep.x, sweep.y);
-        increments.start(first, ((r1 - 1) >> problem.order1) + 1, sweep.scale());
+      Increments<KERNEL, COLUMNS, real, work> increments(problem, sweep.x, sweep.y);
+      increments.start(first, problem.length1 - 1, sweep.scale());
+      if constexpr (Rule::EVERY_ROW) {
+        strip.start(start < C ? sweep.nodes_of(pass) + (R - 1) * (long long)Rule::CELL : nullptr);
+      } else {
+        strip.start(N, last_row, first, C);
+      }
 #pragma unroll
-        for (int m = 0; m < N; ++m)
+      for (int m = 0; m < N; ++m)
 #pragma unroll
-          for (int v = 0; v < UP; ++v) handed[m][v] = work(0);
+        for (int v = 0; v < UP; ++v) handed[m][v] = work(0);
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
-        if constexpr (Rule::EVERY_ROW) {
-          strip.start();
-          if (r1 < R) strip.resume(sweep.state(), gbar[0], factors);
-          if (start < C) {
-            strip.cell = sweep.nodes_of(pass) + (long long)(r1 - 1 - r0) * Rule::CELL;
-            strip.fetch(*this, r1 - 1, first);
-          }
-        } else {
-          strip.start(N, last_row, first, C);
-        }
-        const int steps = r1 - r0 + 31, phases = (steps + 31) / 32;
-        for (int phase = 0; phase < phases + 2 * (team.warps - 1); ++phase) {
-          const int mine = phase - 2 * (team.warps - 1 - team.warp);
-          const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
-          for (int s = 32 * mine; s < end; ++s) {
-            const int r = r1 - 1 - s + 31 - team.lane;
-            work right[ROOM][UP];
+      for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
+      for (int phase = 0; phase < phases + 2 * (team.warps - 1); ++phase) {
+        const int mine = phase - 2 * (team.warps - 1 - team.warp);
+        const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
+        for (int s = 32 * mine; s < end; ++s) {
+          const int r = R - 1 - s + 31 - team.lane;
+          work right[ROOM][UP];
+#pragma unroll
+          for (int m = 0; m < N; ++m)
+#pragma unroll
+            for (int v = 0; v < UP; ++v) right[m][v] = __shfl_down_sync(ALL_LANES, handed[m][v], 1);
+          if (r < 0 || r >= R) continue;
+          if (team.lane == 31) {
 #pragma unroll
             for (int m = 0; m < N; ++m)
 #pragma unroll
-              for (int v = 0; v < UP; ++v) right[m][v] = __shfl_down_sync(ALL_LANES, handed[m][v], 1);
-            if (r < r0 || r >= r1) continue;
-            if (team.lane == 31) {
-#pragma unroll
-              for (int m = 0; m < N; ++m)
-#pragma unroll
-                for (int v = 0; v < UP; ++v) {
-                  if (!last) {
-                    right[m][v] = edge_of(r, v)[m];
-                  } else if (v < Rule::RUNS) {  // the running products that the sweep down left come last among its values
-                    right[m][v] = sweep.edge_of(part, r, Rule::DOWN - Rule::RUNS + v)[m];
-                    if (!Rule::CAREFUL && !Rule::PARTS) right[m][v] = work(1) / right[m][v];
-                  } else {
-                    right[m][v] = work(0);
-                  }
+              for (int v = 0; v < UP; ++v) {
+                if (!last) {
+                  right[m][v] = edge_of(r, v)[m];
+                } else if (v < Rule::RUNS) {  // the running products that the sweep down left come last among its values
+                  right[m][v] = sweep.edge_of(sweep.edge, r, Rule::DOWN - Rule::RUNS + v)[m];
+                  if (!Rule::CAREFUL && !Rule::PARTS) right[m][v] = work(1) / right[m][v];
+                } else {
+                  right[m][v] = work(0);
                 }
-            }
-            if ((r & mask) == mask || (Rule::EVERY_ROW && r == r1 - 1)) increments.of_row(r >> problem.order1, true, g);
-            strip.row(*this, N, r, first, g, sweep.weights, right, gbar);
+              }
+          }
+          if ((r & mask) == mask) increments.of_row(r >> problem.order1, true, g);
+          strip.row(*this, N, r, first, g, sweep.weights, right, gbar);
+#pragma unroll
+          for (int m = 0; m < N; ++m)
+#pragma unroll
+            for (int v = 0; v < UP; ++v) handed[m][v] = right[m][v];
+          if (team.lane == 0 && start) {
 #pragma unroll
             for (int m = 0; m < N; ++m)
 #pragma unroll
-              for (int v = 0; v < UP; ++v) handed[m][v] = right[m][v];
-            if (team.lane == 0 && start) {
+              for (int v = 0; v < UP; ++v) edge_of(r, v)[m] = handed[m][v];
+          }
+          if ((r & mask) == 0) {
 #pragma unroll
-              for (int m = 0; m < N; ++m)
-#pragma unroll
-                for (int v = 0; v < UP; ++v) edge_of(r, v)[m] = handed[m][v];
-            }
-            if ((r & mask) == 0) {
-#pragma unroll
-              for (int c = 0; c < COLUMNS; ++c) {
-                if (DILATABLE && problem.dilated) factors += gbar[c] * g[c];
-                band[(team.lane * COLUMNS + c) * BAND + (r >> problem.order1) % BAND] =
-                    gbar[c] * (DILATABLE ? increments.factor : sweep.scale());
-                gbar[c] = work(0);
-              }
+            for (int c = 0; c < COLUMNS; ++c) {
+              if (DILATABLE && problem.dilated) factors += gbar[c] * g[c];
+              band[(team.lane * COLUMNS + c) * BAND + (r >> problem.order1) % BAND] =
+                  gbar[c] * (DILATABLE ? increments.factor : sweep.scale());
+              gbar[c] = work(0);
             }
           }
-          if (end > 0) {
-            const int row_complete = max(r0, r1 + 31 - end);  // every lane has done this row
-            const int newly_complete = (row_complete + mask) >> problem.order1;
-            use_band(part, newly_complete, complete);
-            complete = newly_complete;
-          }
-          team.barrier();
         }
-        if constexpr (Rule::EVERY_ROW)
-          if (r0) strip.leave(sweep.state(), gbar[0], factors);
+        if (end > 0) {
+          const int row_complete = max(0, R + 31 - end);  // every lane has done this row
+          const int newly_complete = (row_complete + mask) >> problem.order1;
+          use_band(part, newly_complete, complete);
+          complete = newly_complete;
+        }
+        team.barrier();
       }
       if (DILATABLE && problem.dilated) {
 #pragma unroll
@@ -221,16 +204,10 @@ struct Adjoint {
     for (int j = team.lane; j < count; j += 32) {
       for (int from = 0; from < coordinates; from += CHANNELS) {
         work sum[CHANNELS] = {};
-#pragma unroll
-        for (int channel = 0; channel < CHANNELS; ++channel)  // where segments begin changes no bit of a sum row by row
-          if (Rule::EVERY_ROW && from + channel < coordinates) sum[channel] = mine[(long long)j * d + from + channel];
         for (int i = high - 1; i >= low; --i) add(sum, from, tile[j * TILE + i - low], sweep.y, first_cell + j, sweep.x, i);
 #pragma unroll
         for (int channel = 0; channel < CHANNELS; ++channel)
-          if (from + channel < coordinates) {
-            const work before = Rule::EVERY_ROW ? work(0) : mine[(long long)j * d + from + channel];
-            mine[(long long)j * d + from + channel] = before + sum[channel];
-          }
+          if (from + channel < coordinates) mine[(long long)j * d + from + channel] += sum[channel];
       }
     }
     __syncwarp();
@@ -340,7 +317,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
              int most, int length1, int length2, int dimension, int order1, int order2, int depth, int dilated,
              double parameter0, double parameter1, double parameter2, int pairing, long long n2, long long first_pair,
              long long pairs, int warps, const double* rule, typename Rule::Work* workspace, long long workspace_size,
-             int* flags, const real* derivs, int wrt_log, real* grad1, real* grad2, real* grad_increments, int segment) {
+             int* flags, const real* derivs, int wrt_log, real* grad1, real* grad2, real* grad_increments, int by_pass) {
   typedef typename Rule::Work work;
   typedef Sweep<real, KERNEL, Rule> Forward;
   typedef Adjoint<real, KERNEL, Rule> Backward;
@@ -373,14 +350,12 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     Backward adjoint = {problem, team, sweep, derivs + (first_pair + k) * given, bool(wrt_log)};
     work* next = sweep.edge;
     if constexpr (Rule::EVERY_ROW) {
-      next += (long long)((C + 31) / 32) * R * Rule::DOWN;
+      sweep.by_pass = by_pass;
+      next += (long long)(by_pass ? Forward::edges_of(sweep.passes()) : 1) * R * Rule::DOWN;
       adjoint.edge = next;
       next += (long long)R * Rule::UP;
-      sweep.segment = segment;
       sweep.nodes = next;
-      sweep.states = next + (long long)warps * (segment + 32) * Rule::CELL;
-      sweep.starts = sweep.states + warps * 32 * int(Rule::STATE);
-      next += Rule::kept(R, C, warps, segment);
+      next += (by_pass ? warps : (C + 31) / 32) * Rule::kept(R);
     } else {
       next += (long long)R * Rule::UP * N;
       adjoint.last_row = next;
@@ -394,7 +369,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     adjoint.grad_increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
 
     bool strayed;
-    work* kept = Rule::EVERY_ROW ? segment ? nullptr : sweep.nodes : adjoint.last_row;
+    work* kept = !Rule::EVERY_ROW ? adjoint.last_row : by_pass ? nullptr : sweep.nodes;
     const work log_k = team.sum(sweep.down(kept, nullptr, LAST_LEVEL, wrt_log, strayed), scratch);
     strayed = team.any(strayed);
     bool finite = GRID || PARTS ? !strayed : is_finite(real(log_k));
