@@ -19,6 +19,7 @@ import branchsig
 from branchsig import _validation
 from branchsig.backends import cuda
 from branchsig.backends.devices import OverDevices
+from branchsig.quadrature import BY_NAME
 from branchsig.static_kernels import DilatedKernel
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
@@ -304,6 +305,13 @@ def test_kernels_of_rules_beyond_the_range_are_done_again(backend, reference, ru
     found = backend.gradients(arguments, np.ones(5), **options)
     for mine, its in zip(found, reference.gradients(arguments, np.ones(5), **options), strict=True):
         assert relative_to_path(mine, its) < 1e-10
+
+
+def test_left_points_alone_have_weights_of_zero():
+    for name, rule in BY_NAME.items():
+        steps = np.array(rule.steps)
+        weights = steps, steps.cumsum(axis=0), np.array(rule.whole)
+        assert all(part.all() for part in weights) == (name != "left")
 
 
 def test_nodes_of_weight_zero_are_not_seen(backend, reference):

@@ -313,6 +313,16 @@ class Instance:
         return dataclasses.replace(instance, columns=widest)
 
 
+@functools.cache
+def _weights(quadrature: Quadrature) -> np.ndarray:
+    """Return the weights of a rule, as collocation.cuh and untruncated.cuh have them, as one structure."""
+    steps = np.array(quadrature.steps)
+    until = np.cumsum(steps, axis=0)
+    norms = np.abs(until[:, 1:]).sum(axis=1).max(), np.abs(steps[:, 1:]).sum()
+    weights = np.concatenate((steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1), until.ravel(), norms))
+    return weights.view([("value", weights.dtype, weights.shape)])
+
+
 def _depth(problem: Problem) -> float:
     """Return the depth of the trees, or the largest number of nodes."""
     return problem.depth if problem.order is None else problem.order
@@ -362,7 +372,6 @@ class CudaBackend:
         self._cupy = cupy
         self._reference = ReferenceBackend()
         self._functions: dict[tuple[int, str], Any] = {}
-        self._weights: dict[tuple[int, Quadrature], Any] = {}
 
     def log_kernel(self, problem: Problem) -> Array:
         """Return log K_depth at the end of both paths."""
@@ -468,17 +477,6 @@ class CudaBackend:
                     "(pip install 'branchsig[cuda12]' or 'branchsig[cuda13]'), or move the paths to NumPy"
                 ) from error
         return self._functions[key]
-
-    def weights(self, quadrature: Quadrature) -> Array:
-        """Return the weights of a rule on the current device, as collocation.cuh and untruncated.cuh have them."""
-        key = (int(self._cupy.cuda.Device().id), quadrature)
-        if key not in self._weights:
-            steps = np.array(quadrature.steps)
-            until = np.cumsum(steps, axis=0)
-            norms = np.abs(until[:, 1:]).sum(axis=1).max(), np.abs(steps[:, 1:]).sum()
-            weights = steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1), until.ravel(), norms
-            self._weights[key] = self._cupy.asarray(np.concatenate(weights))
-        return self._weights[key]
 
     @functools.cached_property
     def _processors(self) -> dict[int, int]:
@@ -622,7 +620,7 @@ class _Sweep:
                 np.int64(first),
                 np.int64(count),
                 np.int32(launch.warps),
-                self.backend.weights(problem.quadrature),
+                _weights(problem.quadrature),
                 workspace,
                 np.int64(launch.workspace),
                 flags,

@@ -72,11 +72,10 @@ struct Adjoint {
         const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
         for (int s = 32 * mine; s < end; ++s) {
           const int r = R - 1 - s + 31 - team.lane;
-          work right[ROOM][UP];
 #pragma unroll
           for (int m = 0; m < N; ++m)
 #pragma unroll
-            for (int v = 0; v < UP; ++v) right[m][v] = __shfl_down_sync(ALL_LANES, handed[m][v], 1);
+            for (int v = 0; v < UP; ++v) handed[m][v] = __shfl_down_sync(ALL_LANES, handed[m][v], 1);
           if (r < 0 || r >= R) continue;
           if (team.lane == 31) {
 #pragma unroll
@@ -84,21 +83,17 @@ struct Adjoint {
 #pragma unroll
               for (int v = 0; v < UP; ++v) {
                 if (!last) {
-                  right[m][v] = edge_of(r, v)[m];
+                  handed[m][v] = edge_of(r, v)[m];
                 } else if (v < Rule::RUNS) {  // the running products that the sweep down left come last among its values
-                  right[m][v] = sweep.edge_of(sweep.edge, r, Rule::DOWN - Rule::RUNS + v)[m];
-                  if (!Rule::CAREFUL && !Rule::PARTS) right[m][v] = work(1) / right[m][v];
+                  handed[m][v] = sweep.edge_of(sweep.edge, r, Rule::DOWN - Rule::RUNS + v)[m];
+                  if (!Rule::CAREFUL && !Rule::PARTS) handed[m][v] = work(1) / handed[m][v];
                 } else {
-                  right[m][v] = work(0);
+                  handed[m][v] = work(0);
                 }
               }
           }
           if ((r & mask) == mask) increments.of_row(r >> problem.order1, true, g);
-          strip.row(*this, N, r, first, g, sweep.weights, right, gbar);
-#pragma unroll
-          for (int m = 0; m < N; ++m)
-#pragma unroll
-            for (int v = 0; v < UP; ++v) handed[m][v] = right[m][v];
+          strip.row(*this, N, r, first, g, sweep.weights, handed, gbar);
           if (team.lane == 0 && start) {
 #pragma unroll
             for (int m = 0; m < N; ++m)
@@ -269,16 +264,15 @@ struct Adjoint {
       for (long long e = problem.length2 * d + team.thread(); e < problem.padded2 * d; e += team.threads()) out2[e] = real(0);
   }
 
-  // Writes the gradients times their weights, NaN where the value is not `finite`; returns whether one of them is not finite.
-  __device__ bool finish(real* out1, real* out2, work weight1, work weight2, bool finite) const {
+  // Writes the gradients times their factors; returns whether one of them is not finite.
+  __device__ bool finish(real* out1, real* out2, work factor1, work factor2) const {
     const int d = problem.dimension;
-    const work none = work(0) / work(0);
     bool strayed = false;
     if (KERNEL == GIVEN) {
       const long long width = problem.padded2 - 1, size = (problem.length1 - 1) * width;
       for (long long e = team.thread(); e < size; e += team.threads()) {
         if (e % width >= problem.length2 - 1) continue;
-        grad_increments[e] = real(finite ? work(grad_increments[e]) * weight1 : none);
+        grad_increments[e] = real(work(grad_increments[e]) * factor1);
         strayed |= !is_finite(grad_increments[e]);
       }
       return strayed;
@@ -289,7 +283,7 @@ struct Adjoint {
         if (KERNEL == LINEAR)  // grad1 is that of the steps, and 0 behind the last one
           value = (e >= d ? grad1[e - d] : work(0)) - value;
         if (DILATABLE && problem.dilated && e == d - 1) value = of_factor(sweep.x);
-        out1[e] = real(finite ? value * weight1 : none);
+        out1[e] = real(value * factor1);
         strayed |= !is_finite(out1[e]);
       }
     if (out2)
@@ -303,7 +297,7 @@ struct Adjoint {
         } else {
           value = second(j, channel);
         }
-        out2[e] = real(finite ? value * weight2 : none);
+        out2[e] = real(value * factor2);
         strayed |= !is_finite(out2[e]);
       }
     return strayed;
@@ -316,18 +310,18 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
              int most, int length1, int length2, int dimension, int order1, int order2, int depth, int dilated,
              double parameter0, double parameter1, double parameter2, int pairing, long long n2, long long first_pair,
-             long long pairs, int warps, const double* rule, typename Rule::Work* workspace, long long workspace_size,
-             int* flags, const real* derivs, int wrt_log, real* grad1, real* grad2, real* grad_increments, int by_pass) {
+             long long pairs, int warps, const RuleWeights<Rule> weights,
+             typename Rule::Work* workspace, long long workspace_size, int* flags, const real* derivs, int wrt_log,
+             real* grad1, real* grad2, real* grad_increments, int by_pass) {
   typedef typename Rule::Work work;
   typedef Sweep<real, KERNEL, Rule> Forward;
   typedef Adjoint<real, KERNEL, Rule> Backward;
   constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL, PARTS = Rule::PARTS;
-  __shared__ work scratch[LONGEST_TEAM], weights[Rule::WEIGHTS + 1];
-  fetch<Rule>(rule, weights);
+  __shared__ work scratch[LONGEST_TEAM], factors[LONGEST_TEAM][2];
   Problem<real> problem = {length1, length2, dimension, length1,
                            length2, order1,  order2,    depth,   dilated, {parameter0, parameter1, parameter2}};
   const Team team(warps);
-  const long long teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
+  const int teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
   const long long cells = (long long)(length1 - 1) * (length2 - 1);
   for (long long k = slot; k < pairs; k += gridDim.x * teams) {
     if (CAREFUL && !flags[k]) continue;
@@ -340,7 +334,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     const int R = problem.rows(), C = problem.columns();
     Forward sweep = {problem,
                      team,
-                     weights,
+                     weights.value,
                      KERNEL == GIVEN ? increments + k * cells : path1 + pair.first * length1 * dimension,
                      KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension,
                      workspace + slot * workspace_size,
@@ -375,20 +369,22 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     bool finite = GRID || PARTS ? !strayed : is_finite(real(log_k));
     if (!GRID && !PARTS && !wrt_log) finite = finite && is_finite(real(exp(log_k)));
     if (CAREFUL || PARTS || !strayed) {
-      work weight1 = work(1), weight2 = work(1);
-      if (!GRID && !PARTS) {
-        weight1 = work(derivs[pairing == SYMMETRIC ? pair.first * n2 + pair.second : first_pair + k]);
-        weight2 = pairing != SYMMETRIC ? weight1 : pair.first == pair.second ? work(0) : work(derivs[pair.second * n2 + pair.first]);
-        if (!wrt_log) {
-          weight1 *= exp(log_k);
-          weight2 *= exp(log_k);
+      // What gradients are multiplied by, NaN where the value is not finite. It waits in shared memory, not in registers.
+      work* factor = factors[threadIdx.x / 32];
+      if (team.lane == 0) {
+        factor[0] = factor[1] = !finite ? work(0) / work(0) : GRID || PARTS || wrt_log ? work(1) : exp(log_k);
+        if (!GRID && !PARTS) {
+          factor[0] *= work(derivs[pairing == SYMMETRIC ? pair.first * n2 + pair.second : first_pair + k]);
+          factor[1] *= pairing != SYMMETRIC        ? work(derivs[first_pair + k])
+                       : pair.first == pair.second ? work(0)
+                                                   : work(derivs[pair.second * n2 + pair.first]);
         }
       }
       adjoint.clear();
       if (!PADDED || (R && C)) adjoint.up();  // a path of one point moves nothing
       real* out1 = grad1 ? grad1 + k * length1 * dimension : nullptr;
       real* out2 = grad2 ? grad2 + k * length2 * dimension : nullptr;
-      strayed = team.any(adjoint.finish(out1, out2, weight1, weight2, finite));
+      strayed = team.any(adjoint.finish(out1, out2, factor[0], factor[1]));
       if (PADDED) adjoint.clear_padding(out1, out2);
     }
     if (!CAREFUL && team.thread() == 0) flags[k] = strayed;

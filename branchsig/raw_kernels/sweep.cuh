@@ -1,9 +1,9 @@
 // The forward sweep of one pair, whatever the rule. A refined grid has R x C cells, and a team of warps owns a pair, a lane a
 // strip of COLUMNS columns of cells. In step s lane l is on row s - l: what its left neighbour hands on, the DOWN values of every
-// level at the column before the strip, is one step old and comes by a shuffle. All levels advance together, and the latest row
-// stays with the lane. More columns than a team has are done in passes from left to right: the last lane of a warp leaves what it
-// hands on in memory, for each row, and the first lane of the next warp picks it up. The warps of a team are two phases of 32
-// steps apart, with a barrier after each phase.
+// level at the column before the strip, is one step old and comes by a shuffle; what a lane on no row hands on is for no row. All
+// levels advance together, and the latest row stays with the lane. More columns than a team has are done in passes from left to
+// right: the last lane of a warp leaves what it hands on in memory, for each row, and the first lane of the next warp picks it up.
+// The warps of a team are two phases of 32 steps apart, with a barrier after each phase.
 //
 // What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Collocation, Order or Untruncated, each in
 // the file of its name. A rule has the template arguments
@@ -87,13 +87,11 @@ struct Levels {
   static __device__ __forceinline__ int levels(int depth) { return DEPTH ? int(LEVELS) : ALL ? depth : depth - 1; }
 };
 
-// The weights of a rule into the memory that a block shares. All threads of the block take part.
+// The weights of a rule, handed to a kernel by value: instructions then have them as operands, and they take no registers.
 template <typename Rule>
-__device__ __forceinline__ void fetch(const double* rule, typename Rule::Work* weights) {
-  if (Rule::WEIGHTS == 0) return;
-  for (int i = threadIdx.x; i < Rule::WEIGHTS; i += blockDim.x) weights[i] = typename Rule::Work(rule[i]);
-  __syncthreads();
-}
+struct RuleWeights {
+  typename Rule::Work value[Rule::WEIGHTS ? int(Rule::WEIGHTS) : 1];
+};
 
 template <typename real, int KERNEL, typename Rule>
 struct Sweep {
@@ -115,8 +113,8 @@ struct Sweep {
   __device__ work* edge_of(work* edge, int row, int value) const {
     return edge + ((long long)row * edge_values + value) * levels();
   }
-  // What the pass before this one hands on to it. By passes, edge n has the place of the last digit of n to base BASE that is not 0,
-  // and later edges take the places of those before. So after a sweep down to pass n the edges of its block of BASE passes are
+  // What the pass before this one hands on to it. By passes, edge n has the place of the last digit of n to base BASE that is not
+  // 0, and later edges take the places of those before. So after a sweep down to pass n the edges of its block of BASE passes are
   // there, of the blocks of BASE before it in its block of BASE^2, and so on.
   __device__ work* edge_before(int pass) const {
     if (!Rule::EVERY_ROW || !by_pass || pass == 0) return edge;
@@ -189,24 +187,19 @@ struct Sweep {
       const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
       for (int s = 32 * mine; s < end; ++s) {
         const int r = s - team.lane;
-        work left[ROOM][Rule::DOWN];
 #pragma unroll
         for (int m = 0; m < N; ++m)
 #pragma unroll
-          for (int v = 0; v < Rule::DOWN; ++v) left[m][v] = __shfl_up_sync(ALL_LANES, handed[m][v], 1);
+          for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = __shfl_up_sync(ALL_LANES, handed[m][v], 1);
         if (r < 0 || r >= R) continue;
         if (team.lane == 0) {
 #pragma unroll
           for (int m = 0; m < N; ++m)
 #pragma unroll
-            for (int v = 0; v < Rule::DOWN; ++v) left[m][v] = start ? edge_of(left_edge, r, v)[m] : Rule::at_left_end(v);
+            for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = start ? edge_of(left_edge, r, v)[m] : Rule::at_left_end(v);
         }
         if ((r & mask) == 0) increments.of_row(r >> problem.order1, false, g);
-        strip.row(N, g, weights, wrt_log, left, total, strayed);
-#pragma unroll
-        for (int m = 0; m < N; ++m)
-#pragma unroll
-          for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = left[m][v];
+        strip.row(N, g, weights, wrt_log, handed, total, strayed);
         if (team.lane == 31 && (last_row || start + SPAN < C)) {
 #pragma unroll
           for (int m = 0; m < N; ++m)

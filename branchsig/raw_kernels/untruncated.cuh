@@ -170,13 +170,13 @@ __device__ __forceinline__ work solve_carefully(const work* weights, work g, wor
       for (int l = 0; l <= P; ++l) {
         down[l] = work(0);
 #pragma unroll(At::UNROLLED)
-        for (int i = 0; i <= P; ++i) down[l] += weighted<true>(weights[At::until(a + 1, i)], k[i][l]);
+        for (int i = 0; i <= P; ++i) down[l] += weighted<P == 1>(weights[At::until(a + 1, i)], k[i][l]);
       }
 #pragma unroll(At::UNROLLED)
       for (int b = 0; b < P; ++b) {
         work total = work(0);
 #pragma unroll(At::UNROLLED)
-        for (int l = 0; l <= P; ++l) total += weighted<true>(weights[At::until(b + 1, l)], down[l]);
+        for (int l = 0; l <= P; ++l) total += weighted<P == 1>(weights[At::until(b + 1, l)], down[l]);
         x[a][b] = moves ? g * total : work(0);
       }
     }
@@ -189,7 +189,7 @@ __device__ __forceinline__ work solve_carefully(const work* weights, work g, wor
       for (int b = 0; b < P; ++b) {
         const work here = u[a][b], residual = log_k[b + 1] + strip[a] + x[a][b] - here;
         const work own = weights[At::until(a + 1, a + 1)] * weights[At::until(b + 1, b + 1)];
-        const work slope = work(1) - (moves ? g * weighted<true>(own, k[a + 1][b + 1]) : work(0));
+        const work slope = work(1) - (moves ? g * weighted<P == 1>(own, k[a + 1][b + 1]) : work(0));
         const bool still = !is_finite(here) || (slope > work(0) && !(fabs(residual) > tolerance * (work(1) + fabs(here)) * slope));
         next[a][b] = still ? here : slope > work(0) ? here + residual / slope : infinite;
         if (step == MOST_STEPS && !still) next[a][b] = infinite - infinite;  // not solved
