@@ -1020,19 +1020,21 @@ def test_without_truncation_the_workspace_of_a_long_pair_is_linear_in_its_length
     emulated, rule, longest_team, monkeypatch
 ):
     monkeypatch.setattr(cuda, "_LONGEST_TEAM", longest_team)
+    p = _validation.quadrature(rule).p
     short = planned(emulated.backend, 1000, 1000, rule)
-    assert not short.by_pass  # the values at all nodes fit
-    assert 8 * short.workspace > 8 * 999**2 * (1 if rule == "trapezoid" else 4)
-    p = 1 if rule == "trapezoid" else 2
+    assert not short.by_pass
+    assert short.workspace > p**2 * 999**2
     monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
     for length in (1000, 2000, 10_000, 100_000, 1_000_000):
         launch = planned(emulated.backend, length, length, rule)
         assert launch.by_pass
         assert launch.teams == 1
-        # For every row the nodes of a pass, 7 edges for every digit of the number of passes, and one back; for every
-        # column its gradient.
+        # For every row the nodes of a pass, 7 edges for every digit of the number of passes, and one on the way back;
+        # for every column its gradient. Bands and tiles do not grow.
         digits = math.ceil(math.log(length / (32 * launch.warps), 8)) + 1
-        assert launch.workspace < (length + 100) * (33 * launch.warps * (p**2 + 2) + 14 * p * digits + 2 * p + 4) + 4000
+        row = 33 * launch.warps * p**2 + 7 * digits * 2 * p + 2 * p + 1 + 1
+        fixed = launch.warps * (40 * 33 * p**2 + 32 * cuda._BAND + 34 * cuda._TILE)
+        assert launch.workspace < length * (row + 2) + fixed
 
 
 def test_without_truncation_memory_is_that_of_one_pass(emulated, rng, monkeypatch):
@@ -1061,6 +1063,20 @@ def test_pairs_in_flight_are_bounded_by_the_workspace(emulated, reference, rng, 
 def test_out_of_memory_says_what_to_do(emulated, rng):
     x, y = drawn(rng, "paired", (5, 6), 2)
     with emulated_cupy.limited_memory(16), pytest.raises(MemoryError, match="max_batch"):
+        emulated.log_kernel(problem(x, y, 3))
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [("CUDA_ERROR_OUT_OF_MEMORY: out of memory", MemoryError), ("CUDA_ERROR_ILLEGAL_ADDRESS: illegal", RuntimeError)],
+)
+def test_errors_of_the_driver_are_raised(emulated, words, error, rng, monkeypatch):
+    def fails(*_):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(emulated.backend, "function", lambda _: fails)
+    x, y = drawn(rng, "paired", (5, 6), 2)
+    with pytest.raises(error, match="max_batch" if error is MemoryError else "ILLEGAL_ADDRESS"):
         emulated.log_kernel(problem(x, y, 3))
 
 

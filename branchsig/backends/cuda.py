@@ -495,7 +495,10 @@ class CudaBackend:
         try:
             with path.device:
                 yield
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            # The driver sets memory aside for the threads of a kernel, and has an error of its own for it.
+            if not isinstance(error, MemoryError) and "OUT_OF_MEMORY" not in str(error):
+                raise
             raise MemoryError(
                 f"out of device memory: {error}. Take fewer pairs at a time (max_batch for a Gram matrix), or free "
                 "what CuPy holds with cupy.get_default_memory_pool().free_all_blocks()"
