@@ -11,6 +11,16 @@
 // gbar goes to a band of the latest 64 rows. Whenever 32 more rows of it are complete, a warp multiplies them with the
 // derivatives of the static kernel and adds them to the gradients of both paths.
 
+// What is needed of a pair once in a while. It waits in shared memory, a copy for every warp, and not in registers.
+template <typename real, typename work>
+struct PairMemory {
+  work *last_row;         // what the rule keeps of it
+  work *band, *tile;      // of this warp: (SPAN, BAND) and (nodes of a warp, TILE)
+  work *grad1, *grad2;    // (length1, dimension) and (warps of all passes, nodes of a warp, dimension); LINEAR: of the steps
+  real *grad_increments;  // GIVEN
+  work factors[2];        // of the gradients in the end, NaN where the value is not finite
+};
+
 template <typename real, int KERNEL, typename Rule>
 struct Adjoint {
   typedef Sweep<real, KERNEL, Rule> Forward;
@@ -21,13 +31,10 @@ struct Adjoint {
   const Problem<real>& problem;
   const Team& team;
   Forward& sweep;
+  const PairMemory<real, work>& memory;
   const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
   bool wrt_log;
-  work *last_row;        // what the rule keeps of it
-  work *edge;            // EVERY_ROW: what a warp hands on to the next; otherwise sweep.edge, which is used up, has that
-  work *band, *tile;     // of this warp: (SPAN, BAND) and (nodes of a warp, TILE)
-  work *grad1, *grad2;   // (length1, dimension) and (warps of all passes, nodes of a warp, dimension); LINEAR: of the steps
-  real *grad_increments; // GIVEN
+  work* edge;  // EVERY_ROW: what a warp hands on to the next; otherwise sweep.edge, which is used up, has that
 
   // points of the second path that the columns of a warp touch, at most
   __device__ int nodes() const { return (SPAN >> problem.order2) + 2; }
@@ -59,7 +66,7 @@ struct Adjoint {
       if constexpr (Rule::EVERY_ROW) {
         strip.start(start < C ? sweep.nodes_of(pass) + (R - 1) * (long long)Rule::CELL : nullptr);
       } else {
-        strip.start(N, last_row, first, C);
+        strip.start(N, memory.last_row, first, C);
       }
 #pragma unroll
       for (int m = 0; m < N; ++m)
@@ -104,7 +111,7 @@ struct Adjoint {
 #pragma unroll
             for (int c = 0; c < COLUMNS; ++c) {
               if (DILATABLE && problem.dilated) factors += gbar[c] * g[c];
-              band[(team.lane * COLUMNS + c) * BAND + (r >> problem.order1) % BAND] =
+              memory.band[(team.lane * COLUMNS + c) * BAND + (r >> problem.order1) % BAND] =
                   gbar[c] * (DILATABLE ? increments.factor : sweep.scale());
               gbar[c] = work(0);
             }
@@ -129,7 +136,7 @@ struct Adjoint {
 
   // d(out) with respect to the logarithm of the factors of a dilated kernel, from the columns of a warp; it is in the channel of
   // the factors, which has no sums of its own
-  __device__ work& of_factors(int part) const { return grad2[((long long)part * nodes() + 1) * problem.dimension - 1]; }
+  __device__ work& of_factors(int part) const { return memory.grad2[((long long)part * nodes() + 1) * problem.dimension - 1]; }
 
   // the same from all columns, over one of the factors
   __device__ work of_factor(const real* path) const {
@@ -143,7 +150,7 @@ struct Adjoint {
     const int start = part * SPAN, width = 1 << problem.order2;
     const int from = max(j * width, start), to = min((j + 1) * width, start + SPAN);
     work sum = work(0);
-    for (int c = from; c < to; ++c) sum += band[(c - start) * BAND + i % BAND];
+    for (int c = from; c < to; ++c) sum += memory.band[(c - start) * BAND + i % BAND];
     return sum;
   }
 
@@ -156,7 +163,7 @@ struct Adjoint {
     if (KERNEL == GIVEN) {
       for (int i = complete + team.lane; i < previous; i += 32)
         for (int j = first_cell; j <= last_cell; ++j)
-          grad_increments[(long long)i * (problem.padded2 - 1) + j] += real(from_band(part, i, j));
+          memory.grad_increments[(long long)i * (problem.padded2 - 1) + j] += real(from_band(part, i, j));
       __syncwarp();
       return;
     }
@@ -180,7 +187,7 @@ struct Adjoint {
           above_left = above;
           below_left = below;
         }
-        tile[j * TILE + i - low] = weight;
+        memory.tile[j * TILE + i - low] = weight;
       }
     }
     __syncwarp();
@@ -188,18 +195,18 @@ struct Adjoint {
     for (int i = low + team.lane; i < high; i += 32) {
       for (int from = 0; from < coordinates; from += CHANNELS) {
         work sum[CHANNELS] = {};
-        for (int j = 0; j < count; ++j) add(sum, from, tile[j * TILE + i - low], sweep.x, i, sweep.y, first_cell + j);
+        for (int j = 0; j < count; ++j) add(sum, from, memory.tile[j * TILE + i - low], sweep.x, i, sweep.y, first_cell + j);
 #pragma unroll
         for (int channel = 0; channel < CHANNELS; ++channel)
-          if (from + channel < coordinates) grad1[(long long)i * d + from + channel] += sum[channel];
+          if (from + channel < coordinates) memory.grad1[(long long)i * d + from + channel] += sum[channel];
       }
     }
     // a lane for every column, and the other way round
-    work* mine = grad2 + (long long)part * nodes() * d;
+    work* mine = memory.grad2 + (long long)part * nodes() * d;
     for (int j = team.lane; j < count; j += 32) {
       for (int from = 0; from < coordinates; from += CHANNELS) {
         work sum[CHANNELS] = {};
-        for (int i = high - 1; i >= low; --i) add(sum, from, tile[j * TILE + i - low], sweep.y, first_cell + j, sweep.x, i);
+        for (int i = high - 1; i >= low; --i) add(sum, from, memory.tile[j * TILE + i - low], sweep.y, first_cell + j, sweep.x, i);
 #pragma unroll
         for (int channel = 0; channel < CHANNELS; ++channel)
           if (from + channel < coordinates) mine[(long long)j * d + from + channel] += sum[channel];
@@ -236,7 +243,7 @@ struct Adjoint {
     work sum = work(0);
     for (int part = left / SPAN; part < parts && part <= right / SPAN; ++part) {
       const int slot = j - ((part * SPAN) >> problem.order2);
-      sum += grad2[((long long)part * nodes() + slot) * problem.dimension + channel];
+      sum += memory.grad2[((long long)part * nodes() + slot) * problem.dimension + channel];
     }
     return sum;
   }
@@ -246,11 +253,11 @@ struct Adjoint {
     const int C = problem.columns(), d = problem.dimension;
     if (KERNEL == GIVEN) {
       const long long size = (long long)(problem.padded1 - 1) * (problem.padded2 - 1);
-      for (long long e = team.thread(); e < size; e += team.threads()) grad_increments[e] = real(0);
+      for (long long e = team.thread(); e < size; e += team.threads()) memory.grad_increments[e] = real(0);
     } else {
       const long long size1 = (long long)problem.length1 * d, size2 = (long long)((C - 1) / SPAN + 1) * nodes() * d;
-      for (long long e = team.thread(); e < size1; e += team.threads()) grad1[e] = work(0);
-      for (long long e = team.thread(); e < size2; e += team.threads()) grad2[e] = work(0);
+      for (long long e = team.thread(); e < size1; e += team.threads()) memory.grad1[e] = work(0);
+      for (long long e = team.thread(); e < size2; e += team.threads()) memory.grad2[e] = work(0);
     }
     team.barrier();
   }
@@ -272,16 +279,16 @@ struct Adjoint {
       const long long width = problem.padded2 - 1, size = (problem.length1 - 1) * width;
       for (long long e = team.thread(); e < size; e += team.threads()) {
         if (e % width >= problem.length2 - 1) continue;
-        grad_increments[e] = real(work(grad_increments[e]) * factor1);
-        strayed |= !is_finite(grad_increments[e]);
+        memory.grad_increments[e] = real(work(memory.grad_increments[e]) * factor1);
+        strayed |= !is_finite(memory.grad_increments[e]);
       }
       return strayed;
     }
     if (out1)
       for (long long e = team.thread(); e < (long long)problem.length1 * d; e += team.threads()) {
-        work value = grad1[e];
+        work value = memory.grad1[e];
         if (KERNEL == LINEAR)  // grad1 is that of the steps, and 0 behind the last one
-          value = (e >= d ? grad1[e - d] : work(0)) - value;
+          value = (e >= d ? memory.grad1[e - d] : work(0)) - value;
         if (DILATABLE && problem.dilated && e == d - 1) value = of_factor(sweep.x);
         out1[e] = real(value * factor1);
         strayed |= !is_finite(out1[e]);
@@ -317,7 +324,8 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   typedef Sweep<real, KERNEL, Rule> Forward;
   typedef Adjoint<real, KERNEL, Rule> Backward;
   constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL, PARTS = Rule::PARTS;
-  __shared__ work scratch[LONGEST_TEAM], factors[LONGEST_TEAM][2];
+  __shared__ work scratch[LONGEST_TEAM];
+  __shared__ PairMemory<real, work> memory[LONGEST_TEAM];
   Problem<real> problem = {length1, length2, dimension, length1,
                            length2, order1,  order2,    depth,   dilated, {parameter0, parameter1, parameter2}};
   const Team team(warps);
@@ -341,36 +349,40 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
                      Rule::EVERY_ROW ? int(Rule::DOWN) : int(Rule::UP)};
     const int N = sweep.levels();
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? depth + 1 : 1);
-    Backward adjoint = {problem, team, sweep, derivs + (first_pair + k) * given, bool(wrt_log)};
+    PairMemory<real, work>& mine = memory[threadIdx.x / 32];
+    Backward adjoint = {problem, team, sweep, mine, derivs + (first_pair + k) * given, bool(wrt_log)};
     work* next = sweep.edge;
+    long long kept_size;
     if constexpr (Rule::EVERY_ROW) {
       sweep.by_pass = by_pass;
       next += (long long)(by_pass ? Forward::edges_of(sweep.passes()) : 1) * R * Rule::DOWN;
       adjoint.edge = next;
       next += (long long)R * Rule::UP;
       sweep.nodes = next;
-      next += (by_pass ? warps : (C + 31) / 32) * Rule::kept(R);
+      kept_size = (by_pass ? warps : (C + 31) / 32) * Rule::kept(R);
     } else {
       next += (long long)R * Rule::UP * N;
-      adjoint.last_row = next;
-      next += N * Rule::kept(C);
+      kept_size = N * Rule::kept(C);
     }
-    adjoint.band = next + (long long)team.warp * Backward::SPAN * Backward::BAND;
-    next += (long long)warps * Backward::SPAN * Backward::BAND;
-    adjoint.tile = next + (long long)team.warp * adjoint.nodes() * Backward::TILE;
-    adjoint.grad1 = next + (long long)warps * adjoint.nodes() * Backward::TILE;
-    adjoint.grad2 = adjoint.grad1 + (long long)problem.length1 * dimension;
-    adjoint.grad_increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
+    if (team.lane == 0) {
+      const long long band = Backward::SPAN * Backward::BAND, tile = adjoint.nodes() * Backward::TILE;
+      mine.last_row = next;
+      mine.band = next + kept_size + team.warp * band;
+      mine.tile = next + kept_size + warps * band + team.warp * tile;
+      mine.grad1 = next + kept_size + warps * (band + tile);
+      mine.grad2 = mine.grad1 + (long long)problem.length1 * dimension;
+      mine.grad_increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
+    }
+    __syncwarp();
 
     bool strayed;
-    work* kept = !Rule::EVERY_ROW ? adjoint.last_row : by_pass ? nullptr : sweep.nodes;
+    work* kept = Rule::EVERY_ROW && by_pass ? nullptr : mine.last_row;
     const work log_k = team.sum(sweep.down(kept, nullptr, LAST_LEVEL, wrt_log, strayed), scratch);
     strayed = team.any(strayed);
     bool finite = GRID || PARTS ? !strayed : is_finite(real(log_k));
     if (!GRID && !PARTS && !wrt_log) finite = finite && is_finite(real(exp(log_k)));
     if (CAREFUL || PARTS || !strayed) {
-      // What gradients are multiplied by, NaN where the value is not finite. It waits in shared memory, not in registers.
-      work* factor = factors[threadIdx.x / 32];
+      work(&factor)[2] = mine.factors;
       if (team.lane == 0) {
         factor[0] = factor[1] = !finite ? work(0) / work(0) : GRID || PARTS || wrt_log ? work(1) : exp(log_k);
         if (!GRID && !PARTS) {
