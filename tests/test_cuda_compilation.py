@@ -58,7 +58,9 @@ def test_every_truncation_by_nodes_compiles(compiler, rule, order):
 def test_no_truncation_compiles(compiler, rule):
     instances = list(nvrtc.instances(["LINEAR"], [math.inf], reals=["double"], rule=BY_NAME[rule]))
     chosen = [instance for instance in instances if not instance.grid or rule in ("trapezoid", "lobatto2")]
-    check(compiler, "sm_90", chosen, spills=rule == "lobatto3")
+    for careful in (False, True):
+        some = [instance for instance in chosen if instance.careful == careful]
+        check(compiler, "sm_90", some, spills=careful and rule == "lobatto3")
     if rule == "lobatto2":
         check(compiler, "sm_70", [instance for instance in instances if not instance.careful and not instance.grid])
 
