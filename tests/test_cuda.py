@@ -19,6 +19,7 @@ import branchsig
 from branchsig import _validation
 from branchsig.backends import cuda
 from branchsig.backends.devices import OverDevices
+from branchsig.quadrature import BY_NAME
 from branchsig.static_kernels import DilatedKernel
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
@@ -306,6 +307,13 @@ def test_kernels_of_rules_beyond_the_range_are_done_again(backend, reference, ru
         assert relative_to_path(mine, its) < 1e-10
 
 
+def test_left_points_alone_have_weights_of_zero():
+    for name, rule in BY_NAME.items():
+        steps = np.array(rule.steps)
+        weights = steps, steps.cumsum(axis=0), np.array(rule.whole)
+        assert all(part.all() for part in weights) == (name != "left")
+
+
 def test_nodes_of_weight_zero_are_not_seen(backend, reference):
     # K_1 is infinite at the last corner alone, which no cell of the left-point rule looks at.
     x = np.array([[0.0], [0.1], [1e3]])[None]
@@ -440,7 +448,6 @@ def test_dilated_static_kernels_with_other_rules_and_depths_agree_with_the_refer
     options = {"wrt_log": True, "left": True, "right": True}
     whole = backend.gradients(arguments, np.ones(3), **options)
     monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1)
-    monkeypatch.setattr(cuda, "_SEGMENT", 8)
     monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
     for mine, wanted in zip(backend.gradients(arguments, np.ones(3), **options), whole, strict=True):
         np.testing.assert_array_equal(mine, wanted)
@@ -498,10 +505,10 @@ def test_no_truncation_in_float32_agrees_with_the_reference_in_float64(backend, 
     compare(backend, reference, arguments, grids=rule == "trapezoid")
 
 
-# What is in memory on the way back: all rows, or those of a segment of one pass.
+# What is in memory on the way back: the values of all passes, or of one.
 @pytest.mark.parametrize("rule", ["trapezoid", "lobatto2"])
 @pytest.mark.parametrize("teams", ["teams of one warp", "teams of several warps"])
-def test_rows_that_are_made_again_change_no_bit(backend, reference, rule, teams, rng, monkeypatch):
+def test_passes_that_are_swept_again_change_no_bit(backend, reference, rule, teams, rng, monkeypatch):
     monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1 if teams == "teams of one warp" else 4)
     arguments = untruncated(rng, "paired", (28, 140), rule, (1, 0), size=0.7, counts=(3, 3))
     arguments.path1[1, 4:] += 1.0  # a cell that is solved carefully
@@ -509,7 +516,6 @@ def test_rows_that_are_made_again_change_no_bit(backend, reference, rule, teams,
     assert np.isfinite(reference.log_kernel(arguments)).all()
     options = {"wrt_log": False, "left": True, "right": True}
     whole = backend.gradients(arguments, np.ones(3), **options)
-    monkeypatch.setattr(cuda, "_SEGMENT", 8)
     monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
     for mine, wanted, its in zip(
         backend.gradients(arguments, np.ones(3), **options),
@@ -521,13 +527,29 @@ def test_rows_that_are_made_again_change_no_bit(backend, reference, rule, teams,
         assert relative_to_path(mine, its) < 1e-12
 
 
+# Edges are kept by the digits of the number of a pass to base 8, of which these have one, two and three.
+@pytest.mark.parametrize(("warps", "length"), [(1, 100), (4, 300), (1, 258), (2, 600), (1, 2400)])
+@pytest.mark.parametrize("lengths", ["of equal length", "padded"])
+def test_any_number_of_passes_is_swept_again(backend, warps, length, lengths, rng, monkeypatch):
+    monkeypatch.setattr(cuda, "_LONGEST_TEAM", warps)
+    arguments = untruncated(rng, "paired", (4, length), name="rbf", size=0.2, counts=(2, 2))
+    if lengths == "padded":
+        valid = {"lengths1": np.array([4, 2]), "lengths2": np.array([length // 2 + 1, length])}
+        arguments = dataclasses.replace(arguments, **valid)
+    options = {"wrt_log": False, "left": True, "right": True}
+    whole = backend.gradients(arguments, np.ones(2), **options)
+    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    for mine, wanted in zip(backend.gradients(arguments, np.ones(2), **options), whole, strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+
+
 @pytest.mark.parametrize("rule", ["trapezoid", "left", "lobatto3"])
 def test_no_truncation_on_rough_paths_agrees_with_the_reference(backend, reference, rule, rng, monkeypatch):
     # From cells near 0 to far beyond the blow-up, and far below -1.
     x, y = (walk(rng, 24, length, 2, size=1.0) * 10 ** rng.uniform(-0.5, 0.9, (24, 1, 1)) for length in (5, 6))
     y[12:] = -np.abs(y[12:]).cumsum(axis=1)
     x[12:] = np.abs(x[12:]).cumsum(axis=1)
-    arguments = problem(x, y, math.inf, quadrature=_validation.quadrature(rule))
+    arguments = problem(x, y, math.inf, (0, 3), quadrature=_validation.quadrature(rule))
     wanted = reference.log_kernel(arguments)
     assert np.isinf(wanted).any() or rule == "left"
     assert wanted[np.isfinite(wanted)].min() < -5
@@ -535,9 +557,8 @@ def test_no_truncation_on_rough_paths_agrees_with_the_reference(backend, referen
     in_logs = dataclasses.replace(arguments, log_grid=True)
     grid = reference.grid(in_logs, all_levels=False)
     np.testing.assert_allclose(backend.grid(in_logs, all_levels=False), grid, rtol=1e-12, atol=1e-12)
-    for segment in (None, 2):
-        if segment:
-            monkeypatch.setattr(cuda, "_SEGMENT", segment)
+    for by_pass in (False, True):
+        if by_pass:
             monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
         for derivs, wrt_log in ((np.ones(24), False), (np.ones(24), True), (np.ones_like(grid), True)):
             options = {"wrt_log": wrt_log, "left": True, "right": True}
@@ -832,7 +853,6 @@ def test_the_order_of_the_threads_changes_no_bit(emulated, quadrature, order, de
     arguments = problem(x, y, depth, (0, 0), "gram", kernel_named("rbf"), quadrature=rule, order=order)
     results = []
     if depth == math.inf:
-        monkeypatch.setattr(cuda, "_SEGMENT", 8)
         monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
     for seed in range(6):
         emulated_cupy.seed(seed)
@@ -985,7 +1005,39 @@ def test_the_workspace_does_not_grow_with_both_lengths(emulated, rule, order, rn
     assert sizes[1] < 4 * sizes[0] + bands
 
 
-def test_without_truncation_memory_is_that_of_a_segment_and_of_edges(emulated, rng, monkeypatch):
+def planned(backend, length1, length2, rule):
+    """The launch of the way back without truncation of one pair of these lengths."""
+    paths = (emulated_cupy.zeros((1, length, 1)) for length in (length1, length2))
+    arguments = problem(*paths, math.inf, quadrature=_validation.quadrature(rule))
+    sweep = cuda._Sweep(backend, arguments, grid=False)
+    instance = cuda.Instance.for_problem("backward", arguments, grid=False, careful=False)
+    return sweep.planned(instance, 1, sweep.columns)
+
+
+@pytest.mark.parametrize("longest_team", [1, 8])
+@pytest.mark.parametrize("rule", ["trapezoid", "lobatto2"])
+def test_without_truncation_the_workspace_of_a_long_pair_is_linear_in_its_length(
+    emulated, rule, longest_team, monkeypatch
+):
+    monkeypatch.setattr(cuda, "_LONGEST_TEAM", longest_team)
+    p = _validation.quadrature(rule).p
+    short = planned(emulated.backend, 1000, 1000, rule)
+    assert not short.by_pass
+    assert short.workspace > p**2 * 999**2
+    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    for length in (1000, 2000, 10_000, 100_000, 1_000_000):
+        launch = planned(emulated.backend, length, length, rule)
+        assert launch.by_pass
+        assert launch.teams == 1
+        # For every row the nodes of a pass, 7 edges for every digit of the number of passes, and one on the way back;
+        # for every column its gradient. Bands and tiles do not grow.
+        digits = math.ceil(math.log(length / (32 * launch.warps), 8)) + 1
+        row = 33 * launch.warps * p**2 + 7 * digits * 2 * p + 2 * p + 1 + 1
+        fixed = launch.warps * (40 * 33 * p**2 + 32 * cuda._BAND + 34 * cuda._TILE)
+        assert launch.workspace < length * (row + 2) + fixed
+
+
+def test_without_truncation_memory_is_that_of_one_pass(emulated, rng, monkeypatch):
     sizes = []
     monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1)
     for room in (cuda._WORKSPACE_BYTES, 1):
@@ -995,7 +1047,7 @@ def test_without_truncation_memory_is_that_of_a_segment_and_of_edges(emulated, r
         emulated.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
         sizes.append(emulated_cupy.allocated[0])
     assert sizes[0] > 8 * 4 * 400 * 230
-    assert sizes[1] < 0.6 * sizes[0]
+    assert sizes[1] < 0.35 * sizes[0]
 
 
 def test_pairs_in_flight_are_bounded_by_the_workspace(emulated, reference, rng, monkeypatch):
@@ -1011,6 +1063,20 @@ def test_pairs_in_flight_are_bounded_by_the_workspace(emulated, reference, rng, 
 def test_out_of_memory_says_what_to_do(emulated, rng):
     x, y = drawn(rng, "paired", (5, 6), 2)
     with emulated_cupy.limited_memory(16), pytest.raises(MemoryError, match="max_batch"):
+        emulated.log_kernel(problem(x, y, 3))
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [("CUDA_ERROR_OUT_OF_MEMORY: out of memory", MemoryError), ("CUDA_ERROR_ILLEGAL_ADDRESS: illegal", RuntimeError)],
+)
+def test_errors_of_the_driver_are_raised(emulated, words, error, rng, monkeypatch):
+    def fails(*_):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(emulated.backend, "function", lambda _: fails)
+    x, y = drawn(rng, "paired", (5, 6), 2)
+    with pytest.raises(error, match="max_batch" if error is MemoryError else "ILLEGAL_ADDRESS"):
         emulated.log_kernel(problem(x, y, 3))
 
 
@@ -1188,7 +1254,7 @@ from branchsig.backends import cuda
 from branchsig.quadrature import BY_NAME
 import emulated_cupy
 rng, backend = np.random.default_rng(0), OnDevice(emulated_cupy)
-cuda._SEGMENT, cuda._WORKSPACE_BYTES = 16, 1  # without truncation rows are made again
+cuda._WORKSPACE_BYTES = 1  # without truncation passes are swept again
 cases = ("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34)), ("rbf", "gram", (5, 66))
 for name, pairing, lengths in cases:
     x = walk(rng, 2, lengths[0], 3, size=0.4)

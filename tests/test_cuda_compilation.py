@@ -41,8 +41,9 @@ def test_the_kernels_for_padded_paths_compile(compiler, static_kernel):
 
 @pytest.mark.parametrize(("rule", "depth"), [("left", 4), ("lobatto2", 4), ("lobatto3", 2), ("lobatto4", 0)])
 def test_every_rule_compiles(compiler, rule, depth):
-    instances = nvrtc.instances(["LINEAR"], [depth], reals=["double"], rule=BY_NAME[rule])
-    check(compiler, "sm_90", instances, spills=rule != "left")
+    for kernel in ("forward", "backward"):
+        instances = nvrtc.instances(["LINEAR"], [depth], kernels=[kernel], reals=["double"], rule=BY_NAME[rule])
+        check(compiler, "sm_90", instances, spills=kernel == "backward" and rule == "lobatto2")
     values = [i for i in nvrtc.instances(["LINEAR"], [2], rule=BY_NAME[rule]) if not i.careful and not i.grid]
     check(compiler, "sm_70", values)
 
@@ -50,14 +51,16 @@ def test_every_rule_compiles(compiler, rule, depth):
 @pytest.mark.parametrize(("rule", "order"), [("trapezoid", 3), ("lobatto2", 3), ("lobatto4", 0)])
 def test_every_truncation_by_nodes_compiles(compiler, rule, order):
     instances = nvrtc.instances(["LINEAR"], [order], reals=["float"], rule=BY_NAME[rule], parts=True)
-    check(compiler, "sm_90", instances, spills=rule != "trapezoid")
+    check(compiler, "sm_90", instances, spills=rule == "lobatto4")
 
 
 @pytest.mark.parametrize("rule", ["trapezoid", "lobatto2", "lobatto3", "lobatto4"])
 def test_no_truncation_compiles(compiler, rule):
     instances = list(nvrtc.instances(["LINEAR"], [math.inf], reals=["double"], rule=BY_NAME[rule]))
     chosen = [instance for instance in instances if not instance.grid or rule in ("trapezoid", "lobatto2")]
-    check(compiler, "sm_90", chosen, spills=rule == "lobatto3")
+    for careful in (False, True):
+        some = [instance for instance in chosen if instance.careful == careful]
+        check(compiler, "sm_90", some, spills=careful and rule == "lobatto3")
     if rule == "lobatto2":
         check(compiler, "sm_70", [instance for instance in instances if not instance.careful and not instance.grid])
 

@@ -2,9 +2,9 @@
 
 A `Problem` on CuPy arrays comes in; logarithms of kernels, grids or gradients go out, computed on CuPy's current
 stream. A warp, or a team of warps where there are few pairs, owns a pair of paths at a time, so that memory beyond the
-result is that of the pairs in flight, O(depth · (length1 + length2)) each; the gradients without truncation need K at
-every node, or where memory is short that of a few rows and edges of every warp. Pairs whose kernels leave the range of
-the running products are done again in float64 in the log domain, by kernels that find them on the device: the host
+result is that of the pairs in flight, O(depth · (length1 + length2)) each; the gradients without truncation keep K at
+every node where it fits, and otherwise at those of as many columns as a team has. Pairs whose kernels leave the range
+of the running products are done again in float64 in the log domain, by kernels that find them on the device: the host
 never waits. What the kernels cannot do is left to the reference, in CuPy's own namespace.
 """
 
@@ -104,8 +104,8 @@ _WORKSPACE_BYTES = 2**28
 _CHUNK_BYTES = 2**26
 """Memory for what a chunk of pairs hands on: increments of a user's own kernel, or gradients to be summed."""
 
-_SEGMENT = 128
-"""Rows of cells for every warp of a team that are in memory together on the way back without truncation."""
+_BASE = 8
+"""That of the numbers of passes in sweep.cuh, where the edges between them are kept."""
 
 _BAND, _TILE = 64, 33
 """Rows of the band and of the tiles of backward.cu."""
@@ -257,16 +257,19 @@ class Instance:
             return 2 * self.p + (self.kernel == "backward")
         return 2 * self.p if self.kernel == "forward" else 3 * self.p + 1
 
-    def kept(self, rows: int, columns: int, warps: int, segment: int) -> int:
+    def kept(self, rows: int, columns: int, warps: int, *, by_pass: bool) -> int:
         """The values of a level that the sweep down leaves for the way back, beside one edge."""
         if self.rule != "Untruncated":
             return columns * self.p + 1
-        cell, parts = 32 * self.p**2, -(-columns // 32)
-        edges = parts * rows * 2 * self.p
-        if segment == 0:
-            return edges + parts * (rows + 32) * cell
-        in_segment = warps * ((segment + 32) * cell + 32 * (2 * self.p + 2))
-        return edges + in_segment + parts * 32 * self.p * ((rows - 1) // segment)
+        parts = -(-columns // 32)
+        nodes, edge = (rows + 33) * 33 * self.p**2, rows * 2 * self.p
+        if not by_pass:
+            return edge + parts * nodes
+        edges, passes = 0, -(-parts // warps)
+        while passes:
+            edges += min(passes, _BASE - 1)
+            passes //= _BASE
+        return edges * edge + warps * nodes
 
     @classmethod
     def widest(
@@ -310,6 +313,16 @@ class Instance:
         return dataclasses.replace(instance, columns=widest)
 
 
+@functools.cache
+def _weights(quadrature: Quadrature) -> np.ndarray:
+    """Return the weights of a rule, as collocation.cuh and untruncated.cuh have them, as one structure."""
+    steps = np.array(quadrature.steps)
+    until = np.cumsum(steps, axis=0)
+    norms = np.abs(until[:, 1:]).sum(axis=1).max(), np.abs(steps[:, 1:]).sum()
+    weights = np.concatenate((steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1), until.ravel(), norms))
+    return weights.view([("value", weights.dtype, weights.shape)])
+
+
 def _depth(problem: Problem) -> float:
     """Return the depth of the trees, or the largest number of nodes."""
     return problem.depth if problem.order is None else problem.order
@@ -323,13 +336,13 @@ def _flag(value: bool) -> str:
 class _Launch:
     """How many teams of how many warps run an instance, and the values of work that each of them needs.
 
-    Of kernels without truncation the way back has the values of `segment` rows in memory together, or of all (0).
+    Of kernels without truncation the way back has the values of one pass in memory, or of all.
     """
 
     warps: int
     teams: int
     workspace: int
-    segment: int
+    by_pass: bool
 
     @property
     def teams_per_block(self) -> int:
@@ -359,7 +372,6 @@ class CudaBackend:
         self._cupy = cupy
         self._reference = ReferenceBackend()
         self._functions: dict[tuple[int, str], Any] = {}
-        self._weights: dict[tuple[int, Quadrature], Any] = {}
 
     def log_kernel(self, problem: Problem) -> Array:
         """Return log K_depth at the end of both paths."""
@@ -466,17 +478,6 @@ class CudaBackend:
                 ) from error
         return self._functions[key]
 
-    def weights(self, quadrature: Quadrature) -> Array:
-        """Return the weights of a rule on the current device, as collocation.cuh and untruncated.cuh have them."""
-        key = (int(self._cupy.cuda.Device().id), quadrature)
-        if key not in self._weights:
-            steps = np.array(quadrature.steps)
-            until = np.cumsum(steps, axis=0)
-            norms = np.abs(until[:, 1:]).sum(axis=1).max(), np.abs(steps[:, 1:]).sum()
-            weights = steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1), until.ravel(), norms
-            self._weights[key] = self._cupy.asarray(np.concatenate(weights))
-        return self._weights[key]
-
     @functools.cached_property
     def _processors(self) -> dict[int, int]:
         return {}
@@ -494,7 +495,10 @@ class CudaBackend:
         try:
             with path.device:
                 yield
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            # The driver sets memory aside for the threads of a kernel, and has an error of its own for it.
+            if not isinstance(error, MemoryError) and "OUT_OF_MEMORY" not in str(error):
+                raise
             raise MemoryError(
                 f"out of device memory: {error}. Take fewer pairs at a time (max_batch for a Gram matrix), or free "
                 "what CuPy holds with cupy.get_default_memory_pool().free_all_blocks()"
@@ -619,12 +623,12 @@ class _Sweep:
                 np.int64(first),
                 np.int64(count),
                 np.int32(launch.warps),
-                self.backend.weights(problem.quadrature),
+                _weights(problem.quadrature),
                 workspace,
                 np.int64(launch.workspace),
                 flags,
                 *results,
-                *((np.int32(launch.segment),) if kernel == "backward" else ()),
+                *((np.int32(launch.by_pass),) if kernel == "backward" else ()),
             )
             function = self.backend.function(instance.expression)
             function((launch.blocks,), (launch.threads,), arguments)
@@ -655,15 +659,15 @@ class _Sweep:
         wanted = min(count, max(1, processors * _WARPS_PER_PROCESSOR // warps))
 
         room = _WORKSPACE_BYTES // (8 if instance.work == "double" else 4)
-        segment, workspace = 0, self.workspace(instance, warps, 0)
-        if instance.rule == "Untruncated" and instance.kernel == "backward" and wanted * workspace > room:
+        workspace = self.workspace(instance, warps)
+        by_pass = False
+        if wanted * workspace > room:
             # Another sweep down costs less than processors without work.
-            in_segments = self.workspace(instance, warps, _SEGMENT * warps)
-            if in_segments < workspace:
-                segment, workspace = _SEGMENT * warps, in_segments
-        return _Launch(warps, min(wanted, max(1, room // max(1, workspace))), workspace, segment)
+            of_a_pass = self.workspace(instance, warps, by_pass=True)
+            by_pass, workspace = of_a_pass < workspace, min(of_a_pass, workspace)
+        return _Launch(warps, min(wanted, max(1, room // max(1, workspace))), workspace, by_pass)
 
-    def workspace(self, instance: Instance, warps: int, segment: int) -> int:
+    def workspace(self, instance: Instance, warps: int, *, by_pass: bool = False) -> int:
         """Return the values of work a team needs; the kernels lay them out in this order."""
         levels, length1, dimension = self.levels, int(self.path1.shape[1]), int(self.path1.shape[2])
         handed_on = self.rows * instance.handed_on * levels
@@ -673,7 +677,7 @@ class _Sweep:
         parts = (self.columns - 1) // instance.span + 1
         return (
             handed_on
-            + levels * instance.kept(self.rows, self.columns, warps, segment)
+            + levels * instance.kept(self.rows, self.columns, warps, by_pass=by_pass)
             + warps * (instance.span * _BAND + nodes * _TILE)
             + length1 * dimension
             + parts * nodes * dimension

@@ -11,6 +11,16 @@
 // gbar goes to a band of the latest 64 rows. Whenever 32 more rows of it are complete, a warp multiplies them with the
 // derivatives of the static kernel and adds them to the gradients of both paths.
 
+// What is needed of a pair once in a while. It waits in shared memory, a copy for every warp, and not in registers.
+template <typename real, typename work>
+struct PairMemory {
+  work *last_row;         // what the rule keeps of it
+  work *band, *tile;      // of this warp: (SPAN, BAND) and (nodes of a warp, TILE)
+  work *grad1, *grad2;    // (length1, dimension) and (warps of all passes, nodes of a warp, dimension); LINEAR: of the steps
+  real *grad_increments;  // GIVEN
+  work factors[2];        // of the gradients in the end, NaN where the value is not finite
+};
+
 template <typename real, int KERNEL, typename Rule>
 struct Adjoint {
   typedef Sweep<real, KERNEL, Rule> Forward;
@@ -21,13 +31,10 @@ struct Adjoint {
   const Problem<real>& problem;
   const Team& team;
   Forward& sweep;
+  const PairMemory<real, work>& memory;
   const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
   bool wrt_log;
-  work *last_row;        // what the rule keeps of it
-  work *edge;            // EVERY_ROW: what goes on to the next pass or warp; otherwise sweep.edge, which is used up, has that
-  work *band, *tile;     // of this warp: (SPAN, BAND) and (nodes of a warp, TILE)
-  work *grad1, *grad2;   // (length1, dimension) and (warps of all passes, nodes of a warp, dimension); LINEAR: of the steps
-  real *grad_increments; // GIVEN
+  work* edge;  // EVERY_ROW: what a warp hands on to the next; otherwise sweep.edge, which is used up, has that
 
   // points of the second path that the columns of a warp touch, at most
   __device__ int nodes() const { return (SPAN >> problem.order2) + 2; }
@@ -45,100 +52,78 @@ struct Adjoint {
 
   __device__ void up() {
     const int R = problem.rows(), C = problem.columns(), N = sweep.levels(), mask = (1 << problem.order1) - 1;
-    const int passes = (C - 1) / (team.warps * SPAN) + 1;
-    for (int pass = passes - 1; pass >= 0; --pass) {
+    const int steps = R + 31, phases = (steps + 31) / 32;
+    for (int pass = sweep.passes() - 1; pass >= 0; --pass) {
       const int part = pass * team.warps + team.warp, start = part * SPAN, first = start + team.lane * COLUMNS;
       const bool last = start + SPAN >= C;
-      work factors = work(0);
+      if constexpr (Rule::EVERY_ROW)
+        if (sweep.by_pass) sweep.down_again(pass, wrt_log);
+      typename Rule::Up strip;
+      work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS], factors = work(0);
       int complete = problem.length1 - 1;  // rows of cells from here on are in the band, and used up
-      for (int r1 = R, r0 = 0; r1 > 0; r1 = r0) {
-        if constexpr (Rule::EVERY_ROW) {
-          if (sweep.segment) {
-            r0 = (r1 - 1) / sweep.segment * sweep.segment;
-            work integral = work(0);
-            bool strayed = false;
-            sweep.down(pass, r0, r1, sweep.nodes, nullptr, LAST_LEVEL, wrt_log, integral, strayed);
-          }
-        }
-        typename Rule::Up strip;
-        work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS];
-        Increments<KERNEL, COLUMNS, real, work> increments(problem, sweep.x, sweep.y);
-        increments.start(first, ((r1 - 1) >> problem.order1) + 1, sweep.scale());
+      Increments<KERNEL, COLUMNS, real, work> increments(problem, sweep.x, sweep.y);
+      increments.start(first, problem.length1 - 1, sweep.scale());
+      if constexpr (Rule::EVERY_ROW) {
+        strip.start(start < C ? sweep.nodes_of(pass) + (R - 1) * (long long)Rule::CELL : nullptr);
+      } else {
+        strip.start(N, memory.last_row, first, C);
+      }
 #pragma unroll
-        for (int m = 0; m < N; ++m)
+      for (int m = 0; m < N; ++m)
 #pragma unroll
-          for (int v = 0; v < UP; ++v) handed[m][v] = work(0);
+        for (int v = 0; v < UP; ++v) handed[m][v] = work(0);
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
-        if constexpr (Rule::EVERY_ROW) {
-          strip.start();
-          if (r1 < R) strip.resume(sweep.state(), gbar[0], factors);
-          if (start < C) {
-            strip.cell = sweep.nodes_of(pass) + (long long)(r1 - 1 - r0) * Rule::CELL;
-            strip.fetch(*this, r1 - 1, first);
-          }
-        } else {
-          strip.start(N, last_row, first, C);
-        }
-        const int steps = r1 - r0 + 31, phases = (steps + 31) / 32;
-        for (int phase = 0; phase < phases + 2 * (team.warps - 1); ++phase) {
-          const int mine = phase - 2 * (team.warps - 1 - team.warp);
-          const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
-          for (int s = 32 * mine; s < end; ++s) {
-            const int r = r1 - 1 - s + 31 - team.lane;
-            work right[ROOM][UP];
+      for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
+      for (int phase = 0; phase < phases + 2 * (team.warps - 1); ++phase) {
+        const int mine = phase - 2 * (team.warps - 1 - team.warp);
+        const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
+        for (int s = 32 * mine; s < end; ++s) {
+          const int r = R - 1 - s + 31 - team.lane;
+#pragma unroll
+          for (int m = 0; m < N; ++m)
+#pragma unroll
+            for (int v = 0; v < UP; ++v) handed[m][v] = __shfl_down_sync(ALL_LANES, handed[m][v], 1);
+          if (r < 0 || r >= R) continue;
+          if (team.lane == 31) {
 #pragma unroll
             for (int m = 0; m < N; ++m)
 #pragma unroll
-              for (int v = 0; v < UP; ++v) right[m][v] = __shfl_down_sync(ALL_LANES, handed[m][v], 1);
-            if (r < r0 || r >= r1) continue;
-            if (team.lane == 31) {
-#pragma unroll
-              for (int m = 0; m < N; ++m)
-#pragma unroll
-                for (int v = 0; v < UP; ++v) {
-                  if (!last) {
-                    right[m][v] = edge_of(r, v)[m];
-                  } else if (v < Rule::RUNS) {  // the running products that the sweep down left come last among its values
-                    right[m][v] = sweep.edge_of(part, r, Rule::DOWN - Rule::RUNS + v)[m];
-                    if (!Rule::CAREFUL && !Rule::PARTS) right[m][v] = work(1) / right[m][v];
-                  } else {
-                    right[m][v] = work(0);
-                  }
+              for (int v = 0; v < UP; ++v) {
+                if (!last) {
+                  handed[m][v] = edge_of(r, v)[m];
+                } else if (v < Rule::RUNS) {  // the running products that the sweep down left come last among its values
+                  handed[m][v] = sweep.edge_of(sweep.edge, r, Rule::DOWN - Rule::RUNS + v)[m];
+                  if (!Rule::CAREFUL && !Rule::PARTS) handed[m][v] = work(1) / handed[m][v];
+                } else {
+                  handed[m][v] = work(0);
                 }
-            }
-            if ((r & mask) == mask || (Rule::EVERY_ROW && r == r1 - 1)) increments.of_row(r >> problem.order1, true, g);
-            strip.row(*this, N, r, first, g, sweep.weights, right, gbar);
+              }
+          }
+          if ((r & mask) == mask) increments.of_row(r >> problem.order1, true, g);
+          strip.row(*this, N, r, first, g, sweep.weights, handed, gbar);
+          if (team.lane == 0 && start) {
 #pragma unroll
             for (int m = 0; m < N; ++m)
 #pragma unroll
-              for (int v = 0; v < UP; ++v) handed[m][v] = right[m][v];
-            if (team.lane == 0 && start) {
+              for (int v = 0; v < UP; ++v) edge_of(r, v)[m] = handed[m][v];
+          }
+          if ((r & mask) == 0) {
 #pragma unroll
-              for (int m = 0; m < N; ++m)
-#pragma unroll
-                for (int v = 0; v < UP; ++v) edge_of(r, v)[m] = handed[m][v];
-            }
-            if ((r & mask) == 0) {
-#pragma unroll
-              for (int c = 0; c < COLUMNS; ++c) {
-                if (DILATABLE && problem.dilated) factors += gbar[c] * g[c];
-                band[(team.lane * COLUMNS + c) * BAND + (r >> problem.order1) % BAND] =
-                    gbar[c] * (DILATABLE ? increments.factor : sweep.scale());
-                gbar[c] = work(0);
-              }
+            for (int c = 0; c < COLUMNS; ++c) {
+              if (DILATABLE && problem.dilated) factors += gbar[c] * g[c];
+              memory.band[(team.lane * COLUMNS + c) * BAND + (r >> problem.order1) % BAND] =
+                  gbar[c] * (DILATABLE ? increments.factor : sweep.scale());
+              gbar[c] = work(0);
             }
           }
-          if (end > 0) {
-            const int row_complete = max(r0, r1 + 31 - end);  // every lane has done this row
-            const int newly_complete = (row_complete + mask) >> problem.order1;
-            use_band(part, newly_complete, complete);
-            complete = newly_complete;
-          }
-          team.barrier();
         }
-        if constexpr (Rule::EVERY_ROW)
-          if (r0) strip.leave(sweep.state(), gbar[0], factors);
+        if (end > 0) {
+          const int row_complete = max(0, R + 31 - end);  // every lane has done this row
+          const int newly_complete = (row_complete + mask) >> problem.order1;
+          use_band(part, newly_complete, complete);
+          complete = newly_complete;
+        }
+        team.barrier();
       }
       if (DILATABLE && problem.dilated) {
 #pragma unroll
@@ -151,7 +136,7 @@ struct Adjoint {
 
   // d(out) with respect to the logarithm of the factors of a dilated kernel, from the columns of a warp; it is in the channel of
   // the factors, which has no sums of its own
-  __device__ work& of_factors(int part) const { return grad2[((long long)part * nodes() + 1) * problem.dimension - 1]; }
+  __device__ work& of_factors(int part) const { return memory.grad2[((long long)part * nodes() + 1) * problem.dimension - 1]; }
 
   // the same from all columns, over one of the factors
   __device__ work of_factor(const real* path) const {
@@ -165,7 +150,7 @@ struct Adjoint {
     const int start = part * SPAN, width = 1 << problem.order2;
     const int from = max(j * width, start), to = min((j + 1) * width, start + SPAN);
     work sum = work(0);
-    for (int c = from; c < to; ++c) sum += band[(c - start) * BAND + i % BAND];
+    for (int c = from; c < to; ++c) sum += memory.band[(c - start) * BAND + i % BAND];
     return sum;
   }
 
@@ -178,7 +163,7 @@ struct Adjoint {
     if (KERNEL == GIVEN) {
       for (int i = complete + team.lane; i < previous; i += 32)
         for (int j = first_cell; j <= last_cell; ++j)
-          grad_increments[(long long)i * (problem.padded2 - 1) + j] += real(from_band(part, i, j));
+          memory.grad_increments[(long long)i * (problem.padded2 - 1) + j] += real(from_band(part, i, j));
       __syncwarp();
       return;
     }
@@ -202,7 +187,7 @@ struct Adjoint {
           above_left = above;
           below_left = below;
         }
-        tile[j * TILE + i - low] = weight;
+        memory.tile[j * TILE + i - low] = weight;
       }
     }
     __syncwarp();
@@ -210,27 +195,21 @@ struct Adjoint {
     for (int i = low + team.lane; i < high; i += 32) {
       for (int from = 0; from < coordinates; from += CHANNELS) {
         work sum[CHANNELS] = {};
-        for (int j = 0; j < count; ++j) add(sum, from, tile[j * TILE + i - low], sweep.x, i, sweep.y, first_cell + j);
+        for (int j = 0; j < count; ++j) add(sum, from, memory.tile[j * TILE + i - low], sweep.x, i, sweep.y, first_cell + j);
 #pragma unroll
         for (int channel = 0; channel < CHANNELS; ++channel)
-          if (from + channel < coordinates) grad1[(long long)i * d + from + channel] += sum[channel];
+          if (from + channel < coordinates) memory.grad1[(long long)i * d + from + channel] += sum[channel];
       }
     }
     // a lane for every column, and the other way round
-    work* mine = grad2 + (long long)part * nodes() * d;
+    work* mine = memory.grad2 + (long long)part * nodes() * d;
     for (int j = team.lane; j < count; j += 32) {
       for (int from = 0; from < coordinates; from += CHANNELS) {
         work sum[CHANNELS] = {};
-#pragma unroll
-        for (int channel = 0; channel < CHANNELS; ++channel)  // where segments begin changes no bit of a sum row by row
-          if (Rule::EVERY_ROW && from + channel < coordinates) sum[channel] = mine[(long long)j * d + from + channel];
-        for (int i = high - 1; i >= low; --i) add(sum, from, tile[j * TILE + i - low], sweep.y, first_cell + j, sweep.x, i);
+        for (int i = high - 1; i >= low; --i) add(sum, from, memory.tile[j * TILE + i - low], sweep.y, first_cell + j, sweep.x, i);
 #pragma unroll
         for (int channel = 0; channel < CHANNELS; ++channel)
-          if (from + channel < coordinates) {
-            const work before = Rule::EVERY_ROW ? work(0) : mine[(long long)j * d + from + channel];
-            mine[(long long)j * d + from + channel] = before + sum[channel];
-          }
+          if (from + channel < coordinates) mine[(long long)j * d + from + channel] += sum[channel];
       }
     }
     __syncwarp();
@@ -264,7 +243,7 @@ struct Adjoint {
     work sum = work(0);
     for (int part = left / SPAN; part < parts && part <= right / SPAN; ++part) {
       const int slot = j - ((part * SPAN) >> problem.order2);
-      sum += grad2[((long long)part * nodes() + slot) * problem.dimension + channel];
+      sum += memory.grad2[((long long)part * nodes() + slot) * problem.dimension + channel];
     }
     return sum;
   }
@@ -274,11 +253,11 @@ struct Adjoint {
     const int C = problem.columns(), d = problem.dimension;
     if (KERNEL == GIVEN) {
       const long long size = (long long)(problem.padded1 - 1) * (problem.padded2 - 1);
-      for (long long e = team.thread(); e < size; e += team.threads()) grad_increments[e] = real(0);
+      for (long long e = team.thread(); e < size; e += team.threads()) memory.grad_increments[e] = real(0);
     } else {
       const long long size1 = (long long)problem.length1 * d, size2 = (long long)((C - 1) / SPAN + 1) * nodes() * d;
-      for (long long e = team.thread(); e < size1; e += team.threads()) grad1[e] = work(0);
-      for (long long e = team.thread(); e < size2; e += team.threads()) grad2[e] = work(0);
+      for (long long e = team.thread(); e < size1; e += team.threads()) memory.grad1[e] = work(0);
+      for (long long e = team.thread(); e < size2; e += team.threads()) memory.grad2[e] = work(0);
     }
     team.barrier();
   }
@@ -292,27 +271,26 @@ struct Adjoint {
       for (long long e = problem.length2 * d + team.thread(); e < problem.padded2 * d; e += team.threads()) out2[e] = real(0);
   }
 
-  // Writes the gradients times their weights, NaN where the value is not `finite`; returns whether one of them is not finite.
-  __device__ bool finish(real* out1, real* out2, work weight1, work weight2, bool finite) const {
+  // Writes the gradients times their factors; returns whether one of them is not finite.
+  __device__ bool finish(real* out1, real* out2, work factor1, work factor2) const {
     const int d = problem.dimension;
-    const work none = work(0) / work(0);
     bool strayed = false;
     if (KERNEL == GIVEN) {
       const long long width = problem.padded2 - 1, size = (problem.length1 - 1) * width;
       for (long long e = team.thread(); e < size; e += team.threads()) {
         if (e % width >= problem.length2 - 1) continue;
-        grad_increments[e] = real(finite ? work(grad_increments[e]) * weight1 : none);
-        strayed |= !is_finite(grad_increments[e]);
+        memory.grad_increments[e] = real(work(memory.grad_increments[e]) * factor1);
+        strayed |= !is_finite(memory.grad_increments[e]);
       }
       return strayed;
     }
     if (out1)
       for (long long e = team.thread(); e < (long long)problem.length1 * d; e += team.threads()) {
-        work value = grad1[e];
+        work value = memory.grad1[e];
         if (KERNEL == LINEAR)  // grad1 is that of the steps, and 0 behind the last one
-          value = (e >= d ? grad1[e - d] : work(0)) - value;
+          value = (e >= d ? memory.grad1[e - d] : work(0)) - value;
         if (DILATABLE && problem.dilated && e == d - 1) value = of_factor(sweep.x);
-        out1[e] = real(finite ? value * weight1 : none);
+        out1[e] = real(value * factor1);
         strayed |= !is_finite(out1[e]);
       }
     if (out2)
@@ -326,7 +304,7 @@ struct Adjoint {
         } else {
           value = second(j, channel);
         }
-        out2[e] = real(finite ? value * weight2 : none);
+        out2[e] = real(value * factor2);
         strayed |= !is_finite(out2[e]);
       }
     return strayed;
@@ -339,18 +317,19 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
              int most, int length1, int length2, int dimension, int order1, int order2, int depth, int dilated,
              double parameter0, double parameter1, double parameter2, int pairing, long long n2, long long first_pair,
-             long long pairs, int warps, const double* rule, typename Rule::Work* workspace, long long workspace_size,
-             int* flags, const real* derivs, int wrt_log, real* grad1, real* grad2, real* grad_increments, int segment) {
+             long long pairs, int warps, const RuleWeights<Rule> weights,
+             typename Rule::Work* workspace, long long workspace_size, int* flags, const real* derivs, int wrt_log,
+             real* grad1, real* grad2, real* grad_increments, int by_pass) {
   typedef typename Rule::Work work;
   typedef Sweep<real, KERNEL, Rule> Forward;
   typedef Adjoint<real, KERNEL, Rule> Backward;
   constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL, PARTS = Rule::PARTS;
-  __shared__ work scratch[LONGEST_TEAM], weights[Rule::WEIGHTS + 1];
-  fetch<Rule>(rule, weights);
+  __shared__ work scratch[LONGEST_TEAM];
+  __shared__ PairMemory<real, work> memory[LONGEST_TEAM];
   Problem<real> problem = {length1, length2, dimension, length1,
                            length2, order1,  order2,    depth,   dilated, {parameter0, parameter1, parameter2}};
   const Team team(warps);
-  const long long teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
+  const int teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
   const long long cells = (long long)(length1 - 1) * (length2 - 1);
   for (long long k = slot; k < pairs; k += gridDim.x * teams) {
     if (CAREFUL && !flags[k]) continue;
@@ -363,57 +342,61 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     const int R = problem.rows(), C = problem.columns();
     Forward sweep = {problem,
                      team,
-                     weights,
+                     weights.value,
                      KERNEL == GIVEN ? increments + k * cells : path1 + pair.first * length1 * dimension,
                      KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension,
                      workspace + slot * workspace_size,
                      Rule::EVERY_ROW ? int(Rule::DOWN) : int(Rule::UP)};
     const int N = sweep.levels();
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? depth + 1 : 1);
-    Backward adjoint = {problem, team, sweep, derivs + (first_pair + k) * given, bool(wrt_log)};
+    PairMemory<real, work>& mine = memory[threadIdx.x / 32];
+    Backward adjoint = {problem, team, sweep, mine, derivs + (first_pair + k) * given, bool(wrt_log)};
     work* next = sweep.edge;
+    long long kept_size;
     if constexpr (Rule::EVERY_ROW) {
-      next += (long long)((C + 31) / 32) * R * Rule::DOWN;
+      sweep.by_pass = by_pass;
+      next += (long long)(by_pass ? Forward::edges_of(sweep.passes()) : 1) * R * Rule::DOWN;
       adjoint.edge = next;
       next += (long long)R * Rule::UP;
-      sweep.segment = segment;
       sweep.nodes = next;
-      sweep.states = next + (long long)warps * (segment + 32) * Rule::CELL;
-      sweep.starts = sweep.states + warps * 32 * int(Rule::STATE);
-      next += Rule::kept(R, C, warps, segment);
+      kept_size = (by_pass ? warps : (C + 31) / 32) * Rule::kept(R);
     } else {
       next += (long long)R * Rule::UP * N;
-      adjoint.last_row = next;
-      next += N * Rule::kept(C);
+      kept_size = N * Rule::kept(C);
     }
-    adjoint.band = next + (long long)team.warp * Backward::SPAN * Backward::BAND;
-    next += (long long)warps * Backward::SPAN * Backward::BAND;
-    adjoint.tile = next + (long long)team.warp * adjoint.nodes() * Backward::TILE;
-    adjoint.grad1 = next + (long long)warps * adjoint.nodes() * Backward::TILE;
-    adjoint.grad2 = adjoint.grad1 + (long long)problem.length1 * dimension;
-    adjoint.grad_increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
+    if (team.lane == 0) {
+      const long long band = Backward::SPAN * Backward::BAND, tile = adjoint.nodes() * Backward::TILE;
+      mine.last_row = next;
+      mine.band = next + kept_size + team.warp * band;
+      mine.tile = next + kept_size + warps * band + team.warp * tile;
+      mine.grad1 = next + kept_size + warps * (band + tile);
+      mine.grad2 = mine.grad1 + (long long)problem.length1 * dimension;
+      mine.grad_increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
+    }
+    __syncwarp();
 
     bool strayed;
-    work* kept = Rule::EVERY_ROW ? segment ? nullptr : sweep.nodes : adjoint.last_row;
+    work* kept = Rule::EVERY_ROW && by_pass ? nullptr : mine.last_row;
     const work log_k = team.sum(sweep.down(kept, nullptr, LAST_LEVEL, wrt_log, strayed), scratch);
     strayed = team.any(strayed);
     bool finite = GRID || PARTS ? !strayed : is_finite(real(log_k));
     if (!GRID && !PARTS && !wrt_log) finite = finite && is_finite(real(exp(log_k)));
     if (CAREFUL || PARTS || !strayed) {
-      work weight1 = work(1), weight2 = work(1);
-      if (!GRID && !PARTS) {
-        weight1 = work(derivs[pairing == SYMMETRIC ? pair.first * n2 + pair.second : first_pair + k]);
-        weight2 = pairing != SYMMETRIC ? weight1 : pair.first == pair.second ? work(0) : work(derivs[pair.second * n2 + pair.first]);
-        if (!wrt_log) {
-          weight1 *= exp(log_k);
-          weight2 *= exp(log_k);
+      work(&factor)[2] = mine.factors;
+      if (team.lane == 0) {
+        factor[0] = factor[1] = !finite ? work(0) / work(0) : GRID || PARTS || wrt_log ? work(1) : exp(log_k);
+        if (!GRID && !PARTS) {
+          factor[0] *= work(derivs[pairing == SYMMETRIC ? pair.first * n2 + pair.second : first_pair + k]);
+          factor[1] *= pairing != SYMMETRIC        ? work(derivs[first_pair + k])
+                       : pair.first == pair.second ? work(0)
+                                                   : work(derivs[pair.second * n2 + pair.first]);
         }
       }
       adjoint.clear();
       if (!PADDED || (R && C)) adjoint.up();  // a path of one point moves nothing
       real* out1 = grad1 ? grad1 + k * length1 * dimension : nullptr;
       real* out2 = grad2 ? grad2 + k * length2 * dimension : nullptr;
-      strayed = team.any(adjoint.finish(out1, out2, weight1, weight2, finite));
+      strayed = team.any(adjoint.finish(out1, out2, factor[0], factor[1]));
       if (PADDED) adjoint.clear_padding(out1, out2);
     }
     if (!CAREFUL && team.thread() == 0) flags[k] = strayed;

@@ -26,7 +26,8 @@ struct Weights {
   static __device__ __forceinline__ int side(int a) { return (P + 1) * (P + 1) + a; }
 };
 
-// A weight times a value; CAREFUL: nothing where the weight is zero, also where the value is infinite.
+// A weight times a value; CAREFUL: nothing where the weight is zero, also where the value is infinite. Left points alone have
+// weights of zero, so for P > 1 nobody asks.
 template <bool CAREFUL, typename work>
 __device__ __forceinline__ work weighted(work weight, work value) {
   return CAREFUL && weight == work(0) ? work(0) : weight * value;
@@ -51,13 +52,13 @@ __device__ __forceinline__ void sums_of_cell(const work* weights, const work (&n
     for (int l = 0; l <= P; ++l) {
       down[l] = work(0);
 #pragma unroll(Weights<P>::UNROLLED)
-      for (int k = 0; k <= P; ++k) down[l] += weighted<CAREFUL>(weights[Weights<P>::step(a, k)], nodes[k][l]);
+      for (int k = 0; k <= P; ++k) down[l] += weighted<CAREFUL && P == 1>(weights[Weights<P>::step(a, k)], nodes[k][l]);
     }
 #pragma unroll(Weights<P>::UNROLLED)
     for (int b = 0; b < P; ++b) {
       sums[a][b] = work(0);
 #pragma unroll(Weights<P>::UNROLLED)
-      for (int l = 0; l <= P; ++l) sums[a][b] += weighted<CAREFUL>(weights[Weights<P>::step(b, l)], down[l]);
+      for (int l = 0; l <= P; ++l) sums[a][b] += weighted<CAREFUL && P == 1>(weights[Weights<P>::step(b, l)], down[l]);
     }
   }
 }
@@ -70,30 +71,39 @@ __device__ __forceinline__ work integral_of_cell(const work* weights, const work
   for (int l = 0; l <= P; ++l) {
     work down = work(0);
 #pragma unroll(Weights<P>::UNROLLED)
-    for (int k = 0; k <= P; ++k) down += weighted<CAREFUL>(weights[Weights<P>::whole(k)], nodes[k][l]);
-    total += weighted<CAREFUL>(weights[Weights<P>::whole(l)], down);
+    for (int k = 0; k <= P; ++k) down += weighted<CAREFUL && P == 1>(weights[Weights<P>::whole(k)], nodes[k][l]);
+    total += weighted<CAREFUL && P == 1>(weights[Weights<P>::whole(l)], down);
   }
   return total;
 }
 
-// Adjoint of sums_of_cell: U from w of the sub-cells
+// Adjoint of sums_of_cell: column l of U from w of the sub-cells
+template <int P, typename work>
+__device__ __forceinline__ void sums_adjoint(const work* weights, const work (&w)[P][P], int l, work (&U)[P + 1]) {
+  work across[P];
+#pragma unroll(Weights<P>::UNROLLED)
+  for (int a = 0; a < P; ++a) {
+    across[a] = work(0);
+#pragma unroll(Weights<P>::UNROLLED)
+    for (int b = 0; b < P; ++b) across[a] += w[a][b] * weights[Weights<P>::step(b, l)];
+  }
+#pragma unroll(Weights<P>::UNROLLED)
+  for (int k = 0; k <= P; ++k) {
+    U[k] = work(0);
+#pragma unroll(Weights<P>::UNROLLED)
+    for (int a = 0; a < P; ++a) U[k] += weights[Weights<P>::step(a, k)] * across[a];
+  }
+}
+
+// The same for all columns
 template <int P, typename work>
 __device__ __forceinline__ void sums_adjoint(const work* weights, const work (&w)[P][P], work (&U)[P + 1][P + 1]) {
 #pragma unroll(Weights<P>::UNROLLED)
   for (int l = 0; l <= P; ++l) {
-    work across[P];
+    work column[P + 1];
+    sums_adjoint<P>(weights, w, l, column);
 #pragma unroll(Weights<P>::UNROLLED)
-    for (int a = 0; a < P; ++a) {
-      across[a] = work(0);
-#pragma unroll(Weights<P>::UNROLLED)
-      for (int b = 0; b < P; ++b) across[a] += w[a][b] * weights[Weights<P>::step(b, l)];
-    }
-#pragma unroll(Weights<P>::UNROLLED)
-    for (int k = 0; k <= P; ++k) {
-      U[k][l] = work(0);
-#pragma unroll(Weights<P>::UNROLLED)
-      for (int a = 0; a < P; ++a) U[k][l] += weights[Weights<P>::step(a, k)] * across[a];
-    }
+    for (int k = 0; k <= P; ++k) U[k][l] = column[k];
   }
 }
 
@@ -222,16 +232,22 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
       work w_above[P][P];
 #pragma unroll
       for (int m = N - 1 - GRID; m >= 0; --m) {
-        work U[P + 1][P + 1];
-        if (m == N - 1 - GRID) {
+        work w_cell[P][P];
 #pragma unroll(UNROLLED)
-          for (int i = 0; i <= P; ++i)
+        for (int l = P; l >= 0; --l) {  // a column of U at a time takes fewer registers
+          work U[P + 1];
+          if (m == N - 1 - GRID) {
 #pragma unroll(UNROLLED)
-            for (int l = 0; l <= P; ++l) U[i][l] = w_top * (weights[At::whole(i)] * weights[At::whole(l)]);
-        } else {
-          sums_adjoint<P>(weights, w_above, U);
+            for (int i = 0; i <= P; ++i) U[i] = w_top * (weights[At::whole(i)] * weights[At::whole(l)]);
+          } else {
+            sums_adjoint<P>(weights, w_above, l, U);
+          }
+          gather(m, l, g[0], nodes[m], U, edge[m], w_cell, gbar[0]);
         }
-        gather(m, g[0], nodes[m], U, edge[m], w_above, gbar[0]);
+#pragma unroll(UNROLLED)
+        for (int a = 0; a < P; ++a)
+#pragma unroll(UNROLLED)
+          for (int b = 0; b < P; ++b) w_above[a][b] = w_cell[a][b];
       }
       if (N == GRID) {
         gbar[0] += w_top;  // K_0 is all there is below
@@ -275,29 +291,24 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
       for (int l = 0; l <= P; ++l) k[m][l] = nodes[0][l];
     }
 
-    // w_m of the sub-cells of the cell, from U of the cell
-    __device__ __forceinline__ void gather(int m, work g, const work (&nodes)[P + 1][P + 1], work (&U)[P + 1][P + 1],
+    // w_m of the sub-cells left of node l, from column l of U
+    __device__ __forceinline__ void gather(int m, int l, work g, const work (&nodes)[P + 1][P + 1], work (&U)[P + 1],
                                            work (&edge)[UP], work (&w_cell)[P][P], work& gbar) {
 #pragma unroll(UNROLLED)
       for (int i = 0; i <= P; ++i) {
-#pragma unroll(UNROLLED)
-        for (int l = 0; l <= P; ++l) {
-          gbar += U[i][l] * nodes[i][l];
-          U[i][l] *= g;
-        }
-        U[i][P] += edge[2 * P + i];
-        edge[2 * P + i] = U[i][0];
+        gbar += U[i] * nodes[i][l];
+        U[i] *= g;
+        if (l == P) U[i] += edge[2 * P + i];
+        if (l == 0) edge[2 * P + i] = U[i];
       }
+      if (l == 0) return;
+      U[P] += given[m][l - 1];
+      given[m][l - 1] = U[0];
 #pragma unroll(UNROLLED)
-      for (int l = P; l > 0; --l) {
-        U[P][l] += given[m][l - 1];
-        given[m][l - 1] = U[0][l];
-#pragma unroll(UNROLLED)
-        for (int a = P - 1; a >= 0; --a) {
-          edge[P + a] += U[a + 1][l] * nodes[a + 1][l];
-          w[m][l - 1] += edge[P + a];
-          w_cell[a][l - 1] = w[m][l - 1];
-        }
+      for (int a = P - 1; a >= 0; --a) {
+        edge[P + a] += U[a + 1] * nodes[a + 1][l];
+        w[m][l - 1] += edge[P + a];
+        w_cell[a][l - 1] = w[m][l - 1];
       }
     }
   };

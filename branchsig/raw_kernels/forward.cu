@@ -8,16 +8,15 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     forward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
             int most, int length1, int length2, int dimension, int order1, int order2, int depth, int dilated,
             double parameter0, double parameter1, double parameter2, int pairing, long long n2, long long first_pair,
-            long long pairs, int warps, const double* rule, typename Rule::Work* workspace, long long workspace_size,
-            int* flags, real* ends, real* grid, int content) {
+            long long pairs, int warps, const RuleWeights<Rule> weights,
+            typename Rule::Work* workspace, long long workspace_size, int* flags, real* ends, real* grid, int content) {
   typedef typename Rule::Work work;
   constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL, PARTS = Rule::PARTS;
-  __shared__ work scratch[LONGEST_TEAM], weights[Rule::WEIGHTS + 1];
-  fetch<Rule>(rule, weights);
+  __shared__ work scratch[LONGEST_TEAM];
   Problem<real> problem = {length1, length2, dimension, length1,
                            length2, order1,  order2,    depth,   dilated, {parameter0, parameter1, parameter2}};
   const Team team(warps);
-  const long long teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
+  const int teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
   const int grids = content == ALL_LEVELS ? depth + 1 : 1;
   const long long nodes = problem.grid_rows() * problem.grid_columns() * grids;
   for (long long k = slot; k < pairs; k += gridDim.x * teams) {
@@ -31,7 +30,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     Sweep<real, KERNEL, Rule> sweep = {
         problem,
         team,
-        weights,
+        weights.value,
         KERNEL == GIVEN ? increments + k * (length1 - 1) * (length2 - 1) : path1 + pair.first * length1 * dimension,
         KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension,
         workspace + slot * workspace_size,

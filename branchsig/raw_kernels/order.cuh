@@ -124,7 +124,7 @@ struct Order : Levels<DEPTH, true> {
           }
 #pragma unroll
       for (int m = N - 1; m >= 0; --m) {
-        work cells[P][P], U[P + 1][P + 1];
+        work cells[P][P];
 #pragma unroll(UNROLLED)
         for (int a = 0; a < P; ++a)
 #pragma unroll(UNROLLED)
@@ -137,28 +137,29 @@ struct Order : Levels<DEPTH, true> {
             w[m][b] += edge[m][P + a];
             cells[a][b] = w[m][b];
           }
-        sums_adjoint<P>(weights, cells, U);
         // The edge and the row above take what this cell gives to them; the shares of the cells beside it are used up.
-        const work of_right = m ? edge[m - (m > 0)][2 * P] : work(0);
 #pragma unroll(UNROLLED)
-        for (int i = 0; i <= P; ++i)
+        for (int l = P; l >= 0; --l) {
+          work U[P + 1];
+          sums_adjoint<P>(weights, cells, l, U);
 #pragma unroll(UNROLLED)
-          for (int l = 0; l <= P; ++l) {
+          for (int i = 0; i <= P; ++i) {
             if (m == 0) {  // k_0 = 1
-              gbar[0] += U[i][l];
+              gbar[0] += U[i];
               continue;
             }
             const int n = m - (m > 0);
-            gbar[0] += U[i][l] * at_k[i][l][n];
-            const work share = g[0] * U[i][l];
+            gbar[0] += U[i] * at_k[i][l][n];
+            const work share = g[0] * U[i];
             if (l == 0) {
               edge[n][2 * P + i] = share;
             } else if (i > 0) {
               kbar[i - (i > 0)][l - (l > 0)][n] += share;
             } else {
-              given[n][l - (l > 0)] = share + (l == P ? of_right : work(0));
+              given[n][l - (l > 0)] = share + (l == P ? edge[n][2 * P] : work(0));
             }
           }
+        }
       }
     }
 

@@ -1,9 +1,9 @@
 // The forward sweep of one pair, whatever the rule. A refined grid has R x C cells, and a team of warps owns a pair, a lane a
 // strip of COLUMNS columns of cells. In step s lane l is on row s - l: what its left neighbour hands on, the DOWN values of every
-// level at the column before the strip, is one step old and comes by a shuffle. All levels advance together, and the latest row
-// stays with the lane. More columns than a team has are done in passes from left to right: the last lane of a warp leaves what it
-// hands on in memory, for each row, and the first lane of the next warp picks it up. The warps of a team are two phases of 32
-// steps apart, with a barrier after each phase.
+// level at the column before the strip, is one step old and comes by a shuffle; what a lane on no row hands on is for no row. All
+// levels advance together, and the latest row stays with the lane. More columns than a team has are done in passes from left to
+// right: the last lane of a warp leaves what it hands on in memory, for each row, and the first lane of the next warp picks it up.
+// The warps of a team are two phases of 32 steps apart, with a barrier after each phase.
 //
 // What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Collocation, Order or Untruncated, each in
 // the file of its name. A rule has the template arguments
@@ -16,10 +16,12 @@
 //               contributes nothing, also where K is infinite.
 //
 // and Down and Up, the state of a lane on its way down and on its way back. PARTS: the values are k_0 to k_DEPTH instead of log
-// K, and the running products are sums. EVERY_ROW: the way back finds the values of every row in memory, instead of the last alone.
+// K, and the running products are sums. EVERY_ROW: the way back finds the values of every row in memory, instead of the last
+// alone. Where memory does not suffice for those of all passes, it has those of one pass, which is swept down again from the edge
+// that the pass before it has left. Of n such edges about BASE log n are kept, and the others made again too.
 
 enum { PAIRED, GRAM, SYMMETRIC };
-enum { MOST_LEVELS = 16, LONGEST_TEAM = 8 };
+enum { MOST_LEVELS = 16, LONGEST_TEAM = 8, BASE = 8 };
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // The two paths of pair k, and where its result stands: row by row for a Gram, the lower triangle row by row for a symmetric one.
@@ -85,13 +87,11 @@ struct Levels {
   static __device__ __forceinline__ int levels(int depth) { return DEPTH ? int(LEVELS) : ALL ? depth : depth - 1; }
 };
 
-// The weights of a rule into the memory that a block shares. All threads of the block take part.
+// The weights of a rule, handed to a kernel by value: instructions then have them as operands, and they take no registers.
 template <typename Rule>
-__device__ __forceinline__ void fetch(const double* rule, typename Rule::Work* weights) {
-  if (Rule::WEIGHTS == 0) return;
-  for (int i = threadIdx.x; i < Rule::WEIGHTS; i += blockDim.x) weights[i] = typename Rule::Work(rule[i]);
-  __syncthreads();
-}
+struct RuleWeights {
+  typename Rule::Work value[Rule::WEIGHTS ? int(Rule::WEIGHTS) : 1];
+};
 
 template <typename real, int KERNEL, typename Rule>
 struct Sweep {
@@ -102,28 +102,34 @@ struct Sweep {
   const Team& team;
   const work* weights;  // of the rule, as collocation.cuh has them
   const real *x, *y;    // the paths of the pair; GIVEN: x is its increments
-  work* edge;           // (rows, edge_values, levels); EVERY_ROW, on the way back: for every warp of all passes
+  work* edge;           // (rows, edge_values, levels); by_pass: (edges_of(passes), rows, edge_values, levels)
   int edge_values;
-  // EVERY_ROW, on the way back: `segment` rows of cells of one pass have their values in memory together, and are swept down again
-  // from the values above them; 0: all rows of all passes have theirs
-  int segment;
-  work *starts, *nodes;  // above the segments but the first; in the segment, or everywhere
-  work* states;          // of the lanes between the segments
+  work* nodes;   // EVERY_ROW, on the way back: the values of all passes, or
+  bool by_pass;  // of one at a time
 
   __device__ int levels() const { return Rule::levels(problem.depth); }
-  // what the warp `part`, counted over all passes, hands on
-  __device__ work* edge_of(int part, int row, int value) const {
-    const long long r = Rule::EVERY_ROW && nodes ? (long long)part * problem.rows() + row : row;
-    return edge + (r * edge_values + value) * levels();
+  __device__ int passes() const { return (problem.columns() - 1) / (team.warps * SPAN) + 1; }
+  // what a warp hands on to the next
+  __device__ work* edge_of(work* edge, int row, int value) const {
+    return edge + ((long long)row * edge_values + value) * levels();
   }
-  // where the values of the column of this lane are, on the first row of a segment, or of all
+  // What the pass before this one hands on to it. By passes, edge n has the place of the last digit of n to base BASE that is not
+  // 0, and later edges take the places of those before. So after a sweep down to pass n the edges of its block of BASE passes are
+  // there, of the blocks of BASE before it in its block of BASE^2, and so on.
+  __device__ work* edge_before(int pass) const {
+    if (!Rule::EVERY_ROW || !by_pass || pass == 0) return edge;
+    int place = -1;
+    for (; pass % BASE == 0; pass /= BASE) place += BASE - 1;
+    return edge + (long long)(place + pass % BASE) * problem.rows() * edge_values;
+  }
+  static __device__ int edges_of(int passes) {
+    int edges = 0;
+    for (; passes; passes /= BASE) edges += min(passes, BASE - 1);
+    return edges;
+  }
+  // where the values of the column of this lane are
   __device__ work* nodes_of(int pass) const {
-    return Rule::place(nodes, segment ? segment : problem.rows(), (segment ? 0 : pass * team.warps) + team.warp, team.lane);
-  }
-  __device__ work* state() const { return states + team.warp * 32 * int(Rule::STATE) + team.lane; }
-  // where the values above row r are, with which a segment begins
-  __device__ work* start_of(int r, int column) const {
-    return starts + ((long long)(r / segment - 1) * ((problem.columns() + 31) / 32 * 32) + column) * Rule::START;
+    return Rule::place(nodes, problem.rows(), (by_pass ? 0 : pass * team.warps) + team.warp, team.lane);
   }
   // what increments are multiplied by: the number of sub-cells to a cell, and a quarter where corners are summed for their mean
   __device__ work scale() const {
@@ -138,29 +144,38 @@ struct Sweep {
     work total = work(0);
     strayed = false;
     for (int pass = 0; pass * team.warps * SPAN < problem.columns(); ++pass)
-      down(pass, 0, problem.rows(), last_row, values, content, wrt_log, total, strayed);
+      down(pass, last_row, values, content, wrt_log, total, strayed);
     return total;
   }
 
-  // The rows r0..r1 - 1 of a pass; r0 is 0, or EVERY_ROW the first row of a segment.
-  __device__ __forceinline__ void down(int pass, int r0, int r1, work* last_row, real* values, int content, bool wrt_log,
-                                       work& total, bool& strayed) {
-    const int C = problem.columns(), N = levels(), mask = (1 << problem.order1) - 1;
-    const int steps = r1 - r0 + 31, phases = (steps + 31) / 32;
+  // By passes, before the way back through one of them: leaves its values, going down from the latest edge that is still there.
+  // Where the next pass began a block, the edges of the block before it have gone.
+  __device__ void down_again(int pass, bool wrt_log) {
+    work total = work(0);
+    bool strayed = false;
+    int block = 1;
+    if (pass + 1 < passes())  // the first sweep down has left all edges of the last pass
+      while ((pass + 1) % (block * BASE) == 0) block *= BASE;
+    for (int p = pass + 1 - block; p <= pass; ++p)
+      down(p, p == pass ? nodes : nullptr, nullptr, LAST_LEVEL, wrt_log, total, strayed);
+  }
+
+  __device__ __forceinline__ void down(int pass, work* last_row, real* values, int content, bool wrt_log, work& total,
+                                       bool& strayed) {
+    const int R = problem.rows(), C = problem.columns(), N = levels(), mask = (1 << problem.order1) - 1;
+    const int steps = R + 31, phases = (steps + 31) / 32;
     const int part = pass * team.warps + team.warp, start = part * SPAN, first = start + team.lane * COLUMNS;
     typename Rule::Down strip;
-    work handed[ROOM][Rule::DOWN], g[COLUMNS], *kept = nullptr;
+    work handed[ROOM][Rule::DOWN], g[COLUMNS], *right_edge = edge_before(pass + 1), *kept = nullptr;
+    work* left_edge = team.warp ? right_edge : edge_before(pass);
     Increments<KERNEL, COLUMNS, real, work> increments(problem, x, y);
-    increments.start(first, r0 >> problem.order1, scale());
+    increments.start(first, 0, scale());
     strip.start(N);
-    int next_start = segment ? r0 + segment : -1;
-    if constexpr (Rule::EVERY_ROW) {
-      if (r0 && start < C) strip.resume(start_of(r0, first), first);
+    if constexpr (Rule::EVERY_ROW)
       if (last_row && start < C) {
         kept = nodes_of(pass);
-        strip.keep_above(kept);
+        strip.keep_above(kept, team.lane == 0);
       }
-    }
 #pragma unroll
     for (int m = 0; m < N; ++m)
 #pragma unroll
@@ -171,37 +186,28 @@ struct Sweep {
       const int mine = phase - 2 * team.warp;
       const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
       for (int s = 32 * mine; s < end; ++s) {
-        const int r = r0 + s - team.lane;
-        work left[ROOM][Rule::DOWN];
+        const int r = s - team.lane;
 #pragma unroll
         for (int m = 0; m < N; ++m)
 #pragma unroll
-          for (int v = 0; v < Rule::DOWN; ++v) left[m][v] = __shfl_up_sync(ALL_LANES, handed[m][v], 1);
-        if (r < r0 || r >= r1) continue;
+          for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = __shfl_up_sync(ALL_LANES, handed[m][v], 1);
+        if (r < 0 || r >= R) continue;
         if (team.lane == 0) {
 #pragma unroll
           for (int m = 0; m < N; ++m)
 #pragma unroll
-            for (int v = 0; v < Rule::DOWN; ++v) left[m][v] = start ? edge_of(part - 1, r, v)[m] : Rule::at_left_end(v);
+            for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = start ? edge_of(left_edge, r, v)[m] : Rule::at_left_end(v);
         }
-        if ((r & mask) == 0 || (Rule::EVERY_ROW && r == r0)) increments.of_row(r >> problem.order1, false, g);
-        if (Rule::EVERY_ROW && r == next_start) {
-          if constexpr (Rule::EVERY_ROW) strip.leave(start_of(r, first));
-          next_start += segment;
-        }
-        strip.row(N, g, weights, wrt_log, left, total, strayed);
-#pragma unroll
-        for (int m = 0; m < N; ++m)
-#pragma unroll
-          for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = left[m][v];
+        if ((r & mask) == 0) increments.of_row(r >> problem.order1, false, g);
+        strip.row(N, g, weights, wrt_log, handed, total, strayed);
         if (team.lane == 31 && (last_row || start + SPAN < C)) {
 #pragma unroll
           for (int m = 0; m < N; ++m)
 #pragma unroll
-            for (int v = 0; v < Rule::DOWN; ++v) edge_of(part, r, v)[m] = handed[m][v];
+            for (int v = 0; v < Rule::DOWN; ++v) edge_of(right_edge, r, v)[m] = handed[m][v];
         }
         if constexpr (Rule::EVERY_ROW)
-          if (last_row) strip.keep(kept + (r - r0) * (long long)Rule::CELL);
+          if (last_row) strip.keep(kept + r * (long long)Rule::CELL, team.lane == 0);
         if (Rule::GRID && values) store(values, content, r, first, strip);
       }
       team.barrier();

@@ -170,13 +170,13 @@ __device__ __forceinline__ work solve_carefully(const work* weights, work g, wor
       for (int l = 0; l <= P; ++l) {
         down[l] = work(0);
 #pragma unroll(At::UNROLLED)
-        for (int i = 0; i <= P; ++i) down[l] += weighted<true>(weights[At::until(a + 1, i)], k[i][l]);
+        for (int i = 0; i <= P; ++i) down[l] += weighted<P == 1>(weights[At::until(a + 1, i)], k[i][l]);
       }
 #pragma unroll(At::UNROLLED)
       for (int b = 0; b < P; ++b) {
         work total = work(0);
 #pragma unroll(At::UNROLLED)
-        for (int l = 0; l <= P; ++l) total += weighted<true>(weights[At::until(b + 1, l)], down[l]);
+        for (int l = 0; l <= P; ++l) total += weighted<P == 1>(weights[At::until(b + 1, l)], down[l]);
         x[a][b] = moves ? g * total : work(0);
       }
     }
@@ -189,7 +189,7 @@ __device__ __forceinline__ work solve_carefully(const work* weights, work g, wor
       for (int b = 0; b < P; ++b) {
         const work here = u[a][b], residual = log_k[b + 1] + strip[a] + x[a][b] - here;
         const work own = weights[At::until(a + 1, a + 1)] * weights[At::until(b + 1, b + 1)];
-        const work slope = work(1) - (moves ? g * weighted<true>(own, k[a + 1][b + 1]) : work(0));
+        const work slope = work(1) - (moves ? g * weighted<P == 1>(own, k[a + 1][b + 1]) : work(0));
         const bool still = !is_finite(here) || (slope > work(0) && !(fabs(residual) > tolerance * (work(1) + fabs(here)) * slope));
         next[a][b] = still ? here : slope > work(0) ? here + residual / slope : infinite;
         if (step == MOST_STEPS && !still) next[a][b] = infinite - infinite;  // not solved
@@ -287,16 +287,12 @@ struct Untruncated : Levels<1, true> {
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
   // In memory are K at the nodes of a cell but the first of a row or column, so that lanes, which are a row apart, store and read
-  // side by side; the cell of the row above and that of the column to the left are as far away everywhere. There is a row above.
-  enum { CELL = 32 * P * P, BESIDE = CELL + 1, START = P, STATE = 2 * P + 2 };
+  // side by side; the cell of the row above and that of the column to the left are as far away everywhere. A warp has a row above
+  // its cells and a column left of them.
+  enum { WIDTH = 33, CELL = WIDTH * P * P, BESIDE = CELL + 1 };
+  static __device__ __forceinline__ long long kept(int rows) { return (rows + 33ll) * CELL; }  // values of a warp
   static __device__ __forceinline__ work* place(work* nodes, int rows, int part, int lane) {
-    return nodes + ((long long)part * (rows + 32) + lane + 1) * CELL + lane;
-  }
-  // The values of the rows and of what is above the segments
-  static __device__ __forceinline__ long long kept(int rows, int columns, int warps, int segment) {
-    const long long parts = (columns + 31) / 32;
-    if (segment == 0) return parts * (rows + 32) * CELL;
-    return warps * ((segment + 32ll) * CELL + 32 * STATE) + parts * 32 * START * ((rows - 1) / segment);
+    return nodes + part * kept(rows) + (lane + 2) * CELL + lane + 1;
   }
 
   struct Down {
@@ -350,28 +346,18 @@ struct Untruncated : Levels<1, true> {
       return CAREFUL && logarithm ? logs[P] : nodes[P][P];
     }
 
-    // K (CAREFUL: log K) on the latest row of nodes, from which the rows below are made again
-    __device__ __forceinline__ void leave(work* start) const {
+    __device__ __forceinline__ void keep_above(work* cell, bool leftmost) const {
 #pragma unroll(UNROLLED)
-      for (int l = 1; l <= P; ++l) start[l - 1] = CAREFUL ? logs[l] : nodes[P][l];
+      for (int b = 0; b < P; ++b) cell[WIDTH * (P * P - P + b) - CELL] = nodes[P][b + 1];
+      if (leftmost) cell[WIDTH * (P * P - 1) - CELL - BESIDE] = nodes[P][0];
     }
-    __device__ __forceinline__ void resume(const work* start, int first) {
+    __device__ __forceinline__ void keep(work* cell, bool leftmost) const {
 #pragma unroll(UNROLLED)
-      for (int l = 0; l <= P; ++l) {
-        logs[l] = l || first ? start[l - 1] : work(CAREFUL ? 0 : 1);
-        nodes[P][l] = CAREFUL ? exp(logs[l]) : logs[l];
+      for (int a = 0; a < P; ++a) {
+#pragma unroll(UNROLLED)
+        for (int b = 0; b < P; ++b) cell[WIDTH * (a * P + b)] = nodes[a + 1][b + 1];
+        if (leftmost) cell[WIDTH * (a * P + P - 1) - BESIDE] = nodes[a + 1][0];
       }
-    }
-
-    __device__ __forceinline__ void keep_above(work* cell) const {
-#pragma unroll(UNROLLED)
-      for (int b = 0; b < P; ++b) cell[32 * (P * P - P + b) - CELL] = nodes[P][b + 1];
-    }
-    __device__ __forceinline__ void keep(work* cell) const {
-#pragma unroll(UNROLLED)
-      for (int a = 0; a < P; ++a)
-#pragma unroll(UNROLLED)
-        for (int b = 0; b < P; ++b) cell[32 * (a * P + b)] = nodes[a + 1][b + 1];
     }
   };
 
@@ -381,43 +367,21 @@ struct Untruncated : Levels<1, true> {
     work inner[P][P], left[P], w[P], given[P];
     const work* cell;
 
-    __device__ __forceinline__ void start() {
+    // `last`: where K of the lowest cell is, if there is one
+    __device__ __forceinline__ void start(const work* last) {
 #pragma unroll(UNROLLED)
       for (int l = 0; l < P; ++l) w[l] = given[l] = work(0);
+      cell = last;
+      if (last) fetch();
     }
 
-    // What is carried from one segment to the one above waits in memory while the rows of that are made again.
-    __device__ __forceinline__ void leave(work* state, work gbar, work factors) const {
-      state[0] = gbar;
-      state[32] = factors;
-#pragma unroll(UNROLLED)
-      for (int l = 0; l < P; ++l) {
-        state[32 * (2 * l + 2)] = w[l];
-        state[32 * (2 * l + 3)] = given[l];
-      }
-    }
-    __device__ __forceinline__ void resume(const work* state, work& gbar, work& factors) {
-      gbar = state[0];
-      factors = state[32];
-#pragma unroll(UNROLLED)
-      for (int l = 0; l < P; ++l) {
-        w[l] = state[32 * (2 * l + 2)];
-        given[l] = state[32 * (2 * l + 3)];
-      }
-    }
-
-    // K of cell r, `first`. A warp finds that on its left edge where the one to the left has handed it on; K is 1 on the border.
-    template <typename Adjoint>
-    __device__ __forceinline__ void fetch(const Adjoint& adjoint, int r, int first) {
+    // K of the next cell
+    __device__ __forceinline__ void fetch() {
 #pragma unroll(UNROLLED)
       for (int a = 0; a < P; ++a) {
 #pragma unroll(UNROLLED)
-        for (int b = 0; b < P; ++b) inner[a][b] = cell[32 * (a * P + b)];
-        if (first % 32) {
-          left[a] = cell[32 * (a * P + P - 1) - BESIDE];
-        } else {
-          left[a] = first && r >= 0 ? *adjoint.sweep.edge_of(first / 32 - 1, r, a) : work(1);
-        }
+        for (int b = 0; b < P; ++b) inner[a][b] = cell[WIDTH * (a * P + b)];
+        left[a] = cell[WIDTH * (a * P + P - 1) - BESIDE];
       }
       cell -= CELL;
     }
@@ -433,7 +397,7 @@ struct Untruncated : Levels<1, true> {
 #pragma unroll(UNROLLED)
         for (int b = 0; b < P; ++b) nodes[a + 1][b + 1] = inner[a][b];
       }
-      fetch(adjoint, r - 1, first);  // what is on the way while this cell is solved
+      fetch();  // what is on the way while this cell is solved
       nodes[0][0] = left[P - 1];
 #pragma unroll(UNROLLED)
       for (int b = 0; b < P; ++b) nodes[0][b + 1] = inner[P - 1][b];

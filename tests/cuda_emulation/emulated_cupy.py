@@ -241,11 +241,13 @@ class RawModule:
 
 
 def _by_value(argument):
-    """What CuPy hands to a kernel: the address of an array, or the bytes of a NumPy scalar."""
+    """What CuPy hands to a kernel: the address of an array, or the bytes of a NumPy scalar, or of one structure."""
     if isinstance(argument, ndarray):
         assert argument.device.id == Device.current, "an array of another device"
         assert argument.flags.c_contiguous
         return np.array(argument.ctypes.data, dtype=np.uintp)
+    if isinstance(argument, np.ndarray) and argument.dtype.names and argument.size == 1:
+        return argument
     assert isinstance(argument, np.generic), f"{type(argument)} is no NumPy scalar"
     return np.array(argument)
 
