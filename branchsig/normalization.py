@@ -274,7 +274,8 @@ class _Side:
         """The paths times their factors or, where κ is not linear, with them in a further channel."""
         path, xp = self.own.path1, namespace_of(self.own.path1)
         if is_linear(self.own.static_kernel):
-            return path * self.factors[:, None, None]
+            with np.errstate(all="ignore"):  # padding may hold anything
+                return path * self.factors[:, None, None]
         column = xp.broadcast_to(self.factors[:, None, None], (*path.shape[:2], 1))
         return xp.concat([path, column], axis=2)
 
@@ -436,7 +437,7 @@ def _factors(own: Problem, target: float) -> tuple[Floats, npt.NDArray[np.bool_]
         # Squares of what is very large or small would leave the range. Powers of two change no bit.
         units = _units(own)
         if np.any(units != 1.0):
-            path = own.path1 * _array(units, own.path1)[:, None, None]
+            path = _Side(own, _array(units, own.path1), units != 1.0).scaled()
             factors, found = _factors(dataclasses.replace(own, path1=path, path2=path), target)
             return factors * units, found
     sizes = _Sizes.of(own)

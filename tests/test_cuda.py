@@ -787,6 +787,7 @@ def test_the_host_waits_for_the_device_only_where_values_are_to_be_checked(on_de
     branchsig.branched_sig_kernel(x, x, 3, quadrature="lobatto2", log=True, return_grid=True)
     branchsig.branched_sig_kernel_backprop(one[0], x, x, 3, quadrature="left", right_deriv=True)
     branchsig.branched_sig_kernel_gram(x, None, 3, order=2, return_levels=True)
+    branchsig.branched_sig_kernel(x, x, math.inf, lengths1=[2, 5, 3], check_finite=False)
     assert isinstance(gram, emulated_cupy.ndarray)
     assert not emulated_cupy.waits
     with pytest.warns(RuntimeWarning, match="overflowed"):

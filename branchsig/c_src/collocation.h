@@ -112,8 +112,8 @@ BS_INLINE void sub_cell_sums(int p, int careful, const double *B, const vec *con
 /* One level over a block of cells. Downwards (sign = 1) from the first row of nodes to the last, upwards (sign = -1) the other
    way; `rows` NULL: only the row arrived at is kept, in place of the one set out from. Gives sums for the level above, or
    (`integral`) the integral of the top level. Returns the largest K met. */
-BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, vec largest_cell, const bs_task *task, const vec *sums, vec *const *rows,
-                       vec *row, vec *logs, vec *sums_out, vec *integral, edge_state *state, vec extent[2]) {
+BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, vec largest_cell, const bs_task *task,
+                       const vec *sums, vec *const *rows, vec *row, vec *logs, vec *sums_out, vec *integral, edge_state *state, vec extent[2]) {
   const double *B = task->steps, *V = task->whole;
   const growth how = growth_for(tier, largest_cell);
   vec k[BS_MOST_NODES + 1][BS_MOST_NODES + 1], column[BS_MOST_NODES], E[BS_MOST_NODES];
@@ -185,15 +185,15 @@ BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, vec l
 }
 
 /* The instances: how many nodes, which polynomial for exp, which way. Those for any number of nodes are the careful ones too. */
-#define BS_CELLS(name, p, ever_careful, sign)                                                                                    \
-  static vec name(const collocation *n, int careful, vec largest_cell, block b, const vec *sums, vec *const *rows, vec *row,     \
-                  vec *logs, vec *sums_out, vec *integral, edge_state *state, vec extent[2]) {                                   \
-    const bs_task *task = n->t.in.task;                                                                                          \
-    if (ever_careful && careful)                                                                                                 \
-      return cells_at(p, TIER_ANY, 1, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, state, extent);                  \
-    if (tier_for(largest_cell) <= TIER_SMALL)                                                                                    \
-      return cells_at(p, TIER_SMALL, 0, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, state, extent);                \
-    return cells_at(p, TIER_ANY, 0, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, state, extent);                    \
+#define BS_CELLS(name, p, ever_careful, sign)                                                                                  \
+  static vec name(const collocation *n, int careful, vec largest_cell, block b, const vec *sums, vec *const *rows, vec *row,   \
+                  vec *logs, vec *sums_out, vec *integral, edge_state *state, vec extent[2]) {                                 \
+    const bs_task *task = n->t.in.task;                                                                                        \
+    if (ever_careful && careful)                                                                                               \
+      return cells_at(p, TIER_ANY, 1, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, state, extent);  \
+    if (tier_for(largest_cell) <= TIER_SMALL)                                                                                  \
+      return cells_at(p, TIER_SMALL, 0, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, state, extent);\
+    return cells_at(p, TIER_ANY, 0, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, state, extent);    \
   }
 BS_CELLS(cells_down_1, 1, 0, 1)
 BS_CELLS(cells_down_2, 2, 0, 1)

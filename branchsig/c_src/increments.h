@@ -132,7 +132,7 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
       if (slope) *slope = kappa * (-2 * over_sigma);
       return kappa;
     }
-    case BS_MATERN12: { /* exp(-r / sigma), r = sqrt(b); no slope where the points coincide */
+    case BS_MATERN12: { /* exp(-r / sigma), r = sqrt(b); no slope where the points coincide, or are infinitely far apart */
       vec r = square_root(b), kappa = decay(r * -over_sigma);
       if (slope) *slope = choose(b == splat(0), splat(0), kappa * -over_sigma * reciprocal(minimum(splat(1e300), r)));
       return kappa;

@@ -28,7 +28,7 @@ typedef struct {
   int64_t edged_from;
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order k_1 to k_order */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
-  vec extent[2];         /* smallest K (or E, scaled) and largest sum of K at four corners looked at */
+  vec extent[2];         /* smallest K (or E, scaled) looked at, and a bound for the sums of K at four corners */
   vec total;             /* log K_depth at the end of the rows done */
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
   int remembered;        /* g and bound hold all rows of cells, as do slopes, once the sweep down is through */
@@ -64,7 +64,7 @@ static int64_t row_width(int64_t count) {
   return count + (place < 16 ? 16 - place : 80 - place);
 }
 
-/* `keeping`: something of K is to be kept for the way back */
+/* `keeping`: something of K, and of what it is made from, is to be kept for the way back */
 static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, char *base) {
 #define TAKE(count) take(base, &used, count, sizeof(vec))
   int64_t used = 0;
@@ -505,9 +505,10 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t k, int64_t r0,
         for (int64_t j = first; j < last; ++j) to[i * t->cells + j] = gradient[i * n + j][w];
     }
   else {
+    const vec *g = block_of(t, k, r0).g;
     if (task->dilated)
       for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = first; j < last; ++j) t->in.d_scale += gradient[i * n + j] * t->g[(row - t->first_row + i) * n - offset(t, k) + j];
+        for (int64_t j = first; j < last; ++j) t->in.d_scale += gradient[i * n + j] * g[i * n + j];
     increments_gradient(&t->in, row, rows, first, last, gradient);
   }
 }
