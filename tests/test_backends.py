@@ -291,6 +291,17 @@ def compare_gradients(core, reference, arguments, seed, *, wrt_log, left, right,
             assert relative_to_path(mine, its) < 10 * tolerance(arguments)
 
 
+@pytest.mark.parametrize("dimension", [*range(1, 20), 24, 33])
+@pytest.mark.parametrize("kernel", ["linear", "rbf", "polynomial"])
+def test_paths_may_have_any_number_of_channels(core, reference, kernel, dimension):
+    settings = ODD | {"kernel": kernel, "dimension": dimension, "lengths": (19, 40), "orders": (0, 0)}
+    for dilated in {False, kernel != "linear"}:
+        arguments = built(settings | {"dilated": dilated}, reference)
+        values = core.log_kernel(arguments), reference.log_kernel(arguments)
+        assert relative(*map(np.exp, values)) < tolerance(arguments)
+        compare_gradients(core, reference, arguments, 1, wrt_log=False, left=True, right=True)
+
+
 LAYOUTS = {
     "Fortran order": np.asfortranarray,
     "every other point of a longer path": lambda a: np.repeat(a, 2, axis=-2)[..., ::2, :],

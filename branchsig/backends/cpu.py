@@ -32,10 +32,10 @@ _BLOCK_BYTES = 32 * 2**20
 """Memory for the increments of a user's own kernel, or for the derivatives of grids, that are handed in at once."""
 
 _INLINE_NODES = 2e7
-"""Up to so many nodes times levels a single job runs in the calling thread: a few milliseconds."""
+"""Up to so many nodes times levels one thread does in one job, which is the calling thread: a few milliseconds."""
 
 _JOB_NODES = 1e6
-"""Nodes times levels that a job of several has at least: enough to outweigh its overhead."""
+"""Nodes times levels that a job has at least where there are others at its side: enough to outweigh its overhead."""
 
 _NODE_BYTES = 4096
 _MOST_BYTES = 2**53
@@ -212,7 +212,8 @@ class _Sweep:
         """The pairs in jobs, which depend on the number of threads only where they are not `fixed`."""
         problem = self.problem
         runs = 32 if fixed else 4 * problem.n_jobs
-        size = int(max(self.nodes * self.count / runs, _JOB_NODES) / self.nodes)
+        least = _JOB_NODES if fixed or problem.n_jobs > 1 else _INLINE_NODES
+        size = int(max(self.nodes * self.count / runs, least) / self.nodes)
         if not self.fused:
             size = min(size, self.pairs_in_block((self.lengths[0] - 1) * (self.lengths[1] - 1)))
         if self.grids:

@@ -160,31 +160,67 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
   }
 }
 
-/* kappa(x_i, y_j) for first <= j < last, x_i in row `slot` of x_rows; the parameters are copied, so that what is made of them need
-   not be made again for every value */
-BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t d, int with_slopes, int64_t i, int64_t slot, int64_t first,
+/* Loops over channels are unrolled, and what they take of x held in registers, for runs of no more than so many. Paths of more
+   channels go in runs, a short one first. */
+enum { RUN = 8 };
+
+BS_INLINE int64_t first_run(int64_t d) { return (d - 1) % RUN + 1; }
+
+/* What the channels k, k + 1, ... of a run add to b. */
+BS_INLINE vec b_of_run(int radial, int64_t run, const vec *x, const vec *y, vec b) {
+  for (int64_t k = 0; k < run; ++k)
+    if (radial) {
+      const vec difference = x[k] - y[k];
+      b += difference * difference;
+    } else {
+      b += x[k] * y[k];
+    }
+  return b;
+}
+
+BS_INLINE void b_row_of(const increments *in, int64_t run, int64_t from, int64_t slot, int64_t first, int64_t last, vec *b) {
+  const int64_t d = coordinates(in->task);
+  const vec *y = in->y_packed + first * d + from;
+  vec x[RUN];
+  for (int64_t k = 0; k < run; ++k) x[k] = in->x_rows[slot * d + from + k];
+  for (int64_t j = 0; j < last - first; ++j, y += d) {
+    const vec before = from ? b[j] : splat(0);
+    b[j] = is_radial(in->task) ? b_of_run(1, run, x, y, before) : b_of_run(0, run, x, y, before);
+  }
+}
+
+/* b of all channels but those of the last run. */
+static void b_row(const increments *in, int64_t slot, int64_t first, int64_t last, vec *b) {
+  const int64_t end = coordinates(in->task) - RUN, lead = first_run(end);
+  switch (lead) {
+    case 1: b_row_of(in, 1, 0, slot, first, last, b); break;
+    case 2: b_row_of(in, 2, 0, slot, first, last, b); break;
+    case 3: b_row_of(in, 3, 0, slot, first, last, b); break;
+    case 4: b_row_of(in, 4, 0, slot, first, last, b); break;
+    case 5: b_row_of(in, 5, 0, slot, first, last, b); break;
+    case 6: b_row_of(in, 6, 0, slot, first, last, b); break;
+    case 7: b_row_of(in, 7, 0, slot, first, last, b); break;
+    default: b_row_of(in, RUN, 0, slot, first, last, b);
+  }
+  for (int64_t k = lead; k < end; k += RUN) b_row_of(in, RUN, k, slot, first, last, b);
+}
+
+/* kappa(x_i, y_j) for first <= j < last, x_i in row `slot` of x_rows, of paths with so many channels or, where that is none, with
+   more than RUN; the parameters are copied, so that what is made of them need not be made again for every value */
+BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t channels, int with_slopes, int64_t i, int64_t slot, int64_t first,
                             int64_t last, vec *kappa) {
   const double parameter[] = {in->task->parameter[0], in->task->parameter[1], in->task->parameter[2]};
-  const vec *x = in->x_rows + slot * d, *y = in->y_packed + first * d;
-  vec *slopes = with_slopes ? in->slopes + i % in->slope_rows * in->task->length2 + first : NULL, steps[8];
-  if (d <= 8)
-    for (int64_t k = 0; k < d; ++k) steps[k] = x[k];
+  const int64_t d = channels ? channels : coordinates(in->task), run = channels ? channels : RUN;
+  const vec *y = in->y_packed + first * d + (d - run);
+  vec *slopes = with_slopes ? in->slopes + i % in->slope_rows * in->task->length2 + first : NULL, x[RUN];
+  if (!channels) b_row(in, slot, first, last, kappa);
+  for (int64_t k = 0; k < run; ++k) x[k] = in->x_rows[slot * d + (d - run) + k];
   for (int64_t j = 0; j < last - first; ++j, y += d) {
-    vec b = splat(0);
-    for (int64_t k = 0; k < d; ++k) {
-      const vec x_k = d <= 8 ? steps[k] : x[k];
-      if (kernel != BS_POLYNOMIAL) {
-        vec difference = x_k - y[k];
-        b += difference * difference;
-      } else {
-        b += x_k * y[k];
-      }
-    }
+    const vec b = b_of_run(kernel != BS_POLYNOMIAL, run, x, y, channels ? splat(0) : kappa[j]);
     kappa[j] = profile(kernel, parameter, b, slopes ? slopes + j : NULL);
   }
 }
 
-/* The loops over channels are unrolled where there are few. */
 BS_INLINE void kappa_row_with(increments *in, int kernel, int with_slopes, int64_t i, int64_t slot, int64_t first, int64_t last,
                               vec *kappa) {
   switch (coordinates(in->task)) {
@@ -195,8 +231,8 @@ BS_INLINE void kappa_row_with(increments *in, int kernel, int with_slopes, int64
     case 5: kappa_row_of(in, kernel, 5, with_slopes, i, slot, first, last, kappa); break;
     case 6: kappa_row_of(in, kernel, 6, with_slopes, i, slot, first, last, kappa); break;
     case 7: kappa_row_of(in, kernel, 7, with_slopes, i, slot, first, last, kappa); break;
-    case 8: kappa_row_of(in, kernel, 8, with_slopes, i, slot, first, last, kappa); break;
-    default: kappa_row_of(in, kernel, coordinates(in->task), with_slopes, i, slot, first, last, kappa);
+    case RUN: kappa_row_of(in, kernel, RUN, with_slopes, i, slot, first, last, kappa); break;
+    default: kappa_row_of(in, kernel, 0, with_slopes, i, slot, first, last, kappa);
   }
 }
 
@@ -269,51 +305,49 @@ static void kappa_block(increments *in, int64_t row, int64_t rows, int up, int64
 }
 
 /* Rows whose steps or sums fit the registers: BAND of them are a whole number of times as many, where that can be. */
-BS_INLINE int64_t rows_at_once(int64_t d) { return d <= 3 ? 8 : d <= 6 ? 4 : d <= 8 ? 2 : 1; }
+BS_INLINE int64_t rows_at_once(int64_t run) { return run <= 3 ? 8 : run <= 6 ? 4 : 2; }
 
-/* Increments of the linear kernel, times the factor, for `rows` rows and the cells first..last-1; the steps of x are held in
-   registers. */
-BS_INLINE void linear_rows_at(int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *x_rows,
-                              const vec *y_packed, double factor, vec *g) {
+/* What the channels from, from + 1, ... of a run add to increments of the linear kernel, times the factor, for `rows` rows and the
+   cells first..last-1; the steps of x are held in registers. */
+BS_INLINE void linear_rows_at(int64_t run, int64_t from, int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last,
+                              const vec *x_rows, const vec *y_packed, double factor, vec *g) {
   vec x[24];
-  if (d <= 8)
-    for (int64_t k = 0; k < rows * d; ++k) x[k] = x_rows[k] * factor;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t k = 0; k < run; ++k) x[i * run + k] = x_rows[i * d + from + k] * factor;
   for (int64_t j = first; j < last; ++j) {
+    const vec *y = y_packed + j * d + from;
     vec sum[8];
-    for (int64_t i = 0; i < rows; ++i) sum[i] = (d <= 8 ? x : x_rows)[i * d] * y_packed[j * d];
-    for (int64_t k = 1; k < d; ++k) {
-      const vec y = y_packed[j * d + k];
-      for (int64_t i = 0; i < rows; ++i) sum[i] += (d <= 8 ? x : x_rows)[i * d + k] * y;
-    }
-    for (int64_t i = 0; i < rows; ++i) {
-      if (d > 8) sum[i] *= factor;
-      g[i * n + j] = sum[i];
-    }
+    for (int64_t i = 0; i < rows; ++i) sum[i] = from ? g[i * n + j] + x[i * run] * y[0] : x[i * run] * y[0];
+    for (int64_t k = 1; k < run; ++k)
+      for (int64_t i = 0; i < rows; ++i) sum[i] += x[i * run + k] * y[k];
+    for (int64_t i = 0; i < rows; ++i) g[i * n + j] = sum[i];
   }
 }
 
-BS_INLINE void linear_rows_of(const increments *in, int64_t d, int64_t rows, int64_t first, int64_t last, double factor, vec *g) {
-  const int64_t n = in->stride, at_once = rows_at_once(d);
+BS_INLINE void linear_rows_of(const increments *in, int64_t run, int64_t from, int64_t rows, int64_t first, int64_t last,
+                              double factor, vec *g) {
+  const int64_t n = in->stride, d = in->task->dimension, at_once = rows_at_once(run);
   int64_t i = 0;
   for (; i + at_once <= rows; i += at_once)
-    linear_rows_at(d, at_once, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
-  for (; i < rows; ++i) linear_rows_at(d, 1, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
+    linear_rows_at(run, from, d, at_once, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
+  for (; i < rows; ++i) linear_rows_at(run, from, d, 1, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
 }
 
 /* factor times the increments of the linear kernel of the cells first..last-1 of so many rows, whose steps of x are in x_rows. */
 static void linear_rows(const increments *in, int64_t rows, int64_t first, int64_t last, double factor, vec *g) {
+  const int64_t d = in->task->dimension, lead = first_run(d);
   factor *= in->task->parameter[0];
-  switch (in->task->dimension) {
-    case 1: linear_rows_of(in, 1, rows, first, last, factor, g); break;
-    case 2: linear_rows_of(in, 2, rows, first, last, factor, g); break;
-    case 3: linear_rows_of(in, 3, rows, first, last, factor, g); break;
-    case 4: linear_rows_of(in, 4, rows, first, last, factor, g); break;
-    case 5: linear_rows_of(in, 5, rows, first, last, factor, g); break;
-    case 6: linear_rows_of(in, 6, rows, first, last, factor, g); break;
-    case 7: linear_rows_of(in, 7, rows, first, last, factor, g); break;
-    case 8: linear_rows_of(in, 8, rows, first, last, factor, g); break;
-    default: linear_rows_of(in, in->task->dimension, rows, first, last, factor, g);
+  switch (lead) {
+    case 1: linear_rows_of(in, 1, 0, rows, first, last, factor, g); break;
+    case 2: linear_rows_of(in, 2, 0, rows, first, last, factor, g); break;
+    case 3: linear_rows_of(in, 3, 0, rows, first, last, factor, g); break;
+    case 4: linear_rows_of(in, 4, 0, rows, first, last, factor, g); break;
+    case 5: linear_rows_of(in, 5, 0, rows, first, last, factor, g); break;
+    case 6: linear_rows_of(in, 6, 0, rows, first, last, factor, g); break;
+    case 7: linear_rows_of(in, 7, 0, rows, first, last, factor, g); break;
+    default: linear_rows_of(in, RUN, 0, rows, first, last, factor, g);
   }
+  for (int64_t k = lead; k < d; k += RUN) linear_rows_of(in, RUN, k, rows, first, last, factor, g);
 }
 
 /* Increments that are handed in: factor times the rows first..last of cells into g. */
@@ -327,67 +361,61 @@ static void given_rows(const increments *in, int64_t first, int64_t last, double
     }
 }
 
-/* grad_y[j] += sum over `rows` rows of weight[i][j] x[i], for first <= j < last; weights of the next row lie n further on. */
-BS_INLINE void weighted_x(int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *x, const vec *weight, vec *to) {
+/* grad_y[j] += sum over `rows` rows of weight[i][j] x[i], for first <= j < last; weights of the next row lie n further on. All of
+   them are those of a run of channels, the same of the next point d further on. */
+BS_INLINE void weighted_x(int64_t run, int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *x,
+                          const vec *weight, vec *to) {
   for (int64_t j = first; j < last; ++j) {
-    vec *grad_y = to + j * d, sum[8];
-    if (d > 8) {
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = 0; k < d; ++k) grad_y[k] += weight[i * n + j] * x[i * d + k];
-      continue;
-    }
-    for (int64_t k = 0; k < d; ++k) sum[k] = grad_y[k];
+    vec *grad_y = to + j * d, sum[RUN];
+    for (int64_t k = 0; k < run; ++k) sum[k] = grad_y[k];
     for (int64_t i = 0; i < rows; ++i)
-      for (int64_t k = 0; k < d; ++k) sum[k] += weight[i * n + j] * x[i * d + k];
-    for (int64_t k = 0; k < d; ++k) grad_y[k] = sum[k];
+      for (int64_t k = 0; k < run; ++k) sum[k] += weight[i * n + j] * x[i * d + k];
+    for (int64_t k = 0; k < run; ++k) grad_y[k] = sum[k];
   }
 }
 
 /* grad_x[i] += sum over first <= j < last of weight[i][j] y[j], for `rows` rows; the sums are held in registers. */
-BS_INLINE void weighted_y(int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *y, const vec *weight, vec *grad_x) {
+BS_INLINE void weighted_y(int64_t run, int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *y,
+                          const vec *weight, vec *grad_x) {
   vec sum[24];
-  for (int64_t k = 0; k < rows * d; ++k) sum[k] = grad_x[k];
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t k = 0; k < run; ++k) sum[i * run + k] = grad_x[i * d + k];
   for (int64_t j = first; j < last; ++j)
-    for (int64_t k = 0; k < d; ++k) {
+    for (int64_t k = 0; k < run; ++k) {
       const vec y_k = y[j * d + k];
-      for (int64_t i = 0; i < rows; ++i) sum[i * d + k] += weight[i * n + j] * y_k;
+      for (int64_t i = 0; i < rows; ++i) sum[i * run + k] += weight[i * n + j] * y_k;
     }
-  for (int64_t k = 0; k < rows * d; ++k) grad_x[k] = sum[k];
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t k = 0; k < run; ++k) grad_x[i * d + k] = sum[i * run + k];
 }
 
-BS_INLINE void weighted_sums_of(const increments *in, int64_t d, int64_t first_row, int64_t rows, int64_t n, int64_t first,
-                                int64_t last, const vec *x, const vec *y, const vec *weight) {
-  const int64_t at_once = rows_at_once(d);
-  vec *grad_x = in->grad_x + first_row * d;
-  weighted_x(d, rows, n, first, last, x, weight, in->grad_y);
-  if (d > 8) {
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t k = 0; k < d; ++k) {
-        vec sum = splat(0);
-        for (int64_t j = first; j < last; ++j) sum += weight[i * n + j] * y[j * d + k];
-        grad_x[i * d + k] += sum;
-      }
-    return;
-  }
+BS_INLINE void weighted_sums_of(const increments *in, int64_t run, int64_t from, int64_t first_row, int64_t rows, int64_t n,
+                                int64_t first, int64_t last, const vec *x, const vec *y, const vec *weight) {
+  const int64_t d = coordinates(in->task), at_once = rows_at_once(run);
+  vec *grad_x = in->grad_x + first_row * d + from;
+  x += from;
+  y += from;
+  weighted_x(run, d, rows, n, first, last, x, weight, in->grad_y + from);
   int64_t i = 0;
-  for (; i + at_once <= rows; i += at_once) weighted_y(d, at_once, n, first, last, y, weight + i * n, grad_x + i * d);
-  for (; i < rows; ++i) weighted_y(d, 1, n, first, last, y, weight + i * n, grad_x + i * d);
+  for (; i + at_once <= rows; i += at_once) weighted_y(run, d, at_once, n, first, last, y, weight + i * n, grad_x + i * d);
+  for (; i < rows; ++i) weighted_y(run, d, 1, n, first, last, y, weight + i * n, grad_x + i * d);
 }
 
 /* Adds to the gradient the sums of y, weighted, for x, and of x for y: over first <= j < last of `rows` rows from first_row on. */
 static void weighted_sums(const increments *in, int64_t first_row, int64_t rows, int64_t n, int64_t first, int64_t last,
                           const vec *x, const vec *y, const vec *weight) {
-  switch (coordinates(in->task)) {
-    case 1: weighted_sums_of(in, 1, first_row, rows, n, first, last, x, y, weight); break;
-    case 2: weighted_sums_of(in, 2, first_row, rows, n, first, last, x, y, weight); break;
-    case 3: weighted_sums_of(in, 3, first_row, rows, n, first, last, x, y, weight); break;
-    case 4: weighted_sums_of(in, 4, first_row, rows, n, first, last, x, y, weight); break;
-    case 5: weighted_sums_of(in, 5, first_row, rows, n, first, last, x, y, weight); break;
-    case 6: weighted_sums_of(in, 6, first_row, rows, n, first, last, x, y, weight); break;
-    case 7: weighted_sums_of(in, 7, first_row, rows, n, first, last, x, y, weight); break;
-    case 8: weighted_sums_of(in, 8, first_row, rows, n, first, last, x, y, weight); break;
-    default: weighted_sums_of(in, coordinates(in->task), first_row, rows, n, first, last, x, y, weight);
+  const int64_t d = coordinates(in->task), lead = first_run(d);
+  switch (lead) {
+    case 1: weighted_sums_of(in, 1, 0, first_row, rows, n, first, last, x, y, weight); break;
+    case 2: weighted_sums_of(in, 2, 0, first_row, rows, n, first, last, x, y, weight); break;
+    case 3: weighted_sums_of(in, 3, 0, first_row, rows, n, first, last, x, y, weight); break;
+    case 4: weighted_sums_of(in, 4, 0, first_row, rows, n, first, last, x, y, weight); break;
+    case 5: weighted_sums_of(in, 5, 0, first_row, rows, n, first, last, x, y, weight); break;
+    case 6: weighted_sums_of(in, 6, 0, first_row, rows, n, first, last, x, y, weight); break;
+    case 7: weighted_sums_of(in, 7, 0, first_row, rows, n, first, last, x, y, weight); break;
+    default: weighted_sums_of(in, RUN, 0, first_row, rows, n, first, last, x, y, weight);
   }
+  for (int64_t k = lead; k < d; k += RUN) weighted_sums_of(in, RUN, k, first_row, rows, n, first, last, x, y, weight);
 }
 
 /* For the points first..last-1 of row i: kappa' times the gradient with respect to kappa, which is a second difference of that of

@@ -131,38 +131,52 @@ typedef struct {
   vec suffix, gw_right;
 } adjoint_state;
 
+typedef struct {
+  vec suffix, gw_right, k, right; /* K, and its sum with the one above, at the node that comes next */
+} adjoint_walk;
+
+/* One node; returns w_{m+1} times the four-corner sum of K_m, and at the lowest level also 4 w_1. */
+BS_INLINE vec adjoint_node(int lowest, vec sum, vec g, vec w_next, vec upper_left, vec k_left, vec *w, vec *gw, adjoint_walk *at) {
+  const vec left = upper_left + k_left;
+  sum += w_next * (left + at->right);
+  at->right = left;
+  const vec gw_here = g * w_next, both = gw_here + at->gw_right;
+  at->suffix += (both + *gw) * at->k;
+  at->gw_right = gw_here;
+  *gw = both;
+  at->k = k_left;
+  const vec w_here = *w + at->suffix;
+  *w = w_here;
+  if (lowest) sum += w_here * 4;
+  return sum;
+}
+
 /* The adjoint of level m, right to left. w_m is the derivative with respect to the integral of level m over a cell: Kbar_m at a
    node gathers g w_{m+1} from its four cells, and w_m = sum of Kbar_m K_m over the nodes below and right.
 
-   w_above: w_{m+1} on this row; upper, lower: K_m on rows r and r+1, ahead: on the row that comes next; w: w_m of the row below, becomes this row's; gw: g w_{m+1} at a
-   column and the one on its right, likewise. gradient[cell] becomes old[cell] + w_{m+1} times the four-corner sums of K_m; at the
-   lowest level also 4 w_1, for K_0. */
+   w_above: w_{m+1} on this row; upper, lower: K_m on rows r and r+1, ahead: on the row that comes next; w: w_m of the row below,
+   becomes this row's; gw: g w_{m+1} at a column and the one on its right, likewise. gradient[cell] becomes old[cell] + w_{m+1} times
+   the four-corner sums of K_m; at the lowest level also 4 w_1, for K_0. */
 BS_INLINE void adjoint_block_of(int refined, int lowest, block b, const vec *w_above, const vec *upper, const vec *lower,
                                 const vec *ahead, vec *w, vec *gw, const vec *old, vec *gradient, adjoint_state *state) {
-  const int shift = refined ? b.shift : 0;
+  adjoint_walk at = {state->suffix, state->gw_right, lower[b.last], upper[b.last] + lower[b.last]};
   int64_t c = b.last;
-  vec suffix = state->suffix, gw_right = state->gw_right, k = lower[c], right = upper[c] + k;
+  if (!refined)
+    for (int64_t left = b.last + 1 - b.first; left > 0; --left, --c) {
+      __builtin_prefetch(&ahead[c]);
+      gradient[c - 1] = adjoint_node(lowest, old[c - 1], b.g[c - 1], w_above[c], upper[c - 1], lower[c - 1], &w[c], &gw[c], &at);
+    }
   while (c >= b.first) {
-    const int64_t cell = (c - 1) >> shift, start = refined ? (cell << shift) + 1 : c;
+    const int64_t cell = (c - 1) >> b.shift, start = (cell << b.shift) + 1;
     const vec g = b.g[cell];
     vec sum = old[cell];
     for (const int64_t end = start > b.first ? start : b.first; c >= end; --c) {
       __builtin_prefetch(&ahead[c]);
-      const vec w_next = w_above[c], k_left = lower[c - 1], left = upper[c - 1] + k_left;
-      sum += w_next * (left + right);
-      right = left;
-      const vec both = g * w_next + gw_right;
-      suffix += (both + gw[c]) * k;
-      gw_right = g * w_next;
-      gw[c] = both;
-      k = k_left;
-      const vec w_here = w[c] + suffix;
-      w[c] = w_here;
-      if (lowest) sum += w_here * 4;
+      sum = adjoint_node(lowest, sum, g, w_above[c], upper[c - 1], lower[c - 1], &w[c], &gw[c], &at);
     }
     gradient[cell] = sum;
   }
-  *state = (adjoint_state){suffix, gw_right};
+  *state = (adjoint_state){at.suffix, at.gw_right};
 }
 
 static void adjoint_block(int lowest, block b, const vec *w_above, const vec *upper, const vec *lower, const vec *ahead,

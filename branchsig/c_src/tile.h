@@ -178,15 +178,16 @@ static void load_block(tile *t, int64_t k) {
     linear_rows(&t->in, t->pending, first, last, t->factor, g);
   else if (t->in.task->static_kernel != BS_GIVEN)
     kappa_block(&t->in, t->pending_from, t->pending, t->up, first, last, t->factor, g);
+  if (t->up && (t->kept || t->in.task->k_stack)) return; /* nothing is recovered, and the adjoint takes cells of any size */
   for (int64_t i = 0; i < t->pending; ++i, g += t->in.stride) {
-    vec bound = splat(0), other = bound; /* two at a time: each waits for the one before */
+    enum { APART = 4 }; /* at a time: each waits for the one before */
+    vec bound[APART];
+    fill(bound, APART, 0);
     int64_t j = first;
-    for (; j + 1 < last; j += 2) {
-      bound = widened(bound, g[j]);
-      other = widened(other, g[j + 1]);
-    }
-    if (j < last) bound = widened(bound, g[j]);
-    t->bound[(row + i) * t->blocks + k] = maximum(bound, other);
+    for (; j + APART <= last; j += APART)
+      for (int64_t a = 0; a < APART; ++a) bound[a] = widened(bound[a], g[j + a]);
+    for (; j < last; ++j) bound[0] = widened(bound[0], g[j]);
+    t->bound[(row + i) * t->blocks + k] = maximum(maximum(bound[0], bound[1]), maximum(bound[2], bound[3]));
   }
 }
 
@@ -278,11 +279,11 @@ static void sweep_block(tile *t, int64_t k, int64_t r, int64_t r0, int up, vec *
   const block b = block_of(t, k, r);
   const vec bound = t->bound[(coarse(t, r) - t->first_row) * t->blocks + k], *sums = t->fours;
   vec largest = splat(4);
-  for (int m = 0; m <= last; ++m) {
+  const vec *known = k_row(t, from, 0);
+  vec *next = k_row(t, to, 0);
+  row_state *state = &t->states[(r - r0) * t->levels];
+  for (int m = 0; m <= last; ++m, known += t->width, next += t->width, ++state) {
     vec *out = t->sums[m & 1];
-    const vec *known = k_row(t, from, m);
-    vec *next = k_row(t, to, m);
-    row_state *state = &t->states[(r - r0) * t->levels + m];
     if (careful)
       careful_block(up ? -1 : 1, b, sums, known, next, t->logs + t->width * m, out, state);
     else if (up)
@@ -473,12 +474,12 @@ static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64
   }
   const vec *w_above = t->w_top, *old = gradient;
   if (is_fresh(t, r, b)) old = t->zeros - ((b.first - 1) >> b.shift);
-  for (int m = top - 1; m >= 0; --m) {
-    vec *w = t->w + t->width * m;
-    /* what comes next: the row above, or the first row of the next block */
-    const vec *ahead = r > r0 ? k_row(t, r - 1, m) : k_row(t, r1 - 1, m) - (k ? BLOCK : 0);
-    adjoint_block(m == 0, b, w_above, k_row(t, r, m), k_row(t, r + 1, m), ahead, w, t->gw + t->width * m, old, gradient,
-                  &states[m]);
+  const vec *upper = k_row(t, r, 0), *lower = k_row(t, r + 1, 0);
+  /* what comes next: the row above, or the first row of the next block */
+  const vec *ahead = r > r0 ? k_row(t, r - 1, 0) : k_row(t, r1 - 1, 0) - (k ? BLOCK : 0);
+  for (int64_t m = top - 1, at = m * t->width; m >= 0; --m, at -= t->width) {
+    vec *w = t->w + at;
+    adjoint_block(m == 0, b, w_above, upper + at, lower + at, ahead + at, w, t->gw + at, old, gradient, &states[m]);
     w_above = w;
     old = gradient;
   }
