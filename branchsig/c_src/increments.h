@@ -21,6 +21,7 @@ typedef struct {
   const double *x[W], *y[W]; /* the paths of each lane, or its increments in x */
   int64_t points1[W], points2[W]; /* how many points of them there are: behind the last one a path stays where it is */
   int uniform;             /* every lane has the same first path */
+  int ragged;              /* a path has fewer points than the tile has room for */
   int64_t stride;          /* from one row of cells to the next, of increments and of their gradient */
   vec scale;               /* the factors of both paths of a lane, multiplied: 1 where the kernel is not dilated */
   vec d_scale;             /* dilated: the gradient with respect to it, times it */
@@ -166,6 +167,17 @@ enum { RUN = 8 };
 
 BS_INLINE int64_t first_run(int64_t d) { return (d - 1) % RUN + 1; }
 
+/* BS_OF_RUN(run, d, from) for every run of the channels of points that lie d apart. How many they are is known to the compiler, and
+   so is d where there is but one run. */
+#define BS_CASE(run) \
+  case run: if (apart == run) BS_OF_RUN(run, run, 0); else BS_OF_RUN(run, apart, 0); break;
+#define BS_FOR_RUNS(channels, d)                                                              \
+  const int64_t apart = d, lead = first_run(channels);                                        \
+  switch (lead) {                                                                             \
+    BS_CASE(1) BS_CASE(2) BS_CASE(3) BS_CASE(4) BS_CASE(5) BS_CASE(6) BS_CASE(7) BS_CASE(RUN) \
+  }                                                                                           \
+  for (int64_t from = lead; from < channels; from += RUN) BS_OF_RUN(RUN, apart, from);
+
 /* What the channels k, k + 1, ... of a run add to b. */
 BS_INLINE vec b_of_run(int radial, int64_t run, const vec *x, const vec *y, vec b) {
   for (int64_t k = 0; k < run; ++k)
@@ -178,8 +190,7 @@ BS_INLINE vec b_of_run(int radial, int64_t run, const vec *x, const vec *y, vec 
   return b;
 }
 
-BS_INLINE void b_row_of(const increments *in, int64_t run, int64_t from, int64_t slot, int64_t first, int64_t last, vec *b) {
-  const int64_t d = coordinates(in->task);
+BS_INLINE void b_row_of(const increments *in, int64_t run, int64_t d, int64_t from, int64_t slot, int64_t first, int64_t last, vec *b) {
   const vec *y = in->y_packed + first * d + from;
   vec x[RUN];
   for (int64_t k = 0; k < run; ++k) x[k] = in->x_rows[slot * d + from + k];
@@ -191,18 +202,10 @@ BS_INLINE void b_row_of(const increments *in, int64_t run, int64_t from, int64_t
 
 /* b of all channels but those of the last run. */
 static void b_row(const increments *in, int64_t slot, int64_t first, int64_t last, vec *b) {
-  const int64_t end = coordinates(in->task) - RUN, lead = first_run(end);
-  switch (lead) {
-    case 1: b_row_of(in, 1, 0, slot, first, last, b); break;
-    case 2: b_row_of(in, 2, 0, slot, first, last, b); break;
-    case 3: b_row_of(in, 3, 0, slot, first, last, b); break;
-    case 4: b_row_of(in, 4, 0, slot, first, last, b); break;
-    case 5: b_row_of(in, 5, 0, slot, first, last, b); break;
-    case 6: b_row_of(in, 6, 0, slot, first, last, b); break;
-    case 7: b_row_of(in, 7, 0, slot, first, last, b); break;
-    default: b_row_of(in, RUN, 0, slot, first, last, b);
-  }
-  for (int64_t k = lead; k < end; k += RUN) b_row_of(in, RUN, k, slot, first, last, b);
+  const int64_t d = coordinates(in->task), before = d - RUN;
+#define BS_OF_RUN(run, d, from) b_row_of(in, run, d, from, slot, first, last, b)
+  BS_FOR_RUNS(before, d)
+#undef BS_OF_RUN
 }
 
 /* kappa(x_i, y_j) for first <= j < last, x_i in row `slot` of x_rows, of paths with so many channels or, where that is none, with
@@ -324,9 +327,9 @@ BS_INLINE void linear_rows_at(int64_t run, int64_t from, int64_t d, int64_t rows
   }
 }
 
-BS_INLINE void linear_rows_of(const increments *in, int64_t run, int64_t from, int64_t rows, int64_t first, int64_t last,
-                              double factor, vec *g) {
-  const int64_t n = in->stride, d = in->task->dimension, at_once = rows_at_once(run);
+BS_INLINE void linear_rows_of(const increments *in, int64_t run, int64_t d, int64_t from, int64_t rows, int64_t first,
+                              int64_t last, double factor, vec *g) {
+  const int64_t n = in->stride, at_once = rows_at_once(run);
   int64_t i = 0;
   for (; i + at_once <= rows; i += at_once)
     linear_rows_at(run, from, d, at_once, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
@@ -335,19 +338,10 @@ BS_INLINE void linear_rows_of(const increments *in, int64_t run, int64_t from, i
 
 /* factor times the increments of the linear kernel of the cells first..last-1 of so many rows, whose steps of x are in x_rows. */
 static void linear_rows(const increments *in, int64_t rows, int64_t first, int64_t last, double factor, vec *g) {
-  const int64_t d = in->task->dimension, lead = first_run(d);
   factor *= in->task->parameter[0];
-  switch (lead) {
-    case 1: linear_rows_of(in, 1, 0, rows, first, last, factor, g); break;
-    case 2: linear_rows_of(in, 2, 0, rows, first, last, factor, g); break;
-    case 3: linear_rows_of(in, 3, 0, rows, first, last, factor, g); break;
-    case 4: linear_rows_of(in, 4, 0, rows, first, last, factor, g); break;
-    case 5: linear_rows_of(in, 5, 0, rows, first, last, factor, g); break;
-    case 6: linear_rows_of(in, 6, 0, rows, first, last, factor, g); break;
-    case 7: linear_rows_of(in, 7, 0, rows, first, last, factor, g); break;
-    default: linear_rows_of(in, RUN, 0, rows, first, last, factor, g);
-  }
-  for (int64_t k = lead; k < d; k += RUN) linear_rows_of(in, RUN, k, rows, first, last, factor, g);
+#define BS_OF_RUN(run, d, from) linear_rows_of(in, run, d, from, rows, first, last, factor, g)
+  BS_FOR_RUNS(in->task->dimension, in->task->dimension)
+#undef BS_OF_RUN
 }
 
 /* Increments that are handed in: factor times the rows first..last of cells into g. */
@@ -363,14 +357,17 @@ static void given_rows(const increments *in, int64_t first, int64_t last, double
 
 /* grad_y[j] += sum over `rows` rows of weight[i][j] x[i], for first <= j < last; weights of the next row lie n further on. All of
    them are those of a run of channels, the same of the next point d further on. */
-BS_INLINE void weighted_x(int64_t run, int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *x,
-                          const vec *weight, vec *to) {
+BS_INLINE void weighted_x(int64_t run, int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *x_rows,
+                          const vec *weight, vec *grad_y) {
+  vec x[24];
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t k = 0; k < run; ++k) x[i * run + k] = x_rows[i * d + k];
   for (int64_t j = first; j < last; ++j) {
-    vec *grad_y = to + j * d, sum[RUN];
-    for (int64_t k = 0; k < run; ++k) sum[k] = grad_y[k];
+    vec sum[RUN];
+    for (int64_t k = 0; k < run; ++k) sum[k] = grad_y[j * d + k];
     for (int64_t i = 0; i < rows; ++i)
-      for (int64_t k = 0; k < run; ++k) sum[k] += weight[i * n + j] * x[i * d + k];
-    for (int64_t k = 0; k < run; ++k) grad_y[k] = sum[k];
+      for (int64_t k = 0; k < run; ++k) sum[k] += weight[i * n + j] * x[i * run + k];
+    for (int64_t k = 0; k < run; ++k) grad_y[j * d + k] = sum[k];
   }
 }
 
@@ -389,51 +386,69 @@ BS_INLINE void weighted_y(int64_t run, int64_t d, int64_t rows, int64_t n, int64
     for (int64_t k = 0; k < run; ++k) grad_x[i * d + k] = sum[i * run + k];
 }
 
-BS_INLINE void weighted_sums_of(const increments *in, int64_t run, int64_t from, int64_t first_row, int64_t rows, int64_t n,
-                                int64_t first, int64_t last, const vec *x, const vec *y, const vec *weight) {
-  const int64_t d = coordinates(in->task), at_once = rows_at_once(run);
-  vec *grad_x = in->grad_x + first_row * d + from;
+BS_INLINE void weighted_rows(int64_t run, int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last, const vec *x,
+                             const vec *y, const vec *weight, vec *grad_x, vec *grad_y) {
+  weighted_x(run, d, rows, n, first, last, x, weight, grad_y);
+  weighted_y(run, d, rows, n, first, last, y, weight, grad_x);
+}
+
+BS_INLINE void weighted_run(const increments *in, int64_t run, int64_t d, int64_t from, int64_t first_row, int64_t rows, int64_t n,
+                            int64_t first, int64_t last, const vec *x, const vec *y, const vec *weight) {
+  const int64_t at_once = rows_at_once(run);
+  vec *grad_x = in->grad_x + first_row * d + from, *grad_y = in->grad_y + from;
   x += from;
   y += from;
-  weighted_x(run, d, rows, n, first, last, x, weight, in->grad_y + from);
   int64_t i = 0;
-  for (; i + at_once <= rows; i += at_once) weighted_y(run, d, at_once, n, first, last, y, weight + i * n, grad_x + i * d);
-  for (; i < rows; ++i) weighted_y(run, d, 1, n, first, last, y, weight + i * n, grad_x + i * d);
+  for (; i + at_once <= rows; i += at_once)
+    weighted_rows(run, d, at_once, n, first, last, x + i * d, y, weight + i * n, grad_x + i * d, grad_y);
+  for (; i < rows; ++i) weighted_rows(run, d, 1, n, first, last, x + i * d, y, weight + i * n, grad_x + i * d, grad_y);
+}
+
+/* Of a run that leaves room for the sums of few rows, one half after the other. */
+BS_INLINE void weighted_sums_of(const increments *in, int64_t run, int64_t d, int64_t from, int64_t first_row, int64_t rows,
+                                int64_t n, int64_t first, int64_t last, const vec *x, const vec *y, const vec *weight) {
+  const int64_t part = rows_at_once(run) < 4 ? run / 2 : run;
+  weighted_run(in, part, d, from, first_row, rows, n, first, last, x, y, weight);
+  if (part < run) weighted_run(in, run - part, d, from + part, first_row, rows, n, first, last, x, y, weight);
 }
 
 /* Adds to the gradient the sums of y, weighted, for x, and of x for y: over first <= j < last of `rows` rows from first_row on. */
 static void weighted_sums(const increments *in, int64_t first_row, int64_t rows, int64_t n, int64_t first, int64_t last,
                           const vec *x, const vec *y, const vec *weight) {
-  const int64_t d = coordinates(in->task), lead = first_run(d);
-  switch (lead) {
-    case 1: weighted_sums_of(in, 1, 0, first_row, rows, n, first, last, x, y, weight); break;
-    case 2: weighted_sums_of(in, 2, 0, first_row, rows, n, first, last, x, y, weight); break;
-    case 3: weighted_sums_of(in, 3, 0, first_row, rows, n, first, last, x, y, weight); break;
-    case 4: weighted_sums_of(in, 4, 0, first_row, rows, n, first, last, x, y, weight); break;
-    case 5: weighted_sums_of(in, 5, 0, first_row, rows, n, first, last, x, y, weight); break;
-    case 6: weighted_sums_of(in, 6, 0, first_row, rows, n, first, last, x, y, weight); break;
-    case 7: weighted_sums_of(in, 7, 0, first_row, rows, n, first, last, x, y, weight); break;
-    default: weighted_sums_of(in, RUN, 0, first_row, rows, n, first, last, x, y, weight);
-  }
-  for (int64_t k = lead; k < d; k += RUN) weighted_sums_of(in, RUN, k, first_row, rows, n, first, last, x, y, weight);
+#define BS_OF_RUN(run, d, from) weighted_sums_of(in, run, d, from, first_row, rows, n, first, last, x, y, weight)
+  const int64_t channels = coordinates(in->task);
+  BS_FOR_RUNS(channels, channels)
+#undef BS_OF_RUN
 }
 
 /* For the points first..last-1 of row i: kappa' times the gradient with respect to kappa, which is a second difference of that of
    the cells of row i - 1 (NULL above the first) and, kept in `corner`, of row i. Radial kernels get it with the opposite sign. */
-static void weigh_points(increments *in, int64_t i, const vec *cells_above, int64_t first, int64_t last, vec *weight) {
-  const int64_t n = in->task->length2;
+BS_INLINE vec weighed(int radial, vec difference, vec below, vec slope) {
+  return (radial ? below - difference : difference - below) * slope;
+}
+
+BS_INLINE void weigh_points_of(int radial, increments *in, int64_t i, const vec *cells_above, int64_t first, int64_t last, vec *weight) {
+  const int64_t n = in->task->length2, end = cells_above ? least(last, n - 1) : first; /* behind it there are no cells */
   const vec *slope = in->slopes + i % in->slope_rows * n;
-  const double sign = is_radial(in->task) ? -1 : 1;
-  vec left = splat(0);
-  if (cells_above && first > 0) left = cells_above[first - 1];
-  for (int64_t j = first; j < last; ++j) {
-    vec right = splat(0);
-    if (cells_above && j + 1 < n) right = cells_above[j];
-    const vec difference = left - right;
-    weight[j - first] = (difference - in->corner[j]) * slope[j] * sign;
+  vec left = cells_above && first > 0 ? cells_above[first - 1] : splat(0);
+  for (int64_t j = first; j < end; ++j) {
+    const vec right = cells_above[j], difference = left - right;
+    weight[j - first] = weighed(radial, difference, in->corner[j], slope[j]);
     in->corner[j] = difference;
     left = right;
   }
+  for (int64_t j = end; j < last; ++j) {
+    weight[j - first] = weighed(radial, left, in->corner[j], slope[j]);
+    in->corner[j] = left;
+    left = splat(0);
+  }
+}
+
+static void weigh_points(increments *in, int64_t i, const vec *cells_above, int64_t first, int64_t last, vec *weight) {
+  if (is_radial(in->task))
+    weigh_points_of(1, in, i, cells_above, first, last, weight);
+  else
+    weigh_points_of(0, in, i, cells_above, first, last, weight);
 }
 
 /* The gradient at the points first..last-1 of `rows` rows from row i on, the first of them in row `slot` of x_rows, from their
@@ -477,7 +492,7 @@ static void increments_gradient(increments *in, int64_t row, int64_t rows, int64
     return;
   }
   const int64_t begin = first ? first + 1 : 0, end = last + 1; /* the points whose cells on both sides are done */
-  silence_behind_ends(in, row, rows, first, last, gradient);
+  if (in->ragged) silence_behind_ends(in, row, rows, first, last, gradient);
   for (int64_t i = rows - 1; i >= 0; --i)
     weigh_points(in, row + i + 1, gradient + i * in->stride, begin, end, in->weights + i * (BLOCK + 1));
   points_gradient(in, row + 1, rows, 1, begin, end);

@@ -95,6 +95,7 @@ static void open_step(strips *s, int64_t k, int64_t step) {
   const int64_t d = task->dimension;
   const double *x = task->path1 + task->index1[k] * task->stride1 * d, *y = task->path2 + task->index2[k] * task->stride2 * d;
   in->uniform = 0;
+  in->ragged = 1; /* parts of a path need not have the same length */
   in->scale = splat(1);
   for (int w = 0; w < W; ++w) {
     const int64_t row = least(w * s->strip_cells, task->length1 - 1);

@@ -21,7 +21,7 @@ typedef struct {
   int64_t rows, columns; /* sub-cells */
   int64_t cells;         /* cells of a row */
   int64_t width;         /* registers of a row */
-  int64_t blocks;        /* of a row */
+  int64_t block, blocks; /* columns of a block, and blocks of a row */
   int64_t slots, turn;   /* rows of K that there is room for; row r lies in slot r % turn */
   int kept;              /* all of them */
   edge *edges;           /* backward: [row of K - edged_from][block][level], or NULL */
@@ -74,12 +74,13 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->rows = (task->length1 - 1) << task->dyadic1;
   t->columns = t->cells << task->dyadic2;
   t->width = row_width(t->columns + 1);
-  t->blocks = (t->columns + BLOCK - 1) / BLOCK;
   t->levels = task->order || task->untruncated || task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
   t->factor = 0.25 / (double)((int64_t)1 << task->dyadic1) / (double)((int64_t)1 << task->dyadic2);
   const int64_t state = t->width * t->levels;
   keeping = keeping && backward && !task->careful && !task->k_stack;
   t->kept = keeping && (t->rows + 1) * state * (int64_t)sizeof(vec) <= KEPT_BYTES;
+  t->block = t->kept ? KEPT_BLOCK : BLOCK;
+  t->blocks = (t->columns + t->block - 1) / t->block;
   t->slots = t->kept ? t->rows + 1 : backward || task->grid ? BAND + 1 : 1;
   t->turn = t->kept || task->grid ? t->slots : 1;
   t->edges = NULL;
@@ -159,11 +160,11 @@ BS_INLINE int64_t coarse(const tile *t, int64_t r) { return r >> t->in.task->dya
 BS_INLINE int is_whole(const tile *t, int64_t r) { return r % ((int64_t)1 << t->in.task->dyadic1) == 0; }
 
 /* The cell that lies first in a row of g and of gradient while they hold block k */
-BS_INLINE int64_t offset(const tile *t, int64_t k) { return t->local ? k * BLOCK >> t->in.task->dyadic2 : 0; }
+BS_INLINE int64_t offset(const tile *t, int64_t k) { return t->local ? k * t->block >> t->in.task->dyadic2 : 0; }
 
 /* Columns of block k of row r. */
 BS_INLINE block block_of(const tile *t, int64_t k, int64_t r) {
-  const int64_t first = k * BLOCK + 1, last = first + BLOCK - 1;
+  const int64_t first = k * t->block + 1, last = first + t->block - 1;
   return (block){first, last < t->columns ? last : t->columns, t->in.task->dyadic2,
                  t->g + (coarse(t, r) - t->first_row) * t->in.stride - offset(t, k)};
 }
@@ -242,6 +243,7 @@ static void open_tile(tile *t, int64_t first) {
   increments *in = &t->in;
   int same_second = in->y[0] != NULL && !is_trimmed(task); /* tiles of other sizes lie elsewhere in memory */
   in->uniform = 1;
+  in->ragged = 0;
   in->gradient = t->remembered;
   for (int w = 0; w < W; ++w) {
     const int64_t k = first + w < task->pairs ? first + w : task->pairs - 1;
@@ -254,6 +256,7 @@ static void open_tile(tile *t, int64_t first) {
     in->points2[w] = points_of(task->lengths2, task->index2, k, task->length2);
     const double *y = task->path2 + task->index2[k] * task->stride2 * task->dimension;
     in->uniform &= in->x[w] == in->x[0];
+    in->ragged |= in->points1[w] < task->length1 || in->points2[w] < task->length2;
     in->scale[w] = task->dilated ? in->x[w][task->dimension - 1] * y[task->dimension - 1] : 1;
     same_second &= y == in->y[w];
     in->y[w] = y;
@@ -476,7 +479,7 @@ static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64
   if (is_fresh(t, r, b)) old = t->zeros - ((b.first - 1) >> b.shift);
   const vec *upper = k_row(t, r, 0), *lower = k_row(t, r + 1, 0);
   /* what comes next: the row above, or the first row of the next block */
-  const vec *ahead = r > r0 ? k_row(t, r - 1, 0) : k_row(t, r1 - 1, 0) - (k ? BLOCK : 0);
+  const vec *ahead = r > r0 ? k_row(t, r - 1, 0) : k_row(t, r1 - 1, 0) - (k ? t->block : 0);
   for (int64_t m = top - 1, at = m * t->width; m >= 0; --m, at -= t->width) {
     vec *w = t->w + at;
     adjoint_block(m == 0, b, w_above, upper + at, lower + at, ahead + at, w, t->gw + at, old, gradient, &states[m]);
@@ -496,7 +499,7 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t k, int64_t r0,
   if (!is_whole(t, r0)) return;
   const bs_task *task = t->in.task;
   const int64_t row = coarse(t, r0), rows = coarse(t, r1 - 1) - row + 1, in_cell = (int64_t)1 << task->dyadic2, n = t->in.stride;
-  const int64_t first = (k * BLOCK + in_cell - 1) / in_cell, last = least(((k + 1) * BLOCK + in_cell - 1) / in_cell, t->cells);
+  const int64_t first = (k * t->block + in_cell - 1) / in_cell, last = least(((k + 1) * t->block + in_cell - 1) / in_cell, t->cells);
   if (first >= last) return;
   vec *gradient = t->gradient - offset(t, k);
   if (task->static_kernel == BS_GIVEN)
@@ -525,7 +528,7 @@ static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
   for (int64_t k = t->blocks - 1; k >= 0; --k) {
     load_block(t, k);
     if (is_edged(t, r0) && k + 1 < t->blocks) /* the column that was the left edge of the block before */
-      for (int m = 0; m < t->levels; ++m) k_row(t, r1, m)[(k + 1) * BLOCK] = edge_of(t, r1, k + 1, m)->k;
+      for (int m = 0; m < t->levels; ++m) k_row(t, r1, m)[(k + 1) * t->block] = edge_of(t, r1, k + 1, m)->k;
     for (int64_t r = r1 - 1; r >= r0; --r) {
       if (is_edged(t, r0)) recover_block_of_row(t, k, r, r0);
       adjoint_of_block(t, first, k, r, r0, r1);
