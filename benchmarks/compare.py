@@ -10,8 +10,9 @@ import itertools
 import json
 import re
 import sys
+import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import measure
 import numpy as np
@@ -28,6 +29,9 @@ STATIC_KERNELS = {
     "polynomial": ("PolynomialKernel", (2.0, 1.0, 0.5)),
 }
 
+TURN = 0.1
+"""Seconds that a library calls the same function over and over before it is the other's turn."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -42,7 +46,6 @@ class Row:
     goal: float | None = None
     group: str | None = None
     rate: int = 0  # sub-cells x levels that the call works through, for the time of each
-    least: float = field(default=0.01)
 
 
 def forward(x, y, depth, dyadic_order, kernel=None, gram=False, **options):
@@ -118,7 +121,7 @@ def timed_rows(chosen, peer):
         if not re.search(chosen.only, row.name):
             continue
         calls = {"ours": row.call(branchsig)} | ({"theirs": row.call(peer)} if peer else {})
-        seconds = measure.interleaved(calls, chosen.runs, row.least)
+        seconds = measure.interleaved(calls, chosen.runs, 0.01 if chosen.quick else TURN)
         ours = seconds["ours"]
         nanoseconds = f"{ours.median / row.rate * 1e9:.2f}" if row.rate else ""
         if peer:
@@ -162,6 +165,26 @@ def tiny_calls(chosen, peer):
         ours = seconds["ours"].median * 1e6
         theirs = f"{seconds['theirs'].median * 1e6:.1f}" if peer else ""
         yield [f"(1, 10, 2), depth 3, {name}, us", f"{ours:.1f}", theirs, ceiling(ours, most, "us")]
+
+
+def first_calls(chosen, peer):
+    """Milliseconds of single calls that find none of their memory in the first and second caches."""
+    rng = np.random.default_rng(5)
+    x, y = (measure.brownian(rng, 32, 128, 8) for _ in range(2))
+    other = np.ones(64 << 17)
+    for kernel in (None, STATIC_KERNELS["RBF"]):
+        for name, make in (("forward", forward), ("backward", backward)):
+            medians = []
+            for module in filter(None, (branchsig, peer)):
+                call, seconds = make(x, y, 4, 0, kernel=kernel)(module), []
+                for _ in range(5 * chosen.runs):
+                    other.sum()
+                    start = time.perf_counter()
+                    call()
+                    seconds.append(time.perf_counter() - start)
+                medians.append(f"{np.median(seconds) * 1e3:.2f}")
+            label = f"{'RBF ' if kernel else ''}(32, 128, 8, 4, 0), {name}, one call after other work, ms"
+            yield [label, medians[0], medians[1] if peer else "", ""]
 
 
 def threads(chosen, peer):
@@ -271,14 +294,15 @@ def main():
     ]
     lines = ["# The CPU core beside pysiglib", "", *measure.machine_facts(peer), ""]
     lines += [
-        f"Medians of up to {chosen.runs} runs, the two libraries in turns in one process, one thread each. A case is",
-        "(batch, length, dimension, depth, dyadic order); backward means both sides. A ratio is pysiglib's time over",
-        "ours, its quartiles those of the runs taken in pairs. Written by `python benchmarks/compare.py`.",
+        f"Medians of up to {chosen.runs} runs, the two libraries in turns in one process, one thread each; a turn",
+        f"repeats a call until {TURN} seconds are over. A case is (batch, length, dimension, depth, dyadic order);",
+        "backward means both sides. A ratio is pysiglib's time over ours, its quartiles those of the runs taken in",
+        "pairs. Written by `python benchmarks/compare.py`.",
         "",
         *measure.table(header, timed_rows(chosen, peer)),
     ]
     if not chosen.only:
-        others = [*tiny_calls(chosen, peer), *threads(chosen, peer), *memory(chosen, peer)]
+        others = [*tiny_calls(chosen, peer), *first_calls(chosen, peer), *threads(chosen, peer), *memory(chosen, peer)]
         lines += ["", *measure.table(["what", "ours", "pysiglib", "goal"], others)]
         lines += [
             "",
