@@ -13,8 +13,8 @@
 #include "elementary.h"
 
 /* Columns of a block, at most, and rows of a band: a block of a band stays in the first cache while its rows are swept. Where rows
-   of K are kept for the way back, those pass through it too, and leave room for narrower blocks. */
-enum { BLOCK = 32, KEPT_BLOCK = 16, BAND = 8 };
+   of K are kept for the way back, those pass through it too; registers of 64 bytes fill it so fast that narrower blocks pay then. */
+enum { BLOCK = 32, KEPT_BLOCK = BS_BYTES == 64 ? 16 : BLOCK, BAND = 8 };
 
 /* A lane whose K leaves [1/LIMIT, LIMIT] is computed again in the log domain. From above every node is looked at, for that costs
    nothing beyond what is known anyway; from below the last row of a band and, of each row, the end of a block, where E may not
