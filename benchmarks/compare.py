@@ -174,15 +174,15 @@ def first_calls(chosen, peer):
     other = np.ones(64 << 17)
     for kernel in (None, STATIC_KERNELS["RBF"]):
         for name, make in (("forward", forward), ("backward", backward)):
-            medians = []
-            for module in filter(None, (branchsig, peer)):
-                call, seconds = make(x, y, 4, 0, kernel=kernel)(module), []
-                for _ in range(5 * chosen.runs):
+            calls = [make(x, y, 4, 0, kernel=kernel)(module) for module in filter(None, (branchsig, peer))]
+            seconds = []
+            for _ in range(5 * chosen.runs):
+                for call in calls:
                     other.sum()
                     start = time.perf_counter()
                     call()
                     seconds.append(time.perf_counter() - start)
-                medians.append(f"{np.median(seconds) * 1e3:.2f}")
+            medians = [f"{np.median(seconds[k :: len(calls)]) * 1e3:.2f}" for k in range(len(calls))]
             label = f"{'RBF ' if kernel else ''}(32, 128, 8, 4, 0), {name}, one call after other work, ms"
             yield [label, medians[0], medians[1] if peer else "", ""]
 

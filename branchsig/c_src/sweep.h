@@ -162,7 +162,7 @@ BS_INLINE void adjoint_block_of(int refined, int lowest, block b, const vec *w_a
                                 const vec *ahead, vec *w, vec *gw, const vec *old, vec *gradient, adjoint_state *state) {
   adjoint_walk at = {state->suffix, state->gw_right, lower[b.last], upper[b.last] + lower[b.last]};
   int64_t c = b.last;
-  if (!refined)
+  if (!refined) /* a column is a cell: nothing to be worked out about indices */
     for (int64_t left = b.last + 1 - b.first; left > 0; --left, --c) {
       __builtin_prefetch(&ahead[c]);
       gradient[c - 1] = adjoint_node(lowest, old[c - 1], b.g[c - 1], w_above[c], upper[c - 1], lower[c - 1], &w[c], &gw[c], &at);
