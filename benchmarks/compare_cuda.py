@@ -8,6 +8,7 @@ device the script says so and ends; without pysiglib-cuda its columns stay empty
 """
 
 import sys
+import time
 from dataclasses import dataclass
 
 import measure
@@ -71,17 +72,25 @@ def call_of(module, case, x, y, derivs):
     """The call of a case, of either library."""
     name = "branched_sig_kernel_gram" if case.form == "Gram" else "branched_sig_kernel"
     if case.direction == "forward":
-        return lambda: getattr(module, name)(x, y, case.depth)
-    return lambda: getattr(module, f"{name}_backprop")(derivs, x, y, case.depth, right_deriv=True)
+        return lambda: getattr(module, name)(x, y, case.depth, 0)
+    return lambda: getattr(module, f"{name}_backprop")(derivs, x, y, case.depth, 0, right_deriv=True)
 
 
-def timed(cupy, streams, calls, runs):
-    """Medians in milliseconds of warm calls, which take turns, between events on the stream of each library."""
+def timed(cupy, streams, calls, runs, most=2.0):
+    """Medians in milliseconds of warm calls, which take turns, between events on the stream of each library.
+
+    Of `runs` runs, fewer are made where all of them together would last longer than `most` seconds, but three always.
+    """
     for call in calls.values():
         call()
     cupy.cuda.Device().synchronize()
+    start = time.perf_counter()
+    for call in calls.values():
+        call()
+    cupy.cuda.Device().synchronize()
+    lasting = time.perf_counter() - start
     found = {name: [] for name in calls}
-    for _ in range(runs):
+    for _ in range(min(runs, max(3, int(most / lasting)))):
         for name, call in calls.items():
             start, end = cupy.cuda.Event(), cupy.cuda.Event()
             start.record(streams[name])

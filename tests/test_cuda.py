@@ -176,6 +176,24 @@ def test_second_paths_longer_than_a_team_is_wide_are_done_in_passes(backend, ref
         compare(backend, reference, problem(x, y, 3, static_kernel=kernel_named(name)))
 
 
+@pytest.mark.parametrize("name", ["linear", "rbf", "quartic"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("pairing", "length"), [("gram", 40), ("symmetric", 64), ("paired", 20)])
+def test_parts_of_a_warp_do_a_pair_each(backend, reference, pairing, length, dtype, name, rng, monkeypatch):
+    monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", 0)
+    x, y = drawn(rng, pairing, (9, length), 3, dtype, counts=(3, 5))
+    compare(backend, reference, problem(x, y, 3, (0, 0), pairing, kernel_named(name)), grids=pairing == "paired")
+
+
+@pytest.mark.parametrize(("lengths", "lanes"), [((9, 40), 8), ((30, 30), 16), ((300, 40), 32), ((5, 9), 8)])
+def test_teams_have_fewer_lanes_where_that_saves_steps(emulated, lengths, lanes, rng, monkeypatch):
+    x, y = drawn(rng, "gram", lengths, 3, counts=(6, 9))
+    sweep = cuda._Sweep(emulated.backend, emulated.sent(problem(x, y, 3, (0, 0), "gram")), grid=False)
+    assert [found for _, found, *_ in sweep.strips("backward", careful=False)] == [lanes]
+    monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", 1000)
+    assert [found for _, found, *_ in sweep.strips("backward", careful=False)] == [32]
+
+
 def test_the_warps_of_a_team_share_a_wide_cell(backend, reference, rng):
     x, y = drawn(rng, "paired", (3, 3), 2, counts=(1, 1))
     compare(backend, reference, problem(x, y, 3, (0, 7), static_kernel=kernel_named("rbf")))
@@ -196,8 +214,12 @@ def test_float32_agrees_with_the_reference_in_float64(backend, reference, name, 
     compare(backend, reference, problem(x, y, 4, (0, 0), pairing, kernel_named(name)), grids=pairing == "paired")
 
 
+@pytest.mark.parametrize("teams", ["warps", "parts of a warp"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_kernels_beyond_the_range_of_running_products_are_done_again(backend, reference, dtype, rng):
+def test_kernels_beyond_the_range_of_running_products_are_done_again(
+    backend, reference, dtype, teams, rng, monkeypatch
+):
+    monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", 0 if teams == "parts of a warp" else 1000)
     x, y = drawn(rng, "paired", (12, 40), 2, counts=(6, 6), dtype=np.float64)
     x[:, -1] = x[:, 0] + 1.0
     # log K_1 = <x_end - x_0, y_end - y_0>: within the range, beyond it upwards, and far below it.
@@ -948,7 +970,7 @@ def test_devices_that_do_not_exist_are_refused(emulated, rng):
 
 PADDED_MUTATIONS = {
     "the grid is extended": ("if (GRID && PADDED) sweep.extend(grid + k * nodes, grids, content);", ""),
-    "the padding has no gradient": ("if (PADDED) adjoint.clear_padding(out1, out2);", ""),
+    "the padding has no gradient": ("if (PADDED) gradients.clear_padding(out1, out2);", ""),
     "a pair has its own first length": ("if (lengths1) problem.length1 = lengths1[pair.first];", "", 2),
     "a pair has its own second length": ("if (lengths2) problem.length2 = lengths2[pair.second];", "", 2),
 }
@@ -1002,8 +1024,7 @@ def test_the_workspace_does_not_grow_with_both_lengths(emulated, rule, order, rn
         derivs = np.ones((1,) if order is None else (1, order + 1))
         emulated.gradients(problem(x, y, 3, **options), derivs, wrt_log=True, left=True, right=True)
         sizes.append(emulated_cupy.allocated[0])
-    bands = 8 * cuda._LONGEST_TEAM * (32 * 64 + 34 * 33)
-    assert sizes[1] < 4 * sizes[0] + bands
+    assert sizes[1] < 4 * sizes[0]
 
 
 def planned(backend, length1, length2, rule):
@@ -1012,7 +1033,7 @@ def planned(backend, length1, length2, rule):
     arguments = problem(*paths, math.inf, quadrature=_validation.quadrature(rule))
     sweep = cuda._Sweep(backend, arguments, grid=False)
     instance = cuda.Instance.for_problem("backward", arguments, grid=False, careful=False)
-    return sweep.planned(instance, 1, sweep.columns)
+    return sweep.planned(instance, 32, 1, sweep.columns)
 
 
 @pytest.mark.parametrize("longest_team", [1, 8])
@@ -1031,11 +1052,11 @@ def test_without_truncation_the_workspace_of_a_long_pair_is_linear_in_its_length
         assert launch.by_pass
         assert launch.teams == 1
         # For every row the nodes of a pass, 7 edges for every digit of the number of passes, and one on the way back;
-        # for every column its gradient. Bands and tiles do not grow.
+        # for every column its gradient.
         digits = math.ceil(math.log(length / (32 * launch.warps), 8)) + 1
         row = 33 * launch.warps * p**2 + 7 * digits * 2 * p + 2 * p + 1 + 1
-        fixed = launch.warps * (40 * 33 * p**2 + 32 * cuda._BAND + 34 * cuda._TILE)
-        assert launch.workspace < length * (row + 2) + fixed
+        fixed = launch.warps * 40 * 33 * p**2
+        assert launch.workspace < length * (row + 2 + 8) + fixed  # 8: a group of channels of both paths
 
 
 def test_without_truncation_memory_is_that_of_one_pass(emulated, rng, monkeypatch):
@@ -1093,13 +1114,11 @@ FROM_THE_LEFT, FROM_THE_RIGHT = (f"__shfl_{way}_sync(ALL_LANES, handed[m][v], 1)
 LOBATTO2_EDGES = [*((FROM_THE_LEFT, v) for v in range(4)), *((FROM_THE_RIGHT, v) for v in range(7))]
 
 MUTATIONS = {
-    "the edge of K comes from the left": (FROM_THE_LEFT, f"v == 0 ? handed[m][v] : {FROM_THE_LEFT}"),
-    "the running product comes from the left": (FROM_THE_LEFT, f"v == 1 ? handed[m][v] : {FROM_THE_LEFT}"),
+    "the running product comes from the left": (FROM_THE_LEFT, f"v == 0 ? handed[m][v] : {FROM_THE_LEFT}"),
     "the sum over the warp": ("value += __shfl_xor_sync(ALL_LANES, value, distance);", ";"),
     "1 / E comes from the right": (FROM_THE_RIGHT, f"v == 0 ? handed[m][v] : {FROM_THE_RIGHT}"),
     "the suffix sum comes from the right": (FROM_THE_RIGHT, f"v == 1 ? handed[m][v] : {FROM_THE_RIGHT}"),
     "g w comes from the right": (FROM_THE_RIGHT, f"v == 2 ? handed[m][v] : {FROM_THE_RIGHT}"),
-    "the tile is complete": ("    __syncwarp();\n    // a lane for every row", "    // a lane for every row"),
     "the warps of a team wait for each other": (
         "    if (warps > 1) {\n      __syncthreads();\n    } else {",
         "    if (warps > 1) {\n    } else {",
@@ -1108,9 +1127,9 @@ MUTATIONS = {
         "scratch[warp] = value;\n    __syncthreads();",
         "scratch[warp] = value;",
     ),
-    "warps keep two phases apart, down": ("phase - 2 * team.warp;", "phase - team.warp;"),
+    "warps keep two phases apart, down": ("phase - APART * team.warp;", "phase - team.warp;"),
     "warps keep two phases apart, up": (
-        "phase - 2 * (team.warps - 1 - team.warp);",
+        "phase - APART * (team.warps - 1 - team.warp);",
         "phase - (team.warps - 1 - team.warp);",
     ),
 }

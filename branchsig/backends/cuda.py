@@ -36,9 +36,11 @@ _SOURCES = (
     "increments.cuh",
     "sweep.cuh",
     "trapezoid.cuh",
+    "staggered.cuh",
     "collocation.cuh",
     "order.cuh",
     "untruncated.cuh",
+    "gradients.cuh",
     "forward.cu",
     "backward.cu",
 )
@@ -95,8 +97,14 @@ _LONGEST_SIDE = 2**28
 """Refined cells along a path are counted in 32 bits."""
 
 _LONGEST_TEAM = 8
-_WARPS_PER_BLOCK = 4
+_WARPS_PER_BLOCK, _MOST_TEAMS = 4, 8
 _WARPS_PER_PROCESSOR = 16
+
+_PAIRS_PER_PROCESSOR = 16
+"""So many pairs to a multiprocessor may be done by teams of fewer lanes than a warp has."""
+
+_STEPS_OF_A_PASS = 3
+"""What it costs to begin and end a pass, in steps."""
 
 _WORKSPACE_BYTES = 2**28
 """Memory for the workspaces of the pairs in flight."""
@@ -107,12 +115,19 @@ _CHUNK_BYTES = 2**26
 _BASE = 8
 """That of the numbers of passes in sweep.cuh, where the edges between them are kept."""
 
-_BAND, _TILE = 64, 33
-"""Rows of the band and of the tiles of backward.cu."""
+
+_CHANNELS = 4
+"""Channels of a path that are read together, or twice as many."""
+
+_WIDEST = 4
+"""Columns of a strip, at most."""
+
+_MOST_PLANS = 1024
+"""Plans that a backend remembers."""
 
 _NULL = np.int64(0)
 
-_LAST_LEVEL, _ALL_LEVELS, _LOGARITHM = (np.int32(content) for content in range(3))
+_LAST_LEVEL, _ALL_LEVELS, _LOGARITHM = range(3)
 """What a grid holds, as in sweep.cuh."""
 
 
@@ -202,10 +217,11 @@ def _instances(
         return
     for careful in (False, True) if not parts and depth > (not grid) else (False,):
         form = {"grid": grid, "careful": careful, "parts": parts}
-        instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form)
-        while instance.columns:
-            yield instance
-            instance = dataclasses.replace(instance, columns=instance.columns // 2)
+        for dimension in (_CHANNELS, 2 * _CHANNELS):
+            instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form, dimension=dimension)
+            while instance.columns:
+                yield instance
+                instance = instance.narrower()
 
 
 @functools.cache
@@ -221,7 +237,7 @@ class Instance:
 
     `depth` is 0 where the depth is handed over at run time, and 1 without truncation. A strip of `columns` cells
     belongs to a lane, and the `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes
-    of its own for every pair, which takes registers.
+    of its own for every pair, which takes registers. So many `channels` of a path are read together, and held.
     """
 
     kernel: str
@@ -235,13 +251,15 @@ class Instance:
     grid: bool
     careful: bool
     padded: bool = False
+    channels: int = 4
 
     @property
     def expression(self) -> str:
         """The kernel in the words of C++."""
-        size = self.columns if self.rule == "Trapezoid" else self.p
+        size = self.columns if self.rule in ("Trapezoid", "Staggered") else self.p
         arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {_flag(self.careful)}"
-        return f"{self.kernel}<{self.real}, {self.static_kernel}, {self.rule}<{arguments}>, {_flag(self.padded)}>"
+        rule = f"{self.rule}<{arguments}>"
+        return f"{self.kernel}<{self.real}, {self.static_kernel}, {self.channels}, {rule}, {_flag(self.padded)}>"
 
     @property
     def span(self) -> int:
@@ -249,8 +267,19 @@ class Instance:
         return 32 * self.columns
 
     @property
+    def slots(self) -> int:
+        """Points (linear kernels: steps) of the second path that a lane sums the gradients of."""
+        return self.columns + (self.static_kernel != "LINEAR")
+
+    def lag(self, levels: int) -> int:
+        """Rows by which the last level trails the increments."""
+        return levels + 1 if self.rule == "Staggered" else 0
+
+    @property
     def handed_on(self) -> int:
         """The values of a level that a lane hands to the next: DOWN, or UP for the way back, of the rule."""
+        if self.rule == "Staggered":
+            return 1 if self.kernel == "forward" else 3
         if self.rule == "Trapezoid":
             return 2 if self.kernel == "forward" else 3
         if self.rule == "Untruncated":
@@ -284,8 +313,10 @@ class Instance:
         careful: bool,
         parts: bool = False,
         padded: bool = False,
+        dimension: int = 1,
     ) -> Instance:
         """Choose the instance whose strips are as wide as its registers allow (see docs/performance_cuda.md)."""
+        channels = _CHANNELS
         unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
         if depth == math.inf:
             rule, work, columns, unrolled = "Untruncated", "double", 1, 1
@@ -294,38 +325,86 @@ class Instance:
         else:
             rule, work, columns = "Trapezoid", "double" if careful else real, 1
             if unrolled and not careful:
-                # The adjoint of a grid has a level more.
-                narrow = kernel == "backward" and (grid or depth > _IN_REGISTERS_DEPTH)
-                columns = (1 if narrow else 2) * (1 if real == "double" else 2)
-        return cls(kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, grid, careful, padded)
+                rule = "Staggered"
+                if static_kernel == "LINEAR" and not grid and dimension > _CHANNELS:
+                    channels = 2 * _CHANNELS
+                # A grid has a level more, and a lane in float64 half as many registers.
+                room = depth + grid <= _IN_REGISTERS_DEPTH and channels == _CHANNELS
+                if kernel == "backward":
+                    columns = 2 if room and static_kernel == "LINEAR" and not grid else 1
+                else:
+                    columns = 4 if room else 2
+                columns = min(columns * (1 if real == "double" else 2), _WIDEST)
+        form = {"padded": padded, "channels": channels}
+        return cls(kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, grid, careful, **form)
 
     @classmethod
     def for_problem(cls, kernel: str, problem: Problem, *, grid: bool, careful: bool) -> Instance:
-        """Choose the instance for a problem: strips as wide as registers and the columns allow."""
+        """Choose the instance for a problem, with the widest strips."""
         real = _REALS[problem.path1.dtype.itemsize]
         static_kernel = _fused(problem.static_kernel).name
         padded = problem.lengths1 is not None or problem.lengths2 is not None
         form = {"grid": grid, "careful": careful, "parts": problem.order is not None, "padded": padded}
-        instance = cls.widest(kernel, real, static_kernel, _depth(problem), problem.quadrature, **form)
-        widest, columns = instance.columns, (problem.path2.shape[1] - 1) << problem.dyadic_order[1]
-        while widest > 1 and 32 * widest // 2 >= columns:
-            widest //= 2
-        return dataclasses.replace(instance, columns=widest)
+        form["dimension"] = int(problem.path1.shape[2])
+        return cls.widest(kernel, real, static_kernel, _depth(problem), problem.quadrature, **form)
+
+    @property
+    def divides(self) -> bool:
+        """Whether each part of a warp can do a pair."""
+        return self.rule == "Staggered" and self.static_kernel != _GIVEN and not self.padded
+
+    def narrower(self) -> Instance:
+        """The same with strips of half the width."""
+        return dataclasses.replace(self, columns=self.columns // 2)
+
+    def covering(self, columns: int, lanes: int) -> Instance:
+        """The same with strips no wider than so many lanes need them."""
+        width = self.columns
+        while width > 1 and lanes * width // 2 >= columns:
+            width //= 2
+        return dataclasses.replace(self, columns=width)
 
 
 @functools.cache
 def _weights(quadrature: Quadrature) -> np.ndarray:
-    """Return the weights of a rule, as collocation.cuh and untruncated.cuh have them, as one structure."""
+    """Return the weights of a rule, as collocation.cuh and untruncated.cuh have them."""
     steps = np.array(quadrature.steps)
     until = np.cumsum(steps, axis=0)
     norms = np.abs(until[:, 1:]).sum(axis=1).max(), np.abs(steps[:, 1:]).sum()
-    weights = np.concatenate((steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1), until.ravel(), norms))
-    return weights.view([("value", weights.dtype, weights.shape)])
+    return np.concatenate((steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1), until.ravel(), norms))
+
+
+_INTEGERS = (
+    "length1 length2 dimension order1 order2 depth dilated "
+    "pairing fewest most warps lanes by_pass content wrt_log"
+).split()  # fmt: skip
+
+
+@functools.cache
+def _task_type(weights: int) -> np.dtype:
+    """Return the type of a Task of sweep.cuh."""
+    long = ("n2", "first_pair", "pairs", "workspace_size")
+    fields: list[Any] = [(name, np.int64) for name in long]
+    fields += [("parameter", np.float64, 3), *((name, np.int32) for name in _INTEGERS), ("weights", np.float64, weights)]
+    return np.dtype(fields, align=True)
+
+
+def _argument(task: np.ndarray, first: int) -> np.ndarray:
+    """Return a task that begins with a pair, as bytes: CuPy takes long over a structure with fields."""
+    if first:
+        task = task.copy()
+        task["first_pair"] = first
+    return task.view(np.dtype((np.void, task.itemsize)))
 
 
 def _depth(problem: Problem) -> float:
     """Return the depth of the trees, or the largest number of nodes."""
     return problem.depth if problem.order is None else problem.order
+
+
+def _aligned(values: int) -> int:
+    """Round a number of values up, so that what stands behind them can be read by groups of channels."""
+    return -(-values // (2 * _CHANNELS)) * (2 * _CHANNELS)
 
 
 def _flag(value: bool) -> str:
@@ -334,11 +413,12 @@ def _flag(value: bool) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Launch:
-    """How many teams of how many warps run an instance, and the values of work that each of them needs.
+    """How many teams of how many lanes and warps run an instance, and the values of work that each of them needs.
 
     Of kernels without truncation the way back has the values of one pass in memory, or of all.
     """
 
+    lanes: int
     warps: int
     teams: int
     workspace: int
@@ -346,7 +426,9 @@ class _Launch:
 
     @property
     def teams_per_block(self) -> int:
-        return 1 if self.warps > 1 else min(self.teams, _WARPS_PER_BLOCK)
+        per_warp = 32 // self.lanes
+        warps = min(-(-self.teams // per_warp), _WARPS_PER_BLOCK, _MOST_TEAMS // per_warp)
+        return 1 if self.warps > 1 else warps * per_warp
 
     @property
     def blocks(self) -> int:
@@ -354,7 +436,17 @@ class _Launch:
 
     @property
     def threads(self) -> int:
-        return 32 * self.warps * self.teams_per_block
+        return self.lanes * self.warps * self.teams_per_block
+
+
+class _Prepared(NamedTuple):
+    """A kernel that is ready to be launched, but for its arrays."""
+
+    function: Any
+    blocks: int
+    threads: int
+    workspace_bytes: int
+    task: np.ndarray
 
 
 class CudaBackend:
@@ -372,6 +464,8 @@ class CudaBackend:
         self._cupy = cupy
         self._reference = ReferenceBackend()
         self._functions: dict[tuple[int, str], Any] = {}
+        self._processors: dict[int, int] = {}
+        self.plans: dict[Any, list[_Prepared]] = {}
 
     def log_kernel(self, problem: Problem) -> Array:
         """Return log K_depth at the end of both paths."""
@@ -384,7 +478,7 @@ class CudaBackend:
             log_k = sweep.room(sweep.shape)
             for first, count in sweep.chunks():
                 increments, _ = sweep.given(first, count)
-                sweep.launch("forward", first, count, increments, log_k, _NULL, _LAST_LEVEL)
+                sweep.launch("forward", first, count, _LAST_LEVEL, increments, log_k, _NULL)
             return log_k
 
     def grid(self, problem: Problem, *, all_levels: bool) -> Array:
@@ -403,7 +497,7 @@ class CudaBackend:
             for first, count in sweep.chunks():
                 increments, _ = sweep.given(first, count)
                 part = grid[first : first + count]
-                sweep.launch("forward", first, count, increments, _NULL, part, content, careful_alone=problem.log_grid)
+                sweep.launch("forward", first, count, content, increments, _NULL, part, careful_alone=problem.log_grid)
             return grid.reshape(*sweep.shape, *shape)
 
     def parts(self, problem: Problem, *, grid: bool) -> Array:
@@ -421,7 +515,7 @@ class CudaBackend:
             for first, count in sweep.chunks():
                 increments, _ = sweep.given(first, count)
                 results = (_NULL, parts[first : first + count]) if grid else (parts, _NULL)
-                sweep.launch("forward", first, count, increments, *results, _ALL_LEVELS)
+                sweep.launch("forward", first, count, _ALL_LEVELS, increments, *results)
             return parts.reshape(*sweep.shape, *shape)
 
     def gradients(
@@ -466,7 +560,7 @@ class CudaBackend:
 
     def function(self, expression: str) -> Any:
         """Return a kernel for the current device, compiled on first use."""
-        key = (int(self._cupy.cuda.Device().id), expression)
+        key = (self.device(), expression)
         if key not in self._functions:
             module = self._cupy.RawModule(code=source(), options=("--std=c++17",), name_expressions=(expression,))
             try:
@@ -478,9 +572,9 @@ class CudaBackend:
                 ) from error
         return self._functions[key]
 
-    @functools.cached_property
-    def _processors(self) -> dict[int, int]:
-        return {}
+    def device(self) -> int:
+        """Return the number of the current device."""
+        return int(self._cupy.cuda.Device().id)
 
     def processors(self) -> int:
         """Return the number of multiprocessors of the current device."""
@@ -535,7 +629,12 @@ class _Sweep:
         untruncated = _depth(problem) == math.inf
         self.depth = 1 if untruncated else int(_depth(problem))
         self.levels = self.depth - (not grid and not untruncated and problem.order is None)
-        self.static_kernel, self.parameters, self.dilated = _fused(problem.static_kernel)
+        self.static_kernel, self.parameters, self.dilated = fused = _fused(problem.static_kernel)
+        self.padded = problem.lengths1 is not None or problem.lengths2 is not None
+        # all that the kernels depend on beside the values
+        shapes = self.path1.shape, self.path2.shape
+        rules = problem.depth, problem.order, problem.quadrature, problem.dyadic_order
+        self.form = (self.pairing, grid, self.dtype, shapes, rules, fused)
 
     def _lengths(self, lengths: np.ndarray | None) -> Array:
         """Valid lengths for the kernels, null where nothing is padded."""
@@ -597,90 +696,144 @@ class _Sweep:
         return self.cupy.ascontiguousarray(made), ctx
 
     def launch(
-        self, kernel: str, first: int, count: int, increments: Array, *results: Any, careful_alone: bool = False
+        self,
+        kernel: str,
+        first: int,
+        count: int,
+        kind: int,
+        increments: Array,
+        *results: Any,
+        careful_alone: bool = False,
     ) -> None:
-        """Run a kernel on a chunk of pairs, and its careful form on those of them that it flags, or on all of them."""
+        """Run a kernel on a chunk of pairs, and its careful form on those of them that it flags, or on all of them.
+
+        `kind` is the content of a grid, or whether derivatives are those of logarithms.
+        """
         flags = (self.cupy.ones if careful_alone else self.cupy.empty)((count,), dtype=np.int32)
+        prepared = self.prepared(kernel, count, kind, careful_alone=careful_alone)
+        workspace = self.cupy.empty((max(one.workspace_bytes for one in prepared),), dtype=np.int8)
+        for function, blocks, threads, _, task in prepared:
+            arrays = (self.path1, self.path2, increments, self.lengths1, self.lengths2, _argument(task, first))
+            function((blocks,), (threads,), (*arrays, workspace, flags, *results))
+
+    def prepared(self, kernel: str, count: int, kind: int, *, careful_alone: bool) -> list[_Prepared]:
+        """Return the kernels to be launched; they are the same for all problems that differ in their values alone."""
+        limits = (self.backend.device(), _LONGEST_TEAM, _WORKSPACE_BYTES, _PAIRS_PER_PROCESSOR)
+        key = None if self.padded else (kernel, count, kind, careful_alone, limits, self.form)
+        plans = self.backend.plans
+        if key is not None and key in plans:
+            return plans[key]
         has_careful = self.levels and self.problem.order is None
         forms = (True,) if careful_alone else (False, True) if has_careful else (False,)
-        for instance, fewest, most in (strips for careful in forms for strips in self.strips(kernel, careful=careful)):
-            launch = self.planned(instance, count, min(self.columns, most))
-            work = np.dtype(np.float64 if instance.work == "double" else np.float32)
-            # One value at least: an array without memory has no address.
-            workspace = self.cupy.empty((launch.blocks * launch.teams_per_block * launch.workspace + 1,), dtype=work)
-            problem = self.problem
-            sizes = (self.path1.shape[1], self.path2.shape[1], self.path1.shape[2], *problem.dyadic_order)
-            arguments = (
-                self.path1,
-                self.path2,
-                increments,
-                self.lengths1,
-                self.lengths2,
-                *(np.int32(size) for size in (fewest, most, *sizes, self.depth, self.dilated)),
-                *(np.float64(parameter) for parameter in self.parameters),
-                np.int32(_PAIRINGS[self.pairing]),
-                np.int64(self.path2.shape[0]),
-                np.int64(first),
-                np.int64(count),
-                np.int32(launch.warps),
-                _weights(problem.quadrature),
-                workspace,
-                np.int64(launch.workspace),
-                flags,
-                *results,
-                *((np.int32(launch.by_pass),) if kernel == "backward" else ()),
-            )
-            function = self.backend.function(instance.expression)
-            function((launch.blocks,), (launch.threads,), arguments)
+        made = [
+            self.prepare(kernel, count, kind, *strips)
+            for careful in forms
+            for strips in self.strips(kernel, careful=careful)
+        ]
+        if key is not None:
+            if len(plans) >= _MOST_PLANS:
+                plans.clear()
+            plans[key] = made
+        return made
 
-    def strips(self, kernel: str, *, careful: bool) -> Iterator[tuple[Instance, int, int]]:
-        """Instances, and the columns that the pairs of each have: more than the first number, at most the second.
+    def prepare(
+        self, kernel: str, count: int, kind: int, instance: Instance, lanes: int, fewest: int, most: int
+    ) -> _Prepared:
+        """Plan the launch of an instance."""
+        problem = self.problem
+        launch = self.planned(instance, lanes, count, min(self.columns, most))
+        weights = _weights(problem.quadrature)
+        task = np.zeros(1, dtype=_task_type(weights.size))
+        sizes = (self.path1.shape[1], self.path2.shape[1], self.path1.shape[2], *problem.dyadic_order, self.depth)
+        kinds = (kind, 0) if kernel == "forward" else (0, kind)
+        integers = (*sizes, self.dilated, _PAIRINGS[self.pairing], fewest, most, launch.warps, launch.lanes, launch.by_pass, *kinds)
+        for name, value in zip(_INTEGERS, integers, strict=True):
+            task[name] = value
+        task["n2"], task["pairs"], task["workspace_size"] = self.path2.shape[0], count, launch.workspace
+        task["parameter"], task["weights"] = self.parameters, weights
+        # One value at least: an array without memory has no address.
+        size = launch.blocks * launch.teams_per_block * launch.workspace + 1
+        size *= 8 if instance.work == "double" else 4
+        return _Prepared(self.backend.function(instance.expression), launch.blocks, launch.threads, size, task)
 
-        A pair gets the strips that it would get alone, so padding changes no bit of it.
+    def strips(self, kernel: str, *, careful: bool) -> Iterator[tuple[Instance, int, int, int]]:
+        """Instances, the lanes of their teams, and the columns of their pairs: more than the third, at most the fourth.
+
+        A padded pair gets the strips of a pair that is as short.
         """
         instance = Instance.for_problem(kernel, self.problem, grid=self.grid, careful=careful)
-        most, lengths = 2**31 - 1, self.problem.lengths2
-        while lengths is not None and instance.columns > 1:
-            fewest = instance.span // 2
-            columns = (lengths - 1) << self.problem.dyadic_order[1]
-            if np.any((columns > fewest) & (columns <= most)):
-                yield instance, fewest, most
-            most = fewest
-            instance = dataclasses.replace(instance, columns=instance.columns // 2)
-        yield instance, -1, most
+        if self.problem.lengths2 is None:
+            yield *self.fitted(instance, self.columns), -1, 2**31 - 1
+            return
+        most: dict[Instance, int] = {}
+        for length in np.unique(self.problem.lengths2):
+            columns = int(length - 1) << self.problem.dyadic_order[1]
+            most[self.fitted(instance, columns)[0]] = columns
+        fewest = -1
+        for narrowest, columns in most.items():
+            yield narrowest, 32, fewest, columns
+            fewest = columns
 
-    def planned(self, instance: Instance, count: int, columns: int) -> _Launch:
+    def fitted(self, instance: Instance, columns: int) -> tuple[Instance, int]:
+        """Choose strips for a number of columns and that of the pairs, and the lanes of a team.
+
+        No wider than a warp needs them, nor so wide that few pairs leave the device without work. Many pairs are done
+        by teams of fewer lanes where that saves steps, for every lane waits for those before it.
+        """
+        processors = self.backend.processors()
+        if instance.divides and self.count >= _PAIRS_PER_PROCESSOR * processors:
+            choices = [(instance.covering(columns, lanes), lanes) for lanes in (32, 16, 8)]
+            work = [self.work(strips, lanes, columns) for strips, lanes in choices]
+            return choices[0] if min(work) > 0.95 * work[0] else choices[work.index(min(work))]
+        instance = instance.covering(columns, 32)
+        while instance.columns > 1:
+            parts = -(-columns // instance.span)
+            if parts >= _LONGEST_TEAM or parts * self.count >= 2 * processors:
+                break
+            instance = instance.narrower()
+        return instance, 32
+
+    def work(self, instance: Instance, lanes: int, columns: int) -> int:
+        """Return about the work of a pair; a step of a lane costs as much as a column of its strip beside the strip."""
+        passes = -(-columns // (lanes * instance.columns))
+        steps = self.rows + instance.lag(self.levels) + lanes + _STEPS_OF_A_PASS
+        return passes * steps * lanes * (instance.columns + 1)
+
+    def planned(self, instance: Instance, lanes: int, count: int, columns: int) -> _Launch:
         """Choose the teams that fill the device, as far as the workspace and `max_batch` allow."""
         processors = self.backend.processors()
         warps = 1
         longest = min(_LONGEST_TEAM, 8 * processors // count)
         while 2 * warps <= longest and warps * instance.span < columns:
             warps *= 2
-        wanted = min(count, max(1, processors * _WARPS_PER_PROCESSOR // warps))
+        wanted = min(count, max(1, processors * _WARPS_PER_PROCESSOR * 32 // (lanes * warps)))
 
         room = _WORKSPACE_BYTES // (8 if instance.work == "double" else 4)
-        workspace = self.workspace(instance, warps)
+        workspace = self.workspace(instance, lanes, warps)
         by_pass = False
         if wanted * workspace > room:
             # Another sweep down costs less than processors without work.
-            of_a_pass = self.workspace(instance, warps, by_pass=True)
+            of_a_pass = self.workspace(instance, lanes, warps, by_pass=True)
             by_pass, workspace = of_a_pass < workspace, min(of_a_pass, workspace)
-        return _Launch(warps, min(wanted, max(1, room // max(1, workspace))), workspace, by_pass)
+        return _Launch(lanes, warps, min(wanted, max(1, room // max(1, workspace))), workspace, by_pass)
 
-    def workspace(self, instance: Instance, warps: int, *, by_pass: bool = False) -> int:
+    def workspace(self, instance: Instance, lanes: int, warps: int, *, by_pass: bool = False) -> int:
         """Return the values of work a team needs; the kernels lay them out in this order."""
-        levels, length1, dimension = self.levels, int(self.path1.shape[1]), int(self.path1.shape[2])
-        handed_on = self.rows * instance.handed_on * levels
+        levels, dimension = self.levels, int(self.path1.shape[2])
+        length1, length2 = int(self.path1.shape[1]), int(self.path2.shape[1])
+        groups = 0 if self.static_kernel == _GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)
+        channels = groups * instance.channels
+        paths = channels * (length1 + length2 + 2)
+        handed_on = (self.rows + instance.lag(levels)) * instance.handed_on * levels
         if instance.kernel == "forward":
-            return handed_on
-        nodes = (instance.span >> self.problem.dyadic_order[1]) + 2
-        parts = (self.columns - 1) // instance.span + 1
-        return (
-            handed_on
+            return _aligned(paths + handed_on)
+        parts = (self.columns - 1) // (lanes * instance.columns) + 1
+        return _aligned(
+            paths
+            + channels * (length1 + 1 + lanes * parts * instance.slots)
+            + handed_on
             + levels * instance.kept(self.rows, self.columns, warps, by_pass=by_pass)
-            + warps * (instance.span * _BAND + nodes * _TILE)
-            + length1 * dimension
-            + parts * nodes * dimension
+            + parts
         )
 
     def pair_gradients(
@@ -698,10 +851,9 @@ class _Sweep:
         gradient1 = room(d_path1, self.path1)
         gradient2 = room(d_path1 if symmetric else d_path2, self.path2)
         increments, ctx = self.given(first, count)
-        kind = np.int32(wrt_log)
         if self.static_kernel != _GIVEN:
             results = (_NULL if g is None else g for g in (gradient1, gradient2))
-            self.launch("backward", first, count, increments, derivs, kind, *results, _NULL)
+            self.launch("backward", first, count, wrt_log, increments, derivs, *results, _NULL)
             return gradient1, gradient2
         d_increments = cupy.empty(increments.shape, dtype=self.dtype)
         index1, index2 = self.index(first, count)
@@ -710,10 +862,10 @@ class _Sweep:
             weights1 = derivs[index1, index2]
             weights2 = cupy.where(index1 == index2, 0.0, derivs[index2, index1]).astype(self.dtype)
             ones = cupy.ones(self.shape, dtype=self.dtype)
-            self.launch("backward", first, count, increments, ones, kind, _NULL, _NULL, d_increments)
+            self.launch("backward", first, count, wrt_log, increments, ones, _NULL, _NULL, d_increments)
         else:
             weights1 = weights2 = cupy.ones((count,), dtype=self.dtype)
-            self.launch("backward", first, count, increments, derivs, kind, _NULL, _NULL, d_increments)
+            self.launch("backward", first, count, wrt_log, increments, derivs, _NULL, _NULL, d_increments)
         static_kernel = self.problem.static_kernel
         if gradient1 is not None:
             made = kernels.gradient_x(static_kernel, ctx, d_increments, self.path1[index1])

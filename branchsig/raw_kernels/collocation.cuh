@@ -114,12 +114,13 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, OF_GRID>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
   // down: K at the nodes of the left edge but the first, E_a; up: F_a, the suffix sums of Kbar K by rows of nodes but the first,
   // and what the cell to the right gives to Kbar on the edge
-  enum { DOWN = 2 * P, UP = 3 * P + 1, RUNS = P };
+  enum { DOWN = 2 * P, UP = 3 * P + 1, RUNS = P, LAG = 0 };
   static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false;
   static constexpr int LOG = CAREFUL ? int(ROOM) : 1;
   static constexpr double OF_SUM = 1.0;
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
+  static __device__ __forceinline__ work at_right_end(work product) { return CAREFUL ? product : work(1) / product; }
   static __device__ __forceinline__ long long kept(int columns) { return (long long)columns * P + 1; }  // values of a level
 
   struct Down {

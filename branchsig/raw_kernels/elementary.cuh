@@ -15,9 +15,15 @@ __device__ __forceinline__ bool is_finite(real value) {
   return value - value == real(0);
 }
 
-// exp(x) of a cell. Cells are small: a Taylor polynomial, whose remainder is below the rounding of the sum, serves nearly all.
-__device__ __forceinline__ double cell_exp(double x) {
-  if (fabs(x) > 0.0625) return exp(x);
+// exp(x) of a cell. Cells are small: a Taylor polynomial, whose remainder is below the rounding of the sum, serves nearly all,
+// those that are not `beyond_series`.
+__device__ __forceinline__ bool beyond_series(double x) {
+  // The high word, as a number of its own, is as monotonous as x and costs no floating-point slot for float64; true for NaN.
+  return !(fabsf(__int_as_float(__double2hiint(x))) <= __int_as_float(0x3fb00000));  // 2^-4
+}
+__device__ __forceinline__ bool beyond_series(float x) { return !(fabsf(x) <= 0.125f); }
+
+__device__ __forceinline__ double exp_series(double x) {
   double p = 1.0 / 40320;
   p = p * x + 1.0 / 5040;
   p = p * x + 1.0 / 720;
@@ -28,14 +34,49 @@ __device__ __forceinline__ double cell_exp(double x) {
   p = p * x + 1.0;
   return p * x + 1.0;
 }
-__device__ __forceinline__ float cell_exp(float x) {
-  if (fabsf(x) > 0.125f) return expf(x);
+__device__ __forceinline__ float exp_series(float x) {
   float p = 1.0f / 120;
   p = p * x + 1.0f / 24;
   p = p * x + 1.0f / 6;
   p = p * x + 0.5f;
   p = p * x + 1.0f;
   return p * x + 1.0f;
+}
+
+template <typename work>
+__device__ __forceinline__ work cell_exp(work x) {
+  return beyond_series(x) ? exp(x) : exp_series(x);
+}
+
+// The same of many cells at a time: the series of all of them in one run, and a branch for those beyond it, if any.
+template <int LEVELS, int COLUMNS, typename work>
+__device__ __forceinline__ void cell_exps(int levels, work (&x)[LEVELS][COLUMNS]) {
+  work series[LEVELS][COLUMNS];
+  bool any = false;
+#pragma unroll
+  for (int m = 0; m < levels; ++m)
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+      any |= beyond_series(x[m][c]);
+      series[m][c] = exp_series(x[m][c]);
+    }
+  if (any) {  // rare, so it is to be short: one exp in a loop over local memory
+    work cell[LEVELS * COLUMNS];
+#pragma unroll
+    for (int m = 0; m < levels; ++m)
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c) cell[m * COLUMNS + c] = x[m][c];
+#pragma unroll 1
+    for (int k = 0; k < levels * COLUMNS; ++k) cell[k] = cell_exp(cell[k]);
+#pragma unroll
+    for (int m = 0; m < levels; ++m)
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c) series[m][c] = cell[m * COLUMNS + c];
+  }
+#pragma unroll
+  for (int m = 0; m < levels; ++m)
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) x[m][c] = series[m][c];
 }
 
 // base^exponent for a whole number from 0 on, by repeated multiplication

@@ -3,40 +3,41 @@
 //
 // PADDED: lengths1 and lengths2 are the valid points of padded paths, or null. A call does the pairs of
 // more than `fewest` and at most `most` columns, so that every pair gets the strips that it would get alone.
-template <typename real, int KERNEL, typename Rule, bool PADDED>
+template <typename real, int KERNEL, int CHANNELS, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
-    forward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2, int fewest,
-            int most, int length1, int length2, int dimension, int order1, int order2, int depth, int dilated,
-            double parameter0, double parameter1, double parameter2, int pairing, long long n2, long long first_pair,
-            long long pairs, int warps, const RuleWeights<Rule> weights,
-            typename Rule::Work* workspace, long long workspace_size, int* flags, real* ends, real* grid, int content) {
+    forward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2,
+            const Task<Rule> task, typename Rule::Work* workspace, int* flags, real* ends, real* grid) {
   typedef typename Rule::Work work;
   constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL, PARTS = Rule::PARTS;
   __shared__ work scratch[LONGEST_TEAM];
-  Problem<real> problem = {length1, length2, dimension, length1,
-                           length2, order1,  order2,    depth,   dilated, {parameter0, parameter1, parameter2}};
-  const Team team(warps);
-  const int teams = blockDim.x / (32 * warps), slot = blockIdx.x * teams + threadIdx.x / (32 * warps);
-  const int grids = content == ALL_LEVELS ? depth + 1 : 1;
-  const long long nodes = problem.grid_rows() * problem.grid_columns() * grids;
-  for (long long k = slot; k < pairs; k += gridDim.x * teams) {
+  __shared__ typename Sweep<real, KERNEL, CHANNELS, Rule>::StagedRows staged[LONGEST_TEAM];
+  Problem<real> problem(task);
+  const Team team(task.warps, task.lanes);
+  const int length1 = task.length1, length2 = task.length2, dimension = task.dimension, depth = task.depth;
+  const int pairing = task.pairing, content = task.content, grids = content == ALL_LEVELS ? depth + 1 : 1;
+  const long long nodes = problem.grid_rows() * problem.grid_columns() * grids, n2 = task.n2;
+  for (long long next = team.first_pair(); next < task.pairs; next += team.stride()) {
+    const long long k = team.pair(next, task.pairs);
     if (CAREFUL && !flags[k]) continue;
-    const Pair pair(pairing, first_pair + k, n2);
+    const Pair pair(pairing, task.first_pair + k, n2);
     if (PADDED) {
       if (lengths1) problem.length1 = lengths1[pair.first];
       if (lengths2) problem.length2 = lengths2[pair.second];
-      if (problem.columns() <= fewest || problem.columns() > most) continue;
+      if (problem.columns() <= task.fewest || problem.columns() > task.most) continue;
     }
-    Sweep<real, KERNEL, Rule> sweep = {
+    Sweep<real, KERNEL, CHANNELS, Rule> sweep = {
         problem,
         team,
-        weights.value,
-        KERNEL == GIVEN ? increments + k * (length1 - 1) * (length2 - 1) : path1 + pair.first * length1 * dimension,
-        KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension,
-        workspace + slot * workspace_size,
-        Rule::DOWN};
+        task.weights,
+        {KERNEL == GIVEN ? increments + k * (length1 - 1) * (length2 - 1) : path1 + pair.first * length1 * dimension,
+         KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension},
+        workspace + team.slot() * task.workspace_size,
+        Rule::DOWN,
+        staged[threadIdx.x / task.lanes]};
+    sweep.paths.lay_out(problem, team, sweep.edge);
+    sweep.edge += decltype(sweep)::PathsOfPair::size(problem);
     // where its value stands; that of a symmetric Gram stands in the other triangle too
-    const long long place = (pairing == SYMMETRIC ? pair.first * n2 + pair.second : first_pair + k) * (PARTS ? depth + 1 : 1);
+    const long long place = (pairing == SYMMETRIC ? pair.first * n2 + pair.second : task.first_pair + k) * (PARTS ? depth + 1 : 1);
     real* values = GRID ? grid + k * nodes : PARTS ? ends + place : nullptr;
     bool strayed;
     const work total = team.sum(sweep.down(nullptr, values, content, false, strayed), scratch);

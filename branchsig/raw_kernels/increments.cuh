@@ -3,12 +3,14 @@
 //   g(i, j) = kappa(x_{i+1}, y_{j+1}) - kappa(x_i, y_{j+1}) - kappa(x_{i+1}, y_j) + kappa(x_i, y_j)
 //
 // The linear kernels need the steps of the paths alone: g = factor <x_{i+1} - x_i, y_{j+1} - y_j>. All others are a function
-// phi of b = <x, y> (polynomial) or of b = |x - y|^2 (radial). The points of y (linear: its steps) that a strip needs stay in
-// registers, as far as the first CHANNELS channels go; further channels are read again, and come out of the cache. These functions
-// may be dilated: g times a factor of x and one of y, which stand in a last channel.
+// phi of b = <x, y> (polynomial) or of b = |x - y|^2 (radial). These functions may be dilated: g times a factor of x and one of
+// y, which stand in a last channel.
+//
+// A team lays out the points (linear: the steps) of its two paths in its workspace, by groups of CHANNELS channels, so that lanes on
+// neighbouring rows read neighbouring memory. Those of y that a strip needs stay in registers, as far as the first group goes;
+// further groups are read again, and come out of the cache.
 
 enum { GIVEN, LINEAR, POLYNOMIAL, RBF, MATERN12, MATERN32, MATERN52, RATIONAL_QUADRATIC };
-enum { CHANNELS = 4 };
 
 // What all kernels are told about the problem.
 template <typename real>
@@ -20,9 +22,19 @@ struct Problem {
   int dilated;          // the last channel is no coordinate: at the first point of a path it holds a factor of the static kernel
   double parameter[3];  // of the static kernel
 
+  template <typename Task>
+  __device__ explicit Problem(const Task& task)
+      : padded1(task.length1), padded2(task.length2), dimension(task.dimension), length1(task.length1), length2(task.length2),
+        order1(task.order1), order2(task.order2), depth(task.depth), dilated(task.dilated),
+        parameter{task.parameter[0], task.parameter[1], task.parameter[2]} {}
+
   __device__ int rows() const { return (length1 - 1) << order1; }
   __device__ int columns() const { return (length2 - 1) << order2; }
   __device__ int coordinates() const { return dimension - dilated; }
+  template <int CHANNELS>
+  __device__ int groups() const {
+    return coordinates() > CHANNELS ? (coordinates() - 1) / CHANNELS + 1 : 1;
+  }
   // nodes of the grids of all pairs, along the rows and the columns
   __device__ long long grid_rows() const { return ((long long)(padded1 - 1) << order1) + 1; }
   __device__ long long grid_columns() const { return ((long long)(padded2 - 1) << order2) + 1; }
@@ -74,132 +86,183 @@ __device__ __forceinline__ work slope_of(const double* parameter, work b) {
   return power(work(1) + b / (work(2) * p1 * p0 * p0), -p1 - work(1)) * (work(-1) / (p0 * p0));
 }
 
-// b of the points x and y, both in memory
-template <int KERNEL, typename work, typename real>
-__device__ __forceinline__ work argument_of(const real* x, const real* y, int from, int dimension, work b) {
-  for (int d = from; d < dimension; ++d) {
-    if (KERNEL == POLYNOMIAL) {
-      b += work(x[d]) * work(y[d]);
-    } else {
-      const work difference = work(x[d]) - work(y[d]);
-      b += difference * difference;
-    }
+// A group of channels of a point, or of a step; 0 behind the last one.
+template <typename work, int CHANNELS>
+struct alignas(16) Group {
+  work channel[CHANNELS];
+};
+
+// The two paths of a pair.
+template <int KERNEL, int CHANNELS, typename real, typename work>
+struct Paths {
+  typedef ::Group<work, CHANNELS> Group;
+  const real *path1, *path2;  // (length, dimension); GIVEN: path1 has the increments
+  // (groups, length + 1). LINEAR: of the steps, with a step of 0 behind the last one and, for the first path, before the first one:
+  // cells there have no increment. Others: of the points; a cell between equal points has no increment either.
+  Group *points1, *points2;
+
+  // values of the groups of both paths
+  static __device__ long long size(const Problem<real>& problem) {
+    return KERNEL == GIVEN ? 0 : (long long)problem.template groups<CHANNELS>() * CHANNELS * (problem.padded1 + problem.padded2 + 2);
   }
-  return b;
-}
+  // Lays out both paths in memory of that size.
+  template <typename Team>
+  __device__ void lay_out(const Problem<real>& problem, const Team& team, work* memory) {
+    if (KERNEL == GIVEN) return;
+    points1 = reinterpret_cast<Group*>(memory) + (KERNEL == LINEAR);
+    points2 = reinterpret_cast<Group*>(memory) + (long long)problem.template groups<CHANNELS>() * (problem.padded1 + 1);
+    lay_out(problem, team, path1, problem.length1, points1, KERNEL == LINEAR ? -1 : 0);
+    lay_out(problem, team, path2, problem.length2, points2, 0);
+    team.barrier();
+  }
+  template <typename Team>
+  static __device__ void lay_out(const Problem<real>& problem, const Team& team, const real* path, int length,
+                                 Group* points, int from) {
+    const int d = problem.dimension, coordinates = problem.coordinates();
+    for (int group = 0; group < problem.template groups<CHANNELS>(); ++group)
+      for (int i = from + team.thread(); i < length; i += team.threads()) {
+        const real* point = path + (long long)i * d + group * CHANNELS;
+        const bool empty = KERNEL == LINEAR && (i < 0 || i == length - 1);
+        Group made;
+#pragma unroll
+        for (int n = 0; n < CHANNELS; ++n)
+          made.channel[n] = empty || group * CHANNELS + n >= coordinates ? work(0)
+                            : KERNEL == LINEAR                           ? work(point[n + d]) - work(point[n])
+                                                                         : work(point[n]);
+        points[(long long)group * (length + 1) + i] = made;
+      }
+  }
+  __device__ __forceinline__ const Group& first(const Problem<real>& problem, int group, int i) const {
+    return points1[(long long)group * (problem.length1 + 1) + i];
+  }
+  __device__ __forceinline__ const Group& second(const Problem<real>& problem, int group, int j) const {
+    return points2[(long long)group * (problem.length2 + 1) + j];
+  }
+};
 
 // The increments of the columns first..first + COLUMNS - 1 of the refined grid, times `factor`, row by row of the coarse one:
-// upwards or downwards, but always a row next to the one before.
-template <int KERNEL, int COLUMNS, typename real, typename work>
+// upwards or downwards, but always a row next to the one before. There are none outside the cells of the two paths. MASKED: not
+// even where the paths are infinite there, and rows are inside.
+template <int KERNEL, int COLUMNS, int WIDTH, bool MASKED, typename real, typename work>
 struct Increments {
+  enum { CHANNELS = WIDTH };
+  typedef ::Group<work, CHANNELS> Group;
   enum { POINTS = KERNEL == GIVEN ? 1 : KERNEL == LINEAR ? COLUMNS : COLUMNS + 1 };
   const Problem<real>& problem;
-  const real *x, *y;  // the paths of the pair; GIVEN: x is its increments
+  const Paths<KERNEL, CHANNELS, real, work>& paths;
   int first;
   work factor;
-  work point[POINTS][CHANNELS];
+  Group point[POINTS];
+  Group ahead;    // the point (LINEAR: the step) of the first path that the next row of cells needs, asked for early
   work latest[POINTS];  // kappa at the latest row of points
 
-  __device__ __forceinline__ Increments(const Problem<real>& problem, const real* x, const real* y)
-      : problem(problem), x(x), y(y) {}
+  __device__ __forceinline__ Increments(const Problem<real>& problem, const Paths<KERNEL, CHANNELS, real, work>& paths)
+      : problem(problem), paths(paths) {}
 
-  // coarse cell of a column, clamped so that it can be read behind the last one too
-  __device__ __forceinline__ int cell(int column) const {
-    const int j = (first + column) >> problem.order2;
-    return j < problem.length2 - 2 ? j : problem.length2 - 2;
+  __device__ __forceinline__ int cell(int column) const { return (first + column) >> problem.order2; }
+  // The point right of column `slot - 1`; slot 0 is the one left of the strip. LINEAR: the step of column `slot`.
+  __device__ __forceinline__ int node(int slot) const {
+    return min(KERNEL == LINEAR || !slot ? cell(slot) : cell(slot - 1) + 1, problem.length2 - 1);
   }
-  // the point right of column `slot - 1`; slot 0 is the one left of the strip
-  __device__ __forceinline__ int node(int slot) const { return slot ? cell(slot - 1) + 1 : cell(0); }
+  // whether a column belongs to the cell of the one before it
+  __device__ __forceinline__ bool goes_on(int column) const {
+    return column && ((first + column) & ((1 << problem.order2) - 1));
+  }
+  __device__ __forceinline__ int inside(int row) const { return min(max(row, KERNEL == LINEAR ? -1 : 0), problem.length1 - 1); }
 
-  // Take up the strip; `row` is the row of points to start from: 0 going down, length1 - 1 going up.
-  __device__ __forceinline__ void start(int first_column, int row, work scale) {
+  // Take up the strip. `row` is the first row that will be asked for.
+  __device__ __forceinline__ void start(int first_column, int row, bool up, work scale) {
     first = first_column;
     factor = scale * (KERNEL == LINEAR ? work(problem.parameter[0]) : work(1));
     if (KERNEL == GIVEN) return;
-    if (KERNEL != LINEAR && problem.dilated) factor *= work(x[problem.dimension - 1]) * work(y[problem.dimension - 1]);
+    if (KERNEL != LINEAR && problem.dilated)
+      factor *= work(paths.path1[problem.dimension - 1]) * work(paths.path2[problem.dimension - 1]);
 #pragma unroll
-    for (int p = 0; p < POINTS; ++p) {
-      const real* from = y + (long long)(KERNEL == LINEAR ? cell(p) : node(p)) * problem.dimension;
-#pragma unroll
-      for (int d = 0; d < CHANNELS; ++d)
-        point[p][d] = d >= problem.coordinates() ? work(0)
-                      : KERNEL == LINEAR         ? work(from[d + problem.dimension]) - work(from[d])
-                                                 : work(from[d]);
+    for (int p = 0; p < POINTS; ++p) point[p] = paths.points2[node(p)];
+    if (KERNEL != LINEAR) {
+      const int edge = up ? problem.length1 - 1 : 0;
+      ahead = paths.points1[edge];
+      points_of_row(edge, latest);
     }
-    if (KERNEL != LINEAR) points_of_row(row, latest);
+    look_ahead(row, up);
   }
 
-  // kappa(x_row, y) at the points of the strip
+  __device__ __forceinline__ void look_ahead(int row, bool up) {
+    ahead = paths.points1[inside(KERNEL == LINEAR || up ? row : row + 1)];
+  }
+
+  // b of point `row`, whose first group is x, and the points of the strip
+  __device__ __forceinline__ void arguments_of_row(int row, const Group& x, work (&b)[POINTS]) const {
+#pragma unroll
+    for (int p = 0; p < POINTS; ++p) {
+      b[p] = work(0);
+      add_to_argument(b[p], x, point[p]);
+    }
+#pragma unroll 1
+    for (int group = 1; group < problem.template groups<CHANNELS>(); ++group) {
+      const Group more = paths.first(problem, group, row);
+#pragma unroll
+      for (int p = 0; p < POINTS; ++p) add_to_argument(b[p], more, paths.second(problem, group, node(p)));
+    }
+  }
+  static __device__ __forceinline__ void add_to_argument(work& b, const Group& x, const Group& y) {
+#pragma unroll
+    for (int n = 0; n < CHANNELS; ++n) {
+      const work difference = x.channel[n] - y.channel[n];
+      b += KERNEL == POLYNOMIAL ? x.channel[n] * y.channel[n] : difference * difference;
+    }
+  }
+
+  // kappa at point `row`, that was asked for, and the points of the strip
   __device__ __forceinline__ void points_of_row(int row, work (&kappa)[POINTS]) const {
-    const real* xr = x + (long long)row * problem.dimension;
     work b[POINTS];
+    arguments_of_row(row, ahead, b);
 #pragma unroll
-    for (int p = 0; p < POINTS; ++p) b[p] = work(0);
-#pragma unroll
-    for (int d = 0; d < CHANNELS; ++d) {
-      const work xd = d < problem.coordinates() ? work(xr[d]) : work(0);
-#pragma unroll
-      for (int p = 0; p < POINTS; ++p) {
-        if (KERNEL == POLYNOMIAL) {
-          b[p] += xd * point[p][d];
-        } else {
-          const work difference = xd - point[p][d];
-          b[p] += difference * difference;
-        }
-      }
-    }
-#pragma unroll
-    for (int p = 0; p < POINTS; ++p) {
-      if (problem.coordinates() > CHANNELS)
-        b[p] = argument_of<KERNEL>(xr, y + (long long)node(p) * problem.dimension, CHANNELS, problem.coordinates(), b[p]);
-      kappa[p] = kappa_of<KERNEL>(problem.parameter, b[p]);
-    }
+    for (int p = 0; p < POINTS; ++p) kappa[p] = kappa_of<KERNEL>(problem.parameter, b[p]);
   }
 
-  // the increments of coarse row i, 0 behind the last column
-  __device__ __forceinline__ void of_row(int i, bool up, work (&g)[COLUMNS]) {
-    const int left = problem.columns() - first;
+  // The increments of coarse row i. `leaves`: the next row asked for is not this one again.
+  __device__ __forceinline__ void of_row(int i, bool up, bool leaves, work (&g)[COLUMNS]) {
+    const int next = leaves ? up ? i - 1 : i + 1 : i;
     if (KERNEL == GIVEN) {
-      const real* row = x + (long long)i * (problem.padded2 - 1);
+      const int last = problem.length2 - 2;
+      const real* row = paths.path1 + (long long)min(max(i, 0), problem.length1 - 2) * (problem.padded2 - 1);
 #pragma unroll
-      for (int c = 0; c < COLUMNS; ++c) g[c] = work(row[cell(c)]);
+      for (int c = 0; c < COLUMNS; ++c) g[c] = i == min(max(i, 0), problem.length1 - 2) ? work(row[min(cell(c), last)]) : work(0);
     } else if (KERNEL == LINEAR) {
-      const real *before = x + (long long)i * problem.dimension, *after = before + problem.dimension;
+      const Group step = ahead;
+      look_ahead(next, up);
 #pragma unroll
-      for (int c = 0; c < COLUMNS; ++c) g[c] = work(0);
-#pragma unroll
-      for (int d = 0; d < CHANNELS; ++d) {
-        const work step = d < problem.dimension ? work(after[d]) - work(before[d]) : work(0);
-#pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) g[c] += step * point[c][d];
+      for (int c = 0; c < COLUMNS; ++c) {
+        g[c] = work(0);
+        add_product(g[c], step, point[c]);
       }
-      for (int d = CHANNELS; d < problem.dimension; ++d) {
-        const work step = work(after[d]) - work(before[d]);
+#pragma unroll 1
+      for (int group = 1; group < problem.template groups<CHANNELS>(); ++group) {
+        const Group more = paths.first(problem, group, inside(i));
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) {
-          const real* from = y + (long long)cell(c) * problem.dimension + d;
-          g[c] += step * (work(from[problem.dimension]) - work(from[0]));
-        }
+        for (int c = 0; c < COLUMNS; ++c) add_product(g[c], more, paths.second(problem, group, node(c)));
       }
     } else {
       work fresh[POINTS];
-      points_of_row(up ? i : i + 1, fresh);
+      points_of_row(inside(up ? i : i + 1), fresh);
+      look_ahead(next, up);
       work before = up ? latest[0] - fresh[0] : fresh[0] - latest[0];
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
         const work after = up ? latest[c + 1] - fresh[c + 1] : fresh[c + 1] - latest[c + 1];
         // A cell of several columns has its left point further left than the column before.
-        if (c == 0 || ((first + c) & ((1 << problem.order2) - 1)) == 0) {
-          g[c] = after - before;
-        } else {
-          g[c] = g[c - 1];
-        }
+        g[c] = goes_on(c) ? g[c ? c - 1 : 0] : after - before;
         before = after;
       }
 #pragma unroll
-      for (int p = 0; p < POINTS; ++p) latest[p] = fresh[p];
+      for (int p = 0; p < POINTS; ++p) latest[p] = leaves ? fresh[p] : latest[p];
     }
 #pragma unroll
-    for (int c = 0; c < COLUMNS; ++c) g[c] = c < left ? g[c] * factor : work(0);
+    for (int c = 0; c < COLUMNS; ++c) g[c] = MASKED && first + c >= problem.columns() ? work(0) : g[c] * factor;
+  }
+  static __device__ __forceinline__ void add_product(work& g, const Group& x, const Group& y) {
+#pragma unroll
+    for (int n = 0; n < CHANNELS; ++n) g += x.channel[n] * y.channel[n];
   }
 };

@@ -19,11 +19,12 @@ struct Order : Levels<DEPTH, true> {
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, true>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
   // down: k at the nodes of the left edge but the first, and the sums of cells along the row up to there; up: these sums, the
   // suffix sums of ubar by rows of nodes but the first, and what the cell to the right gives to kbar on the edge
-  enum { DOWN = 2 * P, UP = 3 * P + 1, RUNS = P };
+  enum { DOWN = 2 * P, UP = 3 * P + 1, RUNS = P, LAG = 0 };
   static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = true, EVERY_ROW = false;
   static constexpr double OF_SUM = 1.0;
 
   static __device__ __forceinline__ work at_left_end(int) { return work(0); }
+  static __device__ __forceinline__ work at_right_end(work sum) { return sum; }
   static __device__ __forceinline__ long long kept(int columns) { return (long long)columns * P + 1; }  // values of a level
 
   // n k_n for n = m + 1 from u_n and the lower parts at the same node

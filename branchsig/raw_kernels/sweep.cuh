@@ -5,8 +5,8 @@
 // right: the last lane of a warp leaves what it hands on in memory, for each row, and the first lane of the next warp picks it up.
 // The warps of a team are two phases of 32 steps apart, with a barrier after each phase.
 //
-// What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Collocation, Order or Untruncated, each in
-// the file of its name. A rule has the template arguments
+// What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Staggered, Collocation, Order or
+// Untruncated, each in the file of its name. A rule has the template arguments
 //
 //   real, work  the type of the paths and results, and that of the arithmetic
 //   DEPTH       the depth (Order: the largest number of nodes); 0 where it is known at run time: arrays are in local memory then
@@ -15,7 +15,8 @@
 //               It serves the pairs whose running products leave their range, and logarithms; a cell without an increment
 //               contributes nothing, also where K is infinite.
 //
-// and Down and Up, the state of a lane on its way down and on its way back. PARTS: the values are k_0 to k_DEPTH instead of log
+// and Down and Up, the state of a lane on its way down and on its way back. LAG: how many rows a level trails the one below it, and
+// the first one the increments. Rows without cells, before the first and behind the last, are then swept too, with increments of 0. PARTS: the values are k_0 to k_DEPTH instead of log
 // K, and the running products are sums. EVERY_ROW: the way back finds the values of every row in memory, instead of the last
 // alone. Where memory does not suffice for those of all passes, it has those of one pass, which is swept down again from the edge
 // that the pass before it has left. Of n such edges about BASE log n are kept, and the others made again too.
@@ -23,6 +24,26 @@
 enum { PAIRED, GRAM, SYMMETRIC };
 enum { MOST_LEVELS = 16, LONGEST_TEAM = 8, BASE = 8 };
 constexpr unsigned ALL_LANES = 0xffffffffu;
+
+// Warps of a team do phases of PHASE steps, with a barrier after each, and keep APART phases apart: a warp then finds what the
+// last lane of the one before it has left, which is up to 31 steps behind.
+enum { PHASE = 16, APART = 3 };
+
+// Rows of an edge in shared memory, for the lane that takes them over in a phase: PHASE rows of VALUES values.
+template <typename work, int VALUES>
+struct Staged {
+  work value[PHASE][VALUES];
+
+  // Brings rows from..from + PHASE - 1, as far as there are any. Row r begins at edge + r * stride.
+  __device__ __forceinline__ void bring(const work* edge, int stride, int values, int from, int rows, int lane, int lanes) {
+    __syncwarp();
+    for (int e = lane; e < PHASE * values; e += lanes) {
+      const int row = from + e / values, v = e % values;
+      if (row >= 0 && row < rows) value[row & (PHASE - 1)][v] = edge[(long long)row * stride + v];
+    }
+    __syncwarp();
+  }
+};
 
 // The two paths of pair k, and where its result stands: row by row for a Gram, the lower triangle row by row for a symmetric one.
 struct Pair {
@@ -43,13 +64,15 @@ struct Pair {
   }
 };
 
-// The warps that work on one pair.
+// The threads that work on one pair: several warps, one, or a part of one. All parts of a warp go the same way, whatever their
+// pairs, so that shuffles are those of a warp.
 struct Team {
-  int lane, warp, warps;
+  int lane, warp, warps, lanes;
 
-  __device__ explicit Team(int warps) : lane(threadIdx.x & 31), warp((threadIdx.x >> 5) % warps), warps(warps) {}
+  __device__ Team(int warps, int lanes)
+      : lane(threadIdx.x & (lanes - 1)), warp((threadIdx.x >> 5) % warps), warps(warps), lanes(lanes) {}
   __device__ int thread() const { return warp * 32 + lane; }
-  __device__ int threads() const { return warps * 32; }
+  __device__ int threads() const { return warps * lanes; }
   __device__ void barrier() const {
     if (warps > 1) {
       __syncthreads();
@@ -57,11 +80,21 @@ struct Team {
       __syncwarp();
     }
   }
+
+  // The pairs of a team are those of its slot, and every stride() further. The parts of a warp go on together: where there is no
+  // pair left for one of them, it does the last one too.
+  __device__ long long slot() const { return blockIdx.x * (long long)(blockDim.x / threads()) + threadIdx.x / threads(); }
+  __device__ int part() const { return (threadIdx.x & 31) / lanes; }  // of a warp
+  __device__ long long first_pair() const { return slot() - part(); }
+  __device__ long long stride() const { return gridDim.x * (long long)(blockDim.x / threads()); }
+  __device__ long long pair(long long next, long long pairs) const {
+    return min(next + part(), pairs - 1);
+  }
+
   // Sums over the team, in a fixed order, known to all its threads. `scratch` holds a value for every warp.
   template <typename work>
   __device__ work sum(work value, work* scratch) const {
-#pragma unroll
-    for (int distance = 16; distance; distance >>= 1) value += __shfl_xor_sync(ALL_LANES, value, distance);
+    for (int distance = lanes / 2; distance; distance >>= 1) value += __shfl_xor_sync(ALL_LANES, value, distance);
     if (warps == 1) return value;
     __syncthreads();
     if (lane == 0) scratch[warp] = value;
@@ -72,8 +105,10 @@ struct Team {
   }
   __device__ bool any(bool value) const {
     if (warps > 1) return __syncthreads_or(value);
-    return __any_sync(ALL_LANES, value);
+    return __ballot_sync(ALL_LANES, value) & (ALL_LANES >> (32 - lanes) << part() * lanes);
   }
+  // Whether a value is true for one of the teams that go the same way; it is the same for all threads of a team.
+  __device__ bool some(bool value) const { return lanes < 32 ? __any_sync(ALL_LANES, value) : value; }
 };
 
 // What a grid holds: K of the last level, K of all levels from 0 on, or log K of the last level (CAREFUL). PARTS: always all of
@@ -87,31 +122,44 @@ struct Levels {
   static __device__ __forceinline__ int levels(int depth) { return DEPTH ? int(LEVELS) : ALL ? depth : depth - 1; }
 };
 
-// The weights of a rule, handed to a kernel by value: instructions then have them as operands, and they take no registers.
+// What a kernel is told beside its arrays. It is handed over by value: the weights of a rule are then operands of instructions, and
+// take no registers.
 template <typename Rule>
-struct RuleWeights {
-  typename Rule::Work value[Rule::WEIGHTS ? int(Rule::WEIGHTS) : 1];
+struct Task {
+  long long n2, first_pair, pairs, workspace_size;
+  double parameter[3];
+  int length1, length2, dimension, order1, order2, depth, dilated;  // see Problem
+  int pairing, fewest, most, warps, lanes, by_pass, content, wrt_log;
+  typename Rule::Work weights[Rule::WEIGHTS ? int(Rule::WEIGHTS) : 1];
 };
 
-template <typename real, int KERNEL, typename Rule>
+template <typename real, int KERNEL, int CHANNELS, typename Rule>
 struct Sweep {
   typedef typename Rule::Work work;
-  enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS, SPAN = 32 * COLUMNS };  // columns of a warp
+  typedef Paths<KERNEL, CHANNELS, real, work> PathsOfPair;
+  typedef Staged<work, Rule::LAG ? int(Rule::ROOM) * Rule::UP : 1> StagedRows;
+  enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS };
+  typedef Increments<KERNEL, COLUMNS, CHANNELS, Rule::LAG == 0 || KERNEL == GIVEN, real, work> IncrementsOfStrip;
 
   const Problem<real>& problem;
   const Team& team;
   const work* weights;  // of the rule, as collocation.cuh has them
-  const real *x, *y;    // the paths of the pair; GIVEN: x is its increments
-  work* edge;           // (rows, edge_values, levels); by_pass: (edges_of(passes), rows, edge_values, levels)
+  PathsOfPair paths;
+  work* edge;  // (edge_rows, edge_values, levels); by_pass: (edges_of(passes), rows, edge_values, levels)
   int edge_values;
+  StagedRows& staged;
   work* nodes;   // EVERY_ROW, on the way back: the values of all passes, or
   bool by_pass;  // of one at a time
 
+  __device__ int span() const { return team.lanes * COLUMNS; }  // columns of a warp, or of half of one
   __device__ int levels() const { return Rule::levels(problem.depth); }
-  __device__ int passes() const { return (problem.columns() - 1) / (team.warps * SPAN) + 1; }
-  // what a warp hands on to the next
+  __device__ int lag() const { return Rule::LAG * (levels() + 1); }  // of the last level behind the increments
+  // What is handed on beside the increments of row r stands in row r of an edge, whatever the rows of the levels are.
+  __device__ int edge_rows() const { return problem.rows() + lag(); }
+  __device__ int passes() const { return (problem.columns() - 1) / (team.warps * span()) + 1; }
+  // what a warp hands on to the next, behind all else in a row of the edge
   __device__ work* edge_of(work* edge, int row, int value) const {
-    return edge + ((long long)row * edge_values + value) * levels();
+    return edge + ((long long)row * edge_values + edge_values - Rule::DOWN + value) * levels();
   }
   // What the pass before this one hands on to it. By passes, edge n has the place of the last digit of n to base BASE that is not
   // 0, and later edges take the places of those before. So after a sweep down to pass n the edges of its block of BASE passes are
@@ -143,7 +191,7 @@ struct Sweep {
   __device__ work down(work* last_row, real* values, int content, bool wrt_log, bool& strayed) {
     work total = work(0);
     strayed = false;
-    for (int pass = 0; pass * team.warps * SPAN < problem.columns(); ++pass)
+    for (int pass = 0; pass * team.warps * span() < problem.columns(); ++pass)
       down(pass, last_row, values, content, wrt_log, total, strayed);
     return total;
   }
@@ -163,13 +211,14 @@ struct Sweep {
   __device__ __forceinline__ void down(int pass, work* last_row, real* values, int content, bool wrt_log, work& total,
                                        bool& strayed) {
     const int R = problem.rows(), C = problem.columns(), N = levels(), mask = (1 << problem.order1) - 1;
-    const int steps = R + 31, phases = (steps + 31) / 32;
-    const int part = pass * team.warps + team.warp, start = part * SPAN, first = start + team.lane * COLUMNS;
+    const int last = team.lanes - 1, rows = edge_rows(), steps = R ? rows + last : 0, phases = (steps + PHASE - 1) / PHASE;
+    const int part = pass * team.warps + team.warp, start = part * span(), first = start + team.lane * COLUMNS;
+    const bool hands_on = team.lane == last && (last_row || start + span() < C);
     typename Rule::Down strip;
     work handed[ROOM][Rule::DOWN], g[COLUMNS], *right_edge = edge_before(pass + 1), *kept = nullptr;
     work* left_edge = team.warp ? right_edge : edge_before(pass);
-    Increments<KERNEL, COLUMNS, real, work> increments(problem, x, y);
-    increments.start(first, 0, scale());
+    IncrementsOfStrip increments(problem, paths);
+    increments.start(first, Rule::LAG ? -team.lane >> problem.order1 : 0, false, scale());
     strip.start(N);
     if constexpr (Rule::EVERY_ROW)
       if (last_row && start < C) {
@@ -182,25 +231,30 @@ struct Sweep {
       for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = Rule::at_left_end(v);
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) g[c] = work(0);
-    for (int phase = 0; phase < phases + 2 * (team.warps - 1); ++phase) {
-      const int mine = phase - 2 * team.warp;
-      const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, 32 * mine + 32);
-      for (int s = 32 * mine; s < end; ++s) {
+    for (int phase = 0; phase < phases + APART * (team.warps - 1); ++phase) {
+      const int mine = phase - APART * team.warp;
+      const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
+      if (Rule::LAG && end && start) staged.bring(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
+      for (int s = PHASE * max(mine, 0); s < end; ++s) {
         const int r = s - team.lane;
 #pragma unroll
         for (int m = 0; m < N; ++m)
 #pragma unroll
-          for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = __shfl_up_sync(ALL_LANES, handed[m][v], 1);
-        if (r < 0 || r >= R) continue;
-        if (team.lane == 0) {
+          for (int v = 0; v < Rule::DOWN; ++v) {
+            handed[m][v] = __shfl_up_sync(ALL_LANES, handed[m][v], 1);
+            if (Rule::LAG && team.lane == 0)
+              handed[m][v] = start && s < rows ? staged.value[s & (PHASE - 1)][v * N + m] : Rule::at_left_end(v);
+          }
+        if (!Rule::LAG && (r < 0 || r >= R)) continue;
+        if (!Rule::LAG && team.lane == 0) {
 #pragma unroll
           for (int m = 0; m < N; ++m)
 #pragma unroll
             for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = start ? edge_of(left_edge, r, v)[m] : Rule::at_left_end(v);
         }
-        if ((r & mask) == 0) increments.of_row(r >> problem.order1, false, g);
+        increments.of_row(r >> problem.order1, false, (r & mask) == mask, g);
         strip.row(N, g, weights, wrt_log, handed, total, strayed);
-        if (team.lane == 31 && (last_row || start + SPAN < C)) {
+        if (hands_on && r >= 0) {
 #pragma unroll
           for (int m = 0; m < N; ++m)
 #pragma unroll
@@ -225,24 +279,27 @@ struct Sweep {
     }
   }
 
-  // Stores row r + 1 of the grid, and the nodes of row and column 0 that lie next to it.
+  // Stores the row of the grid below the cells of row r, or for every level below those it is on, and the nodes of row and column 0
+  // that lie next to it.
   __device__ __forceinline__ void store(real* grid, int content, int r, int first, const typename Rule::Down& strip) const {
     const int C = problem.columns(), N = levels();
     const long long width = problem.grid_columns(), size = problem.grid_rows() * width, stride = Rule::PARTS ? N + 1 : 1;
 #pragma unroll
     for (int m = -1; m < N; ++m) {
       if (content != ALL_LEVELS && m != N - 1) continue;
+      const int i = r - Rule::LAG * (m + 1);
+      if (Rule::LAG && (i < 0 || i >= problem.rows())) continue;
       const real border = real(content == LOGARITHM || (Rule::PARTS && m >= 0) ? 0 : 1);
-      real *level = grid + (content == ALL_LEVELS ? m + 1 : 0) * (Rule::PARTS ? 1 : size), *row = level + (r + 1) * width * stride;
+      real *level = grid + (content == ALL_LEVELS ? m + 1 : 0) * (Rule::PARTS ? 1 : size), *row = level + (i + 1) * width * stride;
       if (first == 0) {
         row[0] = border;
-        if (r == 0) level[0] = border;
+        if (i == 0) level[0] = border;
       }
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
         if (first + c >= C) continue;
         row[(first + c + 1) * stride] = m < 0 ? real(1) : real(strip.corner(m < 0 ? 0 : m, c, content == LOGARITHM));
-        if (r == 0) level[(first + c + 1) * stride] = border;
+        if (i == 0) level[(first + c + 1) * stride] = border;
       }
     }
   }

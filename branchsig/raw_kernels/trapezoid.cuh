@@ -14,12 +14,13 @@ template <typename real, typename work, int DEPTH, int WIDTH, bool OF_GRID, bool
 struct Trapezoid : Levels<DEPTH, OF_GRID> {
   typedef work Work;
   enum { COLUMNS = WIDTH, ROOM = Levels<DEPTH, OF_GRID>::ROOM, WEIGHTS = 0 };
-  enum { DOWN = 2, UP = 3, RUNS = 1 };  // down: K, E; up: F, the suffix sum of Kbar K, g w
+  enum { DOWN = 2, UP = 3, RUNS = 1, LAG = 0 };  // down: K, E; up: F, the suffix sum of Kbar K, g w
   static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false;
   static constexpr int LOG = CAREFUL ? int(ROOM) : 1;
   static constexpr double OF_SUM = 0.25;
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value == 0 || !CAREFUL ? 1 : 0); }
+  static __device__ __forceinline__ work at_right_end(work product) { return CAREFUL ? product : work(1) / product; }
   static __device__ __forceinline__ long long kept(int columns) { return columns + 1; }  // values of a level
 
   struct Down {

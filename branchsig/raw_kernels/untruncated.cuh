@@ -281,11 +281,12 @@ struct Untruncated : Levels<1, true> {
   enum { COLUMNS = 1, ROOM = 1, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
   // down: K at the nodes of the left edge but the first, E; up: the suffix sums of Kbar K by rows of nodes but the first, and what
   // the cell to the right gives to Kbar on the edge
-  enum { DOWN = 2 * P, UP = 2 * P + 1, RUNS = 0 };
+  enum { DOWN = 2 * P, UP = 2 * P + 1, RUNS = 0, LAG = 0 };
   static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = true;
   static constexpr double OF_SUM = 1.0;
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
+  static __device__ __forceinline__ work at_right_end(work sum) { return sum; }
   // In memory are K at the nodes of a cell but the first of a row or column, so that lanes, which are a row apart, store and read
   // side by side; the cell of the row above and that of the column to the left are as far away everywhere. A warp has a row above
   // its cells and a column left of them.

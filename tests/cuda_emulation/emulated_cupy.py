@@ -246,7 +246,7 @@ def _by_value(argument):
         assert argument.device.id == Device.current, "an array of another device"
         assert argument.flags.c_contiguous
         return np.array(argument.ctypes.data, dtype=np.uintp)
-    if isinstance(argument, np.ndarray) and argument.dtype.names and argument.size == 1:
+    if isinstance(argument, np.ndarray) and argument.dtype.kind == "V" and argument.size == 1:
         return argument
     assert isinstance(argument, np.generic), f"{type(argument)} is no NumPy scalar"
     return np.array(argument)

@@ -80,9 +80,10 @@ constexpr int parameter_count(void (*)(Parameters...)) {
 #define __syncthreads_or(predicate) emulator::block_any(__LINE__, predicate)
 
 inline void __syncwarp(unsigned mask = 0xffffffffu) { emulator::exchange(emulator::Exchange::sync, mask, 0, 0); }
-inline int __any_sync(unsigned mask, int predicate) {
-  return emulator::exchange(emulator::Exchange::ballot, mask, predicate != 0, 0) != 0;
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  return unsigned(emulator::exchange(emulator::Exchange::ballot, mask, predicate != 0, 0));
 }
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source) {
   return emulator::shuffled(mask, value, source & 31);
@@ -111,6 +112,11 @@ inline int __float_as_int(float value) {
   int bits;
   memcpy(&bits, &value, 4);
   return bits;
+}
+inline float __int_as_float(int bits) {
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
 }
 template <class T>
 T min(T a, T b) {

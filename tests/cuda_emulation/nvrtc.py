@@ -101,7 +101,11 @@ def instances(
         kernels, reals, static_kernels, depths, (False,) if parts else (False, True), (False, True)
     ):
         form = {"grid": grid, "careful": careful, "parts": parts, "padded": padded}
-        yield Instance.widest(kernel, real, static_kernel, depth or 15, rule, **form)
+        instance = Instance.widest(kernel, real, static_kernel, depth or 15, rule, **form)
+        yield instance
+        of_more_channels = Instance.widest(kernel, real, static_kernel, depth or 15, rule, **form, dimension=8)
+        if of_more_channels != instance:
+            yield of_more_channels
 
 
 STATIC_KERNELS = (
@@ -129,6 +133,7 @@ def main():
             count += 1
             instance = chosen[expression]
             family = "linear" if static_kernel == "LINEAR" else "given" if static_kernel == "GIVEN" else "others"
+            family += ", many channels" if instance.channels > 4 else ""
             form_of = "careful" if instance.careful else f"{instance.work} of {instance.real}"
             key = (instance.kernel, form_of, "grid" if instance.grid else "value", family, depth)
             before = most.get(key, (0, 0))

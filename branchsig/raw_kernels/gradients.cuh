@@ -1,0 +1,282 @@
+// From the derivatives of the increments to the gradients of both paths: the way back through increments.cuh.
+//
+// Row by row upwards a lane takes what the cells of its strip give. To a point of the second path it is what its own rows give, one
+// after the other; to a point of the first path all lanes add, from right to left, each a step after its right neighbour. These sums
+// wait in shared memory until all lanes have passed, and then go to the workspace.
+
+// Where the gradients of a pair are gathered. LINEAR: those of the steps.
+template <int CHANNELS, typename real, typename work>
+struct GradientMemory {
+  typedef ::Group<work, CHANNELS> Group;
+  Group* sums1;  // (groups, length1 + 1)
+  Group* sums2;  // (groups, lanes of all parts, POINTS)
+  work* factors;       // (parts): with respect to the logarithm of the factors of a dilated kernel
+  real* increments;    // GIVEN: (padded1 - 1, padded2 - 1)
+};
+
+// Sums for the latest rows of a warp, by halves of a group, so that lanes on neighbouring rows do not meet in a bank.
+template <int CHANNELS, typename work>
+struct RowSums {
+  typedef ::Group<work, CHANNELS> Group;
+  enum { ROWS = 64, HALVES = sizeof(Group) / 16, VALUES = CHANNELS / HALVES };
+  struct alignas(16) Half {
+    work value[VALUES];
+  };
+  Half half[HALVES][ROWS];
+
+  __device__ __forceinline__ Group at(int row) const {
+    Group sums;
+#pragma unroll
+    for (int h = 0; h < HALVES; ++h) {
+      const Half part = half[h][row % ROWS];
+#pragma unroll
+      for (int n = 0; n < VALUES; ++n) sums.channel[h * VALUES + n] = part.value[n];
+    }
+    return sums;
+  }
+  __device__ __forceinline__ void put(int row, const Group& sums) {
+#pragma unroll
+    for (int h = 0; h < HALVES; ++h) {
+      Half part;
+#pragma unroll
+      for (int n = 0; n < VALUES; ++n) part.value[n] = sums.channel[h * VALUES + n];
+      half[h][row % ROWS] = part;
+    }
+  }
+};
+
+template <int KERNEL, int COLUMNS, typename Increments, typename real, typename work>
+struct Gradients {
+  enum { POINTS = Increments::POINTS, CHANNELS = Increments::CHANNELS };
+  typedef ::Group<work, CHANNELS> Group;
+  typedef ::RowSums<CHANNELS, work> RowSums;
+  // whether increments are made of points, and not of steps: a point needs the rows of cells on both sides of it, so it comes with
+  // the upper one, and the first point with a row above all cells
+  static constexpr bool OF_POINTS = KERNEL != GIVEN && KERNEL != LINEAR;
+
+  const Problem<real>& problem;
+  const Team& team;
+  const GradientMemory<CHANNELS, real, work>& memory;
+  const Increments& increments;
+  RowSums& rows;
+  Group sum[POINTS];  // for the points of the strip, first group
+  Group ahead;        // first group of the point (LINEAR: of the step) of the next row
+  work below[COLUMNS];      // what the row of cells below gave
+
+  __device__ __forceinline__ Gradients(const Problem<real>& problem, const Team& team, const GradientMemory<CHANNELS, real, work>& memory,
+                                       const Increments& increments, RowSums& rows)
+      : problem(problem), team(team), memory(memory), increments(increments), rows(rows) {}
+
+  // groups of the second path of all parts
+  static __device__ long long size2(const Problem<real>& problem, const Team& team) {
+    const int lanes = ((problem.columns() - 1) / (team.lanes * COLUMNS) + 1) * team.lanes;
+    return (long long)problem.template groups<CHANNELS>() * lanes * POINTS;
+  }
+
+  // Takes up a strip; the first row to be taken is the last one.
+  __device__ __forceinline__ void start() {
+#pragma unroll
+    for (int p = 0; p < POINTS; ++p) sum[p] = Group();
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) below[c] = work(0);
+    for (int row = team.lane; row < RowSums::ROWS; row += team.lanes) rows.put(row, Group());
+    __syncwarp();
+    if (KERNEL != GIVEN) ahead = increments.paths.points1[problem.length1 - 1 - (KERNEL == LINEAR)];
+  }
+
+  // Takes the derivatives of the increments of coarse row i.
+  __device__ __forceinline__ void take(int i, work (&gbar)[COLUMNS]) {
+    if (KERNEL == GIVEN) {
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c)
+        if (increments.first + c < problem.columns())
+          memory.increments[(long long)i * (problem.padded2 - 1) + increments.cell(c)] += real(gbar[c]);
+      return;
+    }
+    const int row = i + OF_POINTS;
+    const Group x = ahead;
+    ahead = increments.paths.points1[increments.inside(row - 1)];
+    work weight[POINTS];
+    if (OF_POINTS) {
+      weigh(row, x, gbar, weight);
+    } else {
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c) weight[c] = gbar[c];
+    }
+    Group of_row = rows.at(row);
+#pragma unroll
+    for (int p = 0; p < POINTS; ++p) add(of_row, sum[p], weight[p], x, increments.point[p]);
+    rows.put(row, of_row);
+#pragma unroll 1
+    for (int group = 1; group < problem.template groups<CHANNELS>(); ++group) {
+      const Group more = increments.paths.first(problem, group, row);
+      Group& sums = memory.sums1[(long long)group * (problem.length1 + 1) + row];
+      Group* mine = slots(group, increments.first / COLUMNS);
+      of_row = sums;
+#pragma unroll
+      for (int p = 0; p < POINTS; ++p) {
+        Group of_point = mine[p];
+        add(of_row, of_point, weight[p], more, increments.paths.second(problem, group, increments.node(p)));
+        mine[p] = of_point;
+      }
+      sums = of_row;
+    }
+  }
+
+  // d(out) / d b of point `row` and the points of the strip, as far as the cells of the strip go
+  __device__ __forceinline__ void weigh(int row, const Group& x, work (&gbar)[COLUMNS], work (&weight)[POINTS]) {
+#pragma unroll
+    for (int c = COLUMNS - 1; c >= 0; --c) {
+      if (increments.first + c >= problem.columns()) gbar[c] = work(0);
+      if (increments.goes_on(c)) {
+        gbar[c ? c - 1 : 0] += gbar[c];
+        if (c) gbar[c] = work(0);
+      }
+    }
+    work b[POINTS];
+    increments.arguments_of_row(row, x, b);
+#pragma unroll
+    for (int p = 0; p < POINTS; ++p)
+      weight[p] = (p ? gbar[p - 1] - below[p - 1] : work(0)) - (p < COLUMNS ? gbar[p < COLUMNS ? p : 0] - below[p < COLUMNS ? p : 0] : work(0));
+#pragma unroll
+    for (int p = 0; p < POINTS; ++p) weight[p] *= slope_of<KERNEL>(problem.parameter, b[p]);
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) below[c] = gbar[c];
+  }
+
+  // sums += weight d kappa(x, y) / d x and d y, but for the slope
+  static __device__ __forceinline__ void add(Group& of_x, Group& of_y, work weight, const Group& x,
+                                             const Group& y) {
+#pragma unroll
+    for (int n = 0; n < CHANNELS; ++n) {
+      if (KERNEL == LINEAR || KERNEL == POLYNOMIAL) {
+        of_x.channel[n] += weight * y.channel[n];
+        of_y.channel[n] += weight * x.channel[n];
+      } else {
+        const work step = weight * (x.channel[n] - y.channel[n]);
+        of_x.channel[n] += step;
+        of_y.channel[n] -= step;
+      }
+    }
+  }
+
+  // the sums for the points of the strip of a lane, counted over all parts
+  __device__ __forceinline__ Group* slots(int group, int lane) const {
+    const int lanes = ((problem.columns() - 1) / (team.lanes * COLUMNS) + 1) * team.lanes;
+    return memory.sums2 + ((long long)group * lanes + lane) * POINTS;
+  }
+
+  // All lanes have taken the rows from..to - 1. The lane of a row is not before the last one that has added to it.
+  __device__ void pass_on(int from, int to) {
+    if (KERNEL == GIVEN) return;
+    for (int row = from + OF_POINTS + team.lane; row < to + OF_POINTS; row += team.lanes) {
+      Group& total = memory.sums1[row];
+      Group sums = rows.at(row);
+      rows.put(row, Group());
+#pragma unroll
+      for (int n = 0; n < CHANNELS; ++n) sums.channel[n] += total.channel[n];
+      total = sums;
+    }
+  }
+
+  // The strip is done.
+  __device__ void finish_strip() const {
+    if (KERNEL == GIVEN || increments.first - team.lane * COLUMNS >= problem.columns()) return;
+    Group* mine = slots(0, increments.first / COLUMNS);
+#pragma unroll
+    for (int p = 0; p < POINTS; ++p) mine[p] = sum[p];
+  }
+};
+
+// The gradients of a pair, once all strips are done.
+template <int KERNEL, int COLUMNS, int POINTS, int CHANNELS, typename real, typename work>
+struct GradientsOfPair {
+  typedef ::Group<work, CHANNELS> Group;
+  static constexpr bool DILATABLE = KERNEL != GIVEN && KERNEL != LINEAR;
+  const Problem<real>& problem;
+  const Team& team;
+  const GradientMemory<CHANNELS, real, work>& memory;
+  const real *path1, *path2;
+
+  __device__ int lanes() const { return parts() * team.lanes; }
+  __device__ int parts() const { return (problem.columns() - 1) / (team.lanes * COLUMNS) + 1; }
+
+  // Sets all sums to 0.
+  __device__ void clear() const {
+    if (KERNEL == GIVEN) {
+      const long long size = (long long)(problem.padded1 - 1) * (problem.padded2 - 1);
+      for (long long e = team.thread(); e < size; e += team.threads()) memory.increments[e] = real(0);
+    } else {
+      const long long size1 = (long long)problem.template groups<CHANNELS>() * (problem.length1 + 1);
+      const long long size2 = (long long)problem.template groups<CHANNELS>() * lanes() * POINTS;
+      for (long long e = team.thread(); e < size1; e += team.threads()) memory.sums1[e] = Group();
+      for (long long e = team.thread(); e < size2; e += team.threads()) memory.sums2[e] = Group();
+      for (int part = team.thread(); part < parts(); part += team.threads()) memory.factors[part] = work(0);
+    }
+    team.barrier();
+  }
+
+  // Writes zeros behind the valid points of padded paths.
+  __device__ void clear_padding(real* out1, real* out2) const {
+    const long long d = problem.dimension;
+    if (out1)
+      for (long long e = problem.length1 * d + team.thread(); e < problem.padded1 * d; e += team.threads()) out1[e] = real(0);
+    if (out2)
+      for (long long e = problem.length2 * d + team.thread(); e < problem.padded2 * d; e += team.threads()) out2[e] = real(0);
+  }
+
+  // Writes the gradients times their factors; returns whether one of them is not finite.
+  __device__ bool write(real* out1, real* out2, work factor1, work factor2) const {
+    const int d = problem.dimension;
+    bool strayed = false;
+    if (KERNEL == GIVEN) {
+      const long long width = problem.padded2 - 1, size = (problem.length1 - 1) * width;
+      for (long long e = team.thread(); e < size; e += team.threads()) {
+        if (e % width >= problem.length2 - 1) continue;
+        memory.increments[e] = real(work(memory.increments[e]) * factor1);
+        strayed |= !is_finite(memory.increments[e]);
+      }
+      return strayed;
+    }
+    for (int second = 0; second < 2; ++second) {
+      real* out = second ? out2 : out1;
+      const int length = second ? problem.length2 : problem.length1;
+      if (!out) continue;
+      for (long long e = team.thread(); e < (long long)length * d; e += team.threads()) {
+        const int i = int(e / d), channel = int(e % d);
+        work value;
+        if (DILATABLE && problem.dilated && channel == d - 1) {
+          value = i ? work(0) : of_factor(second ? path2 : path1);
+        } else if (KERNEL == LINEAR) {
+          value = (i ? of(second, i - 1, channel) : work(0)) - (i < length - 1 ? of(second, i, channel) : work(0));
+        } else {
+          value = of(second, i, channel);
+        }
+        out[e] = real(value * (second ? factor2 : factor1));
+        strayed |= !is_finite(out[e]);
+      }
+    }
+    return strayed;
+  }
+
+  // that of point (LINEAR: step) i of a path
+  __device__ work of(bool second, int i, int channel) const {
+    const int group = channel / CHANNELS, n = channel % CHANNELS;
+    if (!second) return memory.sums1[(long long)group * (problem.length1 + 1) + i].channel[n];
+    const Group* sums = memory.sums2 + (long long)group * lanes() * POINTS;
+    const int C = problem.columns(), cell = KERNEL == LINEAR ? i : i - 1;
+    work total = work(0);
+    for (int c = max(cell, 0) << problem.order2; c < min((cell + 1) << problem.order2, C); ++c)
+      total += sums[(long long)(c / COLUMNS) * POINTS + c % COLUMNS + (KERNEL != LINEAR)].channel[n];
+    if (KERNEL != LINEAR)  // where the strip of a lane begins right of the point
+      for (int c = i << problem.order2; c < min((i + 1) << problem.order2, C); ++c)
+        if (c % COLUMNS == 0) total += sums[(long long)(c / COLUMNS) * POINTS].channel[n];
+    return total;
+  }
+
+  __device__ work of_factor(const real* path) const {
+    work sum = work(0);
+    for (int part = 0; part < parts(); ++part) sum += memory.factors[part];
+    return sum / work(path[problem.dimension - 1]);
+  }
+};

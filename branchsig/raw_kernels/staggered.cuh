@@ -1,0 +1,197 @@
+// The trapezoid rule by running products, at a depth known when it is compiled: the formulas of trapezoid.cuh, with the levels a row
+// apart. When a lane has the increments of row r, level m (from 0 on) is on row r - m - 1, so that all corners its cells need are
+// those of the step before, and the exponentials of a step do not wait for each other. On the way back the recovery of level m is on
+// row r + m + 1, and the adjoint of all levels on row r + levels + 1, with what the recovery has met there. A row without cells
+// changes no K and no running product.
+
+template <typename real, typename work, int DEPTH, int WIDTH, bool OF_GRID, bool IN_LOGS>
+struct Staggered : Levels<DEPTH, OF_GRID> {
+  typedef work Work;
+  enum { COLUMNS = WIDTH, ROOM = Levels<DEPTH, OF_GRID>::ROOM, WEIGHTS = 0 };
+  enum { DOWN = 1, UP = 3, RUNS = 1, LAG = 1 };  // down: E; up: F, the suffix sum of Kbar K, g w
+  static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = false, EVERY_ROW = false;
+  static constexpr double OF_SUM = 0.25;
+  static_assert(DEPTH > 0 && !IN_LOGS, "other depths, and logarithms, are those of Trapezoid");
+
+  static __device__ __forceinline__ work at_left_end(int) { return work(1); }
+  static __device__ __forceinline__ work at_right_end(work product) { return work(1) / product; }
+  static __device__ __forceinline__ long long kept(int columns) { return columns + 1; }  // values of a level
+
+  // The cells of all levels, at first without the exponentials. `both` has, for every level, the sums of two rows of K at the columns
+  // from the left one of the strip on.
+  static __device__ __forceinline__ void cells(int N, const work (&line)[ROOM + 1][COLUMNS], const work (&both)[ROOM][COLUMNS + 1],
+                                               work (&cell)[ROOM][COLUMNS]) {
+#pragma unroll
+    for (int m = 0; m < N; ++m)
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c) cell[m][c] = line[m][c] * (m ? both[m - 1][c] + both[m - 1][c + 1] : work(4));
+    cell_exps(N, cell);
+  }
+
+  // Increments of the latest rows, the youngest first: those that level m is about to use, and behind the last level those of
+  // the row that it has just done.
+  static __device__ __forceinline__ void take(int N, work (&line)[ROOM + 1][COLUMNS], const work (&g)[COLUMNS]) {
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+#pragma unroll
+      for (int m = N; m > 0; --m) line[m][c] = line[m - 1][c];
+      line[0][c] = g[c];
+    }
+  }
+
+  struct Down {
+    // K at the column left of the strip and at its own on the latest row, and the sums of the latest two
+    work k[ROOM][COLUMNS + 1], both[ROOM][COLUMNS + 1], line[ROOM + 1][COLUMNS];
+
+    __device__ __forceinline__ void start(int N) {
+#pragma unroll
+      for (int m = 0; m < N; ++m)
+#pragma unroll
+        for (int c = 0; c <= COLUMNS; ++c) {
+          k[m][c] = work(1);
+          both[m][c] = work(2);
+        }
+#pragma unroll
+      for (int m = 0; m <= N; ++m)
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) line[m][c] = work(0);
+    }
+
+    // One row of every level. `edge` comes with E at the column left of the strip, and leaves with that at its last.
+    __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, bool, work (&edge)[ROOM][DOWN], work& total,
+                                        bool& strayed) {
+      if (!GRID) {
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) total += line[N][c] * (N ? both[N - 1][c] + both[N - 1][c + 1] : work(4));
+      }
+      work factor[ROOM][COLUMNS];
+      cells(N, line, both, factor);
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+#pragma unroll
+        for (int c = 0; c <= COLUMNS; ++c) {
+          if (c) edge[m][0] *= factor[m][c ? c - 1 : 0];
+          const work now = k[m][c] * edge[m][0];
+          if (c) strayed |= leaves_range(now);
+          both[m][c] = k[m][c] + now;
+          k[m][c] = now;
+        }
+      }
+      take(N, line, g);
+    }
+
+    // K at the end of column c of the strip on the latest row
+    __device__ __forceinline__ work corner(int m, int c, bool) const { return k[m][c + 1]; }
+
+    // K of every level on the last row, (levels, columns + 1)
+    __device__ __forceinline__ void keep(int N, work* last_row, int first, int C) const {
+#pragma unroll
+      for (int m = 0; m < N; ++m)
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c)
+          if (first + c < C) last_row[(long long)m * (C + 1) + first + c + 1] = k[m][c + 1];
+    }
+  };
+
+  struct Up {
+    // K at the columns first..first + COLUMNS on the latest row, and the sums of the latest two
+    work k[ROOM][COLUMNS + 1], both[ROOM][COLUMNS + 1], line[ROOM + 1][COLUMNS];
+    // What the adjoint finds of the rows in between, the youngest first: the sums of the corners of a cell, and K at its lower right
+    work sums[ROOM][ROOM][COLUMNS], corner[ROOM][ROOM][COLUMNS];
+    // w_m at the nodes and g w_{m+1} of the cells of the row below that of the adjoint
+    work w[ROOM][COLUMNS], gw[ROOM][COLUMNS], diagonal[ROOM];
+
+    __device__ __forceinline__ void start(int N, const work* last_row, int first, int C) {
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        diagonal[m] = work(0);
+#pragma unroll
+        for (int c = 0; c <= COLUMNS; ++c) {
+          const int node = min(first + c, C);
+          k[m][c] = node ? last_row[(long long)m * (C + 1) + node] : work(1);
+          both[m][c] = work(2);
+        }
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) {
+          w[m][c] = gw[m][c] = work(0);
+#pragma unroll
+          for (int age = 0; age < N; ++age) sums[m][age][c] = corner[m][age][c] = work(0);
+        }
+      }
+#pragma unroll
+      for (int m = 0; m <= N; ++m)
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) line[m][c] = work(0);
+    }
+
+    // Row `done` of the adjoint, and the rows of the recovery before it. `edge` comes with the values at the column right of the strip,
+    // and leaves with those at its left; g comes with the youngest increments, and leaves with those of row `done`.
+    template <typename Adjoint>
+    __device__ __forceinline__ void row(const Adjoint& adjoint, int N, int done, int first, work (&g)[COLUMNS], const work*,
+                                        work (&edge)[ROOM][UP], work (&gbar)[COLUMNS]) {
+      work of_cell[ROOM][COLUMNS], below[ROOM];
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        below[m] = diagonal[m];
+        diagonal[m] = edge[m][2];
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) of_cell[m][c] = both[m][c] + both[m][c + 1];
+      }
+#pragma unroll
+      for (int c = COLUMNS - 1; c >= 0; --c) {
+        work w_above = work(1);
+        if (GRID) {
+          const work deriv = done < adjoint.problem.rows() ? adjoint.deriv(done, first + c) : work(0);
+          edge[N - 1][1] += adjoint.wrt_log ? deriv : deriv * corner[N - 1][0][c];
+          w_above = w[N - 1][c] += edge[N - 1][1];
+        }
+#pragma unroll
+        for (int m = N - 1 - GRID; m >= 0; --m) {
+          gbar[c] += w_above * (m == N - 1 ? of_cell[m][c] : sums[m][N - 2 - m][c]);
+          const work here = line[N][c] * w_above, under = gw[m][c];
+          edge[m][1] += ((here + edge[m][2]) + (under + below[m])) * corner[m][N - 1 - m][c];
+          edge[m][2] = gw[m][c] = here;
+          below[m] = under;
+          w_above = w[m][c] += edge[m][1];
+        }
+        gbar[c] += w_above * work(4);
+      }
+      work factor[ROOM][COLUMNS];
+      cells(N, line, both, factor);
+#pragma unroll
+      for (int m = 0; m < N; ++m)
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) {
+#pragma unroll
+          for (int age = N - 1 - m; age > 0; --age) {
+            corner[m][age][c] = corner[m][age - 1][c];
+            sums[m][age][c] = sums[m][age - 1][c];
+          }
+          corner[m][0][c] = k[m][c + 1];
+          sums[m][0][c] = of_cell[m][c];
+        }
+      work oldest[COLUMNS];
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c) oldest[c] = line[N][c];
+      take(N, line, g);
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c) g[c] = oldest[c];
+#pragma unroll
+      for (int m = 0; m < N; ++m) {
+        recover(m, COLUMNS, edge[m][0]);
+#pragma unroll
+        for (int c = COLUMNS - 1; c >= 0; --c) {
+          edge[m][0] *= factor[m][c];
+          recover(m, c, c == 0 && first == 0 ? work(1) : edge[m][0]);  // column 0 holds ones
+        }
+      }
+    }
+
+    // K_m at slot c from the row below to the latest one
+    __device__ __forceinline__ void recover(int m, int c, work run) {
+      const work now = k[m][c] * run;
+      both[m][c] = k[m][c] + now;
+      k[m][c] = now;
+    }
+  };
+};
