@@ -167,6 +167,7 @@ def main():
     rows = [row_of(cupy, peer, case, runs) for case in cases(arguments.quick)]
     name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     facts = measure.machine_facts(None if peer is None else peer[0])
+    facts = [fact.replace("given NumPy arrays", "given CUDA tensors") for fact in facts]
     lines = ["# The CUDA backend", "", f"- Device: {name}, CuPy {cupy.__version__}", *facts, ""]
     lines += measure.table(header, rows)
     print("\n".join(lines))

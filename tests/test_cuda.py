@@ -157,6 +157,7 @@ def test_every_depth_agrees_with_the_reference(backend, reference, depth, rng):
 @pytest.mark.parametrize("dimension", [1, 4, 5, 9])
 def test_every_number_of_channels_agrees_with_the_reference(backend, reference, dimension, name, rng):
     x, y = drawn(rng, "paired", (5, 6), dimension)
+    x += np.linspace(0, 1, 5)[:, None]  # a path that ends where it began has a gradient of nearly nothing
     compare(backend, reference, problem(x, y, 3, static_kernel=kernel_named(name)))
 
 
@@ -179,19 +180,24 @@ def test_second_paths_longer_than_a_team_is_wide_are_done_in_passes(backend, ref
 @pytest.mark.parametrize("name", ["linear", "rbf", "quartic"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(("pairing", "length"), [("gram", 40), ("symmetric", 64), ("paired", 20)])
-def test_parts_of_a_warp_do_a_pair_each(backend, reference, pairing, length, dtype, name, rng, monkeypatch):
+def test_halves_of_warps_do_a_pair_each(backend, reference, pairing, length, dtype, name, rng, monkeypatch):
     monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", 0)
     x, y = drawn(rng, pairing, (9, length), 3, dtype, counts=(3, 5))
     compare(backend, reference, problem(x, y, 3, (0, 0), pairing, kernel_named(name)), grids=pairing == "paired")
 
 
-@pytest.mark.parametrize(("lengths", "lanes"), [((9, 40), 8), ((30, 30), 16), ((300, 40), 32), ((5, 9), 8)])
-def test_teams_have_fewer_lanes_where_that_saves_steps(emulated, lengths, lanes, rng, monkeypatch):
+@pytest.mark.parametrize(("lengths", "lanes"), [((9, 40), 16), ((64, 64), 16), ((300, 300), 32), ((5, 9), 16)])
+def test_pairs_are_done_by_halves_of_warps_where_that_saves_steps(emulated, lengths, lanes, rng, monkeypatch):
+    monkeypatch.setattr(emulated_cupy, "PROCESSORS", 100)
     x, y = drawn(rng, "gram", lengths, 3, counts=(6, 9))
     sweep = cuda._Sweep(emulated.backend, emulated.sent(problem(x, y, 3, (0, 0), "gram")), grid=False)
-    assert [found for _, found, *_ in sweep.strips("backward", careful=False)] == [lanes]
-    monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", 1000)
-    assert [found for _, found, *_ in sweep.strips("backward", careful=False)] == [32]
+    for least, expected in ((0, lanes), (1, 32)):
+        monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", least)
+        ((instance, found, *_),) = sweep.strips("backward", careful=False)
+        assert found == expected
+        launch = sweep.planned(instance, found, 54, sweep.columns)
+        assert launch.warps == 1 or found == 32
+        assert launch.threads == found * launch.warps * launch.teams_per_block
 
 
 def test_the_warps_of_a_team_share_a_wide_cell(backend, reference, rng):
@@ -214,12 +220,12 @@ def test_float32_agrees_with_the_reference_in_float64(backend, reference, name, 
     compare(backend, reference, problem(x, y, 4, (0, 0), pairing, kernel_named(name)), grids=pairing == "paired")
 
 
-@pytest.mark.parametrize("teams", ["warps", "parts of a warp"])
+@pytest.mark.parametrize("teams", ["warps", "halves of warps"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_kernels_beyond_the_range_of_running_products_are_done_again(
     backend, reference, dtype, teams, rng, monkeypatch
 ):
-    monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", 0 if teams == "parts of a warp" else 1000)
+    monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", 0 if teams == "halves of warps" else 1000)
     x, y = drawn(rng, "paired", (12, 40), 2, counts=(6, 6), dtype=np.float64)
     x[:, -1] = x[:, 0] + 1.0
     # log K_1 = <x_end - x_0, y_end - y_0>: within the range, beyond it upwards, and far below it.
@@ -678,7 +684,13 @@ def test_kernels_of_padded_paths_that_overflow_are_done_again(backend, reference
 
 @pytest.mark.parametrize("name", ["linear", "rbf"])
 @pytest.mark.parametrize(("dtype", "depth"), [(np.float64, 3), (np.float32, 3), (np.float64, math.inf)])
-def test_padding_changes_no_bit(backend, name, dtype, depth, rng):
+def test_padding_changes_no_bit(cupy, backend, name, dtype, depth, rng):
+    # A compiler may contract other multiplications in the kernels for padded paths, which are instances of their own.
+    tolerance = 0 if cupy is emulated_cupy else 1e-11 if dtype == np.float64 else 1e-5
+
+    def same(found, wanted):
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max())
+
     arguments = padded(rng, "paired", ((36, 5, 8, 33, 2), (130, 33, 20, 66, 40)), name=name, dtype=dtype)
     arguments = dataclasses.replace(arguments, depth=depth)
     derivs = np.ones(5, dtype)
@@ -689,12 +701,12 @@ def test_padding_changes_no_bit(backend, name, dtype, depth, rng):
         x, y = (np.repeat(path[k : k + 1, :length], 5, axis=0) for path, length in
                 ((arguments.path1, length1), (arguments.path2, length2)))  # fmt: skip
         alone = problem(x, y, depth, static_kernel=arguments.static_kernel)
-        assert backend.log_kernel(alone)[0] == log_k[k]
-        np.testing.assert_array_equal(backend.grid(alone, all_levels=False)[0], grid[k, :length1, :length2])
+        same(log_k[k], backend.log_kernel(alone)[0])
+        same(grid[k, :length1, :length2], backend.grid(alone, all_levels=False)[0])
         for whole, part, length in zip(
             gradients, backend.gradients(alone, derivs, **options), (length1, length2), strict=True
         ):
-            np.testing.assert_array_equal(whole[k, :length], part[0])
+            same(whole[k, :length], part[0])
             np.testing.assert_array_equal(whole[k, length:], 0.0)
 
 

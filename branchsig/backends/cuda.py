@@ -101,7 +101,7 @@ _WARPS_PER_BLOCK, _MOST_TEAMS = 4, 8
 _WARPS_PER_PROCESSOR = 16
 
 _PAIRS_PER_PROCESSOR = 16
-"""So many pairs to a multiprocessor may be done by teams of fewer lanes than a warp has."""
+"""So many pairs to a multiprocessor may be done by halves of warps."""
 
 _STEPS_OF_A_PASS = 3
 """What it costs to begin and end a pass, in steps."""
@@ -335,8 +335,9 @@ class Instance:
                 else:
                     columns = 4 if room else 2
                 columns = min(columns * (1 if real == "double" else 2), _WIDEST)
-        form = {"padded": padded, "channels": channels}
-        return cls(kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, grid, careful, **form)
+        return cls(
+            kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, grid, careful, padded, channels
+        )
 
     @classmethod
     def for_problem(cls, kernel: str, problem: Problem, *, grid: bool, careful: bool) -> Instance:
@@ -344,14 +345,15 @@ class Instance:
         real = _REALS[problem.path1.dtype.itemsize]
         static_kernel = _fused(problem.static_kernel).name
         padded = problem.lengths1 is not None or problem.lengths2 is not None
-        form = {"grid": grid, "careful": careful, "parts": problem.order is not None, "padded": padded}
+        form: dict[str, Any] = {"grid": grid, "careful": careful, "parts": problem.order is not None, "padded": padded}
         form["dimension"] = int(problem.path1.shape[2])
         return cls.widest(kernel, real, static_kernel, _depth(problem), problem.quadrature, **form)
 
     @property
     def divides(self) -> bool:
-        """Whether each part of a warp can do a pair."""
-        return self.rule == "Staggered" and self.static_kernel != _GIVEN and not self.padded
+        """Whether each half of a warp can do a pair, and may save time: more channels are read in every pass."""
+        able = self.rule == "Staggered" and self.static_kernel != _GIVEN and not self.padded
+        return able and self.channels == _CHANNELS
 
     def narrower(self) -> Instance:
         """The same with strips of half the width."""
@@ -375,17 +377,17 @@ def _weights(quadrature: Quadrature) -> np.ndarray:
 
 
 _INTEGERS = (
-    "length1 length2 dimension order1 order2 depth dilated "
-    "pairing fewest most warps lanes by_pass content wrt_log"
-).split()  # fmt: skip
+    "length1", "length2", "dimension", "order1", "order2", "depth", "dilated",
+    "pairing", "fewest", "most", "warps", "lanes", "by_pass", "content", "wrt_log",
+)  # fmt: skip
 
 
 @functools.cache
 def _task_type(weights: int) -> np.dtype:
     """Return the type of a Task of sweep.cuh."""
-    long = ("n2", "first_pair", "pairs", "workspace_size")
-    fields: list[Any] = [(name, np.int64) for name in long]
-    fields += [("parameter", np.float64, 3), *((name, np.int32) for name in _INTEGERS), ("weights", np.float64, weights)]
+    fields: list[Any] = [(name, np.int64) for name in ("n2", "first_pair", "pairs", "workspace_size")]
+    fields += [("parameter", np.float64, 3), *((name, np.int32) for name in _INTEGERS)]
+    fields += [("weights", np.float64, weights)]
     return np.dtype(fields, align=True)
 
 
@@ -745,8 +747,9 @@ class _Sweep:
         weights = _weights(problem.quadrature)
         task = np.zeros(1, dtype=_task_type(weights.size))
         sizes = (self.path1.shape[1], self.path2.shape[1], self.path1.shape[2], *problem.dyadic_order, self.depth)
+        teams = launch.warps, launch.lanes, launch.by_pass
         kinds = (kind, 0) if kernel == "forward" else (0, kind)
-        integers = (*sizes, self.dilated, _PAIRINGS[self.pairing], fewest, most, launch.warps, launch.lanes, launch.by_pass, *kinds)
+        integers = (*sizes, self.dilated, _PAIRINGS[self.pairing], fewest, most, *teams, *kinds)
         for name, value in zip(_INTEGERS, integers, strict=True):
             task[name] = value
         task["n2"], task["pairs"], task["workspace_size"] = self.path2.shape[0], count, launch.workspace
@@ -778,13 +781,13 @@ class _Sweep:
         """Choose strips for a number of columns and that of the pairs, and the lanes of a team.
 
         No wider than a warp needs them, nor so wide that few pairs leave the device without work. Many pairs are done
-        by teams of fewer lanes where that saves steps, for every lane waits for those before it.
+        by halves of warps where that saves steps, for every lane waits for those before it.
         """
         processors = self.backend.processors()
         if instance.divides and self.count >= _PAIRS_PER_PROCESSOR * processors:
-            choices = [(instance.covering(columns, lanes), lanes) for lanes in (32, 16, 8)]
-            work = [self.work(strips, lanes, columns) for strips, lanes in choices]
-            return choices[0] if min(work) > 0.95 * work[0] else choices[work.index(min(work))]
+            choices = [(instance.covering(columns, lanes), lanes) for lanes in (32, 16)]
+            whole, half = (self.work(strips, lanes, columns) for strips, lanes in choices)
+            return choices[half < 0.95 * whole]
         instance = instance.covering(columns, 32)
         while instance.columns > 1:
             parts = -(-columns // instance.span)
@@ -803,7 +806,7 @@ class _Sweep:
         """Choose the teams that fill the device, as far as the workspace and `max_batch` allow."""
         processors = self.backend.processors()
         warps = 1
-        longest = min(_LONGEST_TEAM, 8 * processors // count)
+        longest = min(_LONGEST_TEAM, 8 * processors // count) if lanes == 32 else 1
         while 2 * warps <= longest and warps * instance.span < columns:
             warps *= 2
         wanted = min(count, max(1, processors * _WARPS_PER_PROCESSOR * 32 // (lanes * warps)))

@@ -235,6 +235,7 @@ struct Sweep {
       const int mine = phase - APART * team.warp;
       const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
       if (Rule::LAG && end && start) staged.bring(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
+#pragma unroll 2
       for (int s = PHASE * max(mine, 0); s < end; ++s) {
         const int r = s - team.lane;
 #pragma unroll
