@@ -1127,6 +1127,7 @@ LOBATTO2_EDGES = [*((FROM_THE_LEFT, v) for v in range(4)), *((FROM_THE_RIGHT, v)
 
 MUTATIONS = {
     "the running product comes from the left": (FROM_THE_LEFT, f"v == 0 ? handed[m][v] : {FROM_THE_LEFT}"),
+    "behind the last row a running product of one is handed on": ("start && s < rows ?", "start ?"),
     "the sum over the warp": ("value += __shfl_xor_sync(ALL_LANES, value, distance);", ";"),
     "1 / E comes from the right": (FROM_THE_RIGHT, f"v == 0 ? handed[m][v] : {FROM_THE_RIGHT}"),
     "the suffix sum comes from the right": (FROM_THE_RIGHT, f"v == 1 ? handed[m][v] : {FROM_THE_RIGHT}"),

@@ -57,7 +57,8 @@ struct Adjoint {
         for (int v = 0; v < Rule::RUNS; ++v) {
           const int i = row - Rule::LAG * (N - m), before = i + Rule::LAG * (m + 1);  // i: the row that level m is on
           const bool product = !Rule::LAG || (i >= 0 && i < R);
-          edge_of(row, v)[m] = Rule::at_right_end(product ? sweep.edge_of(sweep.edge, before, Rule::DOWN - Rule::RUNS + v)[m] : work(1));
+          const work* left_there = sweep.edge_of(sweep.edge, before, Rule::DOWN - Rule::RUNS + v);
+          edge_of(row, v)[m] = Rule::at_right_end(product ? left_there[m] : work(1));
         }
     team.barrier();
     for (int row = team.thread(); row < rows; row += team.threads())
@@ -210,8 +211,10 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       mine.gradients.sums2 = mine.gradients.sums1 + (long long)problem.template groups<CHANNELS>() * (length1 + 1);
       mine.gradients.increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
     }
-    if (KERNEL != GIVEN)
-      free += ((long long)problem.template groups<CHANNELS>() * (length1 + 1) + Backward::GradientsOfStrip::size2(problem, team)) * CHANNELS;
+    if (KERNEL != GIVEN) {
+      const long long size1 = (long long)problem.template groups<CHANNELS>() * (length1 + 1);
+      free += (size1 + Backward::GradientsOfStrip::size2(problem, team)) * CHANNELS;
+    }
     sweep.edge = free;
     if constexpr (Rule::EVERY_ROW) {
       sweep.by_pass = task.by_pass;

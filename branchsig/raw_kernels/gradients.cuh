@@ -1,8 +1,8 @@
 // From the derivatives of the increments to the gradients of both paths: the way back through increments.cuh.
 //
-// Row by row upwards a lane takes what the cells of its strip give. To a point of the second path it is what its own rows give, one
-// after the other; to a point of the first path all lanes add, from right to left, each a step after its right neighbour. These sums
-// wait in shared memory until all lanes have passed, and then go to the workspace.
+// Row by row upwards a lane takes what the cells of its strip give. To a point of the second path it is what its own rows give,
+// one after the other; to a point of the first path all lanes add, from right to left, each a step after its right neighbour.
+// These sums wait in shared memory until all lanes have passed, and then go to the workspace.
 
 // Where the gradients of a pair are gathered. LINEAR: those of the steps.
 template <int CHANNELS, typename real, typename work>
@@ -63,8 +63,9 @@ struct Gradients {
   Group ahead;        // first group of the point (LINEAR: of the step) of the next row
   work below[COLUMNS];      // what the row of cells below gave
 
-  __device__ __forceinline__ Gradients(const Problem<real>& problem, const Team& team, const GradientMemory<CHANNELS, real, work>& memory,
-                                       const Increments& increments, RowSums& rows)
+  __device__ __forceinline__ Gradients(const Problem<real>& problem, const Team& team,
+                                       const GradientMemory<CHANNELS, real, work>& memory, const Increments& increments,
+                                       RowSums& rows)
       : problem(problem), team(team), memory(memory), increments(increments), rows(rows) {}
 
   // groups of the second path of all parts
@@ -97,7 +98,7 @@ struct Gradients {
     const Group x = ahead;
     ahead = increments.paths.points1[increments.inside(row - 1)];
     work weight[POINTS];
-    if (OF_POINTS) {
+    if constexpr (OF_POINTS) {
       weigh(row, x, gbar, weight);
     } else {
 #pragma unroll
@@ -137,7 +138,13 @@ struct Gradients {
     increments.arguments_of_row(row, x, b);
 #pragma unroll
     for (int p = 0; p < POINTS; ++p)
-      weight[p] = (p ? gbar[p - 1] - below[p - 1] : work(0)) - (p < COLUMNS ? gbar[p < COLUMNS ? p : 0] - below[p < COLUMNS ? p : 0] : work(0));
+      weight[p] = work(0);
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+      const work more = gbar[c] - below[c];
+      weight[c] -= more;
+      weight[c + 1] += more;
+    }
 #pragma unroll
     for (int p = 0; p < POINTS; ++p) weight[p] *= slope_of<KERNEL>(problem.parameter, b[p]);
 #pragma unroll

@@ -6,9 +6,9 @@
 // phi of b = <x, y> (polynomial) or of b = |x - y|^2 (radial). These functions may be dilated: g times a factor of x and one of
 // y, which stand in a last channel.
 //
-// A team lays out the points (linear: the steps) of its two paths in its workspace, by groups of CHANNELS channels, so that lanes on
-// neighbouring rows read neighbouring memory. Those of y that a strip needs stay in registers, as far as the first group goes;
-// further groups are read again, and come out of the cache.
+// A team lays out the points (linear: the steps) of its two paths in its workspace, by groups of CHANNELS channels, so that lanes
+// on neighbouring rows read neighbouring memory. Those of y that a strip needs stay in registers, as far as the first group
+// goes; further groups are read again, and come out of the cache.
 
 enum { GIVEN, LINEAR, POLYNOMIAL, RBF, MATERN12, MATERN32, MATERN52, RATIONAL_QUADRATIC };
 
@@ -103,7 +103,8 @@ struct Paths {
 
   // values of the groups of both paths
   static __device__ long long size(const Problem<real>& problem) {
-    return KERNEL == GIVEN ? 0 : (long long)problem.template groups<CHANNELS>() * CHANNELS * (problem.padded1 + problem.padded2 + 2);
+    const long long channels = KERNEL == GIVEN ? 0 : problem.template groups<CHANNELS>() * CHANNELS;
+    return channels * (problem.padded1 + problem.padded2 + 2);
   }
   // Lays out both paths in memory of that size.
   template <typename Team>

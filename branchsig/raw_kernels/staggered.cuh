@@ -1,8 +1,8 @@
-// The trapezoid rule by running products, at a depth known when it is compiled: the formulas of trapezoid.cuh, with the levels a row
-// apart. When a lane has the increments of row r, level m (from 0 on) is on row r - m - 1, so that all corners its cells need are
-// those of the step before, and the exponentials of a step do not wait for each other. On the way back the recovery of level m is on
-// row r + m + 1, and the adjoint of all levels on row r + levels + 1, with what the recovery has met there. A row without cells
-// changes no K and no running product.
+// The trapezoid rule by running products, at a depth known when it is compiled: the formulas of trapezoid.cuh, with the levels a
+// row apart. When a lane has the increments of row r, level m (from 0 on) is on row r - m - 1, so that all corners its cells need
+// are those of the step before, and the exponentials of a step do not wait for each other. On the way back the recovery of level m
+// is on row r + m + 1, and the adjoint of all levels on row r + levels + 1, with what the recovery has met there. A row without
+// cells changes no K and no running product.
 
 template <typename real, typename work, int DEPTH, int WIDTH, bool OF_GRID, bool IN_LOGS>
 struct Staggered : Levels<DEPTH, OF_GRID> {
@@ -17,8 +17,8 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
   static __device__ __forceinline__ work at_right_end(work product) { return work(1) / product; }
   static __device__ __forceinline__ long long kept(int columns) { return columns + 1; }  // values of a level
 
-  // The cells of all levels, at first without the exponentials. `both` has, for every level, the sums of two rows of K at the columns
-  // from the left one of the strip on.
+  // The exponentials of the cells of all levels. `both` has, for every level, the sums of two rows of K at the columns from the one
+  // left of the strip on.
   static __device__ __forceinline__ void cells(int N, const work (&line)[ROOM + 1][COLUMNS], const work (&both)[ROOM][COLUMNS + 1],
                                                work (&cell)[ROOM][COLUMNS]) {
 #pragma unroll
@@ -96,7 +96,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
   struct Up {
     // K at the columns first..first + COLUMNS on the latest row, and the sums of the latest two
     work k[ROOM][COLUMNS + 1], both[ROOM][COLUMNS + 1], line[ROOM + 1][COLUMNS];
-    // What the adjoint finds of the rows in between, the youngest first: the sums of the corners of a cell, and K at its lower right
+    // What the adjoint finds of the rows in between, the youngest first: the sums of the corners of a cell, K at its lower right
     work sums[ROOM][ROOM][COLUMNS], corner[ROOM][ROOM][COLUMNS];
     // w_m at the nodes and g w_{m+1} of the cells of the row below that of the adjoint
     work w[ROOM][COLUMNS], gw[ROOM][COLUMNS], diagonal[ROOM];
@@ -124,8 +124,8 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
         for (int c = 0; c < COLUMNS; ++c) line[m][c] = work(0);
     }
 
-    // Row `done` of the adjoint, and the rows of the recovery before it. `edge` comes with the values at the column right of the strip,
-    // and leaves with those at its left; g comes with the youngest increments, and leaves with those of row `done`.
+    // Row `done` of the adjoint, and the rows of the recovery before it. `edge` comes with the values at the column right of the
+    // strip, and leaves with those at its left; g comes with the youngest increments, and leaves with those of row `done`.
     template <typename Adjoint>
     __device__ __forceinline__ void row(const Adjoint& adjoint, int N, int done, int first, work (&g)[COLUMNS], const work*,
                                         work (&edge)[ROOM][UP], work (&gbar)[COLUMNS]) {

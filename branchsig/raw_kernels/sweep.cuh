@@ -3,7 +3,7 @@
 // level at the column before the strip, is one step old and comes by a shuffle; what a lane on no row hands on is for no row. All
 // levels advance together, and the latest row stays with the lane. More columns than a team has are done in passes from left to
 // right: the last lane of a warp leaves what it hands on in memory, for each row, and the first lane of the next warp picks it up.
-// The warps of a team are two phases of 32 steps apart, with a barrier after each phase.
+// The warps of a team are some phases of steps apart, with a barrier after each phase.
 //
 // What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Staggered, Collocation, Order or
 // Untruncated, each in the file of its name. A rule has the template arguments
@@ -15,11 +15,12 @@
 //               It serves the pairs whose running products leave their range, and logarithms; a cell without an increment
 //               contributes nothing, also where K is infinite.
 //
-// and Down and Up, the state of a lane on its way down and on its way back. LAG: how many rows a level trails the one below it, and
-// the first one the increments. Rows without cells, before the first and behind the last, are then swept too, with increments of 0. PARTS: the values are k_0 to k_DEPTH instead of log
-// K, and the running products are sums. EVERY_ROW: the way back finds the values of every row in memory, instead of the last
-// alone. Where memory does not suffice for those of all passes, it has those of one pass, which is swept down again from the edge
-// that the pass before it has left. Of n such edges about BASE log n are kept, and the others made again too.
+// and Down and Up, the state of a lane on its way down and on its way back. LAG: how many rows a level trails the one below it,
+// and the first one the increments. Rows without cells, before the first and behind the last, are then swept too, with increments
+// of 0. PARTS: the values are k_0 to k_DEPTH instead of log K, and the running products are sums. EVERY_ROW: the way back finds
+// the values of every row in memory, instead of the last alone. Where memory does not suffice for those of all passes, it has those
+// of one pass, which is swept down again from the edge that the pass before it has left. Of n such edges about BASE log n are kept,
+// and the others made again too.
 
 enum { PAIRED, GRAM, SYMMETRIC };
 enum { MOST_LEVELS = 16, LONGEST_TEAM = 8, BASE = 8 };
@@ -234,7 +235,8 @@ struct Sweep {
     for (int phase = 0; phase < phases + APART * (team.warps - 1); ++phase) {
       const int mine = phase - APART * team.warp;
       const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
-      if (Rule::LAG && end && start) staged.bring(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
+      if (Rule::LAG && end && start)
+        staged.bring(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
 #pragma unroll 2
       for (int s = PHASE * max(mine, 0); s < end; ++s) {
         const int r = s - team.lane;
