@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,72 +21,27 @@ import numpy as np
 from branchsig import _validation
 from branchsig import static_kernels as kernels
 from branchsig._arrays import Array, filled
+from branchsig.backends._instances import (
+    CHANNELS,
+    GIVEN,
+    INTEGERS,
+    REALS,
+    Instance,
+    depth_of,
+    fused,
+    source,
+    task_type,
+    weights_of,
+)
 from branchsig.backends.reference import ReferenceBackend
-from branchsig.quadrature import TRAPEZOID, Quadrature
+from branchsig.quadrature import Quadrature
 
 if TYPE_CHECKING:
     from branchsig.backends import Problem
 
 __all__ = ["CudaBackend", "Instance", "source", "warm_up"]
 
-_SOURCES = (
-    "elementary.cuh",
-    "increments.cuh",
-    "sweep.cuh",
-    "trapezoid.cuh",
-    "staggered.cuh",
-    "collocation.cuh",
-    "order.cuh",
-    "untruncated.cuh",
-    "gradients.cuh",
-    "forward.cu",
-    "backward.cu",
-)
-
 _PAIRINGS = {"paired": 0, "gram": 1, "symmetric": 2}
-
-_REALS = {4: "float", 8: "double"}
-
-_GIVEN = "GIVEN"
-_FUSED: dict[type, tuple[str, tuple[str, ...]]] = {
-    kernels.LinearKernel: ("LINEAR", ()),
-    kernels.ScaledLinearKernel: ("LINEAR", ("scale",)),
-    kernels.PolynomialKernel: ("POLYNOMIAL", ("degree", "gamma", "scale")),
-    kernels.RBFKernel: ("RBF", ("sigma",)),
-    kernels.Matern12Kernel: ("MATERN12", ("sigma",)),
-    kernels.Matern32Kernel: ("MATERN32", ("sigma",)),
-    kernels.Matern52Kernel: ("MATERN52", ("sigma",)),
-    kernels.RationalQuadraticKernel: ("RATIONAL_QUADRATIC", ("sigma", "alpha")),
-}
-"""Static kernels whose increments the kernels make themselves: their name there, and their parameters."""
-
-
-class _Fused(NamedTuple):
-    """A static kernel in the words of the kernels."""
-
-    name: str
-    parameters: tuple[float, float, float]
-    dilated: bool
-
-
-def _fused(kernel: kernels.StaticKernel) -> _Fused:
-    """Return how the kernels make the increments of a static kernel, dilated or not."""
-    if type(kernel) is kernels.DilatedKernel and not kernels.is_linear(kernel.kernel):
-        inner = _fused(kernel.kernel)
-        return inner._replace(dilated=inner.name != _GIVEN)
-    name, names = _FUSED.get(type(kernel), (_GIVEN, ()))
-    parameters = [float(getattr(kernel, parameter)) for parameter in names]
-    if name == "LINEAR":  # kappa = factor <x, y>
-        parameters = [parameters[0] ** 2 if parameters else 1.0]
-    first, second, third = (*parameters, 0.0, 0.0, 0.0)[:3]
-    return _Fused(name, (first, second, third), dilated=False)
-
-
-_UNROLLED_DEPTH = 6
-"""Up to this depth there is an instance of every kernel for the depth alone, and levels are no indices at run time."""
-
-_IN_REGISTERS_DEPTH = 4
-"""Up to this depth the state of the backward sweep leaves room for wide strips."""
 
 _LARGEST_DEPTH = 15
 """Beyond it the reference serves; MOST_LEVELS in sweep.cuh holds one level more, for grids."""
@@ -111,16 +64,6 @@ _WORKSPACE_BYTES = 2**28
 
 _CHUNK_BYTES = 2**26
 """Memory for what a chunk of pairs hands on: increments of a user's own kernel, or gradients to be summed."""
-
-_BASE = 8
-"""That of the numbers of passes in sweep.cuh, where the edges between them are kept."""
-
-
-_CHANNELS = 4
-"""Channels of a path that are read together, or twice as many."""
-
-_WIDEST = 4
-"""Columns of a strip, at most."""
 
 _MOST_PLANS = 1024
 """Plans that a backend remembers."""
@@ -179,10 +122,10 @@ def warm_up(
     >>> branchsig.warm_up(depth=4, dtype="float32")  # doctest: +SKIP
     """
     checked = _validation.depth(depth)
-    real = _REALS.get(np.dtype(dtype).itemsize) if np.dtype(dtype).kind == "f" else None
+    real = REALS.get(np.dtype(dtype).itemsize) if np.dtype(dtype).kind == "f" else None
     if real is None:
         raise ValueError(f"dtype is {dtype!r}: expected float32 or float64")
-    name = _fused(_validation.static_kernel(static_kernel)).name
+    name = fused(_validation.static_kernel(static_kernel)).name
     rule = _validation.quadrature(quadrature)
     nodes = _validation.order(order)
     _require_device()
@@ -217,178 +160,11 @@ def _instances(
         return
     for careful in (False, True) if not parts and depth > (not grid) else (False,):
         form = {"grid": grid, "careful": careful, "parts": parts}
-        for dimension in (_CHANNELS, 2 * _CHANNELS):
+        for dimension in (CHANNELS, 2 * CHANNELS):
             instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form, dimension=dimension)
             while instance.columns:
                 yield instance
                 instance = instance.narrower()
-
-
-@functools.cache
-def source() -> str:
-    """Return the CUDA source text, of which every kernel is an instance."""
-    folder = Path(__file__).parent.parent / "raw_kernels"
-    return "\n".join((folder / name).read_text(encoding="utf-8") for name in _SOURCES)
-
-
-@dataclasses.dataclass(frozen=True)
-class Instance:
-    """The template arguments of one kernel.
-
-    `depth` is 0 where the depth is handed over at run time, and 1 without truncation. A strip of `columns` cells
-    belongs to a lane, and the `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes
-    of its own for every pair, which takes registers. So many `channels` of a path are read together, and held.
-    """
-
-    kernel: str
-    real: str
-    work: str
-    static_kernel: str
-    rule: str
-    p: int
-    depth: int
-    columns: int
-    grid: bool
-    careful: bool
-    padded: bool = False
-    channels: int = 4
-
-    @property
-    def expression(self) -> str:
-        """The kernel in the words of C++."""
-        size = self.columns if self.rule in ("Trapezoid", "Staggered") else self.p
-        arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {_flag(self.careful)}"
-        rule = f"{self.rule}<{arguments}>"
-        return f"{self.kernel}<{self.real}, {self.static_kernel}, {self.channels}, {rule}, {_flag(self.padded)}>"
-
-    @property
-    def span(self) -> int:
-        """Columns of a warp."""
-        return 32 * self.columns
-
-    @property
-    def slots(self) -> int:
-        """Points (linear kernels: steps) of the second path that a lane sums the gradients of."""
-        return self.columns + (self.static_kernel != "LINEAR")
-
-    def lag(self, levels: int) -> int:
-        """Rows by which the last level trails the increments."""
-        return levels + 1 if self.rule == "Staggered" else 0
-
-    @property
-    def handed_on(self) -> int:
-        """The values of a level that a lane hands to the next: DOWN, or UP for the way back, of the rule."""
-        if self.rule == "Staggered":
-            return 1 if self.kernel == "forward" else 3
-        if self.rule == "Trapezoid":
-            return 2 if self.kernel == "forward" else 3
-        if self.rule == "Untruncated":
-            return 2 * self.p + (self.kernel == "backward")
-        return 2 * self.p if self.kernel == "forward" else 3 * self.p + 1
-
-    def kept(self, rows: int, columns: int, warps: int, *, by_pass: bool) -> int:
-        """The values of a level that the sweep down leaves for the way back, beside one edge."""
-        if self.rule != "Untruncated":
-            return columns * self.p + 1
-        parts = -(-columns // 32)
-        nodes, edge = (rows + 33) * 33 * self.p**2, rows * 2 * self.p
-        if not by_pass:
-            return edge + parts * nodes
-        edges, passes = 0, -(-parts // warps)
-        while passes:
-            edges += min(passes, _BASE - 1)
-            passes //= _BASE
-        return edges * edge + warps * nodes
-
-    @classmethod
-    def widest(
-        cls,
-        kernel: str,
-        real: str,
-        static_kernel: str,
-        depth: float,
-        quadrature: Quadrature,
-        *,
-        grid: bool,
-        careful: bool,
-        parts: bool = False,
-        padded: bool = False,
-        dimension: int = 1,
-    ) -> Instance:
-        """Choose the instance whose strips are as wide as its registers allow (see docs/performance_cuda.md)."""
-        channels = _CHANNELS
-        unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
-        if depth == math.inf:
-            rule, work, columns, unrolled = "Untruncated", "double", 1, 1
-        elif parts or quadrature != TRAPEZOID:
-            rule, work, columns = "Order" if parts else "Collocation", "double", 1
-        else:
-            rule, work, columns = "Trapezoid", "double" if careful else real, 1
-            if unrolled and not careful:
-                rule = "Staggered"
-                if static_kernel == "LINEAR" and not grid and dimension > _CHANNELS:
-                    channels = 2 * _CHANNELS
-                # A grid has a level more, and a lane in float64 half as many registers.
-                room = depth + grid <= _IN_REGISTERS_DEPTH and channels == _CHANNELS
-                if kernel == "backward":
-                    columns = 2 if room and static_kernel == "LINEAR" and not grid else 1
-                else:
-                    columns = 4 if room else 2
-                columns = min(columns * (1 if real == "double" else 2), _WIDEST)
-        return cls(
-            kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, grid, careful, padded, channels
-        )
-
-    @classmethod
-    def for_problem(cls, kernel: str, problem: Problem, *, grid: bool, careful: bool) -> Instance:
-        """Choose the instance for a problem, with the widest strips."""
-        real = _REALS[problem.path1.dtype.itemsize]
-        static_kernel = _fused(problem.static_kernel).name
-        padded = problem.lengths1 is not None or problem.lengths2 is not None
-        form: dict[str, Any] = {"grid": grid, "careful": careful, "parts": problem.order is not None, "padded": padded}
-        form["dimension"] = int(problem.path1.shape[2])
-        return cls.widest(kernel, real, static_kernel, _depth(problem), problem.quadrature, **form)
-
-    @property
-    def divides(self) -> bool:
-        """Whether each half of a warp can do a pair, and may save time: more channels are read in every pass."""
-        able = self.rule == "Staggered" and self.static_kernel != _GIVEN and not self.padded
-        return able and self.channels == _CHANNELS
-
-    def narrower(self) -> Instance:
-        """The same with strips of half the width."""
-        return dataclasses.replace(self, columns=self.columns // 2)
-
-    def covering(self, columns: int, lanes: int) -> Instance:
-        """The same with strips no wider than so many lanes need them."""
-        width = self.columns
-        while width > 1 and lanes * width // 2 >= columns:
-            width //= 2
-        return dataclasses.replace(self, columns=width)
-
-
-@functools.cache
-def _weights(quadrature: Quadrature) -> np.ndarray:
-    """Return the weights of a rule, as collocation.cuh and untruncated.cuh have them."""
-    steps = np.array(quadrature.steps)
-    until = np.cumsum(steps, axis=0)
-    norms = np.abs(until[:, 1:]).sum(axis=1).max(), np.abs(steps[:, 1:]).sum()
-    return np.concatenate((steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1), until.ravel(), norms))
-
-
-_INTEGERS = (
-    "length1", "length2", "dimension", "order1", "order2", "depth", "dilated",
-    "pairing", "fewest", "most", "warps", "lanes", "by_pass", "content", "wrt_log",
-)  # fmt: skip
-
-
-@functools.cache
-def _task_type(weights: int) -> np.dtype:
-    """Return the type of a Task of sweep.cuh."""
-    fields: list[Any] = [(name, np.int64) for name in ("n2", "first_pair", "pairs", "workspace_size")]
-    fields += [("parameter", np.float64, 3), *((name, np.int32) for name in _INTEGERS)]
-    fields += [("weights", np.float64, weights)]
-    return np.dtype(fields, align=True)
 
 
 def _argument(task: np.ndarray, first: int) -> np.ndarray:
@@ -399,18 +175,9 @@ def _argument(task: np.ndarray, first: int) -> np.ndarray:
     return task.view(np.dtype((np.void, task.itemsize)))
 
 
-def _depth(problem: Problem) -> float:
-    """Return the depth of the trees, or the largest number of nodes."""
-    return problem.depth if problem.order is None else problem.order
-
-
 def _aligned(values: int) -> int:
     """Round a number of values up, so that what stands behind them can be read by groups of channels."""
-    return -(-values // (2 * _CHANNELS)) * (2 * _CHANNELS)
-
-
-def _flag(value: bool) -> str:
-    return "true" if value else "false"
+    return -(-values // (2 * CHANNELS)) * (2 * CHANNELS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -604,7 +371,7 @@ class CudaBackend:
 def _serves(problem: Problem) -> bool:
     """Tell whether the kernels serve a problem; if not, the reference does."""
     sides = [(p.shape[1] - 1) << order for p, order in zip((problem.path1, problem.path2), problem.dyadic_order)]
-    return (_depth(problem) <= _LARGEST_DEPTH or _depth(problem) == math.inf) and max(sides) < _LONGEST_SIDE
+    return (depth_of(problem) <= _LARGEST_DEPTH or depth_of(problem) == math.inf) and max(sides) < _LONGEST_SIDE
 
 
 class _Sweep:
@@ -628,15 +395,16 @@ class _Sweep:
         n1, n2 = self.path1.shape[0], self.path2.shape[0]
         self.shape = (n1,) if self.pairing == "paired" else (n1, n2)
         self.count = n1 * (n1 + 1) // 2 if self.pairing == "symmetric" else math.prod(self.shape)
-        untruncated = _depth(problem) == math.inf
-        self.depth = 1 if untruncated else int(_depth(problem))
+        untruncated = depth_of(problem) == math.inf
+        self.depth = 1 if untruncated else int(depth_of(problem))
         self.levels = self.depth - (not grid and not untruncated and problem.order is None)
-        self.static_kernel, self.parameters, self.dilated = fused = _fused(problem.static_kernel)
+        made = fused(problem.static_kernel)
+        self.static_kernel, self.parameters, self.dilated = made
         self.padded = problem.lengths1 is not None or problem.lengths2 is not None
         # all that the kernels depend on beside the values
         shapes = self.path1.shape, self.path2.shape
         rules = problem.depth, problem.order, problem.quadrature, problem.dyadic_order
-        self.form = (self.pairing, grid, self.dtype, shapes, rules, fused)
+        self.form = (self.pairing, grid, self.dtype, shapes, rules, made)
 
     def _lengths(self, lengths: np.ndarray | None) -> Array:
         """Valid lengths for the kernels, null where nothing is padded."""
@@ -654,7 +422,7 @@ class _Sweep:
     def chunks(self, *, gradients: bool = False) -> Iterator[tuple[int, int]]:
         """The pairs in runs of (first, count), each reported once it is on its way to the device."""
         problem, size = self.problem, self.count
-        if self.static_kernel == _GIVEN:
+        if self.static_kernel == GIVEN:
             # The points a kernel of the user's own works with are several arrays of this size.
             size = min(size, _CHUNK_BYTES // (8 * self.dtype.itemsize * self.path1.shape[1] * self.path2.shape[1]))
         if gradients and self.pairing != "paired":
@@ -689,7 +457,7 @@ class _Sweep:
     def given(self, first: int, count: int) -> tuple[Array, kernels.Context]:
         """Increments of a static kernel that the CUDA kernels do not know, of the pairs of a chunk."""
         ctx = kernels.Context()
-        if self.static_kernel != _GIVEN:
+        if self.static_kernel != GIVEN:
             return _NULL, ctx
         problem = self.problem
         index1, index2 = self.index(first, count)
@@ -744,13 +512,13 @@ class _Sweep:
         """Plan the launch of an instance."""
         problem = self.problem
         launch = self.planned(instance, lanes, count, min(self.columns, most))
-        weights = _weights(problem.quadrature)
-        task = np.zeros(1, dtype=_task_type(weights.size))
+        weights = weights_of(problem.quadrature)
+        task = np.zeros(1, dtype=task_type(weights.size))
         sizes = (self.path1.shape[1], self.path2.shape[1], self.path1.shape[2], *problem.dyadic_order, self.depth)
         teams = launch.warps, launch.lanes, launch.by_pass
         kinds = (kind, 0) if kernel == "forward" else (0, kind)
         integers = (*sizes, self.dilated, _PAIRINGS[self.pairing], fewest, most, *teams, *kinds)
-        for name, value in zip(_INTEGERS, integers, strict=True):
+        for name, value in zip(INTEGERS, integers, strict=True):
             task[name] = value
         task["n2"], task["pairs"], task["workspace_size"] = self.path2.shape[0], count, launch.workspace
         task["parameter"], task["weights"] = self.parameters, weights
@@ -824,7 +592,7 @@ class _Sweep:
         """Return the values of work a team needs; the kernels lay them out in this order."""
         levels, dimension = self.levels, int(self.path1.shape[2])
         length1, length2 = int(self.path1.shape[1]), int(self.path2.shape[1])
-        groups = 0 if self.static_kernel == _GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)
+        groups = 0 if self.static_kernel == GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)
         channels = groups * instance.channels
         paths = channels * (length1 + length2 + 2)
         handed_on = (self.rows + instance.lag(levels)) * instance.handed_on * levels
@@ -854,7 +622,7 @@ class _Sweep:
         gradient1 = room(d_path1, self.path1)
         gradient2 = room(d_path1 if symmetric else d_path2, self.path2)
         increments, ctx = self.given(first, count)
-        if self.static_kernel != _GIVEN:
+        if self.static_kernel != GIVEN:
             results = (_NULL if g is None else g for g in (gradient1, gradient2))
             self.launch("backward", first, count, wrt_log, increments, derivs, *results, _NULL)
             return gradient1, gradient2
@@ -907,7 +675,7 @@ class _Sweep:
         size = math.prod(total.shape[1:])
         threads = 256
         blocks = min(-(-total.shape[0] * size // threads), 2**16)
-        function = self.backend.function(f"sum_over_partners<{_REALS[self.dtype.itemsize]}>")
+        function = self.backend.function(f"sum_over_partners<{REALS[self.dtype.itemsize]}>")
         integers = (*self.shape, first, count, size)
         sides = (np.int32(_PAIRINGS[self.pairing]), np.int32(second))
         function((blocks,), (threads,), (gradients, total, *sides, *(np.int64(value) for value in integers)))

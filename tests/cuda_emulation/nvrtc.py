@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from branchsig.backends.cuda import Instance, source
+from branchsig.backends._instances import Instance, source
 from branchsig.quadrature import BY_NAME, TRAPEZOID
 
 

@@ -1,0 +1,278 @@
+"""The CUDA kernels as instances of the templates of `raw_kernels`: their names, their sizes, and their task.
+
+Which instance serves a problem depends on what the registers of a lane hold; how many lanes and warps run it is up to
+`branchsig.backends.cuda`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from branchsig import static_kernels as kernels
+from branchsig.quadrature import TRAPEZOID, Quadrature
+
+if TYPE_CHECKING:
+    from branchsig.backends import Problem
+
+__all__ = [
+    "CHANNELS",
+    "GIVEN",
+    "INTEGERS",
+    "REALS",
+    "Fused",
+    "Instance",
+    "depth_of",
+    "fused",
+    "source",
+    "task_type",
+    "weights_of",
+]
+
+_SOURCES = (
+    "elementary.cuh",
+    "increments.cuh",
+    "sweep.cuh",
+    "trapezoid.cuh",
+    "staggered.cuh",
+    "collocation.cuh",
+    "order.cuh",
+    "untruncated.cuh",
+    "gradients.cuh",
+    "forward.cu",
+    "backward.cu",
+)
+
+REALS = {4: "float", 8: "double"}
+
+GIVEN = "GIVEN"
+_FUSED: dict[type, tuple[str, tuple[str, ...]]] = {
+    kernels.LinearKernel: ("LINEAR", ()),
+    kernels.ScaledLinearKernel: ("LINEAR", ("scale",)),
+    kernels.PolynomialKernel: ("POLYNOMIAL", ("degree", "gamma", "scale")),
+    kernels.RBFKernel: ("RBF", ("sigma",)),
+    kernels.Matern12Kernel: ("MATERN12", ("sigma",)),
+    kernels.Matern32Kernel: ("MATERN32", ("sigma",)),
+    kernels.Matern52Kernel: ("MATERN52", ("sigma",)),
+    kernels.RationalQuadraticKernel: ("RATIONAL_QUADRATIC", ("sigma", "alpha")),
+}
+"""Static kernels whose increments the kernels make themselves: their name there, and their parameters."""
+
+
+class Fused(NamedTuple):
+    """A static kernel in the words of the kernels."""
+
+    name: str
+    parameters: tuple[float, float, float]
+    dilated: bool
+
+
+def fused(kernel: kernels.StaticKernel) -> Fused:
+    """Return how the kernels make the increments of a static kernel, dilated or not."""
+    if type(kernel) is kernels.DilatedKernel and not kernels.is_linear(kernel.kernel):
+        inner = fused(kernel.kernel)
+        return inner._replace(dilated=inner.name != GIVEN)
+    name, names = _FUSED.get(type(kernel), (GIVEN, ()))
+    parameters = [float(getattr(kernel, parameter)) for parameter in names]
+    if name == "LINEAR":  # kappa = factor <x, y>
+        parameters = [parameters[0] ** 2 if parameters else 1.0]
+    first, second, third = (*parameters, 0.0, 0.0, 0.0)[:3]
+    return Fused(name, (first, second, third), dilated=False)
+
+
+_UNROLLED_DEPTH = 6
+"""Up to this depth there is an instance of every kernel for the depth alone, and levels are no indices at run time."""
+
+_IN_REGISTERS_DEPTH = 4
+"""Up to this depth the state of the backward sweep leaves room for wide strips."""
+
+_BASE = 8
+"""That of the numbers of passes in sweep.cuh, where the edges between them are kept."""
+
+
+CHANNELS = 4
+"""Channels of a path that are read together, or twice as many."""
+
+_WIDEST = 4
+"""Columns of a strip, at most."""
+
+
+@functools.cache
+def source() -> str:
+    """Return the CUDA source text, of which every kernel is an instance."""
+    folder = Path(__file__).parent.parent / "raw_kernels"
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in _SOURCES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """The template arguments of one kernel.
+
+    `depth` is 0 where the depth is handed over at run time, and 1 without truncation. A strip of `columns` cells
+    belongs to a lane, and the `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes
+    of its own for every pair, which takes registers. So many `channels` of a path are read together, and held.
+    """
+
+    kernel: str
+    real: str
+    work: str
+    static_kernel: str
+    rule: str
+    p: int
+    depth: int
+    columns: int
+    grid: bool
+    careful: bool
+    padded: bool = False
+    channels: int = 4
+
+    @property
+    def expression(self) -> str:
+        """The kernel in the words of C++."""
+        size = self.columns if self.rule in ("Trapezoid", "Staggered") else self.p
+        arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {_flag(self.careful)}"
+        rule = f"{self.rule}<{arguments}>"
+        return f"{self.kernel}<{self.real}, {self.static_kernel}, {self.channels}, {rule}, {_flag(self.padded)}>"
+
+    @property
+    def span(self) -> int:
+        """Columns of a warp."""
+        return 32 * self.columns
+
+    @property
+    def slots(self) -> int:
+        """Points (linear kernels: steps) of the second path that a lane sums the gradients of."""
+        return self.columns + (self.static_kernel != "LINEAR")
+
+    def lag(self, levels: int) -> int:
+        """Rows by which the last level trails the increments."""
+        return levels + 1 if self.rule == "Staggered" else 0
+
+    @property
+    def handed_on(self) -> int:
+        """The values of a level that a lane hands to the next: DOWN, or UP for the way back, of the rule."""
+        if self.rule == "Staggered":
+            return 1 if self.kernel == "forward" else 3
+        if self.rule == "Trapezoid":
+            return 2 if self.kernel == "forward" else 3
+        if self.rule == "Untruncated":
+            return 2 * self.p + (self.kernel == "backward")
+        return 2 * self.p if self.kernel == "forward" else 3 * self.p + 1
+
+    def kept(self, rows: int, columns: int, warps: int, *, by_pass: bool) -> int:
+        """The values of a level that the sweep down leaves for the way back, beside one edge."""
+        if self.rule != "Untruncated":
+            return columns * self.p + 1
+        parts = -(-columns // 32)
+        nodes, edge = (rows + 33) * 33 * self.p**2, rows * 2 * self.p
+        if not by_pass:
+            return edge + parts * nodes
+        edges, passes = 0, -(-parts // warps)
+        while passes:
+            edges += min(passes, _BASE - 1)
+            passes //= _BASE
+        return edges * edge + warps * nodes
+
+    @classmethod
+    def widest(
+        cls,
+        kernel: str,
+        real: str,
+        static_kernel: str,
+        depth: float,
+        quadrature: Quadrature,
+        *,
+        grid: bool,
+        careful: bool,
+        parts: bool = False,
+        padded: bool = False,
+        dimension: int = 1,
+    ) -> Instance:
+        """Choose the instance whose strips are as wide as its registers allow (see docs/performance_cuda.md)."""
+        channels = CHANNELS
+        unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
+        if depth == math.inf:
+            rule, work, columns, unrolled = "Untruncated", "double", 1, 1
+        elif parts or quadrature != TRAPEZOID:
+            rule, work, columns = "Order" if parts else "Collocation", "double", 1
+        else:
+            rule, work, columns = "Trapezoid", "double" if careful else real, 1
+            if unrolled and not careful:
+                rule = "Staggered"
+                if static_kernel == "LINEAR" and not grid and dimension > CHANNELS:
+                    channels = 2 * CHANNELS
+                # A grid has a level more, and a lane in float64 half as many registers.
+                room = depth + grid <= _IN_REGISTERS_DEPTH and channels == CHANNELS
+                if kernel == "backward":
+                    columns = 2 if room and static_kernel == "LINEAR" and not grid else 1
+                else:
+                    columns = 4 if room else 2
+                columns = min(columns * (1 if real == "double" else 2), _WIDEST)
+        return cls(
+            kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, grid, careful, padded, channels
+        )
+
+    @classmethod
+    def for_problem(cls, kernel: str, problem: Problem, *, grid: bool, careful: bool) -> Instance:
+        """Choose the instance for a problem, with the widest strips."""
+        real = REALS[problem.path1.dtype.itemsize]
+        static_kernel = fused(problem.static_kernel).name
+        padded = problem.lengths1 is not None or problem.lengths2 is not None
+        form: dict[str, Any] = {"grid": grid, "careful": careful, "parts": problem.order is not None, "padded": padded}
+        form["dimension"] = int(problem.path1.shape[2])
+        return cls.widest(kernel, real, static_kernel, depth_of(problem), problem.quadrature, **form)
+
+    @property
+    def divides(self) -> bool:
+        """Whether each half of a warp can do a pair, and may save time: more channels are read in every pass."""
+        able = self.rule == "Staggered" and self.static_kernel != GIVEN and not self.padded
+        return able and self.channels == CHANNELS
+
+    def narrower(self) -> Instance:
+        """The same with strips of half the width."""
+        return dataclasses.replace(self, columns=self.columns // 2)
+
+    def covering(self, columns: int, lanes: int) -> Instance:
+        """The same with strips no wider than so many lanes need them."""
+        width = self.columns
+        while width > 1 and lanes * width // 2 >= columns:
+            width //= 2
+        return dataclasses.replace(self, columns=width)
+
+
+@functools.cache
+def weights_of(quadrature: Quadrature) -> np.ndarray:
+    """Return the weights of a rule, as collocation.cuh and untruncated.cuh have them."""
+    steps = np.array(quadrature.steps)
+    until = np.cumsum(steps, axis=0)
+    norms = np.abs(until[:, 1:]).sum(axis=1).max(), np.abs(steps[:, 1:]).sum()
+    return np.concatenate((steps.ravel(), np.ravel(quadrature.whole), steps.sum(axis=1), until.ravel(), norms))
+
+
+INTEGERS = (
+    "length1", "length2", "dimension", "order1", "order2", "depth", "dilated",
+    "pairing", "fewest", "most", "warps", "lanes", "by_pass", "content", "wrt_log",
+)  # fmt: skip
+
+
+@functools.cache
+def task_type(weights: int) -> np.dtype:
+    """Return the type of a Task of sweep.cuh."""
+    fields: list[Any] = [(name, np.int64) for name in ("n2", "first_pair", "pairs", "workspace_size")]
+    fields += [("parameter", np.float64, 3), *((name, np.int32) for name in INTEGERS)]
+    fields += [("weights", np.float64, weights)]
+    return np.dtype(fields, align=True)
+
+
+def depth_of(problem: Problem) -> float:
+    """Return the depth of the trees, or the largest number of nodes."""
+    return problem.depth if problem.order is None else problem.order
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
