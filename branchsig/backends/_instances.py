@@ -207,9 +207,10 @@ class Instance:
                 if static_kernel == "LINEAR" and not grid and dimension > CHANNELS:
                     channels = 2 * CHANNELS
                 # A grid has a level more, and a lane in float64 half as many registers.
-                room = depth + grid <= _IN_REGISTERS_DEPTH and channels == CHANNELS
+                linear = static_kernel == "LINEAR"
+                room = depth + grid <= _IN_REGISTERS_DEPTH - (not linear) and channels == CHANNELS
                 if kernel == "backward":
-                    columns = 2 if room and static_kernel == "LINEAR" and not grid else 1
+                    columns = 2 if room and linear and not grid else 1
                 else:
                     columns = 4 if room else 2
                 columns = min(columns * (1 if real == "double" else 2), _WIDEST)
