@@ -1012,6 +1012,21 @@ def test_a_mistake_at_the_padding_is_caught(emulated, reference, mutation, rng, 
     assert not all(survives(seed) for seed in range(8))
 
 
+@pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize(
+    ("name", "rule", "depth"),
+    [("linear", "trapezoid", 3), ("rbf", "trapezoid", 3), ("linear", "lobatto2", 3), ("linear", "trapezoid", math.inf)],
+)
+def test_nothing_depends_on_memory_that_nobody_wrote(emulated, reference, name, rule, depth, halves, rng, monkeypatch):
+    # A NaN that is found there would send a pair to the careful kernels, which might get it right.
+    monkeypatch.setattr(emulated_cupy, "poison", 0x3F)  # a small number
+    monkeypatch.setattr(emulated_cupy, "PROCESSORS", 132)
+    monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", 0 if halves else 1000)
+    x, y = drawn(rng, "gram", (9, 80), 3, counts=(3, 5), size=0.3)
+    quadrature = _validation.quadrature(rule)
+    compare(emulated, reference, problem(x, y, depth, (0, 0), "gram", kernel_named(name), quadrature=quadrature))
+
+
 def test_arrays_of_another_device_are_worked_on_there(emulated, reference, rng):
     x, y = drawn(rng, "gram", (5, 6), 2)
     arguments = problem(x, y, 3, (0, 0), "gram")

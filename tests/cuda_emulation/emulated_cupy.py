@@ -29,6 +29,7 @@ PROCESSORS = 3  # so few that a team has to take several pairs
 
 sanitize = os.environ.get("EMULATOR_SANITIZE") == "1"
 memory_limit = math.inf
+poison = 0xFF  # every byte of memory that nobody wrote; a floating-point number of these bytes is NaN
 allocated = [0]
 _libraries = {}
 launches = []  # (name, blocks, threads, device) of every launch
@@ -154,8 +155,7 @@ def empty(shape, dtype=float):
     allocated[0] = max(allocated[0], size)
     if size > memory_limit:
         raise OutOfMemoryError(f"Out of memory allocating {size} bytes")
-    kind = np.dtype(dtype).kind
-    return _on_current(np.full(shape, np.nan if kind == "f" else -1, dtype=dtype))
+    return _on_current(np.full((size,), poison, dtype=np.uint8).view(dtype).reshape(shape))
 
 
 def zeros(shape, dtype=float):
@@ -224,6 +224,7 @@ class RawModule:
             launches.append((name, grid[0], block[0], device))
             work_of[device] += 1
             library.emulator_seed(ctypes.c_uint64(RawModule.seed))
+            library.emulator_poison(poison)
             if entry(grid[0], block[0], pointers):
                 raise RuntimeError(f"{name}: {library.emulator_error().decode()}")
 

@@ -55,6 +55,7 @@ unsigned position;            // of the running fiber in `order`
 unsigned alive, at_barrier;
 int any_result;
 uint64_t seed;
+int poison = 0xff;
 Fiber scheduler, *running;
 char* stacks;
 size_t stacks_made;
@@ -192,11 +193,11 @@ void prepare(Fiber& fiber, unsigned thread, char* stack) {
 #endif
 }
 
-// Fills all __shared__ variables with NaN: they are the thread-local block of this module.
+// Fills all __shared__ variables: they are the thread-local block of this module.
 void poison_shared_memory() {
 #if !defined(EMULATOR_STATIC_SHARED)
   in_thread_local_block = 1;  // the block of a module is made when it is first touched
-  auto poison = [](dl_phdr_info* module, size_t, void*) {
+  auto fill = [](dl_phdr_info* module, size_t, void*) {
     const ElfW(Phdr)* block = nullptr;
     bool mine = false;
     for (int i = 0; i < module->dlpi_phnum; ++i) {
@@ -205,10 +206,10 @@ void poison_shared_memory() {
       if (header.p_type == PT_LOAD && here >= begin && here < begin + header.p_memsz) mine = true;
       if (header.p_type == PT_TLS) block = &header;
     }
-    if (mine && block && module->dlpi_tls_data) memset(module->dlpi_tls_data, 0xff, block->p_memsz);
+    if (mine && block && module->dlpi_tls_data) memset(module->dlpi_tls_data, poison, block->p_memsz);
     return mine ? 1 : 0;
   };
-  dl_iterate_phdr(poison, nullptr);
+  dl_iterate_phdr(fill, nullptr);
 #endif
 }
 
@@ -323,3 +324,4 @@ int launch(unsigned blocks, unsigned threads, void (*entry)(void*), void* argume
 
 extern "C" __attribute__((visibility("default"))) const char* emulator_error() { return emulator::error.c_str(); }
 extern "C" __attribute__((visibility("default"))) void emulator_seed(uint64_t seed) { emulator::seed = seed; }
+extern "C" __attribute__((visibility("default"))) void emulator_poison(int byte) { emulator::poison = byte; }
