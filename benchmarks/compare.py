@@ -37,7 +37,7 @@ TURN = 0.1
 class Row:
     """One line of the table: the same call made of either library.
 
-    `call(module, threads)` returns a function without arguments. `goal` bounds the ratio theirs/ours from below.
+    `call(module)` returns a function without arguments. `goal` bounds the ratio theirs/ours from below.
     `group` names the geometric mean that the row enters.
     """
 
