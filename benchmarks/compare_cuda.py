@@ -19,6 +19,7 @@ import branchsig
 PAIRED = [(128, 64, 4, 3), (128, 256, 8, 4), (32, 1000, 8, 4), (1, 4096, 4, 4)]  # batch, length, dimension, depth
 GRAMS = [(32, 1000, 4, 4), (512, 64, 4, 4)]
 GOAL = 20
+MOST = 2.0  # seconds for the runs of a case
 
 OPERATIONS = {
     ("forward", "float64"): (13, 1),
@@ -76,10 +77,10 @@ def call_of(module, case, x, y, derivs):
     return lambda: getattr(module, f"{name}_backprop")(derivs, x, y, case.depth, 0, right_deriv=True)
 
 
-def timed(cupy, streams, calls, runs, most=2.0):
+def timed(cupy, streams, calls, runs):
     """Medians in milliseconds of warm calls, which take turns, between events on the stream of each library.
 
-    Of `runs` runs, fewer are made where all of them together would last longer than `most` seconds, but three always.
+    Of `runs` runs, fewer are made where all of them together would last longer than `MOST` seconds, but three always.
     """
     for call in calls.values():
         call()
@@ -90,7 +91,7 @@ def timed(cupy, streams, calls, runs, most=2.0):
     cupy.cuda.Device().synchronize()
     lasting = time.perf_counter() - start
     found = {name: [] for name in calls}
-    for _ in range(min(runs, max(3, int(most / lasting)))):
+    for _ in range(min(runs, max(3, int(MOST / lasting)))):
         for name, call in calls.items():
             start, end = cupy.cuda.Event(), cupy.cuda.Event()
             start.record(streams[name])
@@ -166,10 +167,15 @@ def main():
     header = ["case", "dtype", "direction", "branchsig, ms", "pysiglib, ms", "ratio", "share of peak"]
     rows = [row_of(cupy, peer, case, runs) for case in cases(arguments.quick)]
     name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-    facts = measure.machine_facts(None if peer is None else peer[0])
-    facts = [fact.replace("given NumPy arrays", "given CUDA tensors") for fact in facts]
+    facts = measure.machine_facts(None if peer is None else peer[0], given="CUDA tensors")
     lines = ["# The CUDA backend", "", f"- Device: {name}, CuPy {cupy.__version__}", *facts, ""]
-    lines += measure.table(header, rows)
+    lines += [
+        f"Medians of {runs} warm calls between CUDA events, the two libraries in turns; of fewer, but three, where all",
+        f"together would last longer than {MOST:g} s. The first event stands before the call, so what the host takes",
+        "before its first launch counts. Written by `python benchmarks/compare_cuda.py`.",
+        "",
+        *measure.table(header, rows),
+    ]
     print("\n".join(lines))
     if not arguments.quick:
         measure.write("cuda.md", lines)

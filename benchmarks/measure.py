@@ -130,8 +130,8 @@ def _processor():
     return ", ".join(sorted(names)) or platform.processor()
 
 
-def machine_facts(module):
-    """What a reader needs to judge the numbers, as lines of Markdown."""
+def machine_facts(module, given="NumPy arrays"):
+    """What a reader needs to judge the numbers, as lines of Markdown. `given` is what the peer gets."""
     import branchsig
 
     facts = [
@@ -152,9 +152,7 @@ def machine_facts(module):
     else:
         import importlib.metadata as metadata
 
-        facts.append(
-            f"- pysiglib {metadata.version('pysiglib')}, torch {metadata.version('torch')}, given NumPy arrays"
-        )
+        facts.append(f"- pysiglib {metadata.version('pysiglib')}, torch {metadata.version('torch')}, given {given}")
     return facts
 
 

@@ -134,7 +134,7 @@ class Instance:
     @property
     def expression(self) -> str:
         """The kernel in the words of C++."""
-        size = self.columns if self.rule in ("Trapezoid", "Staggered") else self.p
+        size = self.columns if self.rule == "Staggered" else self.p
         arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {_flag(self.careful)}"
         rule = f"{self.rule}<{arguments}>"
         return f"{self.kernel}<{self.real}, {self.static_kernel}, {self.channels}, {rule}, {_flag(self.padded)}>"

@@ -1,11 +1,12 @@
 """CUDA for CuPy arrays: picks, compiles and launches the kernels of `raw_kernels`, on the device of the arrays.
 
 A `Problem` on CuPy arrays comes in; logarithms of kernels, grids or gradients go out, computed on CuPy's current
-stream. A warp, or a team of warps where there are few pairs, owns a pair of paths at a time, so that memory beyond the
-result is that of the pairs in flight, O(depth · (length1 + length2)) each; the gradients without truncation keep K at
-every node where it fits, and otherwise at those of as many columns as a team has. Pairs whose kernels leave the range
-of the running products are done again in float64 in the log domain, by kernels that find them on the device: the host
-never waits. What the kernels cannot do is left to the reference, in CuPy's own namespace.
+stream. A warp owns a pair of paths at a time, or a team of warps where there are few, or half of one where there are
+many of short paths, so that memory beyond the result is that of the pairs in flight, O(depth · (length1 + length2))
+each; the gradients without truncation keep K at every node where it fits, and otherwise at those of as many columns as
+a team has. Pairs whose kernels leave the range of the running products are done again in float64 in the log domain, by
+kernels that find them on the device: the host never waits. What the kernels cannot do is left to the reference, in
+CuPy's own namespace.
 """
 
 from __future__ import annotations

@@ -204,17 +204,15 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? task.depth + 1 : 1);
     PairMemory<CHANNELS, real, work>& mine = memory[within];
     Backward adjoint = {problem, team, sweep, mine, row_sums[within], derivs + (first_pair + k) * given, bool(task.wrt_log)};
-    GradientsOfPair<KERNEL, Rule::COLUMNS, Forward::IncrementsOfStrip::POINTS, CHANNELS, real, work> gradients = {
+    GradientsOfPair<KERNEL, Rule::COLUMNS, typename Backward::GradientsOfStrip, real, work> gradients = {
         problem, team, mine.gradients, sweep.paths.path1, sweep.paths.path2};
     if (team.lane == 0) {
       mine.gradients.sums1 = reinterpret_cast<Group<work, CHANNELS>*>(free);
-      mine.gradients.sums2 = mine.gradients.sums1 + (long long)problem.template groups<CHANNELS>() * (length1 + 1);
+      mine.gradients.sums2 = mine.gradients.sums1 + Backward::GradientsOfStrip::size1(problem);
       mine.gradients.increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
     }
-    if (KERNEL != GIVEN) {
-      const long long size1 = (long long)problem.template groups<CHANNELS>() * (length1 + 1);
-      free += (size1 + Backward::GradientsOfStrip::size2(problem, team)) * CHANNELS;
-    }
+    if (KERNEL != GIVEN)
+      free += (Backward::GradientsOfStrip::size1(problem) + Backward::GradientsOfStrip::size2(problem, team)) * CHANNELS;
     sweep.edge = free;
     if constexpr (Rule::EVERY_ROW) {
       sweep.by_pass = task.by_pass;

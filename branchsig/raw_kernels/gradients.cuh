@@ -8,10 +8,10 @@
 template <int CHANNELS, typename real, typename work>
 struct GradientMemory {
   typedef ::Group<work, CHANNELS> Group;
-  Group* sums1;  // (groups, length1 + 1)
-  Group* sums2;  // (groups, lanes of all parts, POINTS)
-  work* factors;       // (parts): with respect to the logarithm of the factors of a dilated kernel
-  real* increments;    // GIVEN: (padded1 - 1, padded2 - 1)
+  Group* sums1;      // (groups, length1 + 1)
+  Group* sums2;      // (groups, lanes of all parts, POINTS)
+  work* factors;     // (parts): with respect to the logarithm of the factors of a dilated kernel
+  real* increments;  // GIVEN: (padded1 - 1, padded2 - 1)
 };
 
 // Sums for the latest rows of a warp, by halves of a group, so that lanes on neighbouring rows do not meet in a bank.
@@ -59,19 +59,27 @@ struct Gradients {
   const GradientMemory<CHANNELS, real, work>& memory;
   const Increments& increments;
   RowSums& rows;
-  Group sum[POINTS];  // for the points of the strip, first group
-  Group ahead;        // first group of the point (LINEAR: of the step) of the next row
-  work below[COLUMNS];      // what the row of cells below gave
+  Group sum[POINTS];    // for the points of the strip, first group
+  Group ahead;          // first group of the point (LINEAR: of the step) of the next row
+  work below[COLUMNS];  // what the row of cells below gave
 
   __device__ __forceinline__ Gradients(const Problem<real>& problem, const Team& team,
                                        const GradientMemory<CHANNELS, real, work>& memory, const Increments& increments,
                                        RowSums& rows)
       : problem(problem), team(team), memory(memory), increments(increments), rows(rows) {}
 
-  // groups of the second path of all parts
+  // What the columns of a warp are, or of half of one, is a part of them. All parts have so many lanes.
+  static __device__ int parts(const Problem<real>& problem, const Team& team) {
+    return (problem.columns() - 1) / (team.lanes * COLUMNS) + 1;
+  }
+  static __device__ int lanes(const Problem<real>& problem, const Team& team) { return parts(problem, team) * team.lanes; }
+
+  // groups of the sums for the first path, and for the second
+  static __device__ long long size1(const Problem<real>& problem) {
+    return (long long)problem.template groups<CHANNELS>() * (problem.length1 + 1);
+  }
   static __device__ long long size2(const Problem<real>& problem, const Team& team) {
-    const int lanes = ((problem.columns() - 1) / (team.lanes * COLUMNS) + 1) * team.lanes;
-    return (long long)problem.template groups<CHANNELS>() * lanes * POINTS;
+    return (long long)problem.template groups<CHANNELS>() * lanes(problem, team) * POINTS;
   }
 
   // Takes up a strip; the first row to be taken is the last one.
@@ -137,8 +145,7 @@ struct Gradients {
     work b[POINTS];
     increments.arguments_of_row(row, x, b);
 #pragma unroll
-    for (int p = 0; p < POINTS; ++p)
-      weight[p] = work(0);
+    for (int p = 0; p < POINTS; ++p) weight[p] = work(0);
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) {
       const work more = gbar[c] - below[c];
@@ -152,8 +159,7 @@ struct Gradients {
   }
 
   // sums += weight d kappa(x, y) / d x and d y, but for the slope
-  static __device__ __forceinline__ void add(Group& of_x, Group& of_y, work weight, const Group& x,
-                                             const Group& y) {
+  static __device__ __forceinline__ void add(Group& of_x, Group& of_y, work weight, const Group& x, const Group& y) {
 #pragma unroll
     for (int n = 0; n < CHANNELS; ++n) {
       if (KERNEL == LINEAR || KERNEL == POLYNOMIAL) {
@@ -169,8 +175,7 @@ struct Gradients {
 
   // the sums for the points of the strip of a lane, counted over all parts
   __device__ __forceinline__ Group* slots(int group, int lane) const {
-    const int lanes = ((problem.columns() - 1) / (team.lanes * COLUMNS) + 1) * team.lanes;
-    return memory.sums2 + ((long long)group * lanes + lane) * POINTS;
+    return memory.sums2 + ((long long)group * lanes(problem, team) + lane) * POINTS;
   }
 
   // All lanes have taken the rows from..to - 1. The lane of a row is not before the last one that has added to it.
@@ -196,17 +201,14 @@ struct Gradients {
 };
 
 // The gradients of a pair, once all strips are done.
-template <int KERNEL, int COLUMNS, int POINTS, int CHANNELS, typename real, typename work>
+template <int KERNEL, int COLUMNS, typename Strip, typename real, typename work>
 struct GradientsOfPair {
+  enum { POINTS = Strip::POINTS, CHANNELS = Strip::CHANNELS };
   typedef ::Group<work, CHANNELS> Group;
-  static constexpr bool DILATABLE = KERNEL != GIVEN && KERNEL != LINEAR;
   const Problem<real>& problem;
   const Team& team;
   const GradientMemory<CHANNELS, real, work>& memory;
   const real *path1, *path2;
-
-  __device__ int lanes() const { return parts() * team.lanes; }
-  __device__ int parts() const { return (problem.columns() - 1) / (team.lanes * COLUMNS) + 1; }
 
   // Sets all sums to 0.
   __device__ void clear() const {
@@ -214,11 +216,10 @@ struct GradientsOfPair {
       const long long size = (long long)(problem.padded1 - 1) * (problem.padded2 - 1);
       for (long long e = team.thread(); e < size; e += team.threads()) memory.increments[e] = real(0);
     } else {
-      const long long size1 = (long long)problem.template groups<CHANNELS>() * (problem.length1 + 1);
-      const long long size2 = (long long)problem.template groups<CHANNELS>() * lanes() * POINTS;
+      const long long size1 = Strip::size1(problem), size2 = Strip::size2(problem, team);
       for (long long e = team.thread(); e < size1; e += team.threads()) memory.sums1[e] = Group();
       for (long long e = team.thread(); e < size2; e += team.threads()) memory.sums2[e] = Group();
-      for (int part = team.thread(); part < parts(); part += team.threads()) memory.factors[part] = work(0);
+      for (int part = team.thread(); part < Strip::parts(problem, team); part += team.threads()) memory.factors[part] = work(0);
     }
     team.barrier();
   }
@@ -252,7 +253,7 @@ struct GradientsOfPair {
       for (long long e = team.thread(); e < (long long)length * d; e += team.threads()) {
         const int i = int(e / d), channel = int(e % d);
         work value;
-        if (DILATABLE && problem.dilated && channel == d - 1) {
+        if (Strip::OF_POINTS && problem.dilated && channel == d - 1) {
           value = i ? work(0) : of_factor(second ? path2 : path1);
         } else if (KERNEL == LINEAR) {
           value = (i ? of(second, i - 1, channel) : work(0)) - (i < length - 1 ? of(second, i, channel) : work(0));
@@ -270,7 +271,7 @@ struct GradientsOfPair {
   __device__ work of(bool second, int i, int channel) const {
     const int group = channel / CHANNELS, n = channel % CHANNELS;
     if (!second) return memory.sums1[(long long)group * (problem.length1 + 1) + i].channel[n];
-    const Group* sums = memory.sums2 + (long long)group * lanes() * POINTS;
+    const Group* sums = memory.sums2 + (long long)group * Strip::lanes(problem, team) * POINTS;
     const int C = problem.columns(), cell = KERNEL == LINEAR ? i : i - 1;
     work total = work(0);
     for (int c = max(cell, 0) << problem.order2; c < min((cell + 1) << problem.order2, C); ++c)
@@ -283,7 +284,7 @@ struct GradientsOfPair {
 
   __device__ work of_factor(const real* path) const {
     work sum = work(0);
-    for (int part = 0; part < parts(); ++part) sum += memory.factors[part];
+    for (int part = 0; part < Strip::parts(problem, team); ++part) sum += memory.factors[part];
     return sum / work(path[problem.dimension - 1]);
   }
 };

@@ -154,7 +154,7 @@ struct Increments {
   int first;
   work factor;
   Group point[POINTS];
-  Group ahead;    // the point (LINEAR: the step) of the first path that the next row of cells needs, asked for early
+  Group ahead;          // the point (LINEAR: the step) of the first path that the next row of cells needs, asked for early
   work latest[POINTS];  // kappa at the latest row of points
 
   __device__ __forceinline__ Increments(const Problem<real>& problem, const Paths<KERNEL, CHANNELS, real, work>& paths)
@@ -226,10 +226,10 @@ struct Increments {
   __device__ __forceinline__ void of_row(int i, bool up, bool leaves, work (&g)[COLUMNS]) {
     const int next = leaves ? up ? i - 1 : i + 1 : i;
     if (KERNEL == GIVEN) {
-      const int last = problem.length2 - 2;
-      const real* row = paths.path1 + (long long)min(max(i, 0), problem.length1 - 2) * (problem.padded2 - 1);
+      const int nearest = min(max(i, 0), problem.length1 - 2), last = problem.length2 - 2;
+      const real* row = paths.path1 + (long long)nearest * (problem.padded2 - 1);
 #pragma unroll
-      for (int c = 0; c < COLUMNS; ++c) g[c] = i == min(max(i, 0), problem.length1 - 2) ? work(row[min(cell(c), last)]) : work(0);
+      for (int c = 0; c < COLUMNS; ++c) g[c] = i == nearest ? work(row[min(cell(c), last)]) : work(0);
     } else if (KERNEL == LINEAR) {
       const Group step = ahead;
       look_ahead(next, up);

@@ -102,15 +102,12 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
     work w[ROOM][COLUMNS], gw[ROOM][COLUMNS], diagonal[ROOM];
 
     __device__ __forceinline__ void start(int N, const work* last_row, int first, int C) {
+      read_last_row(N, last_row, first, C, work(1), k);
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         diagonal[m] = work(0);
 #pragma unroll
-        for (int c = 0; c <= COLUMNS; ++c) {
-          const int node = min(first + c, C);
-          k[m][c] = node ? last_row[(long long)m * (C + 1) + node] : work(1);
-          both[m][c] = work(2);
-        }
+        for (int c = 0; c <= COLUMNS; ++c) both[m][c] = work(2);
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) {
           w[m][c] = gw[m][c] = work(0);

@@ -88,9 +88,7 @@ struct Team {
   __device__ int part() const { return (threadIdx.x & 31) / lanes; }  // of a warp
   __device__ long long first_pair() const { return slot() - part(); }
   __device__ long long stride() const { return gridDim.x * (long long)(blockDim.x / threads()); }
-  __device__ long long pair(long long next, long long pairs) const {
-    return min(next + part(), pairs - 1);
-  }
+  __device__ long long pair(long long next, long long pairs) const { return min(next + part(), pairs - 1); }
 
   // Sums over the team, in a fixed order, known to all its threads. `scratch` holds a value for every warp.
   template <typename work>

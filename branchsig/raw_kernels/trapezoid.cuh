@@ -10,6 +10,20 @@
 //   adjoint   w_M = 1;   Kbar_m(r, c) = sum of g w_{m+1} / 4 over the four cells around the node
 //             w_m(r, c) = sum of Kbar_m K_m over the nodes below and to the right,   gbar = sum over m of w_m s_m / 4
 
+// What the sweep down has kept of its last row, (levels, columns + 1), at the columns first..first + COLUMNS - 1; nobody stores
+// column 0.
+template <int ROOM, int COLUMNS, typename work>
+__device__ __forceinline__ void read_last_row(int N, const work* last_row, int first, int C, work at_column_0,
+                                              work (&stored)[ROOM][COLUMNS]) {
+#pragma unroll
+  for (int m = 0; m < N; ++m)
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+      const int node = min(first + c, C);
+      stored[m][c] = node ? last_row[(long long)m * (C + 1) + node] : at_column_0;
+    }
+}
+
 template <typename real, typename work, int DEPTH, int WIDTH, bool OF_GRID, bool IN_LOGS>
 struct Trapezoid : Levels<DEPTH, OF_GRID> {
   typedef work Work;
@@ -96,15 +110,15 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
     work k[ROOM][COLUMNS + 1], logs[LOG][COLUMNS + 1], w[ROOM][COLUMNS], gw[ROOM][COLUMNS], diagonal[ROOM];
 
     __device__ __forceinline__ void start(int N, const work* last_row, int first, int C) {
+      work stored[ROOM][COLUMNS + 1];
+      read_last_row(N, last_row, first, C, work(CAREFUL ? 0 : 1), stored);
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         diagonal[m] = work(0);
 #pragma unroll
         for (int c = 0; c <= COLUMNS; ++c) {
-          const int node = min(first + c, C);
-          const work stored = node ? last_row[(long long)m * (C + 1) + node] : work(CAREFUL ? 0 : 1);
-          if (CAREFUL) logs[m][c] = stored;
-          k[m][c] = CAREFUL ? exp(stored) : stored;
+          if (CAREFUL) logs[m][c] = stored[m][c];
+          k[m][c] = CAREFUL ? exp(stored[m][c]) : stored[m][c];
         }
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) w[m][c] = gw[m][c] = work(0);
