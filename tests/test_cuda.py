@@ -177,6 +177,111 @@ def test_second_paths_longer_than_a_team_is_wide_are_done_in_passes(backend, ref
         compare(backend, reference, problem(x, y, 3, static_kernel=kernel_named(name)))
 
 
+def with_short_teams(backend, warps, monkeypatch):
+    """Let a backend have few warps to a team, so that pairs of two hundred columns are relayed."""
+    monkeypatch.setattr(cuda, "_RELAY_TEAM", warps)
+    monkeypatch.setattr(cuda, "_LONGEST_TEAM", warps)
+    monkeypatch.setattr(backend.backend, "processors", lambda: 16)
+    return backend
+
+
+@pytest.fixture(params=[1, 2])
+def relaying(cupy, request, monkeypatch):
+    return with_short_teams(OnDevice(cupy), request.param, monkeypatch)
+
+
+def relays(backend):
+    """The turns of every launch that a backend has planned."""
+    return [prepared.turns for plan in backend.backend.plans.values() for prepared in plan]
+
+
+@pytest.mark.parametrize("name", ["linear", "rbf", "quartic"])
+@pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
+def test_few_pairs_of_long_paths_are_relayed(relaying, reference, name, pairing, rng):
+    x, y = drawn(rng, pairing, (40, 270) if pairing == "paired" else (270, 270), 3, counts=(2, 1), size=0.2)
+    compare(relaying, reference, problem(x, y, 3, (0, 0), pairing, kernel_named(name)), grids=pairing == "paired")
+    assert min(relays(relaying)) > 0
+
+
+def test_few_pairs_in_float32_are_relayed(relaying, reference, rng):
+    for name in ("linear", "rbf"):
+        x, y = drawn(rng, "paired", (9, 270), 3, np.float32, counts=(2, 2))
+        compare(relaying, reference, problem(x, y, 3, static_kernel=kernel_named(name)), grids=True)
+    assert min(relays(relaying)) > 0
+
+
+@pytest.mark.parametrize(("rule", "depth"), [("trapezoid", 7), ("left", 3), ("lobatto2", 3), ("trapezoid", math.inf)])
+def test_other_rules_and_depths_are_relayed(relaying, reference, rule, depth, rng):
+    x, y = drawn(rng, "paired", (20, 270), 2, counts=(2, 2), size=0.2)
+    arguments = problem(x, y, depth, quadrature=_validation.quadrature(rule))
+    compare(relaying, reference, arguments, grids=True)
+    assert min(relays(relaying)) > 0
+
+
+def test_truncations_by_nodes_are_relayed(relaying, reference, rng):
+    x, y = drawn(rng, "paired", (20, 270), 2, counts=(2, 2), size=0.2)
+    compare_parts(relaying, reference, problem(x, y, 3, order=3))
+    assert min(relays(relaying)) > 0
+
+
+def test_wide_cells_are_shared_by_the_stages_of_a_relay(relaying, reference, rng):
+    x, y = drawn(rng, "paired", (4, 5), 2, counts=(1, 1))
+    for name in ("linear", "quartic"):
+        compare(relaying, reference, problem(x, y, 3, (1, 7), static_kernel=kernel_named(name)))
+    assert min(relays(relaying)) > 0
+
+
+@pytest.mark.parametrize("name", ["linear", "rbf"])
+def test_padded_paths_are_relayed(relaying, reference, name, rng):
+    compare(relaying, reference, padded(rng, "paired", ((20, 1, 9), (300, 270, 1)), name=name), grids=True)
+
+
+def test_relayed_kernels_beyond_the_range_are_done_again(relaying, reference, rng):
+    x, y = drawn(rng, "paired", (20, 270), 2, counts=(3, 3), size=0.2)
+    x[1], y[1] = 20 * np.abs(x[1]).cumsum(axis=0), np.abs(y[1]).cumsum(axis=0)
+    arguments = problem(x, y, 3)
+    assert reference.log_kernel(arguments)[1] > 709
+    wanted = reference.log_kernel(arguments)
+    assert relative(relaying.log_kernel(arguments), wanted) < 1e-12
+    options = {"wrt_log": True, "left": True, "right": True}
+    found = relaying.gradients(arguments, np.ones(3), **options)
+    for mine, its in zip(found, reference.gradients(arguments, np.ones(3), **options), strict=True):
+        assert relative_to_path(mine, its) < 1e-11
+    assert min(relays(relaying)) > 0
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "kernel", "warps", "turns"),
+    [
+        (1, 4096, "forward", 4, 8),
+        (1, 4096, "backward", 4, 32),
+        (32, 1000, "forward", 4, 64),
+        (32, 1000, "backward", 4, 256),
+        (66, 1000, "forward", 4, 132),
+        (66, 1000, "backward", 8, 264),
+        (67, 1000, "forward", 8, 0),
+        (1, 256, "forward", 4, 2),
+        (1, 128, "forward", 4, 0),
+    ],
+)
+def test_pairs_are_relayed_where_they_leave_processors_without_work(
+    emulated, count, columns, kernel, warps, turns, monkeypatch
+):
+    monkeypatch.setattr(emulated_cupy, "PROCESSORS", 132)
+    x, y = (emulated_cupy.zeros((count, length, 3)) for length in (8, columns + 1))
+    sweep = cuda._Sweep(emulated.backend, problem(x, y, 4), grid=False)
+    ((instance, lanes, _, most),) = sweep.strips(kernel, careful=False)
+    launch = sweep.planned(instance, lanes, count, min(most, sweep.columns))
+    assert (launch.warps, count * launch.stages) == (warps, turns)
+
+
+def test_pairs_whose_workspaces_have_no_room_are_not_relayed(relaying, reference, rng, monkeypatch):
+    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    x, y = drawn(rng, "paired", (5, 270), 2, counts=(2, 2), size=0.2)
+    compare(relaying, reference, problem(x, y, 3))
+    assert not any(relays(relaying))
+
+
 @pytest.mark.parametrize("name", ["linear", "rbf", "quartic"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(("pairing", "length"), [("gram", 40), ("symmetric", 64), ("paired", 20)])
@@ -899,6 +1004,22 @@ def test_the_order_of_the_threads_changes_no_bit(emulated, quadrature, order, de
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(("rule", "depth"), [("trapezoid", 3), ("lobatto2", 3), ("trapezoid", math.inf)])
+def test_the_order_of_the_blocks_changes_no_bit(emulated, rule, depth, rng, monkeypatch):
+    relaying = with_short_teams(emulated, 2, monkeypatch)
+    x, y = drawn(rng, "paired", (35, 270), 3, counts=(3, 3), size=0.2)
+    arguments = problem(x, y, depth, static_kernel=kernel_named("rbf"), quadrature=_validation.quadrature(rule))
+    results = []
+    for seed in range(8):
+        emulated_cupy.seed(seed)
+        gradients = relaying.gradients(arguments, np.ones(3), wrt_log=True, left=True, right=True)
+        results.append((relaying.log_kernel(arguments), *gradients))
+    assert min(relays(relaying)) > 0
+    for result in results[1:]:
+        for a, b in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_the_order_of_the_threads_changes_no_bit_of_padded_paths(emulated, rng):
     arguments = padded(rng, "gram", ((35, 1), (70, 9)), name="rbf")
     results = []
@@ -1205,7 +1326,72 @@ def test_an_edge_of_a_cell_not_handed_on_is_caught(emulated, reference, shuffle,
     assert max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) > 1e-9
 
 
-DEADLOCK = """
+RELAY_MUTATIONS = {
+    "a stage waits for the phases before it, down": (
+        "if (end && team.warp == 0) relay.follow(",
+        "if (false) relay.follow(",
+    ),
+    "a stage waits for the phases before it, up": (
+        "if (end && team.warp == team.warps - 1) relay.follow(",
+        "if (false) relay.follow(",
+    ),
+    "a stage waits for the paths to be laid out": (
+        "relay.await(relay.stage - 1, 1);",
+        ";",
+    ),
+    "the way back waits for the way down": ("relay.await(passes() - 1, relay.ALL_DONE);", ";"),
+    "a sum waits for the one before": ("relay.await(pass - 1, relay.ALL_DONE);", ";"),
+    "the gradients are written when all is added": (
+        "if (relay.stage > sweep.passes()) relay.await(relay.stage - 1, relay.ALL_DONE);",
+        "",
+    ),
+    "phases are told behind a barrier, down": (
+        "      team.barrier();\n      relay.tell(team, phase + 1 - APART * (team.warps - 1));\n    }\n    if constexpr",
+        "      relay.tell(team, phase + 1 - APART * (team.warps - 1));\n      team.barrier();\n    }\n    if constexpr",
+    ),
+    "phases are told behind a fence": ("    __threadfence();\n    atomicExch(", "    atomicExch("),
+    "phases are not told too early": (
+        "atomicExch(progress + stage, phases);",
+        "atomicExch(progress + stage, phases + 3);",
+    ),
+    "enough phases are waited for": (
+        "const int now = await(stage - 1, phases);",
+        "const int now = await(stage - 1, phases - 2);",
+    ),
+    "turns are taken in order": (
+        "relay.turn = atomicAdd(progress, 1);",
+        "relay.turn = int(count()) - 1 - atomicAdd(progress, 1);",
+    ),
+}
+
+
+@pytest.mark.parametrize("mutation", RELAY_MUTATIONS)
+def test_a_stage_that_does_not_wait_is_caught(emulated, reference, mutation, rng, monkeypatch):
+    original, mutated = RELAY_MUTATIONS[mutation]
+    text = cuda.source()
+    assert text.count(original) == 1
+    relaying = with_short_teams(emulated, 2, monkeypatch)
+    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
+    x, y = drawn(rng, "paired", (40, 270), 2, counts=(2, 2), size=0.2)
+    arguments = problem(x, y, 3)
+    options = {"wrt_log": False, "left": True, "right": True}
+    wanted = reference.gradients(arguments, np.ones(2), **options)
+
+    def survives(seed):
+        emulated_cupy.seed(seed)
+        try:
+            found = relaying.gradients(arguments, np.ones(2), **options)
+        except RuntimeError:
+            return False
+        found = [np.nan_to_num(gradient, nan=1e9) for gradient in found]
+        return max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) < 1e-9
+
+    caught = not all(survives(seed) for seed in range(24))
+    emulated_cupy.seed(0)
+    assert caught
+
+
+MISTAKEN = """
 __global__ void waits_in_vain(int* out) {
   if (threadIdx.x == 0) __syncthreads();
   else __shfl_sync(0xffffffffu, out[0], 0);
@@ -1214,6 +1400,25 @@ __global__ void waits_at_two_places(int* out) {
   if (threadIdx.x < 16) { __syncthreads(); out[0] = 1; }
   else {
     __syncthreads(); out[1] = 2; }
+}
+__global__ void waits_for_another_block(int* out) {
+  const volatile int* told = out;
+  while (*told < 2) __nanosleep(1);
+}
+__global__ void tells_without_a_fence(int* out) {
+  __syncthreads();
+  atomicExch(out, 1);
+}
+__global__ void shares_with_other_blocks(int* out) {
+  __shared__ int value[2];
+  if (threadIdx.x == 0) value[0] = atomicAdd(out, 1);
+  __syncthreads();
+  const int mine = value[0];
+  if (threadIdx.x == 1) value[1] = mine;
+  if (threadIdx.x == 0)
+    while (*(const volatile int*)out < int(gridDim.x)) __nanosleep(1);
+  __syncthreads();
+  out[1 + mine] = value[1];
 }
 __global__ void reads_what_nobody_wrote(double* out) {
   __shared__ double value[32];
@@ -1225,17 +1430,34 @@ __global__ void reads_what_nobody_wrote(double* out) {
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("waits_in_vain", "deadlock"), ("waits_at_two_places", "different places")]
+    ("name", "message"),
+    [
+        ("waits_in_vain", "deadlock"),
+        ("waits_at_two_places", "different places"),
+        ("waits_for_another_block", "blocks in flight wait"),
+        ("tells_without_a_fence", "without a fence"),
+    ],
 )
-def test_the_emulator_finds_threads_that_wait_for_ever(name, message):
-    function = emulated_cupy.RawModule(code=DEADLOCK, name_expressions=(name,)).get_function(name)
+def test_the_emulator_finds_threads_that_wait_for_ever_or_tell_too_early(name, message):
+    function = emulated_cupy.RawModule(code=MISTAKEN, name_expressions=(name,)).get_function(name)
     with pytest.raises(RuntimeError, match=message):
         function((1,), (32,), (emulated_cupy.zeros((2,), np.int32),))
 
 
+def test_the_emulator_gives_every_block_shared_memory_of_its_own():
+    name = "shares_with_other_blocks"
+    function = emulated_cupy.RawModule(code=MISTAKEN, name_expressions=(name,)).get_function(name)
+    for seed in range(6):
+        emulated_cupy.seed(seed)
+        out = emulated_cupy.zeros((5,), np.int32)
+        function((4,), (64,), (out,))
+        np.testing.assert_array_equal(out, [4, 0, 1, 2, 3])
+    emulated_cupy.seed(0)
+
+
 def test_the_emulator_poisons_shared_memory():
     name = "reads_what_nobody_wrote"
-    function = emulated_cupy.RawModule(code=DEADLOCK, name_expressions=(name,)).get_function(name)
+    function = emulated_cupy.RawModule(code=MISTAKEN, name_expressions=(name,)).get_function(name)
     out = emulated_cupy.zeros((32,))
     function((1,), (32,), (out,))
     assert out[1] == 1.0
@@ -1327,6 +1549,12 @@ for name, pairing, lengths in cases:
             for grid in (False, True):
                 parts = backend.parts(of_order, grid=grid)
                 backend.gradients(of_order, parts, wrt_log=True, left=True, right=True)
+cuda._WORKSPACE_BYTES, cuda._RELAY_TEAM, cuda._LONGEST_TEAM = 2**28, 1, 1
+x, y = walk(rng, 1, 20, 3, size=0.4), walk(rng, 1, 150, 3, size=0.4)
+for name, rule in ("linear", "trapezoid"), ("rbf", "lobatto2"):
+    arguments = problem(x, y, 3, (0, 0), "paired", static_kernel(name)[0], quadrature=BY_NAME[rule])
+    backend.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
+assert any(one.turns for plan in backend.backend.plans.values() for one in plan)
 print("clean")
 """
 

@@ -257,7 +257,7 @@ def weights_of(quadrature: Quadrature) -> np.ndarray:
 
 INTEGERS = (
     "length1", "length2", "dimension", "order1", "order2", "depth", "dilated",
-    "pairing", "fewest", "most", "warps", "lanes", "by_pass", "content", "wrt_log",
+    "pairing", "fewest", "most", "warps", "lanes", "stages", "by_pass", "content", "wrt_log",
 )  # fmt: skip
 
 

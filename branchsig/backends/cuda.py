@@ -51,6 +51,12 @@ _LONGEST_SIDE = 2**28
 """Refined cells along a path are counted in 32 bits."""
 
 _LONGEST_TEAM = 8
+_RELAY_TEAM = 4
+"""Warps of the teams that relay a pair, if not more are needed: one for every scheduler of a multiprocessor."""
+
+_MOST_STAGES = 2**24
+"""Stages of all pairs that are relayed; how far each has come is kept in memory."""
+
 _WARPS_PER_BLOCK, _MOST_TEAMS = 4, 8
 _WARPS_PER_PROCESSOR = 16
 
@@ -183,22 +189,25 @@ def _aligned(values: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Launch:
-    """How many teams of how many lanes and warps run an instance, and the values of work that each of them needs.
+    """How many teams of how many lanes and warps run an instance, and the values of work for each pair in flight.
 
-    Of kernels without truncation the way back has the values of one pass in memory, or of all.
+    Of kernels without truncation the way back has the values of one pass in memory, or of all. A pair is done by a
+    team, or relayed through so many `stages` from team to team.
     """
 
     lanes: int
     warps: int
     teams: int
+    pairs: int
     workspace: int
-    by_pass: bool
+    by_pass: bool = False
+    stages: int = 0
 
     @property
     def teams_per_block(self) -> int:
         per_warp = 32 // self.lanes
         warps = min(-(-self.teams // per_warp), _WARPS_PER_BLOCK, _MOST_TEAMS // per_warp)
-        return 1 if self.warps > 1 else warps * per_warp
+        return 1 if self.warps > 1 or self.stages else warps * per_warp
 
     @property
     def blocks(self) -> int:
@@ -208,6 +217,10 @@ class _Launch:
     def threads(self) -> int:
         return self.lanes * self.warps * self.teams_per_block
 
+    @property
+    def in_flight(self) -> int:
+        return self.pairs if self.stages else self.blocks * self.teams_per_block
+
 
 class _Prepared(NamedTuple):
     """A kernel that is ready to be launched, but for its arrays."""
@@ -216,6 +229,7 @@ class _Prepared(NamedTuple):
     blocks: int
     threads: int
     workspace_bytes: int
+    turns: int  # of pairs that are relayed
     task: np.ndarray
 
 
@@ -483,13 +497,14 @@ class _Sweep:
         flags = (self.cupy.ones if careful_alone else self.cupy.empty)((count,), dtype=np.int32)
         prepared = self.prepared(kernel, count, kind, careful_alone=careful_alone)
         workspace = self.cupy.empty((max(one.workspace_bytes for one in prepared),), dtype=np.int8)
-        for function, blocks, threads, _, task in prepared:
+        for function, blocks, threads, _, turns, task in prepared:
+            progress = self.cupy.zeros((1 + turns,), dtype=np.int32) if turns else _NULL
             arrays = (self.path1, self.path2, increments, self.lengths1, self.lengths2, _argument(task, first))
-            function((blocks,), (threads,), (*arrays, workspace, flags, *results))
+            function((blocks,), (threads,), (*arrays, workspace, progress, flags, *results))
 
     def prepared(self, kernel: str, count: int, kind: int, *, careful_alone: bool) -> list[_Prepared]:
         """Return the kernels to be launched; they are the same for all problems that differ in their values alone."""
-        limits = (self.backend.device(), _LONGEST_TEAM, _WORKSPACE_BYTES, _PAIRS_PER_PROCESSOR)
+        limits = (self.backend.device(), _LONGEST_TEAM, _RELAY_TEAM, _WORKSPACE_BYTES, _PAIRS_PER_PROCESSOR)
         key = None if self.padded else (kernel, count, kind, careful_alone, limits, self.form)
         plans = self.backend.plans
         if key is not None and key in plans:
@@ -516,7 +531,7 @@ class _Sweep:
         weights = weights_of(problem.quadrature)
         task = np.zeros(1, dtype=task_type(weights.size))
         sizes = (self.path1.shape[1], self.path2.shape[1], self.path1.shape[2], *problem.dyadic_order, self.depth)
-        teams = launch.warps, launch.lanes, launch.by_pass
+        teams = launch.warps, launch.lanes, launch.stages, launch.by_pass
         kinds = (kind, 0) if kernel == "forward" else (0, kind)
         integers = (*sizes, self.dilated, _PAIRINGS[self.pairing], fewest, most, *teams, *kinds)
         for name, value in zip(INTEGERS, integers, strict=True):
@@ -524,9 +539,10 @@ class _Sweep:
         task["n2"], task["pairs"], task["workspace_size"] = self.path2.shape[0], count, launch.workspace
         task["parameter"], task["weights"] = self.parameters, weights
         # One value at least: an array without memory has no address.
-        size = launch.blocks * launch.teams_per_block * launch.workspace + 1
+        size = launch.in_flight * launch.workspace + 1
         size *= 8 if instance.work == "double" else 4
-        return _Prepared(self.backend.function(instance.expression), launch.blocks, launch.threads, size, task)
+        function = self.backend.function(instance.expression)
+        return _Prepared(function, launch.blocks, launch.threads, size, count * launch.stages, task)
 
     def strips(self, kernel: str, *, careful: bool) -> Iterator[tuple[Instance, int, int, int]]:
         """Instances, the lanes of their teams, and the columns of their pairs: more than the third, at most the fourth.
@@ -574,20 +590,36 @@ class _Sweep:
     def planned(self, instance: Instance, lanes: int, count: int, columns: int) -> _Launch:
         """Choose the teams that fill the device, as far as the workspace and `max_batch` allow."""
         processors = self.backend.processors()
+        room = _WORKSPACE_BYTES // (8 if instance.work == "double" else 4)
+        relayed = self.relayed(instance, count, -(-columns // instance.span))
+        if lanes == 32 and relayed.stages and relayed.pairs * relayed.workspace <= room:
+            return relayed
         warps = 1
         longest = min(_LONGEST_TEAM, 8 * processors // count) if lanes == 32 else 1
         while 2 * warps <= longest and warps * instance.span < columns:
             warps *= 2
         wanted = min(count, max(1, processors * _WARPS_PER_PROCESSOR * 32 // (lanes * warps)))
 
-        room = _WORKSPACE_BYTES // (8 if instance.work == "double" else 4)
         workspace = self.workspace(instance, lanes, warps)
         by_pass = False
         if wanted * workspace > room:
             # Another sweep down costs less than processors without work.
             of_a_pass = self.workspace(instance, lanes, warps, by_pass=True)
             by_pass, workspace = of_a_pass < workspace, min(of_a_pass, workspace)
-        return _Launch(lanes, warps, min(wanted, max(1, room // max(1, workspace))), workspace, by_pass)
+        return _Launch(lanes, warps, min(wanted, max(1, room // max(1, workspace))), count, workspace, by_pass)
+
+    def relayed(self, instance: Instance, count: int, parts: int) -> _Launch:
+        """Relay pairs whose columns are so many parts, where they are so few that this gives more processors work."""
+        processors = self.backend.processors()
+        warps = _RELAY_TEAM
+        while warps < _LONGEST_TEAM and -(-parts // warps) * count > processors:
+            warps *= 2
+        passes = -(-parts // warps)
+        stages = passes * (2 if instance.kernel == "backward" else 1)
+        if passes == 1 or 2 * count > processors or count * stages > _MOST_STAGES:
+            stages = 0
+        workspace = _aligned(self.workspace(instance, 32, warps) + 2 * stages)
+        return _Launch(32, warps, min(count * passes, processors), count, workspace, stages=stages)
 
     def workspace(self, instance: Instance, lanes: int, warps: int, *, by_pass: bool = False) -> int:
         """Return the values of work a team needs; the kernels lay them out in this order."""

@@ -29,7 +29,8 @@ struct Adjoint {
   const Problem<real>& problem;
   const Team& team;
   Forward& sweep;
-  const PairMemory<CHANNELS, real, work>& memory;
+  Relay<work>& relay;
+  PairMemory<CHANNELS, real, work>& memory;
   RowSums<CHANNELS, work>& row_sums;
   const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
   bool wrt_log;
@@ -69,12 +70,38 @@ struct Adjoint {
     team.barrier();
   }
 
+  // Relayed: leaves to the stages of the way back whether there is one, and the factors of the gradients.
+  __device__ void leave(bool goes_up) const {
+    work* left = relay.left + 2 * relay.stage;
+    if (team.thread() == 0) {
+      left[1] = work(goes_up);
+      for (int i = 0; i < 2; ++i) left[2 + i] = memory.factors[i];
+    }
+    team.barrier();
+    relay.tell(team, relay.ALL_DONE);
+  }
+  __device__ bool find() const {
+    const work* left = relay.left + 2 * (sweep.passes() - 1);
+    if (team.lane == 0)
+      for (int i = 0; i < 2; ++i) memory.factors[i] = left[2 + i];
+    __syncwarp();
+    return left[1] != work(0);
+  }
+  // Relayed: waits until the stages before have added all they have to the gradients. Returns false where there are further ones.
+  __device__ bool gather() const {
+    if (!relay.progress) return true;
+    if (relay.stage > sweep.passes()) relay.await(relay.stage - 1, relay.ALL_DONE);
+    if (relay.stage == 2 * sweep.passes() - 1) return true;
+    relay.tell(team, relay.ALL_DONE);
+    return false;
+  }
+
   __device__ void up() {
     const int R = problem.rows(), C = problem.columns(), N = sweep.levels(), mask = (1 << problem.order1) - 1;
     const int last = team.lanes - 1, lag = sweep.lag(), beyond = GradientsOfStrip::OF_POINTS ? mask + 1 : 0;
     const int steps = sweep.edge_rows() + beyond + last, phases = (steps + PHASE - 1) / PHASE;
-    start_edge();
-    for (int pass = sweep.passes() - 1; pass >= 0; --pass) {
+    const int from = relay.progress ? 2 * sweep.passes() - 1 - relay.stage : sweep.passes() - 1, to = relay.progress ? from : 0;
+    for (int pass = from; pass >= to; --pass) {
       const int part = pass * team.warps + team.warp, start = part * sweep.span(), first = start + team.lane * COLUMNS;
       if constexpr (Rule::EVERY_ROW)
         if (sweep.by_pass) sweep.down_again(pass, wrt_log);
@@ -99,6 +126,7 @@ struct Adjoint {
       for (int phase = 0; phase < phases + APART * (team.warps - 1); ++phase) {
         const int mine = phase - APART * (team.warps - 1 - team.warp);
         const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
+        if (end && team.warp == team.warps - 1) relay.follow(team, min(mine + APART, phases));
         if (Rule::LAG && end)
           sweep.staged.bring(edge_of(0, 0), UP * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane, team.lanes);
         for (int s = PHASE * max(mine, 0); s < end; ++s) {
@@ -149,6 +177,7 @@ struct Adjoint {
           complete = newly_complete;
         }
         team.barrier();
+        relay.tell(team, phase + 1 - APART * (team.warps - 1));
       }
       if (start < C) gradients.finish_strip();
       if (GradientsOfStrip::OF_POINTS && problem.dilated) {
@@ -164,7 +193,7 @@ struct Adjoint {
 template <typename real, int KERNEL, int CHANNELS, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2,
-             const Task<Rule> task, typename Rule::Work* workspace, int* flags, const real* derivs, real* grad1, real* grad2,
+             const Task<Rule> task, typename Rule::Work* workspace, int* progress, int* flags, const real* derivs, real* grad1, real* grad2,
              real* grad_increments) {
   typedef typename Rule::Work work;
   typedef Sweep<real, KERNEL, CHANNELS, Rule> Forward;
@@ -174,13 +203,15 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   __shared__ PairMemory<CHANNELS, real, work> memory[LONGEST_TEAM];
   __shared__ RowSums<CHANNELS, work> row_sums[LONGEST_TEAM];
   __shared__ typename Forward::StagedRows staged[LONGEST_TEAM];
+  __shared__ Relay<work> relay;
   Problem<real> problem(task);
   const Team team(task.warps, task.lanes);
+  const Turns<Task<Rule>, work> turns = {team, task, workspace, progress, relay};
   const int length1 = task.length1, length2 = task.length2, dimension = task.dimension, pairing = task.pairing;
   const int within = threadIdx.x / task.lanes;
   const long long cells = (long long)(length1 - 1) * (length2 - 1), n2 = task.n2, first_pair = task.first_pair;
-  for (long long next = team.first_pair(); next < task.pairs; next += team.stride()) {
-    const long long k = team.pair(next, task.pairs);
+  for (long long turn = turns.first(); turn < turns.count(); turn = turns.after(turn)) {
+    const long long k = turns.pair(turn);
     if (CAREFUL && !flags[k]) continue;
     const Pair pair(pairing, first_pair + k, n2);
     if (PADDED) {
@@ -189,7 +220,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       if (problem.columns() <= task.fewest || problem.columns() > task.most) continue;
     }
     const int R = problem.rows(), C = problem.columns();
-    work* free = workspace + team.slot() * task.workspace_size;
+    work* free = turns.workspace_of(k);
     Forward sweep = {problem,
                      team,
                      task.weights,
@@ -197,13 +228,14 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
                       KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension},
                      nullptr,
                      Rule::EVERY_ROW ? int(Rule::DOWN) : int(Rule::UP),
-                     staged[within]};
-    sweep.paths.lay_out(problem, team, free);
-    free += Forward::PathsOfPair::size(problem);
+                     staged[within],
+                     relay};
+    if (progress && relay.stage >= 2 * sweep.passes()) continue;
+    sweep.take_up(free);
     const int N = sweep.levels();
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? task.depth + 1 : 1);
     PairMemory<CHANNELS, real, work>& mine = memory[within];
-    Backward adjoint = {problem, team, sweep, mine, row_sums[within], derivs + (first_pair + k) * given, bool(task.wrt_log)};
+    Backward adjoint = {problem, team, sweep, relay, mine, row_sums[within], derivs + (first_pair + k) * given, bool(task.wrt_log)};
     GradientsOfPair<KERNEL, Rule::COLUMNS, typename Backward::GradientsOfStrip, real, work> gradients = {
         problem, team, mine.gradients, sweep.paths.path1, sweep.paths.path2};
     if (team.lane == 0) {
@@ -234,31 +266,48 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     }
     __syncwarp();
 
-    bool strayed;
-    work* kept = Rule::EVERY_ROW && task.by_pass ? nullptr : mine.last_row;
-    const work log_k = team.sum(sweep.down(kept, nullptr, LAST_LEVEL, task.wrt_log, strayed), scratch);
-    strayed = team.any(strayed);
-    bool finite = GRID || PARTS ? !strayed : is_finite(real(log_k));
-    if (!GRID && !PARTS && !task.wrt_log) finite = finite && is_finite(real(exp(log_k)));
-    if (CAREFUL || PARTS || team.some(!strayed)) {
-      work(&factor)[2] = mine.factors;
-      if (team.lane == 0) {
-        factor[0] = factor[1] = !finite ? work(0) / work(0) : GRID || PARTS || task.wrt_log ? work(1) : exp(log_k);
-        if (!GRID && !PARTS) {
-          factor[0] *= work(derivs[pairing == SYMMETRIC ? pair.first * n2 + pair.second : first_pair + k]);
-          factor[1] *= pairing != SYMMETRIC        ? work(derivs[first_pair + k])
-                       : pair.first == pair.second ? work(0)
-                                                   : work(derivs[pair.second * n2 + pair.first]);
+    const bool moves = !PADDED || (R && C);  // not where one of the paths is a point
+    bool goes_up;
+    if (!progress || relay.stage < sweep.passes()) {
+      bool strayed;
+      work* kept = Rule::EVERY_ROW && task.by_pass ? nullptr : mine.last_row;
+      work log_k = team.sum(sweep.down(kept, nullptr, LAST_LEVEL, task.wrt_log, strayed), scratch);
+      strayed = team.any(strayed);
+      if (!sweep.gather(log_k, strayed)) continue;
+      if (!CAREFUL && team.thread() == 0) flags[k] = strayed;
+      goes_up = CAREFUL || PARTS || team.some(!strayed);
+      if (goes_up) {
+        bool finite = GRID || PARTS ? !strayed : is_finite(real(log_k));
+        if (!GRID && !PARTS && !task.wrt_log) finite = finite && is_finite(real(exp(log_k)));
+        work(&factor)[2] = mine.factors;
+        if (team.lane == 0) {
+          factor[0] = factor[1] = !finite ? work(0) / work(0) : GRID || PARTS || task.wrt_log ? work(1) : exp(log_k);
+          if (!GRID && !PARTS) {
+            factor[0] *= work(derivs[pairing == SYMMETRIC ? pair.first * n2 + pair.second : first_pair + k]);
+            factor[1] *= pairing != SYMMETRIC        ? work(derivs[first_pair + k])
+                         : pair.first == pair.second ? work(0)
+                                                     : work(derivs[pair.second * n2 + pair.first]);
+          }
         }
+        gradients.clear();
+        if (moves) adjoint.start_edge();
       }
-      gradients.clear();
-      if (!PADDED || (R && C)) adjoint.up();  // a path of one point moves nothing
+      if (progress) {
+        adjoint.leave(goes_up);
+        continue;
+      }
+    } else {
+      goes_up = adjoint.find();
+    }
+    if (goes_up) {
+      if (moves) adjoint.up();
+      if (!adjoint.gather()) continue;
       real* out1 = grad1 ? grad1 + k * length1 * dimension : nullptr;
       real* out2 = grad2 ? grad2 + k * length2 * dimension : nullptr;
-      strayed |= team.any(gradients.write(out1, out2, factor[0], factor[1]));
+      const bool strayed = team.any(gradients.write(out1, out2, mine.factors[0], mine.factors[1]));
       if (PADDED) gradients.clear_padding(out1, out2);
+      if (!CAREFUL && strayed && team.thread() == 0) flags[k] = true;
     }
-    if (!CAREFUL && team.thread() == 0) flags[k] = strayed;
     team.barrier();
   }
 }

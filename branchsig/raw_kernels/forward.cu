@@ -6,18 +6,20 @@
 template <typename real, int KERNEL, int CHANNELS, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     forward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2,
-            const Task<Rule> task, typename Rule::Work* workspace, int* flags, real* ends, real* grid) {
+            const Task<Rule> task, typename Rule::Work* workspace, int* progress, int* flags, real* ends, real* grid) {
   typedef typename Rule::Work work;
   constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL, PARTS = Rule::PARTS;
   __shared__ work scratch[LONGEST_TEAM];
   __shared__ typename Sweep<real, KERNEL, CHANNELS, Rule>::StagedRows staged[LONGEST_TEAM];
+  __shared__ Relay<work> relay;
   Problem<real> problem(task);
   const Team team(task.warps, task.lanes);
+  const Turns<Task<Rule>, work> turns = {team, task, workspace, progress, relay};
   const int length1 = task.length1, length2 = task.length2, dimension = task.dimension, depth = task.depth;
   const int pairing = task.pairing, content = task.content, grids = content == ALL_LEVELS ? depth + 1 : 1;
   const long long nodes = problem.grid_rows() * problem.grid_columns() * grids, n2 = task.n2;
-  for (long long next = team.first_pair(); next < task.pairs; next += team.stride()) {
-    const long long k = team.pair(next, task.pairs);
+  for (long long turn = turns.first(); turn < turns.count(); turn = turns.after(turn)) {
+    const long long k = turns.pair(turn);
     if (CAREFUL && !flags[k]) continue;
     const Pair pair(pairing, task.first_pair + k, n2);
     if (PADDED) {
@@ -31,17 +33,19 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         task.weights,
         {KERNEL == GIVEN ? increments + k * (length1 - 1) * (length2 - 1) : path1 + pair.first * length1 * dimension,
          KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension},
-        workspace + team.slot() * task.workspace_size,
+        turns.workspace_of(k),
         Rule::DOWN,
-        staged[threadIdx.x / task.lanes]};
-    sweep.paths.lay_out(problem, team, sweep.edge);
-    sweep.edge += decltype(sweep)::PathsOfPair::size(problem);
+        staged[threadIdx.x / task.lanes],
+        relay};
+    if (progress && relay.stage >= sweep.passes()) continue;
+    sweep.take_up(sweep.edge);
     // where its value stands; that of a symmetric Gram stands in the other triangle too
     const long long place = (pairing == SYMMETRIC ? pair.first * n2 + pair.second : task.first_pair + k) * (PARTS ? depth + 1 : 1);
     real* values = GRID ? grid + k * nodes : PARTS ? ends + place : nullptr;
     bool strayed;
-    const work total = team.sum(sweep.down(nullptr, values, content, false, strayed), scratch);
+    work total = team.sum(sweep.down(nullptr, values, content, false, strayed), scratch);
     strayed = team.any(strayed);
+    if (!sweep.gather(total, strayed)) continue;
     if (GRID && PADDED) sweep.extend(grid + k * nodes, grids, content);
     if (!CAREFUL && team.thread() == 0) flags[k] = strayed;
     if (!GRID) {

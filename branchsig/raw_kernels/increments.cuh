@@ -106,12 +106,15 @@ struct Paths {
     const long long channels = KERNEL == GIVEN ? 0 : problem.template groups<CHANNELS>() * CHANNELS;
     return channels * (problem.padded1 + problem.padded2 + 2);
   }
-  // Lays out both paths in memory of that size.
-  template <typename Team>
-  __device__ void lay_out(const Problem<real>& problem, const Team& team, work* memory) {
+  // Both paths are laid out in memory of that size.
+  __device__ void place(const Problem<real>& problem, work* memory) {
     if (KERNEL == GIVEN) return;
     points1 = reinterpret_cast<Group*>(memory) + (KERNEL == LINEAR);
     points2 = reinterpret_cast<Group*>(memory) + (long long)problem.template groups<CHANNELS>() * (problem.padded1 + 1);
+  }
+  template <typename Team>
+  __device__ void lay_out(const Problem<real>& problem, const Team& team) const {
+    if (KERNEL == GIVEN) return;
     lay_out(problem, team, path1, problem.length1, points1, KERNEL == LINEAR ? -1 : 0);
     lay_out(problem, team, path2, problem.length2, points2, 0);
     team.barrier();

@@ -5,6 +5,9 @@
 // right: the last lane of a warp leaves what it hands on in memory, for each row, and the first lane of the next warp picks it up.
 // The warps of a team are some phases of steps apart, with a barrier after each phase.
 //
+// Few pairs of long paths are relayed: every pass is a stage of its own, that the team of another block may do, as many phases behind
+// the stage before it, and waits for it in memory. The passes of the way back are stages too, behind those down.
+//
 // What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Staggered, Collocation, Order or
 // Untruncated, each in the file of its name. A rule has the template arguments
 //
@@ -82,7 +85,7 @@ struct Team {
     }
   }
 
-  // The pairs of a team are those of its slot, and every stride() further. The parts of a warp go on together: where there is no
+  // The pairs of a team are those of its slot, and every stride() further, unless they are relayed. The parts of a warp go on together: where there is no
   // pair left for one of them, it does the last one too.
   __device__ long long slot() const { return blockIdx.x * (long long)(blockDim.x / threads()) + threadIdx.x / threads(); }
   __device__ int part() const { return (threadIdx.x & 31) / lanes; }  // of a warp
@@ -110,6 +113,39 @@ struct Team {
   __device__ bool some(bool value) const { return lanes < 32 ? __any_sync(ALL_LANES, value) : value; }
 };
 
+// What is known of a pair that is relayed, in shared memory.
+template <typename work>
+struct Relay {
+  enum { ALL_DONE = 1 << 30 };
+  int* progress;    // phases that each stage of the pair has done; null where one team does all of a pair
+  int turn, stage;  // those of this team
+  int seen;         // what is known of the progress of the stage before it
+  work* left;       // (stages, 2), what stages leave to others beside their edges
+
+  // Waits until a stage has done so many phases, and what it has written in them is there. Returns its progress.
+  __device__ int await(int of_stage, int phases) const {
+    const volatile int* done = progress + of_stage;
+    int now;
+    while ((now = *done) < phases) __nanosleep(32);
+    __threadfence();
+    return now;
+  }
+  // The same for the stage before this one, called by one warp for ever more phases.
+  __device__ __forceinline__ void follow(const Team& team, int phases) {
+    if (!progress || stage == 0 || seen >= phases) return;
+    const int now = await(stage - 1, phases);
+    __syncwarp();
+    if (team.lane == 0) seen = now;
+    __syncwarp();
+  }
+  // So many phases are done. Called behind a barrier of the team.
+  __device__ __forceinline__ void tell(const Team& team, int phases) const {
+    if (!progress || phases <= 0 || team.thread()) return;
+    __threadfence();
+    atomicExch(progress + stage, phases);
+  }
+};
+
 // What a grid holds: K of the last level, K of all levels from 0 on, or log K of the last level (CAREFUL). PARTS: always all of
 // them.
 enum { LAST_LEVEL, ALL_LEVELS, LOGARITHM };
@@ -128,8 +164,42 @@ struct Task {
   long long n2, first_pair, pairs, workspace_size;
   double parameter[3];
   int length1, length2, dimension, order1, order2, depth, dilated;  // see Problem
-  int pairing, fewest, most, warps, lanes, by_pass, content, wrt_log;
+  int pairing, fewest, most, warps, lanes, stages, by_pass, content, wrt_log;
   typename Rule::Work weights[Rule::WEIGHTS ? int(Rule::WEIGHTS) : 1];
+};
+
+// What a team does next: all of a pair, or a stage of one. Stages are taken by whatever block is free, each after the one that it
+// waits for, which is then done or under way, however few blocks run at a time.
+template <typename Task, typename work>
+struct Turns {
+  const Team& team;
+  const Task& task;
+  work* workspace;  // (pairs in flight, workspace_size)
+  int* progress;    // null, or (1 + pairs * stages), 0 at first: how many turns have been taken, and the progress of all stages
+  Relay<work>& relay;
+
+  __device__ long long count() const { return progress ? task.pairs * task.stages : task.pairs; }
+  __device__ long long first() const {
+    if (progress) return taken();
+    if (threadIdx.x == 0) relay.progress = nullptr;
+    __syncthreads();
+    return team.first_pair();
+  }
+  __device__ long long after(long long turn) const { return progress ? taken() : turn + team.stride(); }
+  __device__ long long pair(long long turn) const { return progress ? turn % task.pairs : team.pair(turn, task.pairs); }
+  __device__ work* workspace_of(long long pair) const { return workspace + (progress ? pair : team.slot()) * task.workspace_size; }
+  __device__ int taken() const {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      relay.turn = atomicAdd(progress, 1);
+      relay.stage = int(relay.turn / task.pairs);
+      relay.progress = progress + 1 + relay.turn % task.pairs * task.stages;
+      relay.seen = 0;
+      relay.left = workspace_of(relay.turn % task.pairs + 1) - 2 * task.stages;
+    }
+    __syncthreads();
+    return relay.turn;
+  }
 };
 
 template <typename real, int KERNEL, int CHANNELS, typename Rule>
@@ -147,6 +217,7 @@ struct Sweep {
   work* edge;  // (edge_rows, edge_values, levels); by_pass: (edges_of(passes), rows, edge_values, levels)
   int edge_values;
   StagedRows& staged;
+  Relay<work>& relay;
   work* nodes;   // EVERY_ROW, on the way back: the values of all passes, or
   bool by_pass;  // of one at a time
 
@@ -169,6 +240,18 @@ struct Sweep {
     for (; pass % BASE == 0; pass /= BASE) place += BASE - 1;
     return edge + (long long)(place + pass % BASE) * problem.rows() * edge_values;
   }
+  // Takes the paths from what stands first in the workspace of the pair, where they are laid out unless an earlier stage has done that.
+  __device__ void take_up(work*& free) {
+    paths.place(problem, free);
+    free += PathsOfPair::size(problem);
+    if (!relay.progress || relay.stage == 0) {
+      paths.lay_out(problem, team);
+    } else if (relay.stage < passes()) {
+      relay.await(relay.stage - 1, 1);
+    } else {
+      relay.await(passes() - 1, relay.ALL_DONE);
+    }
+  }
   static __device__ int edges_of(int passes) {
     int edges = 0;
     for (; passes; passes /= BASE) edges += min(passes, BASE - 1);
@@ -190,9 +273,32 @@ struct Sweep {
   __device__ work down(work* last_row, real* values, int content, bool wrt_log, bool& strayed) {
     work total = work(0);
     strayed = false;
-    for (int pass = 0; pass * team.warps * span() < problem.columns(); ++pass)
+    int pass = relay.progress ? relay.stage : 0;
+    do {
       down(pass, last_row, values, content, wrt_log, total, strayed);
+    } while (!relay.progress && ++pass * team.warps * span() < problem.columns());
     return total;
+  }
+
+  // Relayed: adds what the stages before have left to what a pass down has found, known to all threads of the team. Returns false
+  // where the sum is left to further passes.
+  __device__ bool gather(work& total, bool& strayed) const {
+    if (!relay.progress) return true;
+    const int pass = relay.stage;
+    work(*found)[2] = reinterpret_cast<work(*)[2]>(relay.left) + pass;
+    if (pass) {
+      relay.await(pass - 1, relay.ALL_DONE);
+      total += found[-1][0];
+      strayed |= found[-1][1] != work(0);
+    }
+    if (pass + 1 == passes()) return true;
+    if (team.thread() == 0) {
+      found[0][0] = total;
+      found[0][1] = work(strayed);
+    }
+    team.barrier();
+    relay.tell(team, relay.ALL_DONE);
+    return false;
   }
 
   // By passes, before the way back through one of them: leaves its values, going down from the latest edge that is still there.
@@ -233,6 +339,7 @@ struct Sweep {
     for (int phase = 0; phase < phases + APART * (team.warps - 1); ++phase) {
       const int mine = phase - APART * team.warp;
       const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
+      if (end && team.warp == 0) relay.follow(team, min(mine + APART, phases));
       if (Rule::LAG && end && start)
         staged.bring(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
 #pragma unroll 2
@@ -266,6 +373,7 @@ struct Sweep {
         if (Rule::GRID && values) store(values, content, r, first, strip);
       }
       team.barrier();
+      relay.tell(team, phase + 1 - APART * (team.warps - 1));
     }
     if constexpr (!Rule::EVERY_ROW)
       if (last_row) strip.keep(N, last_row, first, C);

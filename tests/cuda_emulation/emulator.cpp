@@ -1,9 +1,10 @@
-// Runs the threads of a block as fibers. See emulator.h.
+// Runs the threads of some blocks at a time as fibers. See emulator.h.
 #include "emulator.h"
 
 #include <link.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -23,7 +24,7 @@ Index thread_index, block_index, block_size, grid_size;
 
 namespace {
 
-enum class State : uint8_t { ready, at_block_barrier, at_exchange, done };
+enum class State : uint8_t { ready, at_block_barrier, at_exchange, asleep, done };
 
 struct Fiber {
 #if defined(__x86_64__)
@@ -36,6 +37,7 @@ struct Fiber {
   void* fake_stack;
   unsigned thread;
   State state;
+  bool fenced;  // since it last waited for others
   // of the barrier or exchange it waits at
   int line, predicate;
   Exchange what;
@@ -48,17 +50,31 @@ constexpr size_t stack_size = 1 << 20;  // its reports run on the stack of the f
 #else
 constexpr size_t stack_size = 128 << 10;
 #endif
+#if defined(EMULATOR_STATIC_SHARED)
+constexpr unsigned in_flight = 1;  // variables that lie here and there are not put aside
+#else
+constexpr unsigned in_flight = 4;
+#endif
 
-std::vector<Fiber> fibers;
-std::vector<unsigned> order;  // in which the fibers run
-unsigned position;            // of the running fiber in `order`
-unsigned alive, at_barrier;
-int any_result;
+struct Block {
+  unsigned index;
+  char* stacks;
+  std::vector<Fiber> fibers;
+  std::vector<unsigned> order;  // in which the fibers run
+  unsigned position;            // of the running fiber in `order`
+  unsigned alive, at_barrier;
+  int any_result;
+  bool gives_way;            // to other blocks, at once
+  std::vector<char> shared;  // its variables, while another block runs
+};
+
+Block* block;    // the one that runs
+size_t events;   // whatever has happened, but for threads that woke up and slept on
 uint64_t seed;
 int poison = 0xff;
 Fiber scheduler, *running;
 char* stacks;
-size_t stacks_made;
+size_t stacks_made;  // for each block in flight
 std::string error;
 void (*kernel)(void*);
 void* kernel_arguments;
@@ -120,17 +136,19 @@ void resume(Fiber* from, Fiber* to) {
 // that stand first in the order, so that a warp runs ahead of the others until a block barrier; the others take turns.
 void yield() {
   Fiber* me = running;
-  unsigned next = seed < 2 ? position + 1 : 0;
-  while (next < order.size() && fibers[order[next]].state != State::ready) ++next;
-  position = next;
+  me->fenced = false;
+  unsigned next = seed < 2 ? block->position + 1 : 0;
+  const auto& order = block->order;
+  while (next < order.size() && block->fibers[order[next]].state != State::ready) ++next;
+  block->position = next;
   const bool found = next < order.size() && error.empty();
-  resume(me, found ? &fibers[order[next]] : &scheduler);
+  resume(me, found ? &block->fibers[order[next]] : &scheduler);
 }
 
 // Completes an exchange once all living lanes of its mask wait at it.
 bool complete_exchange(unsigned warp, unsigned mask) {
-  Fiber* lanes = &fibers[warp * 32];
-  const unsigned count = fibers.size() - warp * 32 < 32 ? unsigned(fibers.size()) - warp * 32 : 32;
+  Fiber* lanes = &block->fibers[warp * 32];
+  const unsigned count = std::min(unsigned(block->fibers.size()) - warp * 32, 32u);
   unsigned present = 0;
   const Fiber* first = nullptr;
   for (unsigned l = 0; l < count; ++l) {
@@ -155,6 +173,7 @@ bool complete_exchange(unsigned warp, unsigned mask) {
     lanes[l].result = what == Exchange::ballot ? ballot : present >> source & 1 ? lanes[source].value : ~uint64_t(0);
     lanes[l].state = State::ready;
   }
+  ++events;
   return true;
 }
 
@@ -165,8 +184,10 @@ void fiber_main() {
   kernel(kernel_arguments);
   Fiber* me = running;
   me->state = State::done;
-  --alive;
+  --block->alive;
+  ++events;
   const unsigned warp = me->thread / 32;
+  const auto& fibers = block->fibers;
   for (unsigned t = warp * 32; t < warp * 32 + 32 && t < fibers.size(); ++t)  // they may have waited for this lane only
     if (fibers[t].state == State::at_exchange && complete_exchange(warp, fibers[t].mask)) break;
   yield();
@@ -193,30 +214,33 @@ void prepare(Fiber& fiber, unsigned thread, char* stack) {
 #endif
 }
 
-// Fills all __shared__ variables: they are the thread-local block of this module.
-void poison_shared_memory() {
+// All __shared__ variables: they are the thread-local block of this module.
+std::pair<char*, size_t> shared_memory() {
+  std::pair<char*, size_t> found{nullptr, 0};
 #if !defined(EMULATOR_STATIC_SHARED)
   in_thread_local_block = 1;  // the block of a module is made when it is first touched
-  auto fill = [](dl_phdr_info* module, size_t, void*) {
-    const ElfW(Phdr)* block = nullptr;
+  auto look = [](dl_phdr_info* module, size_t, void* result) {
+    const ElfW(Phdr)* variables = nullptr;
     bool mine = false;
     for (int i = 0; i < module->dlpi_phnum; ++i) {
       const auto& header = module->dlpi_phdr[i];
       const auto begin = module->dlpi_addr + header.p_vaddr, here = reinterpret_cast<ElfW(Addr)>(&seed);
       if (header.p_type == PT_LOAD && here >= begin && here < begin + header.p_memsz) mine = true;
-      if (header.p_type == PT_TLS) block = &header;
+      if (header.p_type == PT_TLS) variables = &header;
     }
-    if (mine && block && module->dlpi_tls_data) memset(module->dlpi_tls_data, poison, block->p_memsz);
+    if (mine && variables && module->dlpi_tls_data)
+      *static_cast<std::pair<char*, size_t>*>(result) = {static_cast<char*>(module->dlpi_tls_data), variables->p_memsz};
     return mine ? 1 : 0;
   };
-  dl_iterate_phdr(fill, nullptr);
+  dl_iterate_phdr(look, &found);
 #endif
+  return found;
 }
 
 void release_block_barrier() {
   const Fiber* first = nullptr;
-  any_result = 0;
-  for (auto& fiber : fibers) {
+  block->any_result = 0;
+  for (auto& fiber : block->fibers) {
     if (fiber.state != State::at_block_barrier) continue;
     if (!first) first = &fiber;
     if (fiber.line != first->line) {
@@ -224,42 +248,58 @@ void release_block_barrier() {
             std::to_string(fiber.line)).c_str());
       return;
     }
-    any_result |= fiber.predicate;
+    block->any_result |= fiber.predicate;
     fiber.state = State::ready;
   }
-  at_barrier = 0;
+  block->at_barrier = 0;
+  ++events;
 }
 
-void run_block(unsigned threads) {
-  fibers.resize(threads);
-  order.resize(threads);
-  alive = threads;
-  at_barrier = 0;
+uint64_t random_after(uint64_t& random) {
+  random ^= random << 13;
+  random ^= random >> 7;
+  random ^= random << 17;
+  return random;
+}
+
+void begin(Block& begun, unsigned index, char* at, unsigned threads, std::pair<char*, size_t> shared) {
+  begun.index = index;
+  begun.stacks = at;
+  begun.fibers.resize(threads);
+  begun.order.resize(threads);
+  begun.alive = threads;
+  begun.at_barrier = 0;
+  begun.shared.assign(shared.second, char(poison));
   for (unsigned t = 0; t < threads; ++t) {
-    prepare(fibers[t], t, stacks + t * stack_size);
-    order[t] = t;
+    prepare(begun.fibers[t], t, at + t * stack_size);
+    begun.order[t] = t;
   }
   uint64_t random = seed * 0x9e3779b97f4a7c15u;
-  for (unsigned t = threads; seed && t-- > 1;) {
-    random ^= random << 13;
-    random ^= random >> 7;
-    random ^= random << 17;
-    std::swap(order[t], order[random % (t + 1)]);
-  }
-  poison_shared_memory();
-  while (alive && error.empty()) {
-    bool progress = false;
-    for (position = 0; position < threads && error.empty(); ++position) {
-      if (fibers[order[position]].state != State::ready) continue;
+  for (unsigned t = threads; seed && t-- > 1;) std::swap(begun.order[t], begun.order[random_after(random) % (t + 1)]);
+}
+
+// Runs the threads of a block until it has come to its end, or gives way to others.
+void run() {
+  const unsigned threads = unsigned(block->fibers.size());
+  block->gives_way = false;
+  for (auto& fiber : block->fibers)
+    if (fiber.state == State::asleep) fiber.state = State::ready;
+  while (block->alive && error.empty()) {
+    bool progress = false, asleep = false;
+    for (block->position = 0; block->position < threads && error.empty() && !block->gives_way; ++block->position) {
+      Fiber& next = block->fibers[block->order[block->position]];
+      if (next.state != State::ready) continue;
       progress = true;
-      resume(&scheduler, &fibers[order[position]]);
+      resume(&scheduler, &next);
     }
-    if (!error.empty()) return;
-    if (alive && at_barrier == alive) {
+    if (!error.empty() || block->gives_way) return;
+    for (auto& fiber : block->fibers) asleep |= fiber.state == State::asleep;
+    if (block->alive && block->at_barrier == block->alive) {
       release_block_barrier();
-    } else if (alive && !progress) {
-      fail(("deadlock in block " + std::to_string(block_index.x) + ": " + std::to_string(at_barrier) + " of " +
-            std::to_string(alive) + " threads wait at __syncthreads, the others at a warp intrinsic").c_str());
+    } else if (block->alive && !progress) {
+      if (asleep) return;
+      fail(("deadlock in block " + std::to_string(block->index) + ": " + std::to_string(block->at_barrier) + " of " +
+            std::to_string(block->alive) + " threads wait at __syncthreads, the others at a warp intrinsic").c_str());
     }
   }
 }
@@ -278,9 +318,29 @@ int block_any(int line, int predicate) {
   running->state = State::at_block_barrier;
   running->line = line;
   running->predicate = predicate != 0;
-  ++at_barrier;
+  ++block->at_barrier;
   yield();
-  return any_result;
+  return block->any_result;
+}
+
+// Until the other blocks have had their turn.
+void sleep() {
+  running->state = State::asleep;
+  yield();
+}
+
+void fence() { running->fenced = true; }
+
+void require_fence() {
+  if (!running->fenced) fail("something is told to other blocks without a fence before it");
+}
+
+// All threads of the block give way to the other blocks.
+void others() {
+  ++events;
+  if (in_flight == 1) return;
+  block->gives_way = true;
+  resume(running, &scheduler);
 }
 
 uint64_t exchange(Exchange what, unsigned mask, uint64_t value, unsigned source_lane) {
@@ -297,13 +357,13 @@ uint64_t exchange(Exchange what, unsigned mask, uint64_t value, unsigned source_
 
 int launch(unsigned blocks, unsigned threads, void (*entry)(void*), void* arguments) {
   if (stacks_made < threads) {
-    if (stacks) munmap(stacks, stacks_made * stack_size);
-    stacks = static_cast<char*>(mmap(nullptr, threads * stack_size, PROT_READ | PROT_WRITE,
+    if (stacks) munmap(stacks, in_flight * stacks_made * stack_size);
+    stacks = static_cast<char*>(mmap(nullptr, in_flight * threads * stack_size, PROT_READ | PROT_WRITE,
                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     stacks_made = threads;
   }
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(stacks, stacks_made * stack_size);
+  __asan_unpoison_memory_region(stacks, in_flight * stacks_made * stack_size);
   pthread_attr_t attributes;
   void* stack;
   pthread_getattr_np(pthread_self(), &attributes);
@@ -316,7 +376,44 @@ int launch(unsigned blocks, unsigned threads, void (*entry)(void*), void* argume
   grid_size.x = blocks;
   block_size.x = threads;
   error.clear();
-  for (block_index.x = 0; block_index.x < blocks && error.empty(); ++block_index.x) run_block(threads);
+  static Block slots[in_flight];
+  const auto shared = shared_memory();
+  Block* in_place = nullptr;  // whose variables are in shared memory
+  unsigned begun = 0, places[in_flight];
+  for (unsigned i = 0; i < in_flight; ++i) {
+    places[i] = i;
+    slots[i].alive = 0;
+  }
+  uint64_t random = seed * 0x9e3779b97f4a7c15u;
+  bool going = true;
+  for (unsigned round = 0; going && error.empty(); ++round) {
+    const size_t before = events;
+    going = false;
+    // The blocks in flight take turns in an order that changes every time; with even seeds from 2 on it changes once in a while,
+    // and only the first that has anything to do gets a turn, so that the others fall far behind.
+    const bool unfair = seed >= 2 && seed % 2 == 0;
+    for (unsigned i = in_flight; seed && round % (unfair ? 12 : 1) == 0 && i-- > 1;)
+      std::swap(places[i], places[random_after(random) % (i + 1)]);
+    for (const unsigned place : places) {
+      block = &slots[place];
+      if (!block->alive) {
+        if (begun == blocks) continue;
+        begin(*block, begun++, stacks + place * stacks_made * stack_size, threads, shared);
+        ++events;
+      }
+      going = true;
+      if (in_place != block && shared.second) {
+        if (in_place) memcpy(in_place->shared.data(), shared.first, shared.second);
+        memcpy(shared.first, block->shared.data(), shared.second);
+      }
+      in_place = block;
+      block_index.x = block->index;
+      run();
+      if (!block->alive) in_place = nullptr;
+      if (!error.empty() || (unfair && events != before)) break;
+    }
+    if (going && events == before) fail("the blocks in flight wait for each other for ever");
+  }
   return error.empty() ? 0 : 1;
 }
 

@@ -1,8 +1,10 @@
 // What CUDA kernel source needs to be compiled for the CPU: qualifiers, built-in variables, barriers, warp intrinsics.
 //
 // A source text is included behind this header as it is, and EMULATED_KERNEL makes an entry point of each instance. emulator.cpp
-// runs it: a thread of CUDA is a fiber, blocks run one after the other, and fibers are switched at barriers and warp intrinsics
-// only, in an order that a seed permutes. So runs are deterministic, and a missing barrier shows under some order.
+// runs it: a thread of CUDA is a fiber, and fibers are switched at barriers and warp intrinsics only, in an order that a seed
+// permutes. Some blocks are in flight at a time, and take turns where a thread sleeps or does something atomic. So runs are
+// deterministic, and a missing barrier shows under some order. What is exchanged tells other blocks that something is there, so a fence
+// has to stand before it, behind the latest barrier.
 #pragma once
 #include <math.h>
 
@@ -24,6 +26,10 @@ void block_barrier(int line);
 int block_any(int line, int predicate);
 uint64_t exchange(Exchange what, unsigned mask, uint64_t value, unsigned source_lane);
 unsigned lane();
+void sleep();
+void fence();
+void others();
+void require_fence();
 void fail(const char* message);
 
 int launch(unsigned blocks, unsigned threads, void (*kernel)(void*), void* arguments);
@@ -101,6 +107,22 @@ T __shfl_down_sync(unsigned mask, T value, unsigned distance) {
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
   return emulator::shuffled(mask, value, (int(emulator::lane()) ^ bits) & 31);
+}
+
+inline void __nanosleep(unsigned) { emulator::sleep(); }
+inline void __threadfence() { emulator::fence(); }
+inline int atomicAdd(int* value, int more) {
+  const int before = *value;
+  *value += more;
+  emulator::others();
+  return before;
+}
+inline int atomicExch(int* value, int other) {
+  emulator::require_fence();
+  const int before = *value;
+  *value = other;
+  emulator::others();
+  return before;
 }
 
 inline int __double2hiint(double value) {
