@@ -325,6 +325,35 @@ def test_float32_agrees_with_the_reference_in_float64(backend, reference, name, 
     compare(backend, reference, problem(x, y, 4, (0, 0), pairing, kernel_named(name)), grids=pairing == "paired")
 
 
+def smooth(rng, length, dimension):
+    t = np.linspace(0.0, 2 * np.pi, length)[:, None, None]
+    waves = np.sin(np.arange(1, 5) * t + rng.uniform(0, 6, (dimension, 4)))
+    return 0.3 * (rng.standard_normal((dimension, 4)) / np.arange(1, 5) * waves).sum(axis=2)[None].astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["linear", "rbf"])
+def test_float32_keeps_its_digits_on_long_smooth_paths(backend, reference, name, rng):
+    # The factors of the running products are within 1e-5 of one, and their roundings would add up to 1e-3 and more.
+    x = smooth(rng, 600, 3)
+    arguments = problem(x, np.float32(0.8) * x[:, ::2], 4, static_kernel=kernel_named(name))
+    exact, options = in_float64(arguments), {"wrt_log": True, "left": True, "right": True}
+    assert relative(backend.log_kernel(arguments), reference.log_kernel(exact)) < 2e-6
+    found = backend.gradients(arguments, np.ones(1, np.float32), **options)
+    for mine, its in zip(found, reference.gradients(exact, np.ones(1), **options), strict=True):
+        assert relative_to_path(mine, its) < 5e-5
+
+
+def test_float32_keeps_its_digits_where_running_products_are_far_from_one(backend, reference, rng):
+    x, y = drawn(rng, "paired", (6, 9), 2, np.float32, counts=(4, 4), size=0.1)
+    for pair, (down, up) in enumerate(((-9.0, 9.0), (6.0, -6.0), (-4.0, 4.0), (-12.0, 5.0))):
+        # two cells of a row next to each other, the one about the inverse of the other
+        x[pair, 3:] += [np.sqrt(abs(down)), 0.0]
+        y[pair, 4:] += [down / np.sqrt(abs(down)), 0.0]
+        y[pair, 5:] += [up / np.sqrt(abs(down)), 0.0]
+    compare(backend, reference, problem(x, y, 1), grids=True)
+    compare(backend, reference, problem(x, y, 2))
+
+
 @pytest.mark.parametrize("teams", ["warps", "halves of warps"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_kernels_beyond_the_range_of_running_products_are_done_again(

@@ -201,9 +201,9 @@ class Instance:
         elif parts or quadrature != TRAPEZOID:
             rule, work, columns = "Order" if parts else "Collocation", "double", 1
         else:
-            rule, work, columns = "Trapezoid", "double" if careful else real, 1
+            rule, work, columns = "Trapezoid", "double", 1
             if unrolled and not careful:
-                rule = "Staggered"
+                rule, work = "Staggered", real
                 if static_kernel == "LINEAR" and not grid and dimension > CHANNELS:
                     channels = 2 * CHANNELS
                 # A grid has a level more, and a lane in float64 half as many registers.

@@ -57,9 +57,9 @@ struct Adjoint {
 #pragma unroll
         for (int v = 0; v < Rule::RUNS; ++v) {
           const int i = row - Rule::LAG * (N - m), before = i + Rule::LAG * (m + 1);  // i: the row that level m is on
-          const bool product = !Rule::LAG || (i >= 0 && i < R);
+          const bool inside = !Rule::LAG || (i >= 0 && i < R);
           const work* left_there = sweep.edge_of(sweep.edge, before, Rule::DOWN - Rule::RUNS + v);
-          edge_of(row, v)[m] = Rule::at_right_end(product ? left_there[m] : work(1));
+          edge_of(row, v)[m] = Rule::at_right_end(inside ? left_there[m] : Rule::at_left_end(v));
         }
     team.barrier();
     for (int row = team.thread(); row < rows; row += team.threads())
@@ -120,7 +120,7 @@ struct Adjoint {
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll
-        for (int v = 0; v < UP; ++v) handed[m][v] = work(v < Rule::RUNS && Rule::LAG ? 1 : 0);
+        for (int v = 0; v < UP; ++v) handed[m][v] = v < Rule::RUNS && Rule::LAG ? Rule::at_left_end(v) : work(0);
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) g[c] = gbar[c] = work(0);
       for (int phase = 0; phase < phases + APART * (team.warps - 1); ++phase) {

@@ -13,11 +13,11 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
   static constexpr double OF_SUM = 0.25;
   static_assert(DEPTH > 0 && !IN_LOGS, "other depths, and logarithms, are those of Trapezoid");
 
-  static __device__ __forceinline__ work at_left_end(int) { return work(1); }
-  static __device__ __forceinline__ work at_right_end(work product) { return work(1) / product; }
+  static __device__ __forceinline__ work at_left_end(int) { return no_product<work>(); }
+  static __device__ __forceinline__ work at_right_end(work run) { return inverse_product(run); }
   static __device__ __forceinline__ long long kept(int columns) { return columns + 1; }  // values of a level
 
-  // The exponentials of the cells of all levels. `both` has, for every level, the sums of two rows of K at the columns from the one
+  // The factors of the cells of all levels. `both` has, for every level, the sums of two rows of K at the columns from the one
   // left of the strip on.
   static __device__ __forceinline__ void cells(int N, const work (&line)[ROOM + 1][COLUMNS], const work (&both)[ROOM][COLUMNS + 1],
                                                work (&cell)[ROOM][COLUMNS]) {
@@ -70,9 +70,9 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
       for (int m = 0; m < N; ++m) {
 #pragma unroll
         for (int c = 0; c <= COLUMNS; ++c) {
-          if (c) edge[m][0] *= factor[m][c ? c - 1 : 0];
-          const work now = k[m][c] * edge[m][0];
-          if (c) strayed |= leaves_range(now);
+          if (c) edge[m][0] = product(edge[m][0], factor[m][c ? c - 1 : 0]);
+          const work now = times_product(k[m][c], edge[m][0]);
+          if (c) strayed |= leaves_range(now) || product_strays(edge[m][0]);
           both[m][c] = k[m][c] + now;
           k[m][c] = now;
         }
@@ -178,15 +178,15 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
         recover(m, COLUMNS, edge[m][0]);
 #pragma unroll
         for (int c = COLUMNS - 1; c >= 0; --c) {
-          edge[m][0] *= factor[m][c];
-          recover(m, c, c == 0 && first == 0 ? work(1) : edge[m][0]);  // column 0 holds ones
+          edge[m][0] = product(edge[m][0], factor[m][c]);
+          recover(m, c, c == 0 && first == 0 ? no_product<work>() : edge[m][0]);  // column 0 holds ones
         }
       }
     }
 
     // K_m at slot c from the row below to the latest one
     __device__ __forceinline__ void recover(int m, int c, work run) {
-      const work now = k[m][c] * run;
+      const work now = times_product(k[m][c], run);
       both[m][c] = k[m][c] + now;
       k[m][c] = now;
     }

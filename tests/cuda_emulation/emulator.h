@@ -150,5 +150,6 @@ T max(T a, T b) {
 }
 // The overloads of CUDA C++, in the global namespace.
 using std::exp;
+using std::expm1;
 using std::log;
 using std::sqrt;
