@@ -354,6 +354,38 @@ def test_float32_keeps_its_digits_where_running_products_are_far_from_one(backen
     compare(backend, reference, problem(x, y, 2))
 
 
+def test_float32_keeps_its_digits_where_running_products_have_small_inverses(backend, reference, rng):
+    x, y = drawn(rng, "paired", (9, 9), 2, np.float32, counts=(1, 1), size=0.5)
+    x[:, 6:] += [2.0, 0.0]
+    for column, increment in ((2, 4.0), (3, 5.0), (5, -4.0), (6, -4.0)):  # 1 to exp(9) and back, in one row
+        y[:, column:] += [increment / 2.0, 0.0]
+    arguments, options = problem(x, y, 1), {"wrt_log": False, "left": True, "right": True}
+    derivs = np.zeros((1, 9, 9), np.float32)
+    derivs[0, 4, 2:6] = 1.0  # above that row
+    found = backend.gradients(arguments, derivs, **options)
+    wanted = reference.gradients(in_float64(arguments), derivs.astype(float), **options)
+    for mine, its in zip(found, wanted, strict=True):
+        assert relative_to_path(mine, its) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("rule", "depth", "length"),
+    [("trapezoid", 3, 1.71), ("trapezoid", 7, 1.321), ("left", 3, 2.24), ("lobatto2", 3, 1.77)],
+)
+def test_grids_beyond_the_range_of_float32_have_no_gradients(backend, reference, rule, depth, length, rng):
+    x, y = drawn(rng, "paired", (6, 6), 2, np.float32, counts=(2, 2), size=0.1)
+    x[1], y[1] = (np.linspace(0.0, length, 6)[:, None] * [1.0, 0.0] for _ in range(2))
+    arguments = problem(x, y, depth, quadrature=_validation.quadrature(rule))
+    assert 89 < reference.log_kernel(arguments)[1] < 340  # within that of float64
+    derivs = np.zeros((2, 6, 6), np.float32)
+    derivs[:, 1, 1] = 1.0
+    options = {"wrt_log": False, "left": True, "right": True}
+    wanted = reference.gradients(arguments, derivs, **options)
+    for mine, its in zip(backend.gradients(arguments, derivs, **options), wanted, strict=True):
+        assert np.isnan(its[1]).all()
+        np.testing.assert_array_equal(np.isnan(mine), np.isnan(its))
+
+
 @pytest.mark.parametrize("teams", ["warps", "halves of warps"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_kernels_beyond_the_range_of_running_products_are_done_again(
@@ -1378,6 +1410,10 @@ RELAY_MUTATIONS = {
         "      team.barrier();\n      relay.tell(team, phase + 1 - APART * (team.warps - 1));\n    }\n    if constexpr",
         "      relay.tell(team, phase + 1 - APART * (team.warps - 1));\n      team.barrier();\n    }\n    if constexpr",
     ),
+    "what was waited for is read behind a fence": (
+        "__nanosleep(32);\n    __threadfence();",
+        "__nanosleep(32);",
+    ),
     "phases are told behind a fence": ("    __threadfence();\n    atomicExch(", "    atomicExch("),
     "phases are not told too early": (
         "atomicExch(progress + stage, phases);",
@@ -1434,6 +1470,17 @@ __global__ void waits_for_another_block(int* out) {
   const volatile int* told = out;
   while (*told < 2) __nanosleep(1);
 }
+__global__ void goes_on_without_a_fence(int* out) {
+  const volatile int* told = out;
+  while (*told < 1) {
+    if (blockIdx.x == 1) {
+      __threadfence();
+      atomicExch(out, 1);
+    }
+    __nanosleep(1);
+  }
+  __syncthreads();
+}
 __global__ void tells_without_a_fence(int* out) {
   __syncthreads();
   atomicExch(out, 1);
@@ -1446,6 +1493,7 @@ __global__ void shares_with_other_blocks(int* out) {
   if (threadIdx.x == 1) value[1] = mine;
   if (threadIdx.x == 0)
     while (*(const volatile int*)out < int(gridDim.x)) __nanosleep(1);
+  __threadfence();
   __syncthreads();
   out[1 + mine] = value[1];
 }
@@ -1464,13 +1512,14 @@ __global__ void reads_what_nobody_wrote(double* out) {
         ("waits_in_vain", "deadlock"),
         ("waits_at_two_places", "different places"),
         ("waits_for_another_block", "blocks in flight wait"),
-        ("tells_without_a_fence", "without a fence"),
+        ("tells_without_a_fence", "without a fence before"),
+        ("goes_on_without_a_fence", "goes on without a fence"),
     ],
 )
 def test_the_emulator_finds_threads_that_wait_for_ever_or_tell_too_early(name, message):
     function = emulated_cupy.RawModule(code=MISTAKEN, name_expressions=(name,)).get_function(name)
     with pytest.raises(RuntimeError, match=message):
-        function((1,), (32,), (emulated_cupy.zeros((2,), np.int32),))
+        function((2,), (32,), (emulated_cupy.zeros((2,), np.int32),))
 
 
 def test_the_emulator_gives_every_block_shared_memory_of_its_own():

@@ -2,11 +2,11 @@
 
 A `Problem` on CuPy arrays comes in; logarithms of kernels, grids or gradients go out, computed on CuPy's current
 stream. A warp owns a pair of paths at a time, or a team of warps where there are few, or half of one where there are
-many of short paths, so that memory beyond the result is that of the pairs in flight, O(depth · (length1 + length2))
-each; the gradients without truncation keep K at every node where it fits, and otherwise at those of as many columns as
-a team has. Pairs whose kernels leave the range of the running products are done again in float64 in the log domain, by
-kernels that find them on the device: the host never waits. What the kernels cannot do is left to the reference, in
-CuPy's own namespace.
+many of short paths; a few pairs of long paths go from team to team. So memory beyond the result is that of the pairs in
+flight, O(depth · (length1 + length2)) each; the gradients without truncation keep K at every node where it fits, and
+otherwise at those of as many columns as a team has. Pairs whose kernels leave the range of the running products are
+done again in float64 in the log domain, by kernels that find them on the device: the host never waits. What the kernels
+cannot do is left to the reference, in CuPy's own namespace.
 """
 
 from __future__ import annotations
@@ -622,7 +622,7 @@ class _Sweep:
         return _Launch(32, warps, min(count * passes, processors), count, workspace, stages=stages)
 
     def workspace(self, instance: Instance, lanes: int, warps: int, *, by_pass: bool = False) -> int:
-        """Return the values of work a team needs; the kernels lay them out in this order."""
+        """Return the values of work a pair in flight needs; the kernels lay them out in this order."""
         levels, dimension = self.levels, int(self.path1.shape[2])
         length1, length2 = int(self.path1.shape[1]), int(self.path2.shape[1])
         groups = 0 if self.static_kernel == GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)

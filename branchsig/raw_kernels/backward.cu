@@ -16,6 +16,7 @@ struct PairMemory {
   work* last_row;  // what the rule keeps of it
   GradientMemory<CHANNELS, real, work> gradients;
   work factors[2];  // of the gradients in the end, NaN where the value is not finite
+  int* flag;
 };
 
 template <typename real, int KERNEL, int CHANNELS, typename Rule>
@@ -70,25 +71,27 @@ struct Adjoint {
     team.barrier();
   }
 
-  // Relayed: leaves to the stages of the way back whether there is one, and the factors of the gradients.
-  __device__ void leave(bool goes_up) const {
-    work* left = relay.left + 2 * relay.stage;
+  // Lets the careful kernel do the pair again.
+  __device__ void redo() const { *memory.flag = 1; }
+
+  // Relayed: tells the stages of the way back whether there is one, and the factors of the gradients. Called behind a barrier.
+  __device__ void announce(bool goes_up) const {
     if (team.thread() == 0) {
-      left[1] = work(goes_up);
-      for (int i = 0; i < 2; ++i) left[2 + i] = memory.factors[i];
+      work* told = relay.messages + 2 * relay.stage;
+      told[1] = work(goes_up);
+      for (int i = 0; i < 2; ++i) told[2 + i] = memory.factors[i];
     }
-    team.barrier();
     relay.tell(team, relay.ALL_DONE);
   }
-  __device__ bool find() const {
-    const work* left = relay.left + 2 * (sweep.passes() - 1);
+  __device__ bool announced() const {
+    const work* told = relay.messages + 2 * (sweep.passes() - 1);
     if (team.lane == 0)
-      for (int i = 0; i < 2; ++i) memory.factors[i] = left[2 + i];
+      for (int i = 0; i < 2; ++i) memory.factors[i] = told[2 + i];
     __syncwarp();
-    return left[1] != work(0);
+    return told[1] != work(0);
   }
   // Relayed: waits until the stages before have added all they have to the gradients. Returns false where there are further ones.
-  __device__ bool gather() const {
+  __device__ bool complete() const {
     if (!relay.progress) return true;
     if (relay.stage > sweep.passes()) relay.await(relay.stage - 1, relay.ALL_DONE);
     if (relay.stage == 2 * sweep.passes() - 1) return true;
@@ -193,8 +196,8 @@ struct Adjoint {
 template <typename real, int KERNEL, int CHANNELS, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2,
-             const Task<Rule> task, typename Rule::Work* workspace, int* progress, int* flags, const real* derivs, real* grad1, real* grad2,
-             real* grad_increments) {
+             const Task<Rule> task, typename Rule::Work* workspace, int* progress, int* flags, const real* derivs, real* grad1,
+             real* grad2, real* grad_increments) {
   typedef typename Rule::Work work;
   typedef Sweep<real, KERNEL, CHANNELS, Rule> Forward;
   typedef Adjoint<real, KERNEL, CHANNELS, Rule> Backward;
@@ -256,6 +259,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       free += (long long)sweep.edge_rows() * Rule::UP * N;
     }
     if (team.lane == 0) {
+      mine.flag = flags + k;
       mine.last_row = free;
       if constexpr (Rule::EVERY_ROW) {
         free += (task.by_pass ? team.warps : (C + 31) / 32) * Rule::kept(R);
@@ -273,7 +277,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       work* kept = Rule::EVERY_ROW && task.by_pass ? nullptr : mine.last_row;
       work log_k = team.sum(sweep.down(kept, nullptr, LAST_LEVEL, task.wrt_log, strayed), scratch);
       strayed = team.any(strayed);
-      if (!sweep.gather(log_k, strayed)) continue;
+      if (!sweep.collect(log_k, strayed)) continue;
       if (!CAREFUL && team.thread() == 0) flags[k] = strayed;
       goes_up = CAREFUL || PARTS || team.some(!strayed);
       if (goes_up) {
@@ -293,15 +297,15 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         if (moves) adjoint.start_edge();
       }
       if (progress) {
-        adjoint.leave(goes_up);
+        adjoint.announce(goes_up);
         continue;
       }
     } else {
-      goes_up = adjoint.find();
+      goes_up = adjoint.announced();
     }
     if (goes_up) {
       if (moves) adjoint.up();
-      if (!adjoint.gather()) continue;
+      if (!adjoint.complete()) continue;
       real* out1 = grad1 ? grad1 + k * length1 * dimension : nullptr;
       real* out2 = grad2 ? grad2 + k * length2 * dimension : nullptr;
       const bool strayed = team.any(gradients.write(out1, out2, mine.factors[0], mine.factors[1]));

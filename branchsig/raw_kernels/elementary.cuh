@@ -38,7 +38,8 @@ __device__ __forceinline__ double cell_exp(double x) { return beyond_series(x) ?
 
 // Running products in float32, and their factors, are kept less 1. They are next to it, and on a smooth path their roundings would
 // all go the same way: at length 1000 gradients were off by 2e-2.
-__device__ __forceinline__ float exp_series(float x) {
+__device__ __forceinline__ double factor_series(double x) { return exp_series(x); }
+__device__ __forceinline__ float factor_series(float x) {
   float p = 1.0f / 120;
   p = p * x + 1.0f / 24;
   p = p * x + 1.0f / 6;
@@ -46,7 +47,39 @@ __device__ __forceinline__ float exp_series(float x) {
   p = p * x + 1.0f;
   return p * x;
 }
-__device__ __forceinline__ float cell_exp(float x) { return beyond_series(x) ? expm1(x) : exp_series(x); }
+__device__ __forceinline__ double cell_factor(double x) { return cell_exp(x); }
+__device__ __forceinline__ float cell_factor(float x) { return beyond_series(x) ? expm1(x) : factor_series(x); }
+
+// The factors of many cells at a time: the series of all of them in one run, and a branch for those beyond it, if any.
+template <int LEVELS, int COLUMNS, typename work>
+__device__ __forceinline__ void cell_factors(int levels, work (&x)[LEVELS][COLUMNS]) {
+  work series[LEVELS][COLUMNS];
+  bool any = false;
+#pragma unroll
+  for (int m = 0; m < levels; ++m)
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+      any |= beyond_series(x[m][c]);
+      series[m][c] = factor_series(x[m][c]);
+    }
+  if (any) {  // rare, so it is to be short: one exp in a loop over local memory
+    work cell[LEVELS * COLUMNS];
+#pragma unroll
+    for (int m = 0; m < levels; ++m)
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c) cell[m * COLUMNS + c] = x[m][c];
+#pragma unroll 1
+    for (int k = 0; k < levels * COLUMNS; ++k) cell[k] = cell_factor(cell[k]);
+#pragma unroll
+    for (int m = 0; m < levels; ++m)
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c) series[m][c] = cell[m * COLUMNS + c];
+  }
+#pragma unroll
+  for (int m = 0; m < levels; ++m)
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) x[m][c] = series[m][c];
+}
 
 // A running product that has no factor yet; it times a factor; a K times it; its inverse.
 template <typename work>
@@ -59,42 +92,9 @@ __device__ __forceinline__ double times_product(double k, double run) { return k
 __device__ __forceinline__ float times_product(float k, float run) { return k * run + k; }
 __device__ __forceinline__ double inverse_product(double run) { return 1.0 / run; }
 __device__ __forceinline__ float inverse_product(float run) { return -run / (run + 1.0f); }
-// Whether too little is left of the digits of a product, or of its inverse: one of them is below 2^-6.
-__device__ __forceinline__ bool product_strays(double) { return false; }
-__device__ __forceinline__ bool product_strays(float run) {
-  return !(fabsf(run - 31.0078125f) <= 31.9921875f);  // run + 1 from 2^-6 to 2^6; true for NaN
-}
-
-// The factors of many cells at a time: the series of all of them in one run, and a branch for those beyond it, if any.
-template <int LEVELS, int COLUMNS, typename work>
-__device__ __forceinline__ void cell_exps(int levels, work (&x)[LEVELS][COLUMNS]) {
-  work series[LEVELS][COLUMNS];
-  bool any = false;
-#pragma unroll
-  for (int m = 0; m < levels; ++m)
-#pragma unroll
-    for (int c = 0; c < COLUMNS; ++c) {
-      any |= beyond_series(x[m][c]);
-      series[m][c] = exp_series(x[m][c]);
-    }
-  if (any) {  // rare, so it is to be short: one exp in a loop over local memory
-    work cell[LEVELS * COLUMNS];
-#pragma unroll
-    for (int m = 0; m < levels; ++m)
-#pragma unroll
-      for (int c = 0; c < COLUMNS; ++c) cell[m * COLUMNS + c] = x[m][c];
-#pragma unroll 1
-    for (int k = 0; k < levels * COLUMNS; ++k) cell[k] = cell_exp(cell[k]);
-#pragma unroll
-    for (int m = 0; m < levels; ++m)
-#pragma unroll
-      for (int c = 0; c < COLUMNS; ++c) series[m][c] = cell[m * COLUMNS + c];
-  }
-#pragma unroll
-  for (int m = 0; m < levels; ++m)
-#pragma unroll
-    for (int c = 0; c < COLUMNS; ++c) x[m][c] = series[m][c];
-}
+// Whether too few digits of a product, or of its latest factor, are left: one of them is below 2^-6, or NaN.
+__device__ __forceinline__ bool has_faded(double, double) { return false; }
+__device__ __forceinline__ bool has_faded(float run, float factor) { return !(run >= -0.984375f && factor >= -0.984375f); }
 
 // base^exponent for a whole number from 0 on, by repeated multiplication
 template <typename real>

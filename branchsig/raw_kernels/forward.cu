@@ -1,5 +1,6 @@
 // Log kernels (PARTS: k_0 to k_DEPTH; GRID false) or grids of many pairs. A team takes one pair after the other, so the workspace
-// is that of the teams in flight. CAREFUL kernels do the pairs whose flag the others set, and leave at once where there are none.
+// is that of the teams in flight, unless pairs are relayed. CAREFUL kernels do the pairs whose flag the others set, and leave at
+// once where there are none.
 //
 // PADDED: lengths1 and lengths2 are the valid points of padded paths, or null. A call does the pairs of
 // more than `fewest` and at most `most` columns, so that every pair gets the strips that it would get alone.
@@ -45,7 +46,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     bool strayed;
     work total = team.sum(sweep.down(nullptr, values, content, false, strayed), scratch);
     strayed = team.any(strayed);
-    if (!sweep.gather(total, strayed)) continue;
+    if (!sweep.collect(total, strayed)) continue;
     if (GRID && PADDED) sweep.extend(grid + k * nodes, grids, content);
     if (!CAREFUL && team.thread() == 0) flags[k] = strayed;
     if (!GRID) {

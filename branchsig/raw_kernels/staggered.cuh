@@ -25,7 +25,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
     for (int m = 0; m < N; ++m)
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) cell[m][c] = line[m][c] * (m ? both[m - 1][c] + both[m - 1][c + 1] : work(4));
-    cell_exps(N, cell);
+    cell_factors(N, cell);
   }
 
   // Increments of the latest rows, the youngest first: those that level m is about to use, and behind the last level those of
@@ -70,9 +70,10 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
       for (int m = 0; m < N; ++m) {
 #pragma unroll
         for (int c = 0; c <= COLUMNS; ++c) {
-          if (c) edge[m][0] = product(edge[m][0], factor[m][c ? c - 1 : 0]);
+          const work latest = factor[m][c ? c - 1 : 0];
+          if (c) edge[m][0] = product(edge[m][0], latest);
           const work now = times_product(k[m][c], edge[m][0]);
-          if (c) strayed |= leaves_range(now) || product_strays(edge[m][0]);
+          if (c) strayed |= leaves_range(now) || has_faded(edge[m][0], latest);
           both[m][c] = k[m][c] + now;
           k[m][c] = now;
         }
@@ -173,15 +174,18 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
       take(N, line, g);
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) g[c] = oldest[c];
+      bool faded = false;
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         recover(m, COLUMNS, edge[m][0]);
 #pragma unroll
         for (int c = COLUMNS - 1; c >= 0; --c) {
           edge[m][0] = product(edge[m][0], factor[m][c]);
+          faded |= has_faded(edge[m][0], factor[m][c]);
           recover(m, c, c == 0 && first == 0 ? no_product<work>() : edge[m][0]);  // column 0 holds ones
         }
       }
+      if (faded) adjoint.redo();
     }
 
     // K_m at slot c from the row below to the latest one

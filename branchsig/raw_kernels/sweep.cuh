@@ -5,8 +5,8 @@
 // right: the last lane of a warp leaves what it hands on in memory, for each row, and the first lane of the next warp picks it up.
 // The warps of a team are some phases of steps apart, with a barrier after each phase.
 //
-// Few pairs of long paths are relayed: every pass is a stage of its own, that the team of another block may do, as many phases behind
-// the stage before it, and waits for it in memory. The passes of the way back are stages too, behind those down.
+// Few pairs of long paths are relayed: every pass is a stage of its own, that the team of another block may do, as many phases
+// behind the stage before it. The passes of the way back are stages too, behind those down.
 //
 // What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Staggered, Collocation, Order or
 // Untruncated, each in the file of its name. A rule has the template arguments
@@ -85,8 +85,8 @@ struct Team {
     }
   }
 
-  // The pairs of a team are those of its slot, and every stride() further, unless they are relayed. The parts of a warp go on together: where there is no
-  // pair left for one of them, it does the last one too.
+  // The pairs of a team are those of its slot, and every stride() further, unless they are relayed. The parts of a warp go on
+  // together: where there is no pair left for one of them, it does the last one too.
   __device__ long long slot() const { return blockIdx.x * (long long)(blockDim.x / threads()) + threadIdx.x / threads(); }
   __device__ int part() const { return (threadIdx.x & 31) / lanes; }  // of a warp
   __device__ long long first_pair() const { return slot() - part(); }
@@ -113,6 +113,11 @@ struct Team {
   __device__ bool some(bool value) const { return lanes < 32 ? __any_sync(ALL_LANES, value) : value; }
 };
 
+// Before Volta nothing sleeps, and a wait is a loop.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 700
+#define __nanosleep(nanoseconds)
+#endif
+
 // What is known of a pair that is relayed, in shared memory.
 template <typename work>
 struct Relay {
@@ -120,7 +125,9 @@ struct Relay {
   int* progress;    // phases that each stage of the pair has done; null where one team does all of a pair
   int turn, stage;  // those of this team
   int seen;         // what is known of the progress of the stage before it
-  work* left;       // (stages, 2), what stages leave to others beside their edges
+  // (stages, 2): what stages tell others beside their edges. Passes down: what they and those before add to log K, and whether one
+  // of them strayed; the last one: whether there is a way back (second value), and the factors of the gradients (the next two).
+  work* messages;
 
   // Waits until a stage has done so many phases, and what it has written in them is there. Returns its progress.
   __device__ int await(int of_stage, int phases) const {
@@ -130,7 +137,7 @@ struct Relay {
     __threadfence();
     return now;
   }
-  // The same for the stage before this one, called by one warp for ever more phases.
+  // The same for the stage before this one. One warp calls it, from time to time, for more phases than before.
   __device__ __forceinline__ void follow(const Team& team, int phases) {
     if (!progress || stage == 0 || seen >= phases) return;
     const int now = await(stage - 1, phases);
@@ -174,7 +181,7 @@ template <typename Task, typename work>
 struct Turns {
   const Team& team;
   const Task& task;
-  work* workspace;  // (pairs in flight, workspace_size)
+  work* workspace;  // (teams in flight, or pairs that are relayed, workspace_size)
   int* progress;    // null, or (1 + pairs * stages), 0 at first: how many turns have been taken, and the progress of all stages
   Relay<work>& relay;
 
@@ -195,7 +202,7 @@ struct Turns {
       relay.stage = int(relay.turn / task.pairs);
       relay.progress = progress + 1 + relay.turn % task.pairs * task.stages;
       relay.seen = 0;
-      relay.left = workspace_of(relay.turn % task.pairs + 1) - 2 * task.stages;
+      relay.messages = workspace_of(relay.turn % task.pairs + 1) - 2 * task.stages;
     }
     __syncthreads();
     return relay.turn;
@@ -240,7 +247,7 @@ struct Sweep {
     for (; pass % BASE == 0; pass /= BASE) place += BASE - 1;
     return edge + (long long)(place + pass % BASE) * problem.rows() * edge_values;
   }
-  // Takes the paths from what stands first in the workspace of the pair, where they are laid out unless an earlier stage has done that.
+  // Finds the paths where the workspace of the pair begins, and lays them out, unless an earlier stage has done that.
   __device__ void take_up(work*& free) {
     paths.place(problem, free);
     free += PathsOfPair::size(problem);
@@ -280,21 +287,21 @@ struct Sweep {
     return total;
   }
 
-  // Relayed: adds what the stages before have left to what a pass down has found, known to all threads of the team. Returns false
-  // where the sum is left to further passes.
-  __device__ bool gather(work& total, bool& strayed) const {
+  // Relayed: adds what the stages before have told to what a pass down has found, known to all threads of the team. Returns false
+  // where further passes go on with it.
+  __device__ bool collect(work& total, bool& strayed) const {
     if (!relay.progress) return true;
     const int pass = relay.stage;
-    work(*found)[2] = reinterpret_cast<work(*)[2]>(relay.left) + pass;
+    work* told = relay.messages + 2 * pass;
     if (pass) {
       relay.await(pass - 1, relay.ALL_DONE);
-      total += found[-1][0];
-      strayed |= found[-1][1] != work(0);
+      total += told[-2];
+      strayed |= told[-1] != work(0);
     }
     if (pass + 1 == passes()) return true;
     if (team.thread() == 0) {
-      found[0][0] = total;
-      found[0][1] = work(strayed);
+      told[0] = total;
+      told[1] = work(strayed);
     }
     team.barrier();
     relay.tell(team, relay.ALL_DONE);
@@ -362,6 +369,10 @@ struct Sweep {
         }
         increments.of_row(r >> problem.order1, false, (r & mask) == mask, g);
         strip.row(N, g, weights, wrt_log, handed, total, strayed);
+        if (Rule::GRID && !Rule::CAREFUL && !Rule::PARTS && sizeof(real) < sizeof(work) && !values && !wrt_log) {
+#pragma unroll
+          for (int c = 0; c < COLUMNS; ++c) strayed |= !is_finite(real(strip.corner(N - 1, c, false)));
+        }
         if (hands_on && r >= 0) {
 #pragma unroll
           for (int m = 0; m < N; ++m)

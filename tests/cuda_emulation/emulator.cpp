@@ -38,6 +38,7 @@ struct Fiber {
   unsigned thread;
   State state;
   bool fenced;  // since it last waited for others
+  bool slept;   // and no fence since then
   // of the barrier or exchange it waits at
   int line, predicate;
   Exchange what;
@@ -312,9 +313,14 @@ void fail(const char* message) {
   if (error.empty()) error = message;
 }
 
+void require_fence_after_sleep() {
+  if (running->slept) fail("a thread that waited for another block goes on without a fence");
+}
+
 void block_barrier(int line) { block_any(line, 0); }
 
 int block_any(int line, int predicate) {
+  require_fence_after_sleep();
   running->state = State::at_block_barrier;
   running->line = line;
   running->predicate = predicate != 0;
@@ -326,10 +332,14 @@ int block_any(int line, int predicate) {
 // Until the other blocks have had their turn.
 void sleep() {
   running->state = State::asleep;
+  running->slept = true;
   yield();
 }
 
-void fence() { running->fenced = true; }
+void fence() {
+  running->fenced = true;
+  running->slept = false;
+}
 
 void require_fence() {
   if (!running->fenced) fail("something is told to other blocks without a fence before it");
@@ -344,6 +354,7 @@ void others() {
 }
 
 uint64_t exchange(Exchange what, unsigned mask, uint64_t value, unsigned source_lane) {
+  require_fence_after_sleep();
   Fiber* me = running;
   if (!(mask >> lane() & 1)) fail("a lane calls a warp intrinsic whose mask leaves it out");
   me->what = what;
