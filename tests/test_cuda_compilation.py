@@ -75,10 +75,18 @@ def check(compiler, architecture, instances, *, spills=False):
     assert figures
     for expression, found in figures.items():
         assert 0 < found["registers"] <= 255
-        # The way back in float64 lacks a few registers at depth 4, which narrower strips would cost more than.
-        room = 160 if expression.startswith("backward<double") and "Staggered<double, double, 4" in expression else 0
         if not spills:
-            assert found["spill_stores"] <= room, expression
+            assert found["spill_stores"] <= lacking(architecture, expression), expression
+
+
+def lacking(architecture, expression):
+    """Bytes that an instance of depth 4 may spill on the way back in float64, where registers are fewest."""
+    if not expression.startswith("backward<double") or "Staggered<double, double, 4" not in expression:
+        return 0
+    if architecture == "sm_70":
+        return 64  # the linear kernel, two columns
+    grids = ", true, false>, false>" in expression
+    return 64 if grids and ("RBF" in expression or "RATIONAL" in expression) else 0
 
 
 def test_the_source_includes_nothing():

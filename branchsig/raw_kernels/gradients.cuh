@@ -60,7 +60,6 @@ struct Gradients {
   const Increments& increments;
   RowSums& rows;
   Group sum[POINTS];    // for the points of the strip, first group
-  Group ahead;          // first group of the point (LINEAR: of the step) of the next row
   work below[COLUMNS];  // what the row of cells below gave
 
   __device__ __forceinline__ Gradients(const Problem<real>& problem, const Team& team,
@@ -90,7 +89,6 @@ struct Gradients {
     for (int c = 0; c < COLUMNS; ++c) below[c] = work(0);
     for (int row = team.lane; row < RowSums::ROWS; row += team.lanes) rows.put(row, Group());
     __syncwarp();
-    if (KERNEL != GIVEN) ahead = increments.paths.points1[problem.length1 - 1 - (KERNEL == LINEAR)];
   }
 
   // Takes the derivatives of the increments of coarse row i.
@@ -103,8 +101,7 @@ struct Gradients {
       return;
     }
     const int row = i + OF_POINTS;
-    const Group x = ahead;
-    ahead = increments.paths.points1[increments.inside(row - 1)];
+    const Group x = increments.paths.points1[row];
     work weight[POINTS];
     if constexpr (OF_POINTS) {
       weigh(row, x, gbar, weight);

@@ -157,7 +157,9 @@ struct Increments {
   int first;
   work factor;
   Group point[POINTS];
-  Group ahead;          // the point (LINEAR: the step) of the first path that the next row of cells needs, asked for early
+  // On the way down, the point (LINEAR: the step) of the first path that the next row of cells needs, asked for early. On the way
+  // back its registers have other uses, and the row is likely to be in the cache.
+  Group ahead;
   work latest[POINTS];  // kappa at the latest row of points
 
   __device__ __forceinline__ Increments(const Problem<real>& problem, const Paths<KERNEL, CHANNELS, real, work>& paths)
@@ -185,14 +187,14 @@ struct Increments {
     for (int p = 0; p < POINTS; ++p) point[p] = paths.points2[node(p)];
     if (KERNEL != LINEAR) {
       const int edge = up ? problem.length1 - 1 : 0;
-      ahead = paths.points1[edge];
-      points_of_row(edge, latest);
+      if (!up) ahead = paths.points1[edge];
+      points_of_row(edge, up, latest);
     }
     look_ahead(row, up);
   }
 
   __device__ __forceinline__ void look_ahead(int row, bool up) {
-    ahead = paths.points1[inside(KERNEL == LINEAR || up ? row : row + 1)];
+    if (!up) ahead = paths.points1[inside(KERNEL == LINEAR ? row : row + 1)];
   }
 
   // b of point `row`, whose first group is x, and the points of the strip
@@ -217,10 +219,10 @@ struct Increments {
     }
   }
 
-  // kappa at point `row`, that was asked for, and the points of the strip
-  __device__ __forceinline__ void points_of_row(int row, work (&kappa)[POINTS]) const {
+  // kappa at point `row`, on the way down that which was asked for, and the points of the strip
+  __device__ __forceinline__ void points_of_row(int row, bool up, work (&kappa)[POINTS]) const {
     work b[POINTS];
-    arguments_of_row(row, ahead, b);
+    arguments_of_row(row, up ? paths.points1[row] : ahead, b);
 #pragma unroll
     for (int p = 0; p < POINTS; ++p) kappa[p] = kappa_of<KERNEL>(problem.parameter, b[p]);
   }
@@ -234,7 +236,7 @@ struct Increments {
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) g[c] = i == nearest ? work(row[min(cell(c), last)]) : work(0);
     } else if (KERNEL == LINEAR) {
-      const Group step = ahead;
+      const Group step = up ? paths.points1[inside(i)] : ahead;
       look_ahead(next, up);
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
@@ -249,7 +251,7 @@ struct Increments {
       }
     } else {
       work fresh[POINTS];
-      points_of_row(inside(up ? i : i + 1), fresh);
+      points_of_row(inside(up ? i : i + 1), up, fresh);
       look_ahead(next, up);
       work before = up ? latest[0] - fresh[0] : fresh[0] - latest[0];
 #pragma unroll
