@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,6 +65,16 @@ _FUSED: dict[type, tuple[str, tuple[str, ...]]] = {
 """Static kernels whose increments the kernels make themselves: their name there, and their parameters."""
 
 
+_RATES: dict[str, Callable[..., float]] = {
+    "RBF": lambda sigma: 1.0 / sigma,
+    "MATERN12": lambda sigma: 1.0 / sigma,
+    "MATERN32": lambda sigma: math.sqrt(3.0) / sigma,
+    "MATERN52": lambda sigma: math.sqrt(5.0) / sigma,
+    "RATIONAL_QUADRATIC": lambda sigma, alpha: 1.0 / sigma / sigma / 2.0 / alpha,
+}
+"""What the kernels multiply by, in the place of a division by sigma."""
+
+
 class Fused(NamedTuple):
     """A static kernel in the words of the kernels."""
 
@@ -81,6 +92,8 @@ def fused(kernel: kernels.StaticKernel) -> Fused:
     parameters = [float(getattr(kernel, parameter)) for parameter in names]
     if name == "LINEAR":  # kappa = factor <x, y>
         parameters = [parameters[0] ** 2 if parameters else 1.0]
+    elif name in _RATES:
+        parameters[0] = _RATES[name](*parameters)
     first, second, third = (*parameters, 0.0, 0.0, 0.0)[:3]
     return Fused(name, (first, second, third), dilated=False)
 

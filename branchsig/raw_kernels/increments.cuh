@@ -20,7 +20,7 @@ struct Problem {
   int order1, order2;               // dyadic orders
   int depth;
   int dilated;          // the last channel is no coordinate: at the first point of a path it holds a factor of the static kernel
-  double parameter[3];  // of the static kernel
+  double parameter[3];  // of the static kernel; radial ones: the first is what b (Matern: its root) is multiplied by
 
   template <typename Task>
   __device__ explicit Problem(const Task& task)
@@ -49,17 +49,17 @@ __device__ __forceinline__ work kappa_of(const double* parameter, work b) {
     const int degree = int(parameter[0]);
     return p2 * (double(degree) == parameter[0] && degree <= 64 ? whole_power(base, degree) : power(base, p0));
   }
-  if (KERNEL == RBF) return exp(-b / p0);
-  if (KERNEL == MATERN12) return exp(-sqrt(b) / p0);
+  if (KERNEL == RBF) return exp(-b * p0);
+  if (KERNEL == MATERN12) return exp(-sqrt(b) * p0);
   if (KERNEL == MATERN32) {
-    const work a = sqrt(b) * (work(1.7320508075688772) / p0);
+    const work a = sqrt(b) * p0;
     return (work(1) + a) * exp(-a);
   }
   if (KERNEL == MATERN52) {
-    const work a = sqrt(b) * (work(2.23606797749979) / p0);
+    const work a = sqrt(b) * p0;
     return (work(1) + a + a * a * work(1.0 / 3)) * exp(-a);
   }
-  return power(work(1) + b / (work(2) * p1 * p0 * p0), -p1);  // RATIONAL_QUADRATIC
+  return power(work(1) + b * p0, -p1);  // RATIONAL_QUADRATIC
 }
 
 // the factor of the gradients: d kappa / d x = slope y (polynomial) or slope (x - y) (radial)
@@ -73,17 +73,17 @@ __device__ __forceinline__ work slope_of(const double* parameter, work b) {
     const bool whole = double(degree) == parameter[0] && degree <= 64;
     return p2 * p0 * (whole ? whole_power(base, degree - 1) : power(base, p0 - work(1)));
   }
-  if (KERNEL == RBF) return exp(-b / p0) * (work(-2) / p0);
+  if (KERNEL == RBF) return exp(-b * p0) * (work(-2) * p0);
   if (KERNEL == MATERN12) {  // no gradient where the points coincide: 0 is taken for it
     const work r = sqrt(b);
-    return b == work(0) ? work(0) : -exp(-r / p0) / (p0 * r);
+    return b == work(0) ? work(0) : -exp(-r * p0) * p0 / r;
   }
-  if (KERNEL == MATERN32) return exp(-sqrt(b) * (work(1.7320508075688772) / p0)) * (work(-3) / (p0 * p0));
+  if (KERNEL == MATERN32) return exp(-sqrt(b) * p0) * (-p0 * p0);
   if (KERNEL == MATERN52) {
-    const work a = sqrt(b) * (work(2.23606797749979) / p0);
-    return (work(1) + a) * exp(-a) * (work(-5) / (work(3) * p0 * p0));
+    const work a = sqrt(b) * p0;
+    return (work(1) + a) * exp(-a) * (p0 * p0 * work(-1.0 / 3));
   }
-  return power(work(1) + b / (work(2) * p1 * p0 * p0), -p1 - work(1)) * (work(-1) / (p0 * p0));
+  return power(work(1) + b * p0, -p1 - work(1)) * (work(-2) * p1 * p0);
 }
 
 // A group of channels of a point, or of a step; 0 behind the last one.
