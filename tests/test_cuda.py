@@ -260,7 +260,8 @@ def test_relayed_kernels_beyond_the_range_are_done_again(relaying, reference, rn
         (66, 1000, "forward", 4, 132),
         (66, 1000, "backward", 8, 264),
         (67, 1000, "forward", 8, 0),
-        (1, 256, "forward", 4, 2),
+        (1, 260, "forward", 4, 3),
+        (1, 256, "forward", 8, 0),
         (1, 128, "forward", 4, 0),
     ],
 )

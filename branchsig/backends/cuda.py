@@ -591,7 +591,7 @@ class _Sweep:
         """Choose the teams that fill the device, as far as the workspace and `max_batch` allow."""
         processors = self.backend.processors()
         room = _WORKSPACE_BYTES // (8 if instance.work == "double" else 4)
-        relayed = self.relayed(instance, count, -(-columns // instance.span))
+        relayed = self.relayed(instance, count, columns)
         if lanes == 32 and relayed.stages and relayed.pairs * relayed.workspace <= room:
             return relayed
         warps = 1
@@ -608,15 +608,16 @@ class _Sweep:
             by_pass, workspace = of_a_pass < workspace, min(of_a_pass, workspace)
         return _Launch(lanes, warps, min(wanted, max(1, room // max(1, workspace))), count, workspace, by_pass)
 
-    def relayed(self, instance: Instance, count: int, parts: int) -> _Launch:
-        """Relay pairs whose columns are so many parts, where they are so few that this gives more processors work."""
+    def relayed(self, instance: Instance, count: int, columns: int) -> _Launch:
+        """Relay pairs that are so few that this gives more processors work, and more than a column for every lane."""
         processors = self.backend.processors()
-        warps = _RELAY_TEAM
+        warps, parts = _RELAY_TEAM, -(-columns // instance.span)
         while warps < _LONGEST_TEAM and -(-parts // warps) * count > processors:
             warps *= 2
         passes = -(-parts // warps)
         stages = passes * (2 if instance.kernel == "backward" else 1)
-        if passes == 1 or 2 * count > processors or count * stages > _MOST_STAGES:
+        short = columns <= 32 * _LONGEST_TEAM
+        if short or passes == 1 or 2 * count > processors or count * stages > _MOST_STAGES:
             stages = 0
         workspace = _aligned(self.workspace(instance, 32, warps) + 2 * stages)
         return _Launch(32, warps, min(count * passes, processors), count, workspace, stages=stages)
