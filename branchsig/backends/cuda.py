@@ -219,6 +219,7 @@ class _Launch:
 
     @property
     def in_flight(self) -> int:
+        """Pairs that have a workspace at a time."""
         return self.pairs if self.stages else self.blocks * self.teams_per_block
 
 
@@ -591,8 +592,8 @@ class _Sweep:
         """Choose the teams that fill the device, as far as the workspace and `max_batch` allow."""
         processors = self.backend.processors()
         room = _WORKSPACE_BYTES // (8 if instance.work == "double" else 4)
-        relayed = self.relayed(instance, count, columns)
-        if lanes == 32 and relayed.stages and relayed.pairs * relayed.workspace <= room:
+        relayed = self.relayed(instance, count, columns, room) if lanes == 32 else None
+        if relayed is not None:
             return relayed
         warps = 1
         longest = min(_LONGEST_TEAM, 8 * processors // count) if lanes == 32 else 1
@@ -608,7 +609,7 @@ class _Sweep:
             by_pass, workspace = of_a_pass < workspace, min(of_a_pass, workspace)
         return _Launch(lanes, warps, min(wanted, max(1, room // max(1, workspace))), count, workspace, by_pass)
 
-    def relayed(self, instance: Instance, count: int, columns: int) -> _Launch:
+    def relayed(self, instance: Instance, count: int, columns: int, room: int) -> _Launch | None:
         """Relay pairs that are so few that this gives more processors work, and more than a column for every lane."""
         processors = self.backend.processors()
         warps, parts = _RELAY_TEAM, -(-columns // instance.span)
@@ -617,9 +618,9 @@ class _Sweep:
         passes = -(-parts // warps)
         stages = passes * (2 if instance.kernel == "backward" else 1)
         short = columns <= 32 * _LONGEST_TEAM
-        if short or passes == 1 or 2 * count > processors or count * stages > _MOST_STAGES:
-            stages = 0
         workspace = _aligned(self.workspace(instance, 32, warps) + 2 * stages)
+        if short or passes == 1 or 2 * count > processors or count * stages > _MOST_STAGES or count * workspace > room:
+            return None
         return _Launch(32, warps, min(count * passes, processors), count, workspace, stages=stages)
 
     def workspace(self, instance: Instance, lanes: int, warps: int, *, by_pass: bool = False) -> int:

@@ -81,7 +81,8 @@ __device__ __forceinline__ void cell_factors(int levels, work (&x)[LEVELS][COLUM
     for (int c = 0; c < COLUMNS; ++c) x[m][c] = series[m][c];
 }
 
-// A running product that has no factor yet; it times a factor; a K times it; its inverse.
+// A running product that has no factor yet; it times a factor; a K times it; its inverse. Less 1, with e and f for product and
+// factor: 0; (1 + e)(1 + f) - 1 = ef + (e + f); K (1 + e) = Ke + K; 1 / (1 + e) - 1 = -e / (e + 1).
 template <typename work>
 __device__ __forceinline__ work no_product() {
   return sizeof(work) == 8 ? work(1) : work(0);

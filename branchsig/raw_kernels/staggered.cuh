@@ -2,7 +2,7 @@
 // row apart. When a lane has the increments of row r, level m (from 0 on) is on row r - m - 1, so that all corners its cells need
 // are those of the step before, and the exponentials of a step do not wait for each other. On the way back the recovery of level m
 // is on row r + m + 1, and the adjoint of all levels on row r + levels + 1, with what the recovery has met there. A row without
-// cells changes no K and no running product.
+// cells changes no K and no running product. Running products in float32 are kept less 1, see elementary.cuh.
 
 template <typename real, typename work, int DEPTH, int WIDTH, bool OF_GRID, bool IN_LOGS>
 struct Staggered : Levels<DEPTH, OF_GRID> {

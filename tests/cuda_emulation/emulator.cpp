@@ -59,7 +59,6 @@ constexpr unsigned in_flight = 4;
 
 struct Block {
   unsigned index;
-  char* stacks;
   std::vector<Fiber> fibers;
   std::vector<unsigned> order;  // in which the fibers run
   unsigned position;            // of the running fiber in `order`
@@ -69,8 +68,8 @@ struct Block {
   std::vector<char> shared;  // its variables, while another block runs
 };
 
-Block* block;    // the one that runs
-size_t events;   // whatever has happened, but for threads that woke up and slept on
+Block* block;   // the one that runs
+size_t events;  // whatever has happened, but for threads that woke up and slept on
 uint64_t seed;
 int poison = 0xff;
 Fiber scheduler, *running;
@@ -265,7 +264,6 @@ uint64_t random_after(uint64_t& random) {
 
 void begin(Block& begun, unsigned index, char* at, unsigned threads, std::pair<char*, size_t> shared) {
   begun.index = index;
-  begun.stacks = at;
   begun.fibers.resize(threads);
   begun.order.resize(threads);
   begun.alive = threads;

@@ -3,8 +3,8 @@
 // A source text is included behind this header as it is, and EMULATED_KERNEL makes an entry point of each instance. emulator.cpp
 // runs it: a thread of CUDA is a fiber, and fibers are switched at barriers and warp intrinsics only, in an order that a seed
 // permutes. Some blocks are in flight at a time, and take turns where a thread sleeps or does something atomic. So runs are
-// deterministic, and a missing barrier shows under some order. What is exchanged tells other blocks that something is there, so a fence
-// has to stand before it, behind the latest barrier; and a thread that has slept goes on behind a fence.
+// deterministic, and a missing barrier shows under some order. What is exchanged tells other blocks that something is there, so a
+// fence has to stand before it, behind the latest barrier; and a thread that has slept goes on behind a fence.
 #pragma once
 #include <math.h>
 
