@@ -629,14 +629,15 @@ class _Sweep:
         length1, length2 = int(self.path1.shape[1]), int(self.path2.shape[1])
         groups = 0 if self.static_kernel == GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)
         channels = groups * instance.channels
-        paths = channels * (length1 + length2 + 2)
+        rows1, rows2 = (-(-(length + 1) // 32) * 32 for length in (length1, length2))
+        paths = channels * (rows1 + rows2)
         handed_on = (self.rows + instance.lag(levels)) * instance.handed_on * levels
         if instance.kernel == "forward":
             return _aligned(paths + handed_on)
         parts = (self.columns - 1) // (lanes * instance.columns) + 1
         return _aligned(
             paths
-            + channels * (length1 + 1 + lanes * parts * instance.slots)
+            + channels * (rows1 + lanes * parts * instance.slots)
             + handed_on
             + levels * instance.kept(self.rows, self.columns, warps, by_pass=by_pass)
             + parts

@@ -242,12 +242,14 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     GradientsOfPair<KERNEL, Rule::COLUMNS, typename Backward::GradientsOfStrip, real, work> gradients = {
         problem, team, mine.gradients, sweep.paths.path1, sweep.paths.path2};
     if (team.lane == 0) {
-      mine.gradients.sums1 = reinterpret_cast<Group<work, CHANNELS>*>(free);
-      mine.gradients.sums2 = mine.gradients.sums1 + Backward::GradientsOfStrip::size1(problem);
+      typedef Rows<work, CHANNELS> Rows;
+      mine.gradients.sums1.piece = reinterpret_cast<typename Rows::Piece*>(free);
+      mine.gradients.sums2 = reinterpret_cast<typename Rows::Group*>(mine.gradients.sums1.piece + Backward::GradientsOfStrip::size1(problem));
       mine.gradients.increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
     }
     if (KERNEL != GIVEN)
-      free += (Backward::GradientsOfStrip::size1(problem) + Backward::GradientsOfStrip::size2(problem, team)) * CHANNELS;
+      free += Backward::GradientsOfStrip::size1(problem) * Rows<work, CHANNELS>::VALUES +
+              Backward::GradientsOfStrip::size2(problem, team) * CHANNELS;
     sweep.edge = free;
     if constexpr (Rule::EVERY_ROW) {
       sweep.by_pass = task.by_pass;

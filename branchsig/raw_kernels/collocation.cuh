@@ -139,7 +139,7 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
 
     // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
     __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, bool wrt_log, work (&edge)[ROOM][DOWN],
-                                        work& total, bool& strayed) {
+                                        work& total, Watch<work>& watch) {
       work sums[P][P], integral = work(1);
       sums_of_ones<P>(weights, sums);
 #pragma unroll
@@ -161,7 +161,7 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
             } else {
               run *= cell_exp(cell);
               nodes[a + 1][l] = nodes[a][l] * run;
-              strayed |= leaves_range(nodes[a + 1][l]);
+              watch.over(nodes[a + 1][l]);
             }
           }
           edge[m][a] = nodes[a + 1][P];
@@ -169,7 +169,7 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
         }
 #pragma unroll(UNROLLED)
         for (int l = 0; l <= P; ++l) k[m][l] = nodes[P][l];
-        if (CAREFUL && GRID && m == N - 1) strayed |= !(wrt_log ? is_finite(logs[m][P]) : is_finite(real(k[m][P])));
+        if (CAREFUL && GRID && m == N - 1) watch.wrong |= !(wrt_log ? is_finite(logs[m][P]) : is_finite(real(k[m][P])));
         if (m < N - 1) {
           sums_of_cell<P, CAREFUL>(weights, nodes, sums);
         } else if (!GRID) {

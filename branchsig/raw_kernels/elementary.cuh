@@ -1,14 +1,29 @@
-// Elementary functions of the sweeps: the exponential of a cell, whole powers, and the test for the range in which running
+// Elementary functions of the sweeps: the exponential of a cell, whole powers, and a watch over the range in which running
 // products are trusted. No header is included: NVRTC and the emulator of the tests both bring what is used.
 
-// Bounds within which a K of the running products must stay; 2^-500..2^500 in float64, 2^-60..2^60 in float32. The high word
-// of a number is compared as an unsigned integer, which costs no floating-point slot and is true for 0, inf, NaN and signs too.
-__device__ __forceinline__ bool leaves_range(double k) {
-  return (unsigned)__double2hiint(k) - 0x20b00000u > 0x5f300000u - 0x20b00000u;
-}
-__device__ __forceinline__ bool leaves_range(float k) {
-  return (unsigned)__float_as_int(k) - 0x21800000u > 0x5d800000u - 0x21800000u;
-}
+__device__ __forceinline__ unsigned high_word(double value) { return __double2hiint(value); }
+__device__ __forceinline__ unsigned high_word(float value) { return __float_as_int(value); }
+
+// Watches over what a lane computes. Extremes are kept, and looked at in the end, as unsigned integers: that takes no
+// floating-point slot, no instruction waits for a flag of the one before, and 0, inf, NaN and signs are beyond all others.
+template <typename work>
+struct Watch {
+  enum : unsigned {  // 2^-500..2^500 in float64, 2^-60..2^60 in float32
+    LEAST = sizeof(work) == 8 ? 0x20b00000u : 0x21800000u,
+    MOST = sizeof(work) == 8 ? 0x5f300000u : 0x5d800000u,
+    FAINT = 0xbf7c0000u  // 2^-6 - 1; what is below it, as a float, is beyond it
+  };
+  unsigned farthest = 0, faintest = 0;
+  bool wrong = false;
+
+  // K of the running products must stay in the range.
+  __device__ __forceinline__ void over(work k) { farthest = max(farthest, high_word(k) - LEAST); }
+  // Too few digits of a product less 1, or of its latest factor, are left where one of them is below 2^-6.
+  __device__ __forceinline__ void over(work run, work factor) {
+    if (sizeof(work) == 4) faintest = max(faintest, max(high_word(run), high_word(factor)));
+  }
+  __device__ __forceinline__ bool strayed() const { return wrong || farthest > MOST - LEAST || faintest > FAINT; }
+};
 
 template <typename real>
 __device__ __forceinline__ bool is_finite(real value) {
@@ -93,9 +108,6 @@ __device__ __forceinline__ double times_product(double k, double run) { return k
 __device__ __forceinline__ float times_product(float k, float run) { return k * run + k; }
 __device__ __forceinline__ double inverse_product(double run) { return 1.0 / run; }
 __device__ __forceinline__ float inverse_product(float run) { return -run / (run + 1.0f); }
-// Whether too few digits of a product, or of its latest factor, are left: one of them is below 2^-6, or NaN.
-__device__ __forceinline__ bool has_faded(double, double) { return false; }
-__device__ __forceinline__ bool has_faded(float run, float factor) { return !(run >= -0.984375f && factor >= -0.984375f); }
 
 // base^exponent for a whole number from 0 on, by repeated multiplication
 template <typename real>

@@ -7,48 +7,28 @@
 // Where the gradients of a pair are gathered. LINEAR: those of the steps.
 template <int CHANNELS, typename real, typename work>
 struct GradientMemory {
-  typedef ::Group<work, CHANNELS> Group;
-  Group* sums1;      // (groups, length1 + 1)
-  Group* sums2;      // (groups, lanes of all parts, POINTS)
+  ::Rows<work, CHANNELS> sums1;   // (groups, length1 + 1)
+  ::Group<work, CHANNELS>* sums2;  // (groups, lanes of all parts, POINTS)
   work* factors;     // (parts): with respect to the logarithm of the factors of a dilated kernel
   real* increments;  // GIVEN: (padded1 - 1, padded2 - 1)
 };
 
-// Sums for the latest rows of a warp, by halves of a group, so that lanes on neighbouring rows do not meet in a bank.
+// Sums for the latest rows of a warp, in shared memory.
 template <int CHANNELS, typename work>
 struct RowSums {
-  typedef ::Group<work, CHANNELS> Group;
-  enum { ROWS = 64, HALVES = sizeof(Group) / 16, VALUES = CHANNELS / HALVES };
-  struct alignas(16) Half {
-    work value[VALUES];
-  };
-  Half half[HALVES][ROWS];
+  typedef ::Rows<work, CHANNELS> Rows;
+  enum { ROWS = 64 };
+  typename Rows::Piece piece[ROWS * Rows::PIECES];
 
-  __device__ __forceinline__ Group at(int row) const {
-    Group sums;
-#pragma unroll
-    for (int h = 0; h < HALVES; ++h) {
-      const Half part = half[h][row % ROWS];
-#pragma unroll
-      for (int n = 0; n < VALUES; ++n) sums.channel[h * VALUES + n] = part.value[n];
-    }
-    return sums;
-  }
-  __device__ __forceinline__ void put(int row, const Group& sums) {
-#pragma unroll
-    for (int h = 0; h < HALVES; ++h) {
-      Half part;
-#pragma unroll
-      for (int n = 0; n < VALUES; ++n) part.value[n] = sums.channel[h * VALUES + n];
-      half[h][row % ROWS] = part;
-    }
-  }
+  __device__ __forceinline__ typename Rows::Group at(int row) { return Rows{piece}.at(row % ROWS); }
+  __device__ __forceinline__ void put(int row, const typename Rows::Group& sums) { Rows{piece}.put(row % ROWS, sums); }
 };
 
 template <int KERNEL, int COLUMNS, typename Increments, typename real, typename work>
 struct Gradients {
   enum { POINTS = Increments::POINTS, CHANNELS = Increments::CHANNELS };
   typedef ::Group<work, CHANNELS> Group;
+  typedef ::Rows<work, CHANNELS> Rows;
   typedef ::RowSums<CHANNELS, work> RowSums;
   // whether increments are made of points, and not of steps: a point needs the rows of cells on both sides of it, so it comes with
   // the upper one, and the first point with a row above all cells
@@ -73,9 +53,9 @@ struct Gradients {
   }
   static __device__ int lanes(const Problem<real>& problem, const Team& team) { return parts(problem, team) * team.lanes; }
 
-  // groups of the sums for the first path, and for the second
+  // pieces of the sums for the first path, and groups of those for the second
   static __device__ long long size1(const Problem<real>& problem) {
-    return (long long)problem.template groups<CHANNELS>() * (problem.length1 + 1);
+    return (long long)problem.template groups<CHANNELS>() * Rows::room(problem.length1 + 1);
   }
   static __device__ long long size2(const Problem<real>& problem, const Team& team) {
     return (long long)problem.template groups<CHANNELS>() * lanes(problem, team) * POINTS;
@@ -101,7 +81,7 @@ struct Gradients {
       return;
     }
     const int row = i + OF_POINTS;
-    const Group x = increments.paths.points1[row];
+    const Group x = increments.paths.first(problem, 0, row);
     work weight[POINTS];
     if constexpr (OF_POINTS) {
       weigh(row, x, gbar, weight);
@@ -116,16 +96,16 @@ struct Gradients {
 #pragma unroll 1
     for (int group = 1; group < problem.template groups<CHANNELS>(); ++group) {
       const Group more = increments.paths.first(problem, group, row);
-      Group& sums = memory.sums1[(long long)group * (problem.length1 + 1) + row];
+      const Rows sums = memory.sums1.group(group, problem.length1 + 1);
       Group* mine = slots(group, increments.first / COLUMNS);
-      of_row = sums;
+      of_row = sums.at(row);
 #pragma unroll
       for (int p = 0; p < POINTS; ++p) {
         Group of_point = mine[p];
         add(of_row, of_point, weight[p], more, increments.paths.second(problem, group, increments.node(p)));
         mine[p] = of_point;
       }
-      sums = of_row;
+      sums.put(row, of_row);
     }
   }
 
@@ -179,12 +159,12 @@ struct Gradients {
   __device__ void pass_on(int from, int to) {
     if (KERNEL == GIVEN) return;
     for (int row = from + OF_POINTS + team.lane; row < to + OF_POINTS; row += team.lanes) {
-      Group& total = memory.sums1[row];
+      const Group total = memory.sums1.at(row);
       Group sums = rows.at(row);
       rows.put(row, Group());
 #pragma unroll
       for (int n = 0; n < CHANNELS; ++n) sums.channel[n] += total.channel[n];
-      total = sums;
+      memory.sums1.put(row, sums);
     }
   }
 
@@ -214,7 +194,7 @@ struct GradientsOfPair {
       for (long long e = team.thread(); e < size; e += team.threads()) memory.increments[e] = real(0);
     } else {
       const long long size1 = Strip::size1(problem), size2 = Strip::size2(problem, team);
-      for (long long e = team.thread(); e < size1; e += team.threads()) memory.sums1[e] = Group();
+      for (long long e = team.thread(); e < size1; e += team.threads()) memory.sums1.piece[e] = typename Strip::Rows::Piece();
       for (long long e = team.thread(); e < size2; e += team.threads()) memory.sums2[e] = Group();
       for (int part = team.thread(); part < Strip::parts(problem, team); part += team.threads()) memory.factors[part] = work(0);
     }
@@ -267,7 +247,11 @@ struct GradientsOfPair {
   // that of point (LINEAR: step) i of a path
   __device__ work of(bool second, int i, int channel) const {
     const int group = channel / CHANNELS, n = channel % CHANNELS;
-    if (!second) return memory.sums1[(long long)group * (problem.length1 + 1) + i].channel[n];
+    if (!second) {
+      typedef typename Strip::Rows Rows;
+      const Rows sums = memory.sums1.group(group, problem.length1 + 1);
+      return sums.piece[Rows::place(i) + n / Rows::VALUES * Rows::BLOCK].value[n % Rows::VALUES];
+    }
     const Group* sums = memory.sums2 + (long long)group * Strip::lanes(problem, team) * POINTS;
     const int C = problem.columns(), cell = KERNEL == LINEAR ? i : i - 1;
     work total = work(0);

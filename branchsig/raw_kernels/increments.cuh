@@ -6,9 +6,8 @@
 // phi of b = <x, y> (polynomial) or of b = |x - y|^2 (radial). These functions may be dilated: g times a factor of x and one of
 // y, which stand in a last channel.
 //
-// A team lays out the points (linear: the steps) of its two paths in its workspace, by groups of CHANNELS channels, so that lanes
-// on neighbouring rows read neighbouring memory. Those of y that a strip needs stay in registers, as far as the first group
-// goes; further groups are read again, and come out of the cache.
+// A team lays out the points (linear: the steps) of its two paths in its workspace, by groups of CHANNELS channels. Those of y that
+// a strip needs stay in registers, as far as the first group goes; further groups are read again, and come out of the cache.
 
 enum { GIVEN, LINEAR, POLYNOMIAL, RBF, MATERN12, MATERN32, MATERN52, RATIONAL_QUADRATIC };
 
@@ -92,39 +91,82 @@ struct alignas(16) Group {
   work channel[CHANNELS];
 };
 
+// Groups in memory, one for every row, by pieces of 16 bytes, and the same piece of 32 rows side by side: an access of lanes on
+// neighbouring rows then touches the fewest lines of the cache, and no bank of shared memory twice.
+template <typename work, int CHANNELS>
+struct Rows {
+  typedef ::Group<work, CHANNELS> Group;
+  enum { BLOCK = 32, VALUES = 16 / sizeof(work), PIECES = CHANNELS / VALUES };
+  struct alignas(16) Piece {
+    work value[VALUES];
+  };
+  Piece* piece;
+
+  static __device__ __forceinline__ int room(int rows) { return (rows + BLOCK - 1) / BLOCK * BLOCK * PIECES; }  // in pieces
+  static __device__ __forceinline__ int place(int row) { return row + (PIECES - 1) * (row & -BLOCK); }
+  // where the next group of so many rows begins, or a later one
+  __device__ __forceinline__ Rows group(int n, int rows) const { return {piece + n * (long long)room(rows)}; }
+
+  __device__ __forceinline__ Group at(int row) const {
+    const Piece* first = piece + place(row);
+    Group made;
+#pragma unroll
+    for (int p = 0; p < PIECES; ++p) {
+      const Piece part = first[p * BLOCK];
+#pragma unroll
+      for (int n = 0; n < VALUES; ++n) made.channel[p * VALUES + n] = part.value[n];
+    }
+    return made;
+  }
+  __device__ __forceinline__ void put(int row, const Group& group) const {
+    Piece* first = piece + place(row);
+#pragma unroll
+    for (int p = 0; p < PIECES; ++p) {
+      Piece part;
+#pragma unroll
+      for (int n = 0; n < VALUES; ++n) part.value[n] = group.channel[p * VALUES + n];
+      first[p * BLOCK] = part;
+    }
+  }
+};
+
 // The two paths of a pair.
 template <int KERNEL, int CHANNELS, typename real, typename work>
 struct Paths {
   typedef ::Group<work, CHANNELS> Group;
-  const real *path1, *path2;  // (length, dimension); GIVEN: path1 has the increments
+  typedef ::Rows<work, CHANNELS> Rows;
+  enum { BEFORE = KERNEL == LINEAR };  // rows of the first path before that of index 0
+  const real *path1, *path2;           // (length, dimension); GIVEN: path1 has the increments
   // (groups, length + 1). LINEAR: of the steps, with a step of 0 behind the last one and, for the first path, before the first one:
   // cells there have no increment. Others: of the points; a cell between equal points has no increment either.
-  Group *points1, *points2;
+  Rows points1, points2;
 
   // values of the groups of both paths
   static __device__ long long size(const Problem<real>& problem) {
-    const long long channels = KERNEL == GIVEN ? 0 : problem.template groups<CHANNELS>() * CHANNELS;
-    return channels * (problem.padded1 + problem.padded2 + 2);
+    if (KERNEL == GIVEN) return 0;
+    const long long pieces = Rows::room(problem.padded1 + 1) + (long long)Rows::room(problem.padded2 + 1);
+    return problem.template groups<CHANNELS>() * pieces * Rows::VALUES;
   }
   // Both paths are laid out in memory of that size.
   __device__ void place(const Problem<real>& problem, work* memory) {
     if (KERNEL == GIVEN) return;
-    points1 = reinterpret_cast<Group*>(memory) + (KERNEL == LINEAR);
-    points2 = reinterpret_cast<Group*>(memory) + (long long)problem.template groups<CHANNELS>() * (problem.padded1 + 1);
+    points1.piece = reinterpret_cast<typename Rows::Piece*>(memory);
+    points2 = points1.group(problem.template groups<CHANNELS>(), problem.padded1 + 1);
   }
   template <typename Team>
   __device__ void lay_out(const Problem<real>& problem, const Team& team) const {
     if (KERNEL == GIVEN) return;
-    lay_out(problem, team, path1, problem.length1, points1, KERNEL == LINEAR ? -1 : 0);
+    lay_out(problem, team, path1, problem.length1, points1, BEFORE);
     lay_out(problem, team, path2, problem.length2, points2, 0);
     team.barrier();
   }
   template <typename Team>
-  static __device__ void lay_out(const Problem<real>& problem, const Team& team, const real* path, int length,
-                                 Group* points, int from) {
+  static __device__ void lay_out(const Problem<real>& problem, const Team& team, const real* path, int length, const Rows& points,
+                                 int before) {
     const int d = problem.dimension, coordinates = problem.coordinates();
     for (int group = 0; group < problem.template groups<CHANNELS>(); ++group)
-      for (int i = from + team.thread(); i < length; i += team.threads()) {
+      for (int row = team.thread(); row < length + before; row += team.threads()) {
+        const int i = row - before;
         const real* point = path + (long long)i * d + group * CHANNELS;
         const bool empty = KERNEL == LINEAR && (i < 0 || i == length - 1);
         Group made;
@@ -133,14 +175,14 @@ struct Paths {
           made.channel[n] = empty || group * CHANNELS + n >= coordinates ? work(0)
                             : KERNEL == LINEAR                           ? work(point[n + d]) - work(point[n])
                                                                          : work(point[n]);
-        points[(long long)group * (length + 1) + i] = made;
+        points.group(group, length + 1).put(row, made);
       }
   }
-  __device__ __forceinline__ const Group& first(const Problem<real>& problem, int group, int i) const {
-    return points1[(long long)group * (problem.length1 + 1) + i];
+  __device__ __forceinline__ Group first(const Problem<real>& problem, int group, int i) const {
+    return points1.group(group, problem.length1 + 1).at(i + BEFORE);
   }
-  __device__ __forceinline__ const Group& second(const Problem<real>& problem, int group, int j) const {
-    return points2[(long long)group * (problem.length2 + 1) + j];
+  __device__ __forceinline__ Group second(const Problem<real>& problem, int group, int j) const {
+    return points2.group(group, problem.length2 + 1).at(j);
   }
 };
 
@@ -184,17 +226,17 @@ struct Increments {
     if (KERNEL != LINEAR && problem.dilated)
       factor *= work(paths.path1[problem.dimension - 1]) * work(paths.path2[problem.dimension - 1]);
 #pragma unroll
-    for (int p = 0; p < POINTS; ++p) point[p] = paths.points2[node(p)];
+    for (int p = 0; p < POINTS; ++p) point[p] = paths.second(problem, 0, node(p));
     if (KERNEL != LINEAR) {
       const int edge = up ? problem.length1 - 1 : 0;
-      if (!up) ahead = paths.points1[edge];
+      if (!up) ahead = paths.first(problem, 0, edge);
       points_of_row(edge, up, latest);
     }
     look_ahead(row, up);
   }
 
   __device__ __forceinline__ void look_ahead(int row, bool up) {
-    if (!up) ahead = paths.points1[inside(KERNEL == LINEAR ? row : row + 1)];
+    if (!up) ahead = paths.first(problem, 0, inside(KERNEL == LINEAR ? row : row + 1));
   }
 
   // b of point `row`, whose first group is x, and the points of the strip
@@ -222,7 +264,7 @@ struct Increments {
   // kappa at point `row`, on the way down that which was asked for, and the points of the strip
   __device__ __forceinline__ void points_of_row(int row, bool up, work (&kappa)[POINTS]) const {
     work b[POINTS];
-    arguments_of_row(row, up ? paths.points1[row] : ahead, b);
+    arguments_of_row(row, up ? paths.first(problem, 0, row) : ahead, b);
 #pragma unroll
     for (int p = 0; p < POINTS; ++p) kappa[p] = kappa_of<KERNEL>(problem.parameter, b[p]);
   }
@@ -236,7 +278,7 @@ struct Increments {
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) g[c] = i == nearest ? work(row[min(cell(c), last)]) : work(0);
     } else if (KERNEL == LINEAR) {
-      const Group step = up ? paths.points1[inside(i)] : ahead;
+      const Group step = up ? paths.first(problem, 0, inside(i)) : ahead;
       look_ahead(next, up);
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {

@@ -48,7 +48,7 @@ struct Order : Levels<DEPTH, true> {
 
     // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
     __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, bool, work (&edge)[ROOM][DOWN], work&,
-                                        bool& strayed) {
+                                        Watch<work>& watch) {
       work sums[P][P], at_u[P][P][ROOM], at_k[P][P][ROOM];  // at_u, at_k: of the nodes but the first of a row or column
       sums_of_ones<P>(weights, sums);
 #pragma unroll
@@ -70,7 +70,7 @@ struct Order : Levels<DEPTH, true> {
         }
 #pragma unroll(UNROLLED)
         for (int l = 0; l <= P; ++l) k[m][l] = nodes[P][l];
-        strayed |= GRID && !is_finite(real(k[m][P]));
+        watch.wrong |= GRID && !is_finite(real(k[m][P]));
         if (m < N - 1) sums_of_cell<P, true>(weights, nodes, sums);
       }
     }

@@ -59,7 +59,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
 
     // One row of every level. `edge` comes with E at the column left of the strip, and leaves with that at its last.
     __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, bool, work (&edge)[ROOM][DOWN], work& total,
-                                        bool& strayed) {
+                                        Watch<work>& watch) {
       if (!GRID) {
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) total += line[N][c] * (N ? both[N - 1][c] + both[N - 1][c + 1] : work(4));
@@ -73,7 +73,8 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
           const work latest = factor[m][c ? c - 1 : 0];
           if (c) edge[m][0] = product(edge[m][0], latest);
           const work now = times_product(k[m][c], edge[m][0]);
-          if (c) strayed |= leaves_range(now) || has_faded(edge[m][0], latest);
+          if (c) watch.over(now);
+          if (c) watch.over(edge[m][0], latest);
           both[m][c] = k[m][c] + now;
           k[m][c] = now;
         }
@@ -174,18 +175,18 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
       take(N, line, g);
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) g[c] = oldest[c];
-      bool faded = false;
+      Watch<work> watch;
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         recover(m, COLUMNS, edge[m][0]);
 #pragma unroll
         for (int c = COLUMNS - 1; c >= 0; --c) {
           edge[m][0] = product(edge[m][0], factor[m][c]);
-          faded |= has_faded(edge[m][0], factor[m][c]);
+          watch.over(edge[m][0], factor[m][c]);
           recover(m, c, c == 0 && first == 0 ? no_product<work>() : edge[m][0]);  // column 0 holds ones
         }
       }
-      if (faded) adjoint.redo();
+      if (watch.strayed()) adjoint.redo();
     }
 
     // K_m at slot c from the row below to the latest one

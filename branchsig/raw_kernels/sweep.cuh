@@ -279,11 +279,12 @@ struct Sweep {
   // the end.
   __device__ work down(work* last_row, real* values, int content, bool wrt_log, bool& strayed) {
     work total = work(0);
-    strayed = false;
+    Watch<work> watch;
     int pass = relay.progress ? relay.stage : 0;
     do {
-      down(pass, last_row, values, content, wrt_log, total, strayed);
+      down(pass, last_row, values, content, wrt_log, total, watch);
     } while (!relay.progress && ++pass * team.warps * span() < problem.columns());
+    strayed = watch.strayed();
     return total;
   }
 
@@ -312,16 +313,16 @@ struct Sweep {
   // Where the next pass began a block, the edges of the block before it have gone.
   __device__ void down_again(int pass, bool wrt_log) {
     work total = work(0);
-    bool strayed = false;
+    Watch<work> watch;
     int block = 1;
     if (pass + 1 < passes())  // the first sweep down has left all edges of the last pass
       while ((pass + 1) % (block * BASE) == 0) block *= BASE;
     for (int p = pass + 1 - block; p <= pass; ++p)
-      down(p, p == pass ? nodes : nullptr, nullptr, LAST_LEVEL, wrt_log, total, strayed);
+      down(p, p == pass ? nodes : nullptr, nullptr, LAST_LEVEL, wrt_log, total, watch);
   }
 
   __device__ __forceinline__ void down(int pass, work* last_row, real* values, int content, bool wrt_log, work& total,
-                                       bool& strayed) {
+                                       Watch<work>& watch) {
     const int R = problem.rows(), C = problem.columns(), N = levels(), mask = (1 << problem.order1) - 1;
     const int last = team.lanes - 1, rows = edge_rows(), steps = R ? rows + last : 0, phases = (steps + PHASE - 1) / PHASE;
     const int part = pass * team.warps + team.warp, start = part * span(), first = start + team.lane * COLUMNS;
@@ -368,10 +369,10 @@ struct Sweep {
             for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = start ? edge_of(left_edge, r, v)[m] : Rule::at_left_end(v);
         }
         increments.of_row(r >> problem.order1, false, (r & mask) == mask, g);
-        strip.row(N, g, weights, wrt_log, handed, total, strayed);
+        strip.row(N, g, weights, wrt_log, handed, total, watch);
         if (Rule::GRID && !Rule::CAREFUL && !Rule::PARTS && sizeof(real) < sizeof(work) && !values && !wrt_log) {
 #pragma unroll
-          for (int c = 0; c < COLUMNS; ++c) strayed |= !is_finite(real(strip.corner(N - 1, c, false)));
+          for (int c = 0; c < COLUMNS; ++c) watch.wrong |= !is_finite(real(strip.corner(N - 1, c, false)));
         }
         if (hands_on && r >= 0) {
 #pragma unroll
@@ -393,7 +394,7 @@ struct Sweep {
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         const real end = real(strip.corner(m, 0, false));
-        strayed |= !is_finite(end);
+        watch.wrong |= !is_finite(end);
         if (!Rule::GRID && values) values[m + 1] = end;
       }
     }

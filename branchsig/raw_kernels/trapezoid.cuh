@@ -55,7 +55,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
     // One row of cells, left to right. `edge` comes with K and E at the column left of the strip, and leaves with those at its
     // last.
     __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, bool wrt_log, work (&edge)[ROOM][DOWN],
-                                        work& total, bool& strayed) {
+                                        work& total, Watch<work>& watch) {
       // K_m(r-1, c) + K_m(r, c) at the column left of the next one
       work both_left[ROOM];
 #pragma unroll
@@ -73,11 +73,11 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
             edge[m][1] += g[c] == work(0) ? work(0) : g[c] * corners;
             logs[m][c] += edge[m][1];
             now = exp(logs[m][c]);
-            if (GRID && m == N - 1) strayed |= !(wrt_log ? is_finite(logs[m][c]) : is_finite(real(now)));
+            if (GRID && m == N - 1) watch.wrong |= !(wrt_log ? is_finite(logs[m][c]) : is_finite(real(now)));
           } else {
             edge[m][1] *= cell_exp(g[c] * corners);
             now = k[m][c] * edge[m][1];
-            strayed |= leaves_range(now);
+            watch.over(now);
           }
           const work both = k[m][c] + now;
           k[m][c] = now;

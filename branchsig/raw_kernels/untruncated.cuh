@@ -310,7 +310,7 @@ struct Untruncated : Levels<1, true> {
 
     // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
     __device__ __forceinline__ void row(int, const work (&g)[1], const work* weights, bool wrt_log, work (&edge)[1][DOWN],
-                                        work& total, bool& strayed) {
+                                        work& total, Watch<work>& watch) {
       work E[P];
 #pragma unroll(UNROLLED)
       for (int l = 0; l <= P; ++l) nodes[0][l] = nodes[P][l];
@@ -322,17 +322,17 @@ struct Untruncated : Levels<1, true> {
       if (CAREFUL) {
         const work integral = solve_carefully<P>(weights, g[0], nodes, logs, E);
         if (!GRID) total += integral;
-        if (GRID) strayed |= !(wrt_log ? is_finite(logs[P]) : is_finite(real(nodes[P][P])));
+        if (GRID) watch.wrong |= !(wrt_log ? is_finite(logs[P]) : is_finite(real(nodes[P][P])));
       } else {
         if constexpr (P == 1) {
-          strayed |= !(solve_corner(weights, g[0], nodes, E) <= work(SOLVABLE));
+          watch.wrong |= !(solve_corner(weights, g[0], nodes, E) <= work(SOLVABLE));
         } else {
-          strayed |= !(solve_nodes<P>(weights, g[0], nodes, E) <= work(SOLVABLE));
+          watch.wrong |= !(solve_nodes<P>(weights, g[0], nodes, E) <= work(SOLVABLE));
         }
 #pragma unroll(UNROLLED)
         for (int a = 1; a <= P; ++a)
 #pragma unroll(UNROLLED)
-          for (int l = 1; l <= P; ++l) strayed |= leaves_range(nodes[a][l]);
+          for (int l = 1; l <= P; ++l) watch.over(nodes[a][l]);
         if (!GRID) total += g[0] * integral_of_cell<P, false>(weights, nodes);
       }
 #pragma unroll(UNROLLED)
