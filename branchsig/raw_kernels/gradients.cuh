@@ -212,7 +212,7 @@ struct GradientsOfPair {
 
   // Writes the gradients times their factors; returns whether one of them is not finite.
   __device__ bool write(real* out1, real* out2, work factor1, work factor2) const {
-    const int d = problem.dimension;
+    const int d = problem.dimension, rows_on = team.threads() / d, channels_on = team.threads() % d;
     bool strayed = false;
     if (KERNEL == GIVEN) {
       const long long width = problem.padded2 - 1, size = (problem.length1 - 1) * width;
@@ -227,8 +227,12 @@ struct GradientsOfPair {
       real* out = second ? out2 : out1;
       const int length = second ? problem.length2 : problem.length1;
       if (!out) continue;
-      for (long long e = team.thread(); e < (long long)length * d; e += team.threads()) {
-        const int i = int(e / d), channel = int(e % d);
+      int i = team.thread() / d, channel = team.thread() % d;
+      for (; i < length; i += rows_on, channel += channels_on) {
+        if (channel >= d) {
+          channel -= d;
+          if (++i == length) break;
+        }
         work value;
         if (Strip::OF_POINTS && problem.dilated && channel == d - 1) {
           value = i ? work(0) : of_factor(second ? path2 : path1);
@@ -237,8 +241,9 @@ struct GradientsOfPair {
         } else {
           value = of(second, i, channel);
         }
-        out[e] = real(value * (second ? factor2 : factor1));
-        strayed |= !is_finite(out[e]);
+        const real written = real(value * (second ? factor2 : factor1));
+        out[(long long)i * d + channel] = written;
+        strayed |= !is_finite(written);
       }
     }
     return strayed;

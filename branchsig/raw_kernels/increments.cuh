@@ -163,19 +163,25 @@ struct Paths {
   template <typename Team>
   static __device__ void lay_out(const Problem<real>& problem, const Team& team, const real* path, int length, const Rows& points,
                                  int before) {
-    const int d = problem.dimension, coordinates = problem.coordinates();
+    enum { AT_ONCE = 4 };  // rows that a thread waits for
+    const int d = problem.dimension, coordinates = problem.coordinates(), rows = length + before, threads = team.threads();
     for (int group = 0; group < problem.template groups<CHANNELS>(); ++group)
-      for (int row = team.thread(); row < length + before; row += team.threads()) {
-        const int i = row - before;
-        const real* point = path + (long long)i * d + group * CHANNELS;
-        const bool empty = KERNEL == LINEAR && (i < 0 || i == length - 1);
-        Group made;
+      for (int first = team.thread(); first < rows; first += AT_ONCE * threads) {
+        Group made[AT_ONCE];
 #pragma unroll
-        for (int n = 0; n < CHANNELS; ++n)
-          made.channel[n] = empty || group * CHANNELS + n >= coordinates ? work(0)
-                            : KERNEL == LINEAR                           ? work(point[n + d]) - work(point[n])
-                                                                         : work(point[n]);
-        points.group(group, length + 1).put(row, made);
+        for (int k = 0; k < AT_ONCE; ++k) {
+          const int i = first + k * threads - before;
+          const real* point = path + (long long)i * d + group * CHANNELS;
+          const bool empty = i >= length || (KERNEL == LINEAR && (i < 0 || i == length - 1));
+#pragma unroll
+          for (int n = 0; n < CHANNELS; ++n)
+            made[k].channel[n] = empty || group * CHANNELS + n >= coordinates ? work(0)
+                                 : KERNEL == LINEAR                           ? work(point[n + d]) - work(point[n])
+                                                                              : work(point[n]);
+        }
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; ++k)
+          if (first + k * threads < rows) points.group(group, length + 1).put(first + k * threads, made[k]);
       }
   }
   __device__ __forceinline__ Group first(const Problem<real>& problem, int group, int i) const {

@@ -17,14 +17,14 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
   static __device__ __forceinline__ work at_right_end(work run) { return inverse_product(run); }
   static __device__ __forceinline__ long long kept(int columns) { return columns + 1; }  // values of a level
 
-  // The factors of the cells of all levels. `both` has, for every level, the sums of two rows of K at the columns from the one
-  // left of the strip on.
-  static __device__ __forceinline__ void cells(int N, const work (&line)[ROOM + 1][COLUMNS], const work (&both)[ROOM][COLUMNS + 1],
-                                               work (&cell)[ROOM][COLUMNS]) {
+  // The factors of the cells of all levels. `sums` has, for every level, those of the corners of its latest cells, and maybe more.
+  template <int AGES>
+  static __device__ __forceinline__ void cells(int N, const work (&line)[ROOM + 1][COLUMNS],
+                                               const work (&sums)[ROOM][AGES][COLUMNS], work (&cell)[ROOM][COLUMNS]) {
 #pragma unroll
     for (int m = 0; m < N; ++m)
 #pragma unroll
-      for (int c = 0; c < COLUMNS; ++c) cell[m][c] = line[m][c] * (m ? both[m - 1][c] + both[m - 1][c + 1] : work(4));
+      for (int c = 0; c < COLUMNS; ++c) cell[m][c] = line[m][c] * (m ? sums[m ? m - 1 : 0][0][c] : work(4));
     cell_factors(N, cell);
   }
 
@@ -60,12 +60,17 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
     // One row of every level. `edge` comes with E at the column left of the strip, and leaves with that at its last.
     __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, bool, work (&edge)[ROOM][DOWN], work& total,
                                         Watch<work>& watch) {
+      work sums[ROOM][1][COLUMNS];
+#pragma unroll
+      for (int m = 0; m < N; ++m)
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) sums[m][0][c] = both[m][c] + both[m][c + 1];
       if (!GRID) {
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) total += line[N][c] * (N ? both[N - 1][c] + both[N - 1][c + 1] : work(4));
+        for (int c = 0; c < COLUMNS; ++c) total += line[N][c] * (N ? sums[N ? N - 1 : 0][0][c] : work(4));
       }
       work factor[ROOM][COLUMNS];
-      cells(N, line, both, factor);
+      cells(N, line, sums, factor);
 #pragma unroll
       for (int m = 0; m < N; ++m) {
 #pragma unroll
@@ -96,9 +101,9 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
   };
 
   struct Up {
-    // K at the columns first..first + COLUMNS on the latest row, and the sums of the latest two
-    work k[ROOM][COLUMNS + 1], both[ROOM][COLUMNS + 1], line[ROOM + 1][COLUMNS];
-    // What the adjoint finds of the rows in between, the youngest first: the sums of the corners of a cell, K at its lower right
+    work k[ROOM][COLUMNS + 1], line[ROOM + 1][COLUMNS];  // K at the columns first..first + COLUMNS on the latest row
+    // The sums of the corners of the latest cells, K at their lower right, and what the adjoint finds of the rows in between, the
+    // youngest first
     work sums[ROOM][ROOM][COLUMNS], corner[ROOM][ROOM][COLUMNS];
     // w_m at the nodes and g w_{m+1} of the cells of the row below that of the adjoint
     work w[ROOM][COLUMNS], gw[ROOM][COLUMNS], diagonal[ROOM];
@@ -108,8 +113,6 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         diagonal[m] = work(0);
-#pragma unroll
-        for (int c = 0; c <= COLUMNS; ++c) both[m][c] = work(2);
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) {
           w[m][c] = gw[m][c] = work(0);
@@ -128,13 +131,11 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
     template <typename Adjoint>
     __device__ __forceinline__ void row(const Adjoint& adjoint, int N, int done, int first, work (&g)[COLUMNS], const work*,
                                         work (&edge)[ROOM][UP], work (&gbar)[COLUMNS]) {
-      work of_cell[ROOM][COLUMNS], below[ROOM];
+      work below[ROOM];
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         below[m] = diagonal[m];
         diagonal[m] = edge[m][2];
-#pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) of_cell[m][c] = both[m][c] + both[m][c + 1];
       }
 #pragma unroll
       for (int c = COLUMNS - 1; c >= 0; --c) {
@@ -146,7 +147,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
         }
 #pragma unroll
         for (int m = N - 1 - GRID; m >= 0; --m) {
-          gbar[c] += w_above * (m == N - 1 ? of_cell[m][c] : sums[m][N - 2 - m][c]);
+          gbar[c] += w_above * sums[m][N - 1 - m][c];
           const work here = line[N][c] * w_above, under = gw[m][c];
           edge[m][1] += ((here + edge[m][2]) + (under + below[m])) * corner[m][N - 1 - m][c];
           edge[m][2] = gw[m][c] = here;
@@ -156,7 +157,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
         gbar[c] += w_above * work(4);
       }
       work factor[ROOM][COLUMNS];
-      cells(N, line, both, factor);
+      cells(N, line, sums, factor);
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll
@@ -167,7 +168,6 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
             sums[m][age][c] = sums[m][age - 1][c];
           }
           corner[m][0][c] = k[m][c + 1];
-          sums[m][0][c] = of_cell[m][c];
         }
       work oldest[COLUMNS];
 #pragma unroll
@@ -178,22 +178,24 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
       Watch<work> watch;
 #pragma unroll
       for (int m = 0; m < N; ++m) {
-        recover(m, COLUMNS, edge[m][0]);
+        work both_right = recover(m, COLUMNS, edge[m][0]);
 #pragma unroll
         for (int c = COLUMNS - 1; c >= 0; --c) {
           edge[m][0] = product(edge[m][0], factor[m][c]);
           watch.over(edge[m][0], factor[m][c]);
-          recover(m, c, c == 0 && first == 0 ? no_product<work>() : edge[m][0]);  // column 0 holds ones
+          const work both = recover(m, c, c == 0 && first == 0 ? no_product<work>() : edge[m][0]);  // column 0 holds ones
+          sums[m][0][c] = both + both_right;
+          both_right = both;
         }
       }
       if (watch.strayed()) adjoint.redo();
     }
 
-    // K_m at slot c from the row below to the latest one
-    __device__ __forceinline__ void recover(int m, int c, work run) {
-      const work now = times_product(k[m][c], run);
-      both[m][c] = k[m][c] + now;
-      k[m][c] = now;
+    // K_m at slot c from the row below to the latest one; returns their sum.
+    __device__ __forceinline__ work recover(int m, int c, work run) {
+      const work below = k[m][c];
+      k[m][c] = times_product(below, run);
+      return below + k[m][c];
     }
   };
 };
