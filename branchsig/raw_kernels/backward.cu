@@ -52,16 +52,21 @@ struct Adjoint {
   // would hand on. On the way back what is handed on beside the increments of row r stands in row r + lag of the edge.
   __device__ void start_edge() const {
     const int R = problem.rows(), N = sweep.levels(), rows = sweep.edge_rows();
-    for (int row = team.thread(); row < rows; row += team.threads())
+    for (int row = team.thread(); row < rows; row += team.threads()) {
+      work left_there[ROOM][Rule::RUNS];
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll
         for (int v = 0; v < Rule::RUNS; ++v) {
           const int i = row - Rule::LAG * (N - m), before = i + Rule::LAG * (m + 1);  // i: the row that level m is on
           const bool inside = !Rule::LAG || (i >= 0 && i < R);
-          const work* left_there = sweep.edge_of(sweep.edge, before, Rule::DOWN - Rule::RUNS + v);
-          edge_of(row, v)[m] = Rule::at_right_end(inside ? left_there[m] : Rule::at_left_end(v));
+          left_there[m][v] = inside ? sweep.edge_of(sweep.edge, before, Rule::DOWN - Rule::RUNS + v)[m] : Rule::at_left_end(v);
         }
+#pragma unroll
+      for (int m = 0; m < N; ++m)
+#pragma unroll
+        for (int v = 0; v < Rule::RUNS; ++v) edge_of(row, v)[m] = Rule::at_right_end(left_there[m][v]);
+    }
     team.barrier();
     for (int row = team.thread(); row < rows; row += team.threads())
 #pragma unroll
@@ -131,7 +136,7 @@ struct Adjoint {
         const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
         if (end && team.warp == team.warps - 1) relay.follow(team, min(mine + APART, phases));
         if (Rule::LAG && end)
-          sweep.staged.bring(edge_of(0, 0), UP * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane, team.lanes);
+          sweep.staged.template bring<ROOM * UP>(edge_of(0, 0), UP * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane, team.lanes);
         for (int s = PHASE * max(mine, 0); s < end; ++s) {
           const int r = R - 1 - s + last - team.lane, done = r + lag;  // done: the row of the adjoint
           const bool inside = r >= 0 && r < R;
@@ -165,7 +170,7 @@ struct Adjoint {
               for (int c = 0; c < COLUMNS; ++c) {
                 if (done < 0) gbar[c] = work(0);
                 if (GradientsOfStrip::OF_POINTS && problem.dilated) factors += gbar[c] * g[c];
-                gbar[c] *= KERNEL == GIVEN ? sweep.scale() : increments.factor;
+                if (KERNEL != LINEAR) gbar[c] *= increments.factor;
               }
               gradients.take(done >> problem.order1, gbar);
             }
@@ -176,7 +181,7 @@ struct Adjoint {
         if (end > 0) {
           const int row_complete = min(R, max(-beyond, R + lag + last - end));  // every lane has done this row
           const int newly_complete = (row_complete + mask) >> problem.order1;
-          gradients.pass_on(newly_complete, complete);
+          gradients.pass_on(newly_complete, complete, start + sweep.span() >= C);
           complete = newly_complete;
         }
         team.barrier();
@@ -310,7 +315,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       if (!adjoint.complete()) continue;
       real* out1 = grad1 ? grad1 + k * length1 * dimension : nullptr;
       real* out2 = grad2 ? grad2 + k * length2 * dimension : nullptr;
-      const bool strayed = team.any(gradients.write(out1, out2, mine.factors[0], mine.factors[1]));
+      const bool strayed = team.any(gradients.write(out1, out2, mine.factors[0], mine.factors[1] * (KERNEL == LINEAR ? sweep.scale() : work(1))));
       if (PADDED) gradients.clear_padding(out1, out2);
       if (!CAREFUL && strayed && team.thread() == 0) flags[k] = true;
     }

@@ -155,11 +155,12 @@ struct Gradients {
     return memory.sums2 + ((long long)group * lanes(problem, team) + lane) * POINTS;
   }
 
-  // All lanes have taken the rows from..to - 1. The lane of a row is not before the last one that has added to it.
-  __device__ void pass_on(int from, int to) {
+  // All lanes have taken the rows from..to - 1. The lane of a row is not before the last one that has added to it. The parts come
+  // from right to left; `first`: nothing has been passed on by others.
+  __device__ void pass_on(int from, int to, bool first) {
     if (KERNEL == GIVEN) return;
     for (int row = from + OF_POINTS + team.lane; row < to + OF_POINTS; row += team.lanes) {
-      const Group total = memory.sums1.at(row);
+      const Group total = first ? Group() : memory.sums1.at(row);
       Group sums = rows.at(row);
       rows.put(row, Group());
 #pragma unroll
@@ -212,7 +213,6 @@ struct GradientsOfPair {
 
   // Writes the gradients times their factors; returns whether one of them is not finite.
   __device__ bool write(real* out1, real* out2, work factor1, work factor2) const {
-    const int d = problem.dimension, rows_on = team.threads() / d, channels_on = team.threads() % d;
     bool strayed = false;
     if (KERNEL == GIVEN) {
       const long long width = problem.padded2 - 1, size = (problem.length1 - 1) * width;
@@ -223,49 +223,50 @@ struct GradientsOfPair {
       }
       return strayed;
     }
-    for (int second = 0; second < 2; ++second) {
-      real* out = second ? out2 : out1;
-      const int length = second ? problem.length2 : problem.length1;
-      if (!out) continue;
-      int i = team.thread() / d, channel = team.thread() % d;
-      for (; i < length; i += rows_on, channel += channels_on) {
-        if (channel >= d) {
-          channel -= d;
-          if (++i == length) break;
-        }
-        work value;
-        if (Strip::OF_POINTS && problem.dilated && channel == d - 1) {
-          value = i ? work(0) : of_factor(second ? path2 : path1);
-        } else if (KERNEL == LINEAR) {
-          value = (i ? of(second, i - 1, channel) : work(0)) - (i < length - 1 ? of(second, i, channel) : work(0));
-        } else {
-          value = of(second, i, channel);
-        }
-        const real written = real(value * (second ? factor2 : factor1));
-        out[(long long)i * d + channel] = written;
-        strayed |= !is_finite(written);
-      }
-    }
+    if (out1) strayed |= write(false, out1, problem.length1, factor1);
+    if (out2) strayed |= write(true, out2, problem.length2, factor2);
     return strayed;
   }
 
-  // that of point (LINEAR: step) i of a path
-  __device__ work of(bool second, int i, int channel) const {
-    const int group = channel / CHANNELS, n = channel % CHANNELS;
-    if (!second) {
-      typedef typename Strip::Rows Rows;
-      const Rows sums = memory.sums1.group(group, problem.length1 + 1);
-      return sums.piece[Rows::place(i) + n / Rows::VALUES * Rows::BLOCK].value[n % Rows::VALUES];
-    }
+  // Those of one path
+  __device__ bool write(bool second, real* out, int length, work factor) const {
+    const int d = problem.dimension, coordinates = problem.coordinates();
+    bool strayed = false;
+    for (int group = 0; group < problem.template groups<CHANNELS>(); ++group)
+      for (int i = team.thread(); i < length; i += team.threads()) {
+        Group made = KERNEL == LINEAR && i == length - 1 ? Group() : of(second, group, i);
+        if (KERNEL == LINEAR) {
+          const Group before = i ? of(second, group, i - 1) : Group();
+#pragma unroll
+          for (int n = 0; n < CHANNELS; ++n) made.channel[n] = before.channel[n] - made.channel[n];
+        }
+#pragma unroll
+        for (int n = 0; n < CHANNELS; ++n)
+          if (group * CHANNELS + n < coordinates)
+            strayed |= !is_finite(out[(long long)i * d + group * CHANNELS + n] = real(made.channel[n] * factor));
+      }
+    if (Strip::OF_POINTS && problem.dilated)
+      for (int i = team.thread(); i < length; i += team.threads())
+        strayed |= !is_finite(out[(long long)i * d + d - 1] = i ? real(0) : real(of_factor(second ? path2 : path1) * factor));
+    return strayed;
+  }
+
+  // those of point (LINEAR: step) i of a path
+  __device__ __forceinline__ Group of(bool second, int group, int i) const {
+    if (!second) return memory.sums1.group(group, problem.length1 + 1).at(i);
     const Group* sums = memory.sums2 + (long long)group * Strip::lanes(problem, team) * POINTS;
     const int C = problem.columns(), cell = KERNEL == LINEAR ? i : i - 1;
-    work total = work(0);
+    Group total = Group();
     for (int c = max(cell, 0) << problem.order2; c < min((cell + 1) << problem.order2, C); ++c)
-      total += sums[(long long)(c / COLUMNS) * POINTS + c % COLUMNS + (KERNEL != LINEAR)].channel[n];
+      add(total, sums[(long long)(c / COLUMNS) * POINTS + c % COLUMNS + (KERNEL != LINEAR)]);
     if (KERNEL != LINEAR)  // where the strip of a lane begins right of the point
       for (int c = i << problem.order2; c < min((i + 1) << problem.order2, C); ++c)
-        if (c % COLUMNS == 0) total += sums[(long long)(c / COLUMNS) * POINTS].channel[n];
+        if (c % COLUMNS == 0) add(total, sums[(long long)(c / COLUMNS) * POINTS]);
     return total;
+  }
+  static __device__ __forceinline__ void add(Group& total, const Group& more) {
+#pragma unroll
+    for (int n = 0; n < CHANNELS; ++n) total.channel[n] += more.channel[n];
   }
 
   __device__ work of_factor(const real* path) const {

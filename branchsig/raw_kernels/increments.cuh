@@ -137,8 +137,9 @@ struct Paths {
   typedef ::Rows<work, CHANNELS> Rows;
   enum { BEFORE = KERNEL == LINEAR };  // rows of the first path before that of index 0
   const real *path1, *path2;           // (length, dimension); GIVEN: path1 has the increments
-  // (groups, length + 1). LINEAR: of the steps, with a step of 0 behind the last one and, for the first path, before the first one:
-  // cells there have no increment. Others: of the points; a cell between equal points has no increment either.
+  // (groups, length + 1). LINEAR: of the steps, those of the second path times what increments are multiplied by, with a step of 0
+  // behind the last one and, for the first path, before the first one: cells there have no increment. Others: of the points; a cell
+  // between equal points has no increment either.
   Rows points1, points2;
 
   // values of the groups of both paths
@@ -154,15 +155,15 @@ struct Paths {
     points2 = points1.group(problem.template groups<CHANNELS>(), problem.padded1 + 1);
   }
   template <typename Team>
-  __device__ void lay_out(const Problem<real>& problem, const Team& team) const {
+  __device__ void lay_out(const Problem<real>& problem, const Team& team, work factor) const {
     if (KERNEL == GIVEN) return;
-    lay_out(problem, team, path1, problem.length1, points1, BEFORE);
-    lay_out(problem, team, path2, problem.length2, points2, 0);
+    lay_out(problem, team, path1, problem.length1, points1, BEFORE, work(1));
+    lay_out(problem, team, path2, problem.length2, points2, 0, factor);
     team.barrier();
   }
   template <typename Team>
   static __device__ void lay_out(const Problem<real>& problem, const Team& team, const real* path, int length, const Rows& points,
-                                 int before) {
+                                 int before, work factor) {
     enum { AT_ONCE = 4 };  // rows that a thread waits for
     const int d = problem.dimension, coordinates = problem.coordinates(), rows = length + before, threads = team.threads();
     for (int group = 0; group < problem.template groups<CHANNELS>(); ++group)
@@ -176,7 +177,7 @@ struct Paths {
 #pragma unroll
           for (int n = 0; n < CHANNELS; ++n)
             made[k].channel[n] = empty || group * CHANNELS + n >= coordinates ? work(0)
-                                 : KERNEL == LINEAR                           ? work(point[n + d]) - work(point[n])
+                                 : KERNEL == LINEAR                           ? (work(point[n + d]) - work(point[n])) * factor
                                                                               : work(point[n]);
         }
 #pragma unroll
@@ -192,7 +193,7 @@ struct Paths {
   }
 };
 
-// The increments of the columns first..first + COLUMNS - 1 of the refined grid, times `factor`, row by row of the coarse one:
+// The increments of the columns first..first + COLUMNS - 1 of the refined grid, times a factor, row by row of the coarse one:
 // upwards or downwards, but always a row next to the one before. There are none outside the cells of the two paths. MASKED: not
 // even where the paths are infinite there, and rows are inside.
 template <int KERNEL, int COLUMNS, int WIDTH, bool MASKED, typename real, typename work>
@@ -203,7 +204,7 @@ struct Increments {
   const Problem<real>& problem;
   const Paths<KERNEL, CHANNELS, real, work>& paths;
   int first;
-  work factor;
+  work factor;  // LINEAR: that of the paths, and not used here
   Group point[POINTS];
   // On the way down, the point (LINEAR: the step) of the first path that the next row of cells needs, asked for early. On the way
   // back its registers have other uses, and the row is likely to be in the cache.
@@ -227,7 +228,7 @@ struct Increments {
   // Take up the strip. `row` is the first row that will be asked for.
   __device__ __forceinline__ void start(int first_column, int row, bool up, work scale) {
     first = first_column;
-    factor = scale * (KERNEL == LINEAR ? work(problem.parameter[0]) : work(1));
+    factor = scale;
     if (KERNEL == GIVEN) return;
     if (KERNEL != LINEAR && problem.dilated)
       factor *= work(paths.path1[problem.dimension - 1]) * work(paths.path2[problem.dimension - 1]);
@@ -313,7 +314,8 @@ struct Increments {
       for (int p = 0; p < POINTS; ++p) latest[p] = leaves ? fresh[p] : latest[p];
     }
 #pragma unroll
-    for (int c = 0; c < COLUMNS; ++c) g[c] = MASKED && first + c >= problem.columns() ? work(0) : g[c] * factor;
+    for (int c = 0; c < COLUMNS; ++c)
+      g[c] = MASKED && first + c >= problem.columns() ? work(0) : KERNEL == LINEAR ? g[c] : g[c] * factor;
   }
   static __device__ __forceinline__ void add_product(work& g, const Group& x, const Group& y) {
 #pragma unroll

@@ -38,12 +38,24 @@ template <typename work, int VALUES>
 struct Staged {
   work value[PHASE][VALUES];
 
-  // Brings rows from..from + PHASE - 1, as far as there are any. Row r begins at edge + r * stride.
+  // Brings rows from..from + PHASE - 1, as far as there are any. Row r begins at edge + r * stride, and has at most MOST values.
+  template <int MOST>
   __device__ __forceinline__ void bring(const work* edge, int stride, int values, int from, int rows, int lane, int lanes) {
+    enum { AT_ONCE = (PHASE * MOST - 1) / 32 + 1 };  // values that a lane waits for
     __syncwarp();
-    for (int e = lane; e < PHASE * values; e += lanes) {
-      const int row = from + e / values, v = e % values;
-      if (row >= 0 && row < rows) value[row & (PHASE - 1)][v] = edge[(long long)row * stride + v];
+#pragma unroll 1
+    for (int first = lane; first < PHASE * values; first += AT_ONCE * lanes) {
+      work brought[AT_ONCE];
+#pragma unroll
+      for (int k = 0; k < AT_ONCE; ++k) {
+        const int e = first + k * lanes, row = from + e / values;
+        if (e < PHASE * values && row >= 0 && row < rows) brought[k] = edge[(long long)row * stride + e % values];
+      }
+#pragma unroll
+      for (int k = 0; k < AT_ONCE; ++k) {
+        const int e = first + k * lanes, row = from + e / values;
+        if (e < PHASE * values && row >= 0 && row < rows) value[row & (PHASE - 1)][e % values] = brought[k];
+      }
     }
     __syncwarp();
   }
@@ -252,7 +264,7 @@ struct Sweep {
     paths.place(problem, free);
     free += PathsOfPair::size(problem);
     if (!relay.progress || relay.stage == 0) {
-      paths.lay_out(problem, team);
+      paths.lay_out(problem, team, scale());
     } else if (relay.stage < passes()) {
       relay.await(relay.stage - 1, 1);
     } else {
@@ -268,9 +280,11 @@ struct Sweep {
   __device__ work* nodes_of(int pass) const {
     return Rule::place(nodes, problem.rows(), (by_pass ? 0 : pass * team.warps) + team.warp, team.lane);
   }
-  // what increments are multiplied by: the number of sub-cells to a cell, and a quarter where corners are summed for their mean
+  // what increments are multiplied by: the number of sub-cells to a cell, a quarter where corners are summed for their mean, and
+  // the factor of the linear kernel
   __device__ work scale() const {
-    return work(Rule::OF_SUM) / (work(1 << problem.order1) * work(1 << problem.order2));
+    return work(Rule::OF_SUM) / (work(1 << problem.order1) * work(1 << problem.order2)) *
+           (KERNEL == LINEAR ? work(problem.parameter[0]) : work(1));
   }
 
   // Sweeps down all rows. Returns what this thread adds to log K_DEPTH at the end. `strayed`: a K left the range of the running
@@ -349,7 +363,7 @@ struct Sweep {
       const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
       if (end && team.warp == 0) relay.follow(team, min(mine + APART, phases));
       if (Rule::LAG && end && start)
-        staged.bring(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
+        staged.template bring<ROOM * Rule::DOWN>(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
 #pragma unroll 2
       for (int s = PHASE * max(mine, 0); s < end; ++s) {
         const int r = s - team.lane;
