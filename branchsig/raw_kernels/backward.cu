@@ -13,6 +13,10 @@
 // What is needed of a pair once in a while. It waits in shared memory, and not in registers.
 template <int CHANNELS, typename real, typename work>
 struct PairMemory {
+  long long turn;
+  work* edge;  // what a warp hands on to the next on the way back; the edge of the sweep down, which is used up, unless EVERY_ROW
+  real *out1, *out2;   // where the gradients go, if anywhere
+  const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
   work* last_row;  // what the rule keeps of it
   GradientMemory<CHANNELS, real, work> gradients;
   work factors[2];  // of the gradients in the end, NaN where the value is not finite
@@ -33,19 +37,17 @@ struct Adjoint {
   Relay<work>& relay;
   PairMemory<CHANNELS, real, work>& memory;
   RowSums<CHANNELS, work>& row_sums;
-  const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
   bool wrt_log;
-  work* edge;  // EVERY_ROW: what a warp hands on to the next; otherwise sweep.edge, which is used up, has that
 
   // The derivative given for the corner below and to the right of cell (r, c); PARTS: that of k_part there
   __device__ __forceinline__ work deriv(int r, int c, int part = 0) const {
     if (c >= problem.columns()) return work(0);
-    if (!Rule::GRID) return c == problem.columns() - 1 && r == problem.rows() - 1 ? work(derivs[part]) : work(0);
-    return work(derivs[((r + 1) * problem.grid_columns() + c + 1) * (Rule::PARTS ? problem.depth + 1 : 1) + part]);
+    if (!Rule::GRID) return c == problem.columns() - 1 && r == problem.rows() - 1 ? work(memory.derivs[part]) : work(0);
+    return work(memory.derivs[((r + 1) * problem.grid_columns() + c + 1) * (Rule::PARTS ? problem.depth + 1 : 1) + part]);
   }
 
   __device__ __forceinline__ work* edge_of(int row, int value) const {
-    return (Rule::EVERY_ROW ? edge : sweep.edge) + ((long long)row * UP + value) * sweep.levels();
+    return memory.edge + ((long long)row * UP + value) * sweep.levels();
   }
 
   // Makes what the sweep down has left at its right end, the running products last among its values, what a right neighbour
@@ -218,8 +220,12 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   const int length1 = task.length1, length2 = task.length2, dimension = task.dimension, pairing = task.pairing;
   const int within = threadIdx.x / task.lanes;
   const long long cells = (long long)(length1 - 1) * (length2 - 1), n2 = task.n2, first_pair = task.first_pair;
-  for (long long turn = turns.first(); turn < turns.count(); turn = turns.after(turn)) {
+  PairMemory<CHANNELS, real, work>& mine = memory[within];
+  for (long long turn = turns.first(); turn < turns.count(); turn = turns.after(mine.turn)) {
     const long long k = turns.pair(turn);
+    __syncwarp();
+    if (team.lane == 0) mine.turn = turn;
+    __syncwarp();
     if (CAREFUL && !flags[k]) continue;
     const Pair pair(pairing, first_pair + k, n2);
     if (PADDED) {
@@ -242,8 +248,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     sweep.take_up(free);
     const int N = sweep.levels();
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? task.depth + 1 : 1);
-    PairMemory<CHANNELS, real, work>& mine = memory[within];
-    Backward adjoint = {problem, team, sweep, relay, mine, row_sums[within], derivs + (first_pair + k) * given, bool(task.wrt_log)};
+    Backward adjoint = {problem, team, sweep, relay, mine, row_sums[within], bool(task.wrt_log)};
     GradientsOfPair<KERNEL, Rule::COLUMNS, typename Backward::GradientsOfStrip, real, work> gradients = {
         problem, team, mine.gradients, sweep.paths.path1, sweep.paths.path2};
     if (team.lane == 0) {
@@ -251,22 +256,26 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       mine.gradients.sums1.piece = reinterpret_cast<typename Rows::Piece*>(free);
       mine.gradients.sums2 = reinterpret_cast<typename Rows::Group*>(mine.gradients.sums1.piece + Backward::GradientsOfStrip::size1(problem));
       mine.gradients.increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
+      mine.out1 = grad1 ? grad1 + k * length1 * dimension : nullptr;
+      mine.out2 = grad2 ? grad2 + k * length2 * dimension : nullptr;
     }
     if (KERNEL != GIVEN)
       free += Backward::GradientsOfStrip::size1(problem) * Rows<work, CHANNELS>::VALUES +
               Backward::GradientsOfStrip::size2(problem, team) * CHANNELS;
-    sweep.edge = free;
+    work* edge = sweep.edge = free;
     if constexpr (Rule::EVERY_ROW) {
       sweep.by_pass = task.by_pass;
       free += (long long)(task.by_pass ? Forward::edges_of(sweep.passes()) : 1) * R * Rule::DOWN;
-      adjoint.edge = free;
+      edge = free;
       free += (long long)R * Rule::UP;
       sweep.nodes = free;
     } else {
       free += (long long)sweep.edge_rows() * Rule::UP * N;
     }
     if (team.lane == 0) {
+      mine.edge = edge;
       mine.flag = flags + k;
+      mine.derivs = derivs + (first_pair + k) * given;
       mine.last_row = free;
       if constexpr (Rule::EVERY_ROW) {
         free += (task.by_pass ? team.warps : (C + 31) / 32) * Rule::kept(R);
@@ -285,7 +294,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       work log_k = team.sum(sweep.down(kept, nullptr, LAST_LEVEL, task.wrt_log, strayed), scratch);
       strayed = team.any(strayed);
       if (!sweep.collect(log_k, strayed)) continue;
-      if (!CAREFUL && team.thread() == 0) flags[k] = strayed;
+      if (!CAREFUL && team.thread() == 0) *mine.flag = strayed;
       goes_up = CAREFUL || PARTS || team.some(!strayed);
       if (goes_up) {
         bool finite = GRID || PARTS ? !strayed : is_finite(real(log_k));
@@ -313,11 +322,10 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     if (goes_up) {
       if (moves) adjoint.up();
       if (!adjoint.complete()) continue;
-      real* out1 = grad1 ? grad1 + k * length1 * dimension : nullptr;
-      real* out2 = grad2 ? grad2 + k * length2 * dimension : nullptr;
-      const bool strayed = team.any(gradients.write(out1, out2, mine.factors[0], mine.factors[1] * (KERNEL == LINEAR ? sweep.scale() : work(1))));
-      if (PADDED) gradients.clear_padding(out1, out2);
-      if (!CAREFUL && strayed && team.thread() == 0) flags[k] = true;
+      const work factor2 = mine.factors[1] * (KERNEL == LINEAR ? sweep.scale() : work(1));
+      const bool strayed = team.any(gradients.write(mine.out1, mine.out2, mine.factors[0], factor2));
+      if (PADDED) gradients.clear_padding(mine.out1, mine.out2);
+      if (!CAREFUL && strayed && team.thread() == 0) adjoint.redo();
     }
     team.barrier();
   }
