@@ -13,7 +13,7 @@
 // What is needed of a pair once in a while. It waits in shared memory, and not in registers.
 template <int CHANNELS, typename real, typename work>
 struct PairMemory {
-  long long turn;
+  long long turn;  // see Turns
   work* edge;  // what a warp hands on to the next on the way back; the edge of the sweep down, which is used up, unless EVERY_ROW
   real *out1, *out2;   // where the gradients go, if anywhere
   const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
@@ -216,16 +216,13 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   __shared__ Relay<work> relay;
   Problem<real> problem(task);
   const Team team(task.warps, task.lanes);
-  const Turns<Task<Rule>, work> turns = {team, task, workspace, progress, relay};
   const int length1 = task.length1, length2 = task.length2, dimension = task.dimension, pairing = task.pairing;
   const int within = threadIdx.x / task.lanes;
-  const long long cells = (long long)(length1 - 1) * (length2 - 1), n2 = task.n2, first_pair = task.first_pair;
   PairMemory<CHANNELS, real, work>& mine = memory[within];
-  for (long long turn = turns.first(); turn < turns.count(); turn = turns.after(mine.turn)) {
-    const long long k = turns.pair(turn);
-    __syncwarp();
-    if (team.lane == 0) mine.turn = turn;
-    __syncwarp();
+  const Turns<Task<Rule>, work> turns = {team, task, workspace, progress, relay, mine.turn};
+  const long long cells = (long long)(length1 - 1) * (length2 - 1), n2 = task.n2, first_pair = task.first_pair;
+  for (bool goes_on = turns.first(); goes_on; goes_on = turns.next()) {
+    const long long k = turns.pair();
     if (CAREFUL && !flags[k]) continue;
     const Pair pair(pairing, first_pair + k, n2);
     if (PADDED) {
@@ -303,7 +300,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         if (team.lane == 0) {
           factor[0] = factor[1] = !finite ? work(0) / work(0) : GRID || PARTS || task.wrt_log ? work(1) : exp(log_k);
           if (!GRID && !PARTS) {
-            factor[0] *= work(derivs[pairing == SYMMETRIC ? pair.first * n2 + pair.second : first_pair + k]);
+            factor[0] *= work(derivs[pair.place(pairing, n2, first_pair + k)]);
             factor[1] *= pairing != SYMMETRIC        ? work(derivs[first_pair + k])
                          : pair.first == pair.second ? work(0)
                                                      : work(derivs[pair.second * n2 + pair.first]);

@@ -13,14 +13,16 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   __shared__ work scratch[LONGEST_TEAM];
   __shared__ typename Sweep<real, KERNEL, CHANNELS, Rule>::StagedRows staged[LONGEST_TEAM];
   __shared__ Relay<work> relay;
+  __shared__ long long turn[LONGEST_TEAM];
   Problem<real> problem(task);
   const Team team(task.warps, task.lanes);
-  const Turns<Task<Rule>, work> turns = {team, task, workspace, progress, relay};
+  const int within = threadIdx.x / task.lanes;
+  const Turns<Task<Rule>, work> turns = {team, task, workspace, progress, relay, turn[within]};
   const int length1 = task.length1, length2 = task.length2, dimension = task.dimension, depth = task.depth;
   const int pairing = task.pairing, content = task.content, grids = content == ALL_LEVELS ? depth + 1 : 1;
   const long long nodes = problem.grid_rows() * problem.grid_columns() * grids, n2 = task.n2;
-  for (long long turn = turns.first(); turn < turns.count(); turn = turns.after(turn)) {
-    const long long k = turns.pair(turn);
+  for (bool goes_on = turns.first(); goes_on; goes_on = turns.next()) {
+    const long long k = turns.pair();
     if (CAREFUL && !flags[k]) continue;
     const Pair pair(pairing, task.first_pair + k, n2);
     if (PADDED) {
@@ -36,22 +38,23 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
          KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension},
         turns.workspace_of(k),
         Rule::DOWN,
-        staged[threadIdx.x / task.lanes],
+        staged[within],
         relay};
     if (progress && relay.stage >= sweep.passes()) continue;
     sweep.take_up(sweep.edge);
-    // where its value stands; that of a symmetric Gram stands in the other triangle too
-    const long long place = (pairing == SYMMETRIC ? pair.first * n2 + pair.second : task.first_pair + k) * (PARTS ? depth + 1 : 1);
-    real* values = GRID ? grid + k * nodes : PARTS ? ends + place : nullptr;
+    real* values = GRID ? grid + k * nodes : PARTS ? ends + pair.place(pairing, n2, task.first_pair + k) * (depth + 1) : nullptr;
     bool strayed;
     work total = team.sum(sweep.down(nullptr, values, content, false, strayed), scratch);
     strayed = team.any(strayed);
     if (!sweep.collect(total, strayed)) continue;
-    if (GRID && PADDED) sweep.extend(grid + k * nodes, grids, content);
-    if (!CAREFUL && team.thread() == 0) flags[k] = strayed;
+    if (GRID && PADDED) sweep.extend(grid + turns.pair() * nodes, grids, content);
+    if (!CAREFUL && team.thread() == 0) flags[turns.pair()] = strayed;
     if (!GRID) {
       if (PARTS) team.barrier();  // another thread has stored the values
-      const long long other = (pair.second * n2 + pair.first) * (PARTS ? depth + 1 : 1);
+      const long long number = task.first_pair + turns.pair();
+      const Pair done(pairing, number, n2);  // again, for no register was to hold it
+      const long long place = done.place(pairing, n2, number) * (PARTS ? depth + 1 : 1);
+      const long long other = (done.second * n2 + done.first) * (PARTS ? depth + 1 : 1);
       for (int n = team.thread(); n <= (PARTS ? depth : 0); n += team.threads()) {
         if (!PARTS) ends[place] = real(total);
         if (PARTS && problem.columns() == 0) ends[place + n] = real(n == 0);

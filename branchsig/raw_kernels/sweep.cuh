@@ -78,6 +78,10 @@ struct Pair {
       second = k - first * (first + 1) / 2;
     }
   }
+  // where its value stands; that of a symmetric Gram stands in the other triangle too
+  __device__ long long place(int pairing, long long n2, long long k) const {
+    return pairing == SYMMETRIC ? first * n2 + second : k;
+  }
 };
 
 // The threads that work on one pair: several warps, one, or a part of one. All parts of a warp go the same way, whatever their
@@ -196,16 +200,24 @@ struct Turns {
   work* workspace;  // (teams in flight, or pairs that are relayed, workspace_size)
   int* progress;    // null, or (1 + pairs * stages), 0 at first: how many turns have been taken, and the progress of all stages
   Relay<work>& relay;
+  long long& turn;  // that of this team, in shared memory
 
-  __device__ long long count() const { return progress ? task.pairs * task.stages : task.pairs; }
-  __device__ long long first() const {
-    if (progress) return taken();
-    if (threadIdx.x == 0) relay.progress = nullptr;
-    __syncthreads();
-    return team.first_pair();
+  // Takes the first turn, or the next one; returns whether there is one.
+  __device__ bool first() const {
+    if (!progress) {
+      if (threadIdx.x == 0) relay.progress = nullptr;
+      __syncthreads();
+    }
+    return goes_on(progress ? taken() : team.first_pair());
   }
-  __device__ long long after(long long turn) const { return progress ? taken() : turn + team.stride(); }
-  __device__ long long pair(long long turn) const { return progress ? turn % task.pairs : team.pair(turn, task.pairs); }
+  __device__ bool next() const { return goes_on(progress ? taken() : turn + team.stride()); }
+  __device__ long long pair() const { return progress ? turn % task.pairs : team.pair(turn, task.pairs); }
+  __device__ bool goes_on(long long to) const {
+    __syncwarp();
+    if (team.lane == 0) turn = to;
+    __syncwarp();
+    return to < (progress ? task.pairs * task.stages : task.pairs);
+  }
   __device__ work* workspace_of(long long pair) const { return workspace + (progress ? pair : team.slot()) * task.workspace_size; }
   __device__ int taken() const {
     __syncthreads();
@@ -364,7 +376,7 @@ struct Sweep {
       if (end && team.warp == 0) relay.follow(team, min(mine + APART, phases));
       if (Rule::LAG && end && start)
         staged.template bring<ROOM * Rule::DOWN>(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
-#pragma unroll 2
+#pragma unroll(Rule::GRID ? 1 : 2)
       for (int s = PHASE * max(mine, 0); s < end; ++s) {
         const int r = s - team.lane;
 #pragma unroll
