@@ -14,6 +14,7 @@
 template <int CHANNELS, typename real, typename work>
 struct PairMemory {
   long long turn;  // see Turns
+  int passes;
   work* edge;  // what a warp hands on to the next on the way back; the edge of the sweep down, which is used up, unless EVERY_ROW
   real *out1, *out2;   // where the gradients go, if anywhere
   const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
@@ -100,8 +101,8 @@ struct Adjoint {
   // Relayed: waits until the stages before have added all they have to the gradients. Returns false where there are further ones.
   __device__ bool complete() const {
     if (!relay.progress) return true;
-    if (relay.stage > sweep.passes()) relay.await(relay.stage - 1, relay.ALL_DONE);
-    if (relay.stage == 2 * sweep.passes() - 1) return true;
+    if (relay.stage > memory.passes) relay.await(relay.stage - 1, relay.ALL_DONE);
+    if (relay.stage == 2 * memory.passes - 1) return true;
     relay.tell(team, relay.ALL_DONE);
     return false;
   }
@@ -138,7 +139,7 @@ struct Adjoint {
         const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
         if (end && team.warp == team.warps - 1) relay.follow(team, min(mine + APART, phases));
         if (Rule::LAG && end)
-          sweep.staged.template bring<ROOM * UP>(edge_of(0, 0), UP * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane, team.lanes);
+          sweep.staged.bring(edge_of(0, 0), UP * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane, team.lanes);
         for (int s = PHASE * max(mine, 0); s < end; ++s) {
           const int r = R - 1 - s + last - team.lane, done = r + lag;  // done: the row of the adjoint
           const bool inside = r >= 0 && r < R;
@@ -246,12 +247,13 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     const int N = sweep.levels();
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? task.depth + 1 : 1);
     Backward adjoint = {problem, team, sweep, relay, mine, row_sums[within], bool(task.wrt_log)};
-    GradientsOfPair<KERNEL, Rule::COLUMNS, typename Backward::GradientsOfStrip, real, work> gradients = {
-        problem, team, mine.gradients, sweep.paths.path1, sweep.paths.path2};
+    GradientsOfPair<KERNEL, Rule::COLUMNS, typename Backward::GradientsOfStrip, real, work> gradients = {problem, team, mine.gradients};
     if (team.lane == 0) {
       typedef Rows<work, CHANNELS> Rows;
       mine.gradients.sums1.piece = reinterpret_cast<typename Rows::Piece*>(free);
       mine.gradients.sums2 = reinterpret_cast<typename Rows::Group*>(mine.gradients.sums1.piece + Backward::GradientsOfStrip::size1(problem));
+      if (Backward::GradientsOfStrip::OF_POINTS && problem.dilated)
+        for (int i = 0; i < 2; ++i) mine.gradients.dilations[i] = sweep.paths.dilation(problem, i);
       mine.gradients.increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
       mine.out1 = grad1 ? grad1 + k * length1 * dimension : nullptr;
       mine.out2 = grad2 ? grad2 + k * length2 * dimension : nullptr;
@@ -270,6 +272,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       free += (long long)sweep.edge_rows() * Rule::UP * N;
     }
     if (team.lane == 0) {
+      mine.passes = sweep.passes();
       mine.edge = edge;
       mine.flag = flags + k;
       mine.derivs = derivs + (first_pair + k) * given;

@@ -7,10 +7,11 @@
 // Where the gradients of a pair are gathered. LINEAR: those of the steps.
 template <int CHANNELS, typename real, typename work>
 struct GradientMemory {
-  ::Rows<work, CHANNELS> sums1;   // (groups, length1 + 1)
+  ::Rows<work, CHANNELS> sums1;    // (groups, length1 + 1)
   ::Group<work, CHANNELS>* sums2;  // (groups, lanes of all parts, POINTS)
-  work* factors;     // (parts): with respect to the logarithm of the factors of a dilated kernel
-  real* increments;  // GIVEN: (padded1 - 1, padded2 - 1)
+  work* factors;                   // (parts): with respect to the logarithm of the factors of a dilated kernel
+  work dilations[2];               // those factors, of both paths
+  real* increments;                // GIVEN: (padded1 - 1, padded2 - 1)
 };
 
 // Sums for the latest rows of a warp, in shared memory.
@@ -186,7 +187,6 @@ struct GradientsOfPair {
   const Problem<real>& problem;
   const Team& team;
   const GradientMemory<CHANNELS, real, work>& memory;
-  const real *path1, *path2;
 
   // Sets all sums to 0.
   __device__ void clear() const {
@@ -247,7 +247,7 @@ struct GradientsOfPair {
       }
     if (Strip::OF_POINTS && problem.dilated)
       for (int i = team.thread(); i < length; i += team.threads())
-        strayed |= !is_finite(out[(long long)i * d + d - 1] = i ? real(0) : real(of_factor(second ? path2 : path1) * factor));
+        strayed |= !is_finite(out[(long long)i * d + d - 1] = i ? real(0) : real(of_factor(second) * factor));
     return strayed;
   }
 
@@ -269,9 +269,9 @@ struct GradientsOfPair {
     for (int n = 0; n < CHANNELS; ++n) total.channel[n] += more.channel[n];
   }
 
-  __device__ work of_factor(const real* path) const {
+  __device__ work of_factor(bool second) const {
     work sum = work(0);
     for (int part = 0; part < Strip::parts(problem, team); ++part) sum += memory.factors[part];
-    return sum / work(path[problem.dimension - 1]);
+    return sum / memory.dilations[second];
   }
 };

@@ -139,7 +139,7 @@ struct Paths {
   const real *path1, *path2;           // (length, dimension); GIVEN: path1 has the increments
   // (groups, length + 1). LINEAR: of the steps, those of the second path times what increments are multiplied by, with a step of 0
   // behind the last one and, for the first path, before the first one: cells there have no increment. Others: of the points; a cell
-  // between equal points has no increment either.
+  // between equal points has no increment either. What stands behind the last point begins with the factor of a dilated kernel.
   Rows points1, points2;
 
   // values of the groups of both paths
@@ -184,6 +184,14 @@ struct Paths {
         for (int k = 0; k < AT_ONCE; ++k)
           if (first + k * threads < rows) points.group(group, length + 1).put(first + k * threads, made[k]);
       }
+    if (KERNEL != LINEAR && problem.dilated && team.thread() == 0) {
+      Group last = Group();
+      last.channel[0] = work(path[d - 1]);
+      points.put(length, last);
+    }
+  }
+  __device__ __forceinline__ work dilation(const Problem<real>& problem, bool of_second) const {
+    return of_second ? second(problem, 0, problem.length2).channel[0] : first(problem, 0, problem.length1).channel[0];
   }
   __device__ __forceinline__ Group first(const Problem<real>& problem, int group, int i) const {
     return points1.group(group, problem.length1 + 1).at(i + BEFORE);
@@ -231,7 +239,7 @@ struct Increments {
     factor = scale;
     if (KERNEL == GIVEN) return;
     if (KERNEL != LINEAR && problem.dilated)
-      factor *= work(paths.path1[problem.dimension - 1]) * work(paths.path2[problem.dimension - 1]);
+      factor *= paths.dilation(problem, false) * paths.dilation(problem, true);
 #pragma unroll
     for (int p = 0; p < POINTS; ++p) point[p] = paths.second(problem, 0, node(p));
     if (KERNEL != LINEAR) {
