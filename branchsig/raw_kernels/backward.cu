@@ -139,7 +139,7 @@ struct Adjoint {
         const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
         if (end && team.warp == team.warps - 1) relay.follow(team, min(mine + APART, phases));
         if (Rule::LAG && end)
-          sweep.staged.bring(edge_of(0, 0), UP * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane, team.lanes);
+          sweep.staged.template bring<ROOM * UP>(edge_of(0, 0), UP * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane, team.lanes);
         for (int s = PHASE * max(mine, 0); s < end; ++s) {
           const int r = R - 1 - s + last - team.lane, done = r + lag;  // done: the row of the adjoint
           const bool inside = r >= 0 && r < R;
@@ -151,20 +151,22 @@ struct Adjoint {
               if (Rule::LAG && team.lane == last) handed[m][v] = sweep.staged.value[done & (PHASE - 1)][v * N + m];
             }
           if (!Rule::LAG && inside && team.lane == last) {
+            const work* row = edge_of(r, 0);
 #pragma unroll
             for (int m = 0; m < N; ++m)
 #pragma unroll
-              for (int v = 0; v < UP; ++v) handed[m][v] = edge_of(r, v)[m];
+              for (int v = 0; v < UP; ++v) handed[m][v] = row[v * N + m];
           }
           if (Rule::LAG || inside) {
             increments.of_row(r >> problem.order1, true, (r & mask) == 0, g);
             strip.row(*this, N, done, first, g, sweep.weights, handed, gbar);
           }
           if (team.lane == 0 && start && done >= 0 && done < R + lag) {
+            work* row = edge_of(done, 0);
 #pragma unroll
             for (int m = 0; m < N; ++m)
 #pragma unroll
-              for (int v = 0; v < UP; ++v) edge_of(done, v)[m] = handed[m][v];
+              for (int v = 0; v < UP; ++v) row[v * N + m] = handed[m][v];
           }
           __syncwarp();  // the right neighbour has added to the sums of this row
           if ((done & mask) == 0) {

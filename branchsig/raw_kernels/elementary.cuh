@@ -36,16 +36,15 @@ __device__ __forceinline__ bool beyond_series(double x) {
   // The high word, as a number of its own, is as monotonous as x and costs no floating-point slot for float64; true for NaN.
   return !(fabsf(__int_as_float(__double2hiint(x))) <= __int_as_float(0x3fb00000));  // 2^-4
 }
-__device__ __forceinline__ bool beyond_series(float x) { return !(fabsf(x) <= 0.125f); }
+__device__ __forceinline__ bool beyond_series(float x) { return !(fabsf(x) <= 0.0625f); }
 
 __device__ __forceinline__ double exp_series(double x) {
-  double p = 1.0 / 40320;
-  p = p * x + 1.0 / 5040;
-  p = p * x + 1.0 / 720;
-  p = p * x + 1.0 / 120;
-  p = p * x + 1.0 / 24;
-  p = p * x + 1.0 / 6;
-  p = p * x + 0.5;
+  double p = 0.0001984288459245196;
+  p = p * x + 0.001389034217785489;
+  p = p * x + 0.008333333309679484;
+  p = p * x + 0.04166666645377959;
+  p = p * x + 0.1666666666666718;
+  p = p * x + 0.5000000000000462;
   p = p * x + 1.0;
   return p * x + 1.0;
 }
@@ -55,9 +54,8 @@ __device__ __forceinline__ double cell_exp(double x) { return beyond_series(x) ?
 // all go the same way: at length 1000 gradients were off by 2e-2.
 __device__ __forceinline__ double factor_series(double x) { return exp_series(x); }
 __device__ __forceinline__ float factor_series(float x) {
-  float p = 1.0f / 120;
-  p = p * x + 1.0f / 24;
-  p = p * x + 1.0f / 6;
+  float p = 0.041670736f;
+  p = p * x + 0.16669108f;
   p = p * x + 0.5f;
   p = p * x + 1.0f;
   return p * x;

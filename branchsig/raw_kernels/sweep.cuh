@@ -38,9 +38,10 @@ template <typename work, int VALUES>
 struct Staged {
   work value[PHASE][VALUES];
 
-  // Brings rows from..from + PHASE - 1, as far as there are any. Row r begins at edge + r * stride.
+  // Brings rows from..from + PHASE - 1, as far as there are any. Row r begins at edge + r * stride, and has at most MOST values.
+  template <int MOST>
   __device__ __forceinline__ void bring(const work* edge, int stride, int values, int from, int rows, int lane, int lanes) {
-    enum { AT_ONCE = 3 };  // values that a lane waits for
+    enum { FOR_LANE = (PHASE * MOST - 1) / 32 + 1, AT_ONCE = FOR_LANE < 3 ? int(FOR_LANE) : 3 };  // a lane waits for so many
     __syncwarp();
 #pragma unroll 1
     for (int first = lane; first < PHASE * values; first += AT_ONCE * lanes) {
@@ -374,7 +375,7 @@ struct Sweep {
       const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
       if (end && team.warp == 0) relay.follow(team, min(mine + APART, phases));
       if (Rule::LAG && end && start)
-        staged.bring(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
+        staged.template bring<ROOM * Rule::DOWN>(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
 #pragma unroll(Rule::GRID ? 1 : 2)
       for (int s = PHASE * max(mine, 0); s < end; ++s) {
         const int r = s - team.lane;
