@@ -277,7 +277,7 @@ INTEGERS = (
 @functools.cache
 def task_type(weights: int) -> np.dtype:
     """Return the type of a Task of sweep.cuh."""
-    fields: list[Any] = [(name, np.int64) for name in ("n2", "first_pair", "pairs", "workspace_size")]
+    fields: list[Any] = [(name, np.int64) for name in ("n2", "first_pair", "pairs", "turns", "workspace_size")]
     fields += [("parameter", np.float64, 3), *((name, np.int32) for name in INTEGERS)]
     fields += [("weights", np.float64, weights)]
     return np.dtype(fields, align=True)

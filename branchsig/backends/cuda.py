@@ -537,7 +537,8 @@ class _Sweep:
         integers = (*sizes, self.dilated, _PAIRINGS[self.pairing], fewest, most, *teams, *kinds)
         for name, value in zip(INTEGERS, integers, strict=True):
             task[name] = value
-        task["n2"], task["pairs"], task["workspace_size"] = self.path2.shape[0], count, launch.workspace
+        task["n2"], task["pairs"], task["turns"] = self.path2.shape[0], count, count * max(launch.stages, 1)
+        task["workspace_size"] = launch.workspace
         task["parameter"], task["weights"] = self.parameters, weights
         # One value at least: an array without memory has no address.
         size = launch.in_flight * launch.workspace + 1

@@ -14,7 +14,6 @@
 template <int CHANNELS, typename real, typename work>
 struct PairMemory {
   long long turn;  // see Turns
-  int passes;
   work* edge;  // what a warp hands on to the next on the way back; the edge of the sweep down, which is used up, unless EVERY_ROW
   real *out1, *out2;   // where the gradients go, if anywhere
   const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
@@ -101,8 +100,8 @@ struct Adjoint {
   // Relayed: waits until the stages before have added all they have to the gradients. Returns false where there are further ones.
   __device__ bool complete() const {
     if (!relay.progress) return true;
-    if (relay.stage > memory.passes) relay.await(relay.stage - 1, relay.ALL_DONE);
-    if (relay.stage == 2 * memory.passes - 1) return true;
+    if (relay.stage > relay.passes) relay.await(relay.stage - 1, relay.ALL_DONE);
+    if (relay.stage == 2 * relay.passes - 1) return true;
     relay.tell(team, relay.ALL_DONE);
     return false;
   }
@@ -274,7 +273,6 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       free += (long long)sweep.edge_rows() * Rule::UP * N;
     }
     if (team.lane == 0) {
-      mine.passes = sweep.passes();
       mine.edge = edge;
       mine.flag = flags + k;
       mine.derivs = derivs + (first_pair + k) * given;

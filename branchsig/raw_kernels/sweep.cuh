@@ -140,6 +140,7 @@ struct Relay {
   enum { ALL_DONE = 1 << 30 };
   int* progress;    // phases that each stage of the pair has done; null where one team does all of a pair
   int turn, stage;  // those of this team
+  int passes;       // of the columns of the pair
   int seen;         // what is known of the progress of the stage before it
   // (stages, 2): what stages tell others beside their edges. Passes down: what they and those before add to log K, and whether one
   // of them strayed; the last one: whether there is a way back (second value), and the factors of the gradients (the next two).
@@ -184,7 +185,7 @@ struct Levels {
 // take no registers.
 template <typename Rule>
 struct Task {
-  long long n2, first_pair, pairs, workspace_size;
+  long long n2, first_pair, pairs, turns, workspace_size;  // turns: pairs, or the stages of all of them
   double parameter[3];
   int length1, length2, dimension, order1, order2, depth, dilated;  // see Problem
   int pairing, fewest, most, warps, lanes, stages, by_pass, content, wrt_log;
@@ -216,7 +217,7 @@ struct Turns {
     __syncwarp();
     if (team.lane == 0) turn = to;
     __syncwarp();
-    return to < (progress ? task.pairs * task.stages : task.pairs);
+    return to < task.turns;
   }
   __device__ work* workspace_of(long long pair) const { return workspace + (progress ? pair : team.slot()) * task.workspace_size; }
   __device__ int taken() const {
@@ -275,6 +276,10 @@ struct Sweep {
   __device__ void take_up(work*& free) {
     paths.place(problem, free);
     free += PathsOfPair::size(problem);
+    if (relay.progress) {
+      if (team.thread() == 0) relay.passes = passes();
+      team.barrier();
+    }
     if (!relay.progress || relay.stage == 0) {
       paths.lay_out(problem, team, scale());
     } else if (relay.stage < passes()) {
@@ -325,7 +330,7 @@ struct Sweep {
       total += told[-2];
       strayed |= told[-1] != work(0);
     }
-    if (pass + 1 == passes()) return true;
+    if (pass + 1 == relay.passes) return true;
     if (team.thread() == 0) {
       told[0] = total;
       told[1] = work(strayed);
