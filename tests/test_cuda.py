@@ -326,6 +326,21 @@ def test_float32_agrees_with_the_reference_in_float64(backend, reference, name, 
     compare(backend, reference, problem(x, y, 4, (0, 0), pairing, kernel_named(name)), grids=pairing == "paired")
 
 
+@pytest.mark.parametrize("largest", [2**-5, 2**-2, 2.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cells_of_any_size(backend, reference, dtype, largest, rng):
+    # The exponential of a cell has three forms, by the size of the cell.
+    x, y = drawn(rng, "paired", (30, 70), 3, dtype=dtype, counts=(2, 2), size=0.05)
+    increments = np.einsum("nid,njd->nij", *(np.diff(path.astype(float), axis=1) for path in (x, y)))
+    arguments = problem(x, y * dtype(largest / np.max(np.abs(increments))), 2)
+    exact, options = in_float64(arguments), {"wrt_log": True, "left": True, "right": True}
+    tolerance = 3e-6 if dtype is np.float32 else 1e-13
+    assert relative(backend.log_kernel(arguments), reference.log_kernel(exact)) < tolerance
+    found = backend.gradients(arguments, np.ones(2, dtype), **options)
+    for mine, its in zip(found, reference.gradients(exact, np.ones(2), **options), strict=True):
+        assert relative_to_path(mine, its) < 10 * tolerance
+
+
 def smooth(rng, length, dimension):
     t = np.linspace(0.0, 2 * np.pi, length)[:, None, None]
     waves = np.sin(np.arange(1, 5) * t + rng.uniform(0, 6, (dimension, 4)))
@@ -1164,8 +1179,8 @@ def test_devices_that_do_not_exist_are_refused(emulated, rng):
 
 
 PADDED_MUTATIONS = {
-    "the grid is extended": ("if (GRID && PADDED) sweep.extend(grid + k * nodes, grids, content);", ""),
-    "the padding has no gradient": ("if (PADDED) gradients.clear_padding(out1, out2);", ""),
+    "the grid is extended": ("if (GRID && PADDED) sweep.extend(grid + turns.pair() * nodes, grids, content);", ""),
+    "the padding has no gradient": ("if (PADDED) gradients.clear_padding(mine.out1, mine.out2);", ""),
     "a pair has its own first length": ("if (lengths1) problem.length1 = lengths1[pair.first];", "", 2),
     "a pair has its own second length": ("if (lengths2) problem.length2 = lengths2[pair.second];", "", 2),
 }
@@ -1334,6 +1349,7 @@ MUTATIONS = {
         "    if (warps > 1) {\n      __syncthreads();\n    } else {",
         "    if (warps > 1) {\n    } else {",
     ),
+    "a turn is known to all lanes": ("turn = to;\n    __syncwarp();", "turn = to;"),
     "the sums of all warps are there": (
         "scratch[warp] = value;\n    __syncthreads();",
         "scratch[warp] = value;",
@@ -1409,7 +1425,7 @@ RELAY_MUTATIONS = {
     "the way back waits for the way down": ("relay.await(passes() - 1, relay.ALL_DONE);", ";"),
     "a sum waits for the one before": ("relay.await(pass - 1, relay.ALL_DONE);", ";"),
     "the gradients are written when all is added": (
-        "if (relay.stage > sweep.passes()) relay.await(relay.stage - 1, relay.ALL_DONE);",
+        "if (relay.stage > relay.passes) relay.await(relay.stage - 1, relay.ALL_DONE);",
         "",
     ),
     "phases are told behind a barrier, down": (

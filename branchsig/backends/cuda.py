@@ -69,7 +69,7 @@ _STEPS_OF_A_PASS = 3
 _WORKSPACE_BYTES = 2**28
 """Memory for the workspaces of the pairs in flight."""
 
-_CHUNK_BYTES = 2**26
+_CHUNK_BYTES = 2**28
 """Memory for what a chunk of pairs hands on: increments of a user's own kernel, or gradients to be summed."""
 
 _MOST_PLANS = 1024

@@ -119,7 +119,7 @@ __device__ __forceinline__ void cell_factors(int levels, work (&x)[LEVELS][COLUM
 #pragma unroll 1
         for (int c = 0; c < COLUMNS; ++c) cell[m][c] = any_factor(cell[m][c]);
       } else {
-#pragma unroll
+#pragma unroll 2
         for (int c = 0; c < COLUMNS; ++c) cell[m][c] = medium_factor(cell[m][c]);
       }
     }
