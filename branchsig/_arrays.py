@@ -59,6 +59,8 @@ def lies_on_cuda(array: Array) -> bool:
 
 
 def _device_type(array: Array) -> int | None:
+    if array_api_compat.is_cupy_array(array):
+        return _DLPACK_CUDA  # CuPy would ask the driver
     try:
         return int(array.__dlpack_device__()[0])
     except _NOT_HANDED_OUT:

@@ -308,8 +308,10 @@ def _stacked(path: Array) -> Array:
     """Return a path as a stack (batch, length, dimension), C-contiguous and in native byte order."""
     if _is_common(path) and path.ndim == 3 and _is_packed(path):
         return path
-    shape = path.shape
-    return namespace_of(path).reshape(contiguous(path), (math.prod(shape[:-2]), shape[-2], shape[-1]))
+    shape, path = path.shape, contiguous(path)
+    if len(shape) == 3:
+        return path
+    return namespace_of(path).reshape(path, (math.prod(shape[:-2]), shape[-2], shape[-1]))
 
 
 def paired_paths(path1: Any, path2: Any) -> tuple[Array, Array, tuple[int, ...]]:

@@ -174,14 +174,6 @@ def _instances(
                 instance = instance.narrower()
 
 
-def _argument(task: np.ndarray, first: int) -> np.ndarray:
-    """Return a task that begins with a pair, as bytes: CuPy takes long over a structure with fields."""
-    if first:
-        task = task.copy()
-        task["first_pair"] = first
-    return task.view(np.dtype((np.void, task.itemsize)))
-
-
 def _aligned(values: int) -> int:
     """Round a number of values up, so that what stands behind them can be read by groups of channels."""
     return -(-values // (2 * CHANNELS)) * (2 * CHANNELS)
@@ -232,6 +224,19 @@ class _Prepared(NamedTuple):
     workspace_bytes: int
     turns: int  # of pairs that are relayed
     task: np.ndarray
+    argument: np.ndarray  # the task as bytes: CuPy takes long over a structure with fields
+
+    def from_pair(self, first: int) -> np.ndarray:
+        """Return the argument for pairs from one on."""
+        if first == 0:
+            return self.argument
+        task = self.task.copy()
+        task["first_pair"] = first
+        return _as_bytes(task)
+
+
+def _as_bytes(task: np.ndarray) -> np.ndarray:
+    return task.view(np.dtype((np.void, task.itemsize)))
 
 
 class CudaBackend:
@@ -498,10 +503,11 @@ class _Sweep:
         flags = (self.cupy.ones if careful_alone else self.cupy.empty)((count,), dtype=np.int32)
         prepared = self.prepared(kernel, count, kind, careful_alone=careful_alone)
         workspace = self.cupy.empty((max(one.workspace_bytes for one in prepared),), dtype=np.int8)
-        for function, blocks, threads, _, turns, task in prepared:
-            progress = self.cupy.zeros((1 + turns,), dtype=np.int32) if turns else _NULL
-            arrays = (self.path1, self.path2, increments, self.lengths1, self.lengths2, _argument(task, first))
-            function((blocks,), (threads,), (*arrays, workspace, progress, flags, *results))
+        paths = (self.path1, self.path2, increments, self.lengths1, self.lengths2)
+        for one in prepared:
+            progress = self.cupy.zeros((1 + one.turns,), dtype=np.int32) if one.turns else _NULL
+            arguments = (*paths, one.from_pair(first), workspace, progress, flags, *results)
+            one.function((one.blocks,), (one.threads,), arguments)
 
     def prepared(self, kernel: str, count: int, kind: int, *, careful_alone: bool) -> list[_Prepared]:
         """Return the kernels to be launched; they are the same for all problems that differ in their values alone."""
@@ -544,7 +550,7 @@ class _Sweep:
         size = launch.in_flight * launch.workspace + 1
         size *= 8 if instance.work == "double" else 4
         function = self.backend.function(instance.expression)
-        return _Prepared(function, launch.blocks, launch.threads, size, count * launch.stages, task)
+        return _Prepared(function, launch.blocks, launch.threads, size, count * launch.stages, task, _as_bytes(task))
 
     def strips(self, kernel: str, *, careful: bool) -> Iterator[tuple[Instance, int, int, int]]:
         """Instances, the lanes of their teams, and the columns of their pairs: more than the third, at most the fourth.
