@@ -342,6 +342,7 @@ __global__ void __launch_bounds__(256) sum_over_partners(const real* gradients, 
     double sum = 0.0;
     if (!second) {
       const long long from = pairing == GRAM ? p * n2 : p * (p + 1) / 2, to = from + (pairing == GRAM ? n2 : p + 1);
+#pragma unroll 8
       for (long long k = max(from, first_pair); k < min(to, stop); ++k) sum += double(gradients[(k - first_pair) * size + element]);
     } else {
       const Pair start(pairing, first_pair, n2);

@@ -3,6 +3,7 @@
 Needs the wheel ``nvidia-cuda-nvrtc-cu12``, whose library is called by ctypes; nothing of CuPy and no driver.
 """
 
+import contextlib
 import ctypes
 import importlib.util
 import itertools
@@ -35,6 +36,16 @@ class Nvrtc:
 
     def compile(self, source, architecture, names, options=()):
         """Compile, and return for every name a dict of registers, stack, spill_stores and spill_loads (in bytes)."""
+        with self._compiled(source, architecture, names, options) as (program, log):
+            return {name: self._figures(log, self._lowered(program, name)) for name in names}
+
+    def binary(self, source, architecture, name):
+        """Compile, and return the machine code as the bytes of a cubin."""
+        with self._compiled(source, architecture, [name]) as (program, _):
+            return self._bytes("CUBIN", program)
+
+    @contextlib.contextmanager
+    def _compiled(self, source, architecture, names, options=()):
         program = ctypes.c_void_p()
         self._call("CreateProgram", ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
         try:
@@ -43,10 +54,10 @@ class Nvrtc:
             flags = ["--std=c++17", f"--gpu-architecture={architecture}", "--ptxas-options=-v", *options]
             encoded = (ctypes.c_char_p * len(flags))(*[flag.encode() for flag in flags])
             failed = self._library.nvrtcCompileProgram(program, len(flags), encoded)
-            log = self._text("ProgramLog", program)
+            log = self._bytes("ProgramLog", program).partition(b"\0")[0].decode()
             if failed:
                 raise RuntimeError(log)
-            return {name: self._figures(log, self._lowered(program, name)) for name in names}
+            yield program, log
         finally:
             self._library.nvrtcDestroyProgram(ctypes.byref(program))
 
@@ -55,12 +66,12 @@ class Nvrtc:
         if code:
             raise RuntimeError(self._library.nvrtcGetErrorString(code).decode())
 
-    def _text(self, what, program):
+    def _bytes(self, what, program):
         size = ctypes.c_size_t()
         self._call(f"Get{what}Size", program, ctypes.byref(size))
         buffer = ctypes.create_string_buffer(size.value)
         self._call(f"Get{what}", program, buffer)
-        return buffer.value.decode()
+        return buffer.raw
 
     def _lowered(self, program, name):
         lowered = ctypes.c_char_p()
