@@ -154,7 +154,7 @@ def test_every_depth_agrees_with_the_reference(backend, reference, depth, rng):
 
 
 @pytest.mark.parametrize("name", ["linear", "polynomial"])
-@pytest.mark.parametrize("dimension", [1, 4, 5, 9])
+@pytest.mark.parametrize("dimension", [1, 4, 5, 8, 9, 13])
 def test_every_number_of_channels_agrees_with_the_reference(backend, reference, dimension, name, rng):
     x, y = drawn(rng, "paired", (5, 6), dimension)
     x += np.linspace(0, 1, 5)[:, None]  # a path that ends where it began has a gradient of nearly nothing
@@ -1034,7 +1034,8 @@ def test_the_host_looks_at_its_own_values_unless_told_not_to(reference, rng, mon
 @pytest.mark.parametrize("return_grid", [False, True])
 def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, quadrature, order, depth, rng, monkeypatch):
     kernel = kernel_named("rbf")
-    branchsig.warm_up(depth, static_kernel=kernel, return_grid=return_grid, quadrature=quadrature, order=order)
+    options = {"return_grid": return_grid, "quadrature": quadrature, "order": order}
+    branchsig.warm_up(depth, static_kernel=kernel, dimension=2, **options)
     monkeypatch.setattr(cuda, "source", lambda: pytest.fail("compiled again"))
     for lengths in ((5, 6), (4, 40)):
         x, y = (emulated_cupy.asarray(path) for path in drawn(rng, "gram", lengths, 2))
@@ -1047,7 +1048,22 @@ def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, quadrature,
         installed.gradients(arguments, emulated_cupy.ones(value.shape), wrt_log=True, left=True, right=True)
 
 
+@pytest.mark.parametrize("return_grid", [False, True])
+@pytest.mark.parametrize("name", ["linear", "rbf"])
+def test_a_warm_up_without_a_dimension_is_for_all(installed, name, return_grid, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(installed.inner, "function", compiled.append)
+    options = {"static_kernel": kernel_named(name), "return_grid": return_grid}
+    branchsig.warm_up(4, **options)
+    of_any, compiled[:] = set(compiled), []
+    for dimension in range(1, 20):
+        branchsig.warm_up(4, dimension=dimension, **options)
+    assert set(compiled) == of_any
+
+
 def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
+    with pytest.raises(ValueError, match="dimension"):
+        branchsig.warm_up(3, dimension=0)
     with pytest.raises(ValueError, match="dtype"):
         branchsig.warm_up(3, dtype="int32")
     with pytest.raises(ValueError, match="dtype"):

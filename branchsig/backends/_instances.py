@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from branchsig.backends import Problem
 
 __all__ = [
+    "ANY_DIMENSION",
     "CHANNELS",
     "GIVEN",
     "INTEGERS",
@@ -111,6 +112,9 @@ _BASE = 8
 CHANNELS = 4
 """Channels of a path that are read together, or twice as many."""
 
+ANY_DIMENSION = (CHANNELS, 2 * CHANNELS, 2 * CHANNELS + 1)
+"""Fewer channels, or more, are like these."""
+
 _WIDEST = 4
 """Columns of a strip, at most."""
 
@@ -128,7 +132,8 @@ class Instance:
 
     `depth` is 0 where the depth is handed over at run time, and 1 without truncation. A strip of `columns` cells
     belongs to a lane, and the `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes
-    of its own for every pair, which takes registers. So many `channels` of a path are read together, and held.
+    of its own for every pair, which takes registers. So many `channels` of a path are read together, and held; an
+    instance for paths of `more` channels reads the others in every step.
     """
 
     kernel: str
@@ -143,6 +148,7 @@ class Instance:
     careful: bool
     padded: bool = False
     channels: int = 4
+    more: bool = False
 
     @property
     def expression(self) -> str:
@@ -150,7 +156,8 @@ class Instance:
         size = self.columns if self.rule == "Staggered" else self.p
         arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {_flag(self.careful)}"
         rule = f"{self.rule}<{arguments}>"
-        return f"{self.kernel}<{self.real}, {self.static_kernel}, {self.channels}, {rule}, {_flag(self.padded)}>"
+        paths = f"{self.static_kernel}, {self.channels}, {_flag(self.more)}"
+        return f"{self.kernel}<{self.real}, {paths}, {rule}, {_flag(self.padded)}>"
 
     @property
     def span(self) -> int:
@@ -221,24 +228,24 @@ class Instance:
                     channels = 2 * CHANNELS
                 # A grid has a level more, and a lane in float64 half as many registers.
                 linear = static_kernel == "LINEAR"
-                room = depth + grid <= _IN_REGISTERS_DEPTH - (not linear) and channels == CHANNELS
+                room = depth + grid <= _IN_REGISTERS_DEPTH - (not linear)
                 if kernel == "backward":
-                    columns = 2 if room and linear and not grid else 1
+                    columns = 2 if room and linear and not grid and dimension <= channels else 1
                 else:
-                    columns = 4 if room else 2
+                    columns = 4 if room and channels == CHANNELS else 2
                 columns = min(columns * (1 if real == "double" else 2), _WIDEST)
-        return cls(
-            kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, grid, careful, padded, channels
-        )
+        more = static_kernel != GIVEN and dimension > channels
+        form = (grid, careful, padded, channels, more)
+        return cls(kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, *form)
 
     @classmethod
     def for_problem(cls, kernel: str, problem: Problem, *, grid: bool, careful: bool) -> Instance:
         """Choose the instance for a problem, with the widest strips."""
         real = REALS[problem.path1.dtype.itemsize]
-        static_kernel = fused(problem.static_kernel).name
+        static_kernel, _, dilated = fused(problem.static_kernel)
         padded = problem.lengths1 is not None or problem.lengths2 is not None
         form: dict[str, Any] = {"grid": grid, "careful": careful, "parts": problem.order is not None, "padded": padded}
-        form["dimension"] = int(problem.path1.shape[2])
+        form["dimension"] = int(problem.path1.shape[2]) - dilated
         return cls.widest(kernel, real, static_kernel, depth_of(problem), problem.quadrature, **form)
 
     @property

@@ -23,6 +23,7 @@ from branchsig import _validation
 from branchsig import static_kernels as kernels
 from branchsig._arrays import Array, filled
 from branchsig.backends._instances import (
+    ANY_DIMENSION,
     CHANNELS,
     GIVEN,
     INTEGERS,
@@ -90,6 +91,7 @@ def warm_up(
     return_grid: bool = False,
     quadrature: Quadrature | str = "trapezoid",
     order: int | None = None,
+    dimension: int | None = None,
 ) -> None:
     """Compile the CUDA kernels of a depth for the current device of CuPy, before they are needed.
 
@@ -113,6 +115,8 @@ def warm_up(
         The rule for the integral over a sub-cell.
     order : int, optional
         Compile the kernels for the truncation by this number of nodes, in the place of those for a depth.
+    dimension : int, optional
+        The number of channels of the paths; the kernels for any number if None, which are up to three times as many.
 
     Raises
     ------
@@ -121,7 +125,7 @@ def warm_up(
     RuntimeError
         If CuPy finds no CUDA device, or a kernel cannot be compiled.
     ValueError
-        If `depth` or `dtype` is not among those named above.
+        If `depth`, `dtype` or `dimension` is not among those named above.
 
     Examples
     --------
@@ -135,13 +139,15 @@ def warm_up(
     name = fused(_validation.static_kernel(static_kernel)).name
     rule = _validation.quadrature(quadrature)
     nodes = _validation.order(order)
+    if dimension is not None and dimension < 1:
+        raise ValueError(f"dimension is {dimension!r}: expected a number of channels from 1 on, or None")
     _require_device()
     from branchsig.backends import for_cupy
 
     over_devices: Any = for_cupy()
     backend = over_devices.inner
     for kernel in ("forward", "backward") if gradients else ("forward",):
-        for instance in _instances(kernel, real, name, checked, rule, nodes, grid=return_grid):
+        for instance in _instances(kernel, real, name, checked, rule, nodes, dimension, grid=return_grid):
             backend.function(instance.expression)
     if gradients:
         backend.function(f"sum_over_partners<{real}>")
@@ -159,16 +165,25 @@ def _require_device() -> None:
 
 
 def _instances(
-    kernel: str, real: str, static_kernel: str, depth: float, quadrature: Quadrature, order: int | None, *, grid: bool
+    kernel: str,
+    real: str,
+    static_kernel: str,
+    depth: float,
+    quadrature: Quadrature,
+    order: int | None,
+    dimension: int | None,
+    *,
+    grid: bool,
 ) -> Iterator[Instance]:
     """Every instance that problems of a depth, or an order, may need, whatever their lengths."""
+    dimensions = ANY_DIMENSION if dimension is None else (dimension,)
     depth, parts = (depth, False) if order is None else (order, True)
     if depth == 0 or _LARGEST_DEPTH < depth < math.inf:
         return
     for careful in (False, True) if not parts and depth > (not grid) else (False,):
         form = {"grid": grid, "careful": careful, "parts": parts}
-        for dimension in (CHANNELS, 2 * CHANNELS):
-            instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form, dimension=dimension)
+        for each in dimensions:
+            instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form, dimension=each)
             while instance.columns:
                 yield instance
                 instance = instance.narrower()

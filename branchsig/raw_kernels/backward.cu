@@ -23,15 +23,15 @@ struct PairMemory {
   int* flag;
 };
 
-template <typename real, int KERNEL, int CHANNELS, typename Rule>
+template <typename real, int KERNEL, int CHANNELS, bool MORE, typename Rule>
 struct Adjoint {
-  typedef Sweep<real, KERNEL, CHANNELS, Rule> Forward;
+  typedef Sweep<real, KERNEL, CHANNELS, MORE, Rule> Forward;
   typedef typename Rule::Work work;
   typedef typename Forward::IncrementsOfStrip IncrementsOfStrip;
-  typedef Gradients<KERNEL, Rule::COLUMNS, IncrementsOfStrip, real, work> GradientsOfStrip;
+  typedef Gradients<KERNEL, Rule::COLUMNS, MORE, IncrementsOfStrip, real, work> GradientsOfStrip;
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS, UP = Rule::UP };
 
-  const Problem<real>& problem;
+  const Problem<real, MORE>& problem;
   const Team& team;
   Forward& sweep;
   Relay<work>& relay;
@@ -202,21 +202,21 @@ struct Adjoint {
 };
 
 // `derivs` are those of all pairs of the problem; everything else that is written belongs to the pairs of this call.
-template <typename real, int KERNEL, int CHANNELS, typename Rule, bool PADDED>
+template <typename real, int KERNEL, int CHANNELS, bool MORE, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2,
              const Task<Rule> task, typename Rule::Work* workspace, int* progress, int* flags, const real* derivs, real* grad1,
              real* grad2, real* grad_increments) {
   typedef typename Rule::Work work;
-  typedef Sweep<real, KERNEL, CHANNELS, Rule> Forward;
-  typedef Adjoint<real, KERNEL, CHANNELS, Rule> Backward;
+  typedef Sweep<real, KERNEL, CHANNELS, MORE, Rule> Forward;
+  typedef Adjoint<real, KERNEL, CHANNELS, MORE, Rule> Backward;
   constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL, PARTS = Rule::PARTS;
   __shared__ work scratch[LONGEST_TEAM];
   __shared__ PairMemory<CHANNELS, real, work> memory[LONGEST_TEAM];
   __shared__ RowSums<CHANNELS, work> row_sums[LONGEST_TEAM];
   __shared__ typename Forward::StagedRows staged[LONGEST_TEAM];
   __shared__ Relay<work> relay;
-  Problem<real> problem(task);
+  Problem<real, MORE> problem(task);
   const Team team(task.warps, task.lanes);
   const int length1 = task.length1, length2 = task.length2, dimension = task.dimension, pairing = task.pairing;
   const int within = threadIdx.x / task.lanes;
@@ -248,7 +248,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     const int N = sweep.levels();
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? task.depth + 1 : 1);
     Backward adjoint = {problem, team, sweep, relay, mine, row_sums[within], bool(task.wrt_log)};
-    GradientsOfPair<KERNEL, Rule::COLUMNS, typename Backward::GradientsOfStrip, real, work> gradients = {problem, team, mine.gradients};
+    GradientsOfPair<KERNEL, Rule::COLUMNS, MORE, typename Backward::GradientsOfStrip, real, work> gradients = {problem, team, mine.gradients};
     if (team.lane == 0) {
       typedef Rows<work, CHANNELS> Rows;
       mine.gradients.sums1.piece = reinterpret_cast<typename Rows::Piece*>(free);

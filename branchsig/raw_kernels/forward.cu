@@ -4,17 +4,17 @@
 //
 // PADDED: lengths1 and lengths2 are the valid points of padded paths, or null. A call does the pairs of
 // more than `fewest` and at most `most` columns, so that every pair gets the strips that it would get alone.
-template <typename real, int KERNEL, int CHANNELS, typename Rule, bool PADDED>
+template <typename real, int KERNEL, int CHANNELS, bool MORE, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     forward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2,
             const Task<Rule> task, typename Rule::Work* workspace, int* progress, int* flags, real* ends, real* grid) {
   typedef typename Rule::Work work;
   constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL, PARTS = Rule::PARTS;
   __shared__ work scratch[LONGEST_TEAM];
-  __shared__ typename Sweep<real, KERNEL, CHANNELS, Rule>::StagedRows staged[LONGEST_TEAM];
+  __shared__ typename Sweep<real, KERNEL, CHANNELS, MORE, Rule>::StagedRows staged[LONGEST_TEAM];
   __shared__ Relay<work> relay;
   __shared__ long long turn[LONGEST_TEAM];
-  Problem<real> problem(task);
+  Problem<real, MORE> problem(task);
   const Team team(task.warps, task.lanes);
   const int within = threadIdx.x / task.lanes;
   const Turns<Task<Rule>, work> turns = {team, task, workspace, progress, relay, turn[within]};
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       if (lengths2) problem.length2 = lengths2[pair.second];
       if (problem.columns() <= task.fewest || problem.columns() > task.most) continue;
     }
-    Sweep<real, KERNEL, CHANNELS, Rule> sweep = {
+    Sweep<real, KERNEL, CHANNELS, MORE, Rule> sweep = {
         problem,
         team,
         task.weights,

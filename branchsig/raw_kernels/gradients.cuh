@@ -25,7 +25,7 @@ struct RowSums {
   __device__ __forceinline__ void put(int row, const typename Rows::Group& sums) { Rows{piece}.put(row % ROWS, sums); }
 };
 
-template <int KERNEL, int COLUMNS, typename Increments, typename real, typename work>
+template <int KERNEL, int COLUMNS, bool MORE, typename Increments, typename real, typename work>
 struct Gradients {
   enum { POINTS = Increments::POINTS, CHANNELS = Increments::CHANNELS };
   typedef ::Group<work, CHANNELS> Group;
@@ -35,7 +35,7 @@ struct Gradients {
   // the upper one, and the first point with a row above all cells
   static constexpr bool OF_POINTS = KERNEL != GIVEN && KERNEL != LINEAR;
 
-  const Problem<real>& problem;
+  const Problem<real, MORE>& problem;
   const Team& team;
   const GradientMemory<CHANNELS, real, work>& memory;
   const Increments& increments;
@@ -43,22 +43,22 @@ struct Gradients {
   Group sum[POINTS];    // for the points of the strip, first group
   work below[COLUMNS];  // what the row of cells below gave
 
-  __device__ __forceinline__ Gradients(const Problem<real>& problem, const Team& team,
+  __device__ __forceinline__ Gradients(const Problem<real, MORE>& problem, const Team& team,
                                        const GradientMemory<CHANNELS, real, work>& memory, const Increments& increments,
                                        RowSums& rows)
       : problem(problem), team(team), memory(memory), increments(increments), rows(rows) {}
 
   // What the columns of a warp are, or of half of one, is a part of them. All parts have so many lanes.
-  static __device__ int parts(const Problem<real>& problem, const Team& team) {
+  static __device__ int parts(const Problem<real, MORE>& problem, const Team& team) {
     return (problem.columns() - 1) / (team.lanes * COLUMNS) + 1;
   }
-  static __device__ int lanes(const Problem<real>& problem, const Team& team) { return parts(problem, team) * team.lanes; }
+  static __device__ int lanes(const Problem<real, MORE>& problem, const Team& team) { return parts(problem, team) * team.lanes; }
 
   // pieces of the sums for the first path, and groups of those for the second
-  static __device__ long long size1(const Problem<real>& problem) {
+  static __device__ long long size1(const Problem<real, MORE>& problem) {
     return (long long)problem.template groups<CHANNELS>() * Rows::room(problem.length1 + 1);
   }
-  static __device__ long long size2(const Problem<real>& problem, const Team& team) {
+  static __device__ long long size2(const Problem<real, MORE>& problem, const Team& team) {
     return (long long)problem.template groups<CHANNELS>() * lanes(problem, team) * POINTS;
   }
 
@@ -180,11 +180,11 @@ struct Gradients {
 };
 
 // The gradients of a pair, once all strips are done.
-template <int KERNEL, int COLUMNS, typename Strip, typename real, typename work>
+template <int KERNEL, int COLUMNS, bool MORE, typename Strip, typename real, typename work>
 struct GradientsOfPair {
   enum { POINTS = Strip::POINTS, CHANNELS = Strip::CHANNELS };
   typedef ::Group<work, CHANNELS> Group;
-  const Problem<real>& problem;
+  const Problem<real, MORE>& problem;
   const Team& team;
   const GradientMemory<CHANNELS, real, work>& memory;
 

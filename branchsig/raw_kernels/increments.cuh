@@ -11,8 +11,8 @@
 
 enum { GIVEN, LINEAR, POLYNOMIAL, RBF, MATERN12, MATERN32, MATERN52, RATIONAL_QUADRATIC };
 
-// What all kernels are told about the problem.
-template <typename real>
+// What all kernels are told about the problem. MORE: its paths have more channels than a group.
+template <typename real, bool MORE>
 struct Problem {
   int padded1, padded2, dimension;  // (n1, padded1, dimension), (n2, padded2, dimension); GIVEN: (pairs, padded1-1, padded2-1)
   int length1, length2;             // valid points of the two paths of a pair: what lies behind them is not read
@@ -32,7 +32,7 @@ struct Problem {
   __device__ int coordinates() const { return dimension - dilated; }
   template <int CHANNELS>
   __device__ int groups() const {
-    return coordinates() > CHANNELS ? (coordinates() - 1) / CHANNELS + 1 : 1;
+    return MORE ? (coordinates() - 1) / CHANNELS + 1 : 1;
   }
   // nodes of the grids of all pairs, along the rows and the columns
   __device__ long long grid_rows() const { return ((long long)(padded1 - 1) << order1) + 1; }
@@ -131,7 +131,7 @@ struct Rows {
 };
 
 // The two paths of a pair.
-template <int KERNEL, int CHANNELS, typename real, typename work>
+template <int KERNEL, int CHANNELS, bool MORE, typename real, typename work>
 struct Paths {
   typedef ::Group<work, CHANNELS> Group;
   typedef ::Rows<work, CHANNELS> Rows;
@@ -143,26 +143,26 @@ struct Paths {
   Rows points1, points2;
 
   // values of the groups of both paths
-  static __device__ long long size(const Problem<real>& problem) {
+  static __device__ long long size(const Problem<real, MORE>& problem) {
     if (KERNEL == GIVEN) return 0;
     const long long pieces = Rows::room(problem.padded1 + 1) + (long long)Rows::room(problem.padded2 + 1);
     return problem.template groups<CHANNELS>() * pieces * Rows::VALUES;
   }
   // Both paths are laid out in memory of that size.
-  __device__ void place(const Problem<real>& problem, work* memory) {
+  __device__ void place(const Problem<real, MORE>& problem, work* memory) {
     if (KERNEL == GIVEN) return;
     points1.piece = reinterpret_cast<typename Rows::Piece*>(memory);
     points2 = points1.group(problem.template groups<CHANNELS>(), problem.padded1 + 1);
   }
   template <typename Team>
-  __device__ void lay_out(const Problem<real>& problem, const Team& team, work factor) const {
+  __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work factor) const {
     if (KERNEL == GIVEN) return;
     lay_out(problem, team, path1, problem.length1, points1, BEFORE, work(1));
     lay_out(problem, team, path2, problem.length2, points2, 0, factor);
     team.barrier();
   }
   template <typename Team>
-  static __device__ void lay_out(const Problem<real>& problem, const Team& team, const real* path, int length, const Rows& points,
+  static __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, const real* path, int length, const Rows& points,
                                  int before, work factor) {
     enum { AT_ONCE = 4 };  // rows that a thread waits for
     const int d = problem.dimension, coordinates = problem.coordinates(), rows = length + before, threads = team.threads();
@@ -190,13 +190,13 @@ struct Paths {
       points.put(length, last);
     }
   }
-  __device__ __forceinline__ work dilation(const Problem<real>& problem, bool of_second) const {
+  __device__ __forceinline__ work dilation(const Problem<real, MORE>& problem, bool of_second) const {
     return of_second ? second(problem, 0, problem.length2).channel[0] : first(problem, 0, problem.length1).channel[0];
   }
-  __device__ __forceinline__ Group first(const Problem<real>& problem, int group, int i) const {
+  __device__ __forceinline__ Group first(const Problem<real, MORE>& problem, int group, int i) const {
     return points1.group(group, problem.length1 + 1).at(i + BEFORE);
   }
-  __device__ __forceinline__ Group second(const Problem<real>& problem, int group, int j) const {
+  __device__ __forceinline__ Group second(const Problem<real, MORE>& problem, int group, int j) const {
     return points2.group(group, problem.length2 + 1).at(j);
   }
 };
@@ -204,13 +204,13 @@ struct Paths {
 // The increments of the columns first..first + COLUMNS - 1 of the refined grid, times a factor, row by row of the coarse one:
 // upwards or downwards, but always a row next to the one before. There are none outside the cells of the two paths. MASKED: not
 // even where the paths are infinite there, and rows are inside.
-template <int KERNEL, int COLUMNS, int WIDTH, bool MASKED, typename real, typename work>
+template <int KERNEL, int COLUMNS, int WIDTH, bool MORE, bool MASKED, typename real, typename work>
 struct Increments {
   enum { CHANNELS = WIDTH };
   typedef ::Group<work, CHANNELS> Group;
   enum { POINTS = KERNEL == GIVEN ? 1 : KERNEL == LINEAR ? COLUMNS : COLUMNS + 1 };
-  const Problem<real>& problem;
-  const Paths<KERNEL, CHANNELS, real, work>& paths;
+  const Problem<real, MORE>& problem;
+  const Paths<KERNEL, CHANNELS, MORE, real, work>& paths;
   int first;
   work factor;  // LINEAR: that of the paths, and not used here
   Group point[POINTS];
@@ -219,7 +219,7 @@ struct Increments {
   Group ahead;
   work latest[POINTS];  // kappa at the latest row of points
 
-  __device__ __forceinline__ Increments(const Problem<real>& problem, const Paths<KERNEL, CHANNELS, real, work>& paths)
+  __device__ __forceinline__ Increments(const Problem<real, MORE>& problem, const Paths<KERNEL, CHANNELS, MORE, real, work>& paths)
       : problem(problem), paths(paths) {}
 
   __device__ __forceinline__ int cell(int column) const { return (first + column) >> problem.order2; }

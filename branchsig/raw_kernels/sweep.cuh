@@ -41,7 +41,7 @@ struct Staged {
   // Brings rows from..from + PHASE - 1, as far as there are any. Row r begins at edge + r * stride, and has at most MOST values.
   template <int MOST>
   __device__ __forceinline__ void bring(const work* edge, int stride, int values, int from, int rows, int lane, int lanes) {
-    enum { FOR_LANE = (PHASE * MOST - 1) / 32 + 1, AT_ONCE = FOR_LANE < 3 ? int(FOR_LANE) : 3 };  // a lane waits for so many
+    enum { FOR_LANE = (PHASE * MOST - 1) / 32 + 1, AT_ONCE = FOR_LANE < 2 ? int(FOR_LANE) : 2 };  // a lane waits for so many
     __syncwarp();
 #pragma unroll 1
     for (int first = lane; first < PHASE * values; first += AT_ONCE * lanes) {
@@ -234,15 +234,15 @@ struct Turns {
   }
 };
 
-template <typename real, int KERNEL, int CHANNELS, typename Rule>
+template <typename real, int KERNEL, int CHANNELS, bool MORE, typename Rule>
 struct Sweep {
   typedef typename Rule::Work work;
-  typedef Paths<KERNEL, CHANNELS, real, work> PathsOfPair;
+  typedef Paths<KERNEL, CHANNELS, MORE, real, work> PathsOfPair;
   typedef Staged<work, Rule::LAG ? int(Rule::ROOM) * Rule::UP : 1> StagedRows;
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS };
-  typedef Increments<KERNEL, COLUMNS, CHANNELS, Rule::LAG == 0 || KERNEL == GIVEN, real, work> IncrementsOfStrip;
+  typedef Increments<KERNEL, COLUMNS, CHANNELS, MORE, Rule::LAG == 0 || KERNEL == GIVEN, real, work> IncrementsOfStrip;
 
-  const Problem<real>& problem;
+  const Problem<real, MORE>& problem;
   const Team& team;
   const work* weights;  // of the rule, as collocation.cuh has them
   PathsOfPair paths;

@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from branchsig.backends._instances import Instance, source
+from branchsig.backends._instances import ANY_DIMENSION, Instance, source
 from branchsig.quadrature import BY_NAME, TRAPEZOID
 
 
@@ -112,11 +112,8 @@ def instances(
         kernels, reals, static_kernels, depths, (False,) if parts else (False, True), (False, True)
     ):
         form = {"grid": grid, "careful": careful, "parts": parts, "padded": padded}
-        instance = Instance.widest(kernel, real, static_kernel, depth or 15, rule, **form)
-        yield instance
-        of_more_channels = Instance.widest(kernel, real, static_kernel, depth or 15, rule, **form, dimension=8)
-        if of_more_channels != instance:
-            yield of_more_channels
+        arguments = kernel, real, static_kernel, depth or 15, rule
+        yield from dict.fromkeys(Instance.widest(*arguments, **form, dimension=d) for d in ANY_DIMENSION)
 
 
 STATIC_KERNELS = (

@@ -34,11 +34,13 @@ def disassembler():
 
 
 class Step(NamedTuple):
-    """A step of a warp in instructions, those of floating-point arithmetic among them, and cycles."""
+    """A step of a warp: its instructions, those of floating-point arithmetic among them, cycles, and spilled registers
+    that are written or read."""
 
     instructions: float
     arithmetic: float
     cycles: float
+    spills: float
 
 
 class _Instruction(NamedTuple):
@@ -46,6 +48,7 @@ class _Instruction(NamedTuple):
     target: str | None  # of a branch
     conditional: bool
     stall: int
+    spill: bool
 
 
 _CODE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([\w.]+)([^;]*);")
@@ -76,7 +79,9 @@ def _parsed(text):
         elif found := _CODE.search(line):
             guard, name, operands = found.groups()
             target = re.search(r"`\((\.L[\w$]+)\)", operands) if name.split(".")[0] == "BRA" else None
-            code.append(_Instruction(name.split(".")[0], target and target[1], guard is not None, 0))
+            code.append(
+                _Instruction(name.split(".")[0], target and target[1], guard is not None, 0, "SpillRefill" in line)
+            )
             labels.update(dict.fromkeys(waiting, len(code) - 1))
             waiting = []
         elif (high := _HIGH_WORD.match(line)) and code:
@@ -121,14 +126,15 @@ def _step(body, shuffles):
     count = Counter(each.name for each in body)
     steps = count["SHFL"] / shuffles
     arithmetic = sum(count[name] for name in _ARITHMETIC)
-    return Step(*(number / steps for number in (len(body), arithmetic, sum(each.stall for each in body))))
+    sums = len(body), arithmetic, sum(each.stall for each in body), sum(each.spill for each in body)
+    return Step(*(number / steps for number in sums))
 
 
 def main():
     """Print the steps at depth 4 of the architectures named, or of sm_90, as a table."""
     compiler = nvrtc.Nvrtc()
-    print("| architecture | kernel | computes in | channels | columns | instructions | arithmetic | cycles |")
-    print("|---|---|---|---:|---:|---:|---:|---:|")
+    print("| architecture | kernel | computes in | channels | columns | instructions | arithmetic | cycles | spills |")
+    print("|---|---|---|---:|---:|---:|---:|---:|---:|")
     for architecture in sys.argv[1:] or ["sm_90"]:
         for kernel, real, dimension in itertools.product(("forward", "backward"), ("double", "float"), (4, 8)):
             form = {"grid": False, "careful": False, "dimension": dimension}
