@@ -341,6 +341,30 @@ def test_cells_of_any_size(backend, reference, dtype, largest, rng):
         assert relative_to_path(mine, its) < 10 * tolerance
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scale", "x", "y"),
+    [
+        (
+            np.float64,
+            1e5,
+            [[0, 0], [3e-10, 0], [7e-10, 0]],
+            [[0, 0], [50, 1], [100, 3]],
+        ),  # K is about to overflow
+        (np.float32, 1e-3, [[0, 0], [3e3, 0], [7e3, 0]], [[0, 0], [-6e3, 1], [-1.1e4, 3]]),  # or tiny
+        (np.float64, 1e150, [[0, 0], [0, 0], [0, 0]], [[0, 0], [1e10, 1], [2e10, 3]]),  # the square of the scale is inf
+    ],
+)
+def test_scales_reach_the_ends_of_the_range(backend, reference, dtype, scale, x, y):
+    x, y = (np.array([path], dtype=dtype) for path in (x, y))
+    arguments = problem(x, y, 1, static_kernel=branchsig.ScaledLinearKernel(scale=scale))
+    exact, options = in_float64(arguments), {"wrt_log": False, "left": True, "right": True}
+    tolerance = 1e-4 if dtype is np.float32 else 1e-12
+    assert relative(backend.log_kernel(arguments), reference.log_kernel(exact)) < tolerance
+    found = backend.gradients(arguments, np.ones(1, dtype), **options)
+    for mine, its in zip(found, reference.gradients(exact, np.ones(1), **options), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=tolerance, atol=1e-42 if dtype is np.float32 else 0)
+
+
 def smooth(rng, length, dimension):
     t = np.linspace(0.0, 2 * np.pi, length)[:, None, None]
     waves = np.sin(np.arange(1, 5) * t + rng.uniform(0, 6, (dimension, 4)))
@@ -1061,6 +1085,16 @@ def test_a_warm_up_without_a_dimension_is_for_all(installed, name, return_grid, 
     assert set(compiled) == of_any
 
 
+def test_a_warm_up_counts_no_factor_of_a_dilation_as_a_channel(installed, rng, monkeypatch):
+    kernel = DilatedKernel(kernel_named("rbf"))
+    compiled = []
+    monkeypatch.setattr(installed.inner, "function", compiled.append)
+    branchsig.warm_up(4, static_kernel=kernel, dimension=5, gradients=False)
+    x, y = drawn(rng, "paired", (5, 6), 5)
+    arguments = problem(x, y, 4, static_kernel=kernel)
+    assert cuda.Instance.for_problem("forward", arguments, grid=False, careful=False).expression in compiled
+
+
 def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
     with pytest.raises(ValueError, match="dimension"):
         branchsig.warm_up(3, dimension=0)
@@ -1636,6 +1670,9 @@ for name, pairing, lengths in cases:
         arguments = dataclasses.replace(arguments, lengths1=np.array([1, 4]), lengths2=np.array([30, 66]))
     backend.gradients(arguments, np.ones((2,) if pairing == "paired" else (2, 2)), wrt_log=True, left=True, right=False)
     backend.grid(arguments, all_levels=True)
+    if pairing != "symmetric":
+        log_k = backend.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
+        backend.gradients(arguments, log_k, wrt_log=True, left=True, right=True)
     for rule in ("left", "lobatto2", "lobatto4") if pairing == "paired" else ("lobatto2",):
         arguments = dataclasses.replace(arguments, quadrature=BY_NAME[rule], lengths1=None, lengths2=None)
         derivs = np.ones((2,) if pairing == "paired" else (2, 2))

@@ -67,6 +67,11 @@ def test_no_truncation_compiles(compiler, rule):
         check(compiler, "sm_70", [instance for instance in instances if not instance.careful and not instance.grid])
 
 
+def test_the_largest_kernel_has_enough_shared_memory(compiler):
+    instances = nvrtc.instances(["LINEAR"], [6], kernels=["backward"], reals=["double"])
+    check(compiler, "sm_70", [i for i in instances if not (i.grid or i.careful)], spills=True)
+
+
 @pytest.mark.parametrize("depth", nvrtc.DEPTHS)
 def test_every_depth_compiles(compiler, depth):
     check(compiler, "sm_90", nvrtc.instances(["LINEAR"], [depth], reals=["float"]), spills=depth > 4 or depth == 0)
@@ -82,7 +87,7 @@ def check(compiler, architecture, instances, *, spills=False):
 
 
 def lacking(expression):
-    """Bytes that an instance of depth 4 may spill: counters of the phases, of gradients of 5 to 8 channels in float64."""
+    """Bytes that an instance of depth 4 may spill: counters of the phases of wide strips of many channels."""
     return 96 if expression.startswith("backward<double, LINEAR, 8, false, Staggered<double, double, 4, 2") else 0
 
 
@@ -98,8 +103,8 @@ def test_no_step_spills_or_waits_for_long(compiler, real, dimension, architectur
         steps = schedule.steps_of(compiler, instance, architecture)
         assert len(steps) == (1 if kernel == "forward" else 2)
         for step in steps:
-            assert step.spills == 0
-            # float64 arithmetic takes two cycles. It were 2.6 in float32 while comparisons waited for each other's flags.
+            assert step.spills <= (2 if lacking(instance.expression) else 0)
+            # Arithmetic in float64 takes two cycles. It were 2.6 in float32 while comparisons waited for flags.
             assert step.cycles < (3.0 if real == "double" else 2.1) * step.instructions
 
 

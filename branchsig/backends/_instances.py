@@ -91,8 +91,8 @@ def fused(kernel: kernels.StaticKernel) -> Fused:
         return inner._replace(dilated=inner.name != GIVEN)
     name, names = _FUSED.get(type(kernel), (GIVEN, ()))
     parameters = [float(getattr(kernel, parameter)) for parameter in names]
-    if name == "LINEAR":  # kappa = factor <x, y>
-        parameters = [parameters[0] ** 2 if parameters else 1.0]
+    if name == "LINEAR":  # kappa = <scale x, scale y>
+        parameters = parameters or [1.0]
     elif name in _RATES:
         parameters[0] = _RATES[name](*parameters)
     first, second, third = (*parameters, 0.0, 0.0, 0.0)[:3]

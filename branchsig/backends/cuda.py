@@ -136,18 +136,19 @@ def warm_up(
     real = REALS.get(np.dtype(dtype).itemsize) if np.dtype(dtype).kind == "f" else None
     if real is None:
         raise ValueError(f"dtype is {dtype!r}: expected float32 or float64")
-    name = fused(_validation.static_kernel(static_kernel)).name
+    made = fused(_validation.static_kernel(static_kernel))
     rule = _validation.quadrature(quadrature)
     nodes = _validation.order(order)
     if dimension is not None and dimension < 1:
         raise ValueError(f"dimension is {dimension!r}: expected a number of channels from 1 on, or None")
+    coordinates = None if dimension is None else dimension - made.dilated
     _require_device()
     from branchsig.backends import for_cupy
 
     over_devices: Any = for_cupy()
     backend = over_devices.inner
     for kernel in ("forward", "backward") if gradients else ("forward",):
-        for instance in _instances(kernel, real, name, checked, rule, nodes, dimension, grid=return_grid):
+        for instance in _instances(kernel, real, made.name, checked, rule, nodes, coordinates, grid=return_grid):
             backend.function(instance.expression)
     if gradients:
         backend.function(f"sum_over_partners<{real}>")
@@ -171,12 +172,12 @@ def _instances(
     depth: float,
     quadrature: Quadrature,
     order: int | None,
-    dimension: int | None,
+    coordinates: int | None,
     *,
     grid: bool,
 ) -> Iterator[Instance]:
     """Every instance that problems of a depth, or an order, may need, whatever their lengths."""
-    dimensions = ANY_DIMENSION if dimension is None else (dimension,)
+    dimensions = ANY_DIMENSION if coordinates is None else (coordinates,)
     depth, parts = (depth, False) if order is None else (order, True)
     if depth == 0 or _LARGEST_DEPTH < depth < math.inf:
         return
@@ -663,6 +664,7 @@ class _Sweep:
             + handed_on
             + levels * instance.kept(self.rows, self.columns, warps, by_pass=by_pass)
             + parts
+            + 2
         )
 
     def pair_gradients(

@@ -10,7 +10,7 @@
 //
 // gbar goes from row to row to the gradients of both paths; see gradients.cuh.
 
-// What is needed of a pair once in a while. It waits in shared memory, and not in registers.
+// What is needed of a pair here and there. It waits in shared memory, and not in registers.
 template <int CHANNELS, typename real, typename work>
 struct PairMemory {
   long long turn;  // see Turns
@@ -91,7 +91,7 @@ struct Adjoint {
     relay.tell(team, relay.ALL_DONE);
   }
   __device__ bool announced() const {
-    const work* told = relay.messages + 2 * (sweep.passes() - 1);
+    const work* told = relay.messages + 2 * (relay.passes - 1);
     if (team.lane == 0)
       for (int i = 0; i < 2; ++i) memory.factors[i] = told[2 + i];
     __syncwarp();
@@ -216,6 +216,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   __shared__ RowSums<CHANNELS, work> row_sums[LONGEST_TEAM];
   __shared__ typename Forward::StagedRows staged[LONGEST_TEAM];
   __shared__ Relay<work> relay;
+  static_assert(sizeof(scratch) + sizeof(memory) + sizeof(row_sums) + sizeof(staged) + sizeof(relay) <= 48 * 1024, "shared memory");
   Problem<real, MORE> problem(task);
   const Team team(task.warps, task.lanes);
   const int length1 = task.length1, length2 = task.length2, dimension = task.dimension, pairing = task.pairing;
@@ -253,8 +254,6 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       typedef Rows<work, CHANNELS> Rows;
       mine.gradients.sums1.piece = reinterpret_cast<typename Rows::Piece*>(free);
       mine.gradients.sums2 = reinterpret_cast<typename Rows::Group*>(mine.gradients.sums1.piece + Backward::GradientsOfStrip::size1(problem));
-      if (Backward::GradientsOfStrip::OF_POINTS && problem.dilated)
-        for (int i = 0; i < 2; ++i) mine.gradients.dilations[i] = sweep.paths.dilation(problem, i);
       mine.gradients.increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
       mine.out1 = grad1 ? grad1 + k * length1 * dimension : nullptr;
       mine.out2 = grad2 ? grad2 + k * length2 * dimension : nullptr;
@@ -283,6 +282,8 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         free += N * Rule::kept(C);
       }
       mine.gradients.factors = free;
+      if (Backward::GradientsOfStrip::OF_POINTS && problem.dilated)
+        for (int i = 0; i < 2; ++i) gradients.dilations()[i] = sweep.paths.dilation(problem, i);
     }
     __syncwarp();
 
@@ -322,8 +323,9 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     if (goes_up) {
       if (moves) adjoint.up();
       if (!adjoint.complete()) continue;
-      const work factor2 = mine.factors[1] * (KERNEL == LINEAR ? sweep.scale() : work(1));
-      const bool strayed = team.any(gradients.write(mine.out1, mine.out2, mine.factors[0], factor2));
+      const work unit1 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), false) : work(1);
+      const work unit2 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), true) : work(1);
+      const bool strayed = team.any(gradients.write(mine.out1, mine.out2, unit1, unit2, mine.factors));
       if (PADDED) gradients.clear_padding(mine.out1, mine.out2);
       if (!CAREFUL && strayed && team.thread() == 0) adjoint.redo();
     }

@@ -5,7 +5,7 @@ __device__ __forceinline__ unsigned high_word(double value) { return __double2hi
 __device__ __forceinline__ unsigned high_word(float value) { return __float_as_int(value); }
 
 // Watches over what a lane computes. Extremes are kept, and looked at in the end, as unsigned integers: that takes no
-// floating-point slot, no instruction waits for a flag of the one before, and 0, inf, NaN and signs are beyond all others.
+// floating-point slot, and no instruction waits for a flag of the one before.
 template <typename work>
 struct Watch {
   enum : unsigned {  // 2^-500..2^500 in float64, 2^-60..2^60 in float32
@@ -16,9 +16,10 @@ struct Watch {
   unsigned farthest = 0, faintest = 0;
   bool wrong = false;
 
-  // K of the running products must stay in the range.
+  // K of the running products must stay in the range; 0, inf, NaN and signs are beyond all others.
   __device__ __forceinline__ void over(work k) { farthest = max(farthest, high_word(k) - LEAST); }
-  // Too few digits of a product less 1, or of its latest factor, are left where one of them is below 2^-6.
+  // Too few digits of a product less 1, or of its latest factor, are left where one of them is below 2^-6. NaN is left to K, and on
+  // the way back to the gradients.
   __device__ __forceinline__ void over(work run, work factor) {
     if (sizeof(work) == 4) faintest = max(faintest, max(high_word(run), high_word(factor)));
   }
@@ -33,7 +34,7 @@ __device__ __forceinline__ bool is_finite(real value) {
 // The factor exp(x) of a cell; in float32 less 1, for running products and their factors are next to 1 there, and on a smooth path
 // their roundings would all go the same way: at length 1000 gradients were off by 2e-2. Cells are small, and a polynomial serves
 // nearly all of them: 1 + x + x^2 s(x), with s through Chebyshev nodes. It is off by at most 5e-14 x^2 in float64 and 5e-7 x^2 in
-// float32 for the |x| <= 2^-4 of `SMALL`, and by less than a tenth of what rounding does for the |x| <= 2^-1 of `MEDIUM`.
+// float32 for the |x| <= 2^-4 of `SMALL`, and by a fifth of a unit in the last place for the |x| <= 2^-1 of `MEDIUM`.
 enum { SMALL = 0x3fb00000, MEDIUM = 0x3fe00000 };  // high words of those bounds in float64
 __device__ __forceinline__ bool beyond(int bound, double x) {
   // The high word, as a number of its own, is as monotonous as x and costs no floating-point slot for float64; true for NaN.

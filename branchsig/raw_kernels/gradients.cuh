@@ -4,13 +4,12 @@
 // one after the other; to a point of the first path all lanes add, from right to left, each a step after its right neighbour.
 // These sums wait in shared memory until all lanes have passed, and then go to the workspace.
 
-// Where the gradients of a pair are gathered. LINEAR: those of the steps.
+// Where the gradients of a pair are gathered. LINEAR: those of the steps, times the units that these were multiplied by.
 template <int CHANNELS, typename real, typename work>
 struct GradientMemory {
   ::Rows<work, CHANNELS> sums1;    // (groups, length1 + 1)
   ::Group<work, CHANNELS>* sums2;  // (groups, lanes of all parts, POINTS)
-  work* factors;                   // (parts): with respect to the logarithm of the factors of a dilated kernel
-  work dilations[2];               // those factors, of both paths
+  work* factors;                   // (parts): with respect to the logarithm of the factors of a dilated kernel; then these, (2)
   real* increments;                // GIVEN: (padded1 - 1, padded2 - 1)
 };
 
@@ -211,25 +210,25 @@ struct GradientsOfPair {
       for (long long e = problem.length2 * d + team.thread(); e < problem.padded2 * d; e += team.threads()) out2[e] = real(0);
   }
 
-  // Writes the gradients times their factors; returns whether one of them is not finite.
-  __device__ bool write(real* out1, real* out2, work factor1, work factor2) const {
+  // Writes the gradients times units and factors; returns whether one of them is not finite.
+  __device__ bool write(real* out1, real* out2, work unit1, work unit2, const work (&factors)[2]) const {
     bool strayed = false;
     if (KERNEL == GIVEN) {
       const long long width = problem.padded2 - 1, size = (problem.length1 - 1) * width;
       for (long long e = team.thread(); e < size; e += team.threads()) {
         if (e % width >= problem.length2 - 1) continue;
-        memory.increments[e] = real(work(memory.increments[e]) * factor1);
+        memory.increments[e] = real(work(memory.increments[e]) * factors[0]);
         strayed |= !is_finite(memory.increments[e]);
       }
       return strayed;
     }
-    if (out1) strayed |= write(false, out1, problem.length1, factor1);
-    if (out2) strayed |= write(true, out2, problem.length2, factor2);
+    if (out1) strayed |= write(false, out1, problem.length1, unit1, factors[0]);
+    if (out2) strayed |= write(true, out2, problem.length2, unit2, factors[1]);
     return strayed;
   }
 
   // Those of one path
-  __device__ bool write(bool second, real* out, int length, work factor) const {
+  __device__ bool write(bool second, real* out, int length, work unit, work factor) const {
     const int d = problem.dimension, coordinates = problem.coordinates();
     bool strayed = false;
     for (int group = 0; group < problem.template groups<CHANNELS>(); ++group)
@@ -238,7 +237,7 @@ struct GradientsOfPair {
         if (KERNEL == LINEAR) {
           const Group before = i ? of(second, group, i - 1) : Group();
 #pragma unroll
-          for (int n = 0; n < CHANNELS; ++n) made.channel[n] = before.channel[n] - made.channel[n];
+          for (int n = 0; n < CHANNELS; ++n) made.channel[n] = (before.channel[n] - made.channel[n]) * unit;
         }
 #pragma unroll
         for (int n = 0; n < CHANNELS; ++n)
@@ -269,9 +268,10 @@ struct GradientsOfPair {
     for (int n = 0; n < CHANNELS; ++n) total.channel[n] += more.channel[n];
   }
 
+  __device__ work* dilations() const { return memory.factors + Strip::parts(problem, team); }
   __device__ work of_factor(bool second) const {
     work sum = work(0);
     for (int part = 0; part < Strip::parts(problem, team); ++part) sum += memory.factors[part];
-    return sum / memory.dilations[second];
+    return sum / dilations()[second];
   }
 };

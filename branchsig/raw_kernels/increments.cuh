@@ -19,7 +19,8 @@ struct Problem {
   int order1, order2;               // dyadic orders
   int depth;
   int dilated;          // the last channel is no coordinate: at the first point of a path it holds a factor of the static kernel
-  double parameter[3];  // of the static kernel; radial ones: the first is what b (Matern: its root) is multiplied by
+  // of the static kernel; the first of radial ones is what b (Matern: its root) is multiplied by, and of linear ones both paths
+  double parameter[3];
 
   template <typename Task>
   __device__ explicit Problem(const Task& task)
@@ -137,9 +138,9 @@ struct Paths {
   typedef ::Rows<work, CHANNELS> Rows;
   enum { BEFORE = KERNEL == LINEAR };  // rows of the first path before that of index 0
   const real *path1, *path2;           // (length, dimension); GIVEN: path1 has the increments
-  // (groups, length + 1). LINEAR: of the steps, those of the second path times what increments are multiplied by, with a step of 0
-  // behind the last one and, for the first path, before the first one: cells there have no increment. Others: of the points; a cell
-  // between equal points has no increment either. What stands behind the last point begins with the factor of a dilated kernel.
+  // (groups, length + 1). LINEAR: of the steps times the units below, with a step of 0 behind the last one and, for the first path,
+  // before the first one: cells there have no increment. Others: of the points; a cell between equal points has no increment either.
+  // What stands behind the last point begins with the factor of a dilated kernel.
   Rows points1, points2;
 
   // values of the groups of both paths
@@ -155,15 +156,19 @@ struct Paths {
     points2 = points1.group(problem.template groups<CHANNELS>(), problem.padded1 + 1);
   }
   template <typename Team>
-  __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work factor) const {
+  __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work scale) const {
     if (KERNEL == GIVEN) return;
-    lay_out(problem, team, path1, problem.length1, points1, BEFORE, work(1));
-    lay_out(problem, team, path2, problem.length2, points2, 0, factor);
+    lay_out(problem, team, path1, problem.length1, points1, BEFORE, unit(problem, scale, false));
+    lay_out(problem, team, path2, problem.length2, points2, 0, unit(problem, scale, true));
     team.barrier();
+  }
+  // LINEAR: what the steps of a path are multiplied by, so that their products are the increments times `scale`.
+  static __device__ work unit(const Problem<real, MORE>& problem, work scale, bool of_second) {
+    return work(problem.parameter[0]) * (of_second ? scale : work(1));
   }
   template <typename Team>
   static __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, const real* path, int length, const Rows& points,
-                                 int before, work factor) {
+                                 int before, work unit) {
     enum { AT_ONCE = 4 };  // rows that a thread waits for
     const int d = problem.dimension, coordinates = problem.coordinates(), rows = length + before, threads = team.threads();
     for (int group = 0; group < problem.template groups<CHANNELS>(); ++group)
@@ -177,7 +182,7 @@ struct Paths {
 #pragma unroll
           for (int n = 0; n < CHANNELS; ++n)
             made[k].channel[n] = empty || group * CHANNELS + n >= coordinates ? work(0)
-                                 : KERNEL == LINEAR                           ? (work(point[n + d]) - work(point[n])) * factor
+                                 : KERNEL == LINEAR                           ? (work(point[n + d]) - work(point[n])) * unit
                                                                               : work(point[n]);
         }
 #pragma unroll

@@ -141,7 +141,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
       for (int c = COLUMNS - 1; c >= 0; --c) {
         work w_above = work(1);
         if (GRID) {
-          const work deriv = done < adjoint.problem.rows() ? adjoint.deriv(done, first + c) : work(0);
+          const work deriv = unsigned(done) < unsigned(adjoint.problem.rows()) ? adjoint.deriv(done, first + c) : work(0);
           edge[N - 1][1] += adjoint.wrt_log ? deriv : deriv * corner[N - 1][0][c];
           w_above = w[N - 1][c] += edge[N - 1][1];
         }

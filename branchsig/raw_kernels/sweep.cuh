@@ -282,10 +282,10 @@ struct Sweep {
     }
     if (!relay.progress || relay.stage == 0) {
       paths.lay_out(problem, team, scale());
-    } else if (relay.stage < passes()) {
+    } else if (relay.stage < relay.passes) {
       relay.await(relay.stage - 1, 1);
     } else {
-      relay.await(passes() - 1, relay.ALL_DONE);
+      relay.await(relay.passes - 1, relay.ALL_DONE);
     }
   }
   static __device__ int edges_of(int passes) {
@@ -297,11 +297,9 @@ struct Sweep {
   __device__ work* nodes_of(int pass) const {
     return Rule::place(nodes, problem.rows(), (by_pass ? 0 : pass * team.warps) + team.warp, team.lane);
   }
-  // what increments are multiplied by: the number of sub-cells to a cell, a quarter where corners are summed for their mean, and
-  // the factor of the linear kernel
+  // what increments are multiplied by: the number of sub-cells to a cell, and a quarter where corners are summed for their mean
   __device__ work scale() const {
-    return work(Rule::OF_SUM) / (work(1 << problem.order1) * work(1 << problem.order2)) *
-           (KERNEL == LINEAR ? work(problem.parameter[0]) : work(1));
+    return work(Rule::OF_SUM) / (work(1 << problem.order1) * work(1 << problem.order2));
   }
 
   // Sweeps down all rows. Returns what this thread adds to log K_DEPTH at the end. `strayed`: a K left the range of the running

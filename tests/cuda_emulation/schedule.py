@@ -78,7 +78,7 @@ def _parsed(text):
             waiting.append(label[1])
         elif found := _CODE.search(line):
             guard, name, operands = found.groups()
-            target = re.search(r"`\((\.L[\w$]+)\)", operands) if name.split(".")[0] == "BRA" else None
+            target = re.search(r"`\((\.L[\w$]+)\)", operands) if name.startswith("BRA") else None
             code.append(
                 _Instruction(name.split(".")[0], target and target[1], guard is not None, 0, "SpillRefill" in line)
             )
