@@ -117,7 +117,6 @@ struct Adjoint {
         if (sweep.by_pass) sweep.down_again(pass, wrt_log);
       typename Rule::Up strip;
       work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS], factors = work(0);
-      int complete = problem.length1 - 1;  // all lanes have done the rows of cells from here on
       IncrementsOfStrip increments(problem, sweep.paths);
       increments.start(first, (Rule::LAG ? R - 1 + last - team.lane : R - 1) >> problem.order1, true, sweep.scale());
       GradientsOfStrip gradients(problem, team, memory.gradients, increments, row_sums);
@@ -183,10 +182,11 @@ struct Adjoint {
           }
         }
         if (end > 0) {
-          const int row_complete = min(R, max(-beyond, R + lag + last - end));  // every lane has done this row
-          const int newly_complete = (row_complete + mask) >> problem.order1;
-          gradients.pass_on(newly_complete, complete, start + sweep.span() >= C);
-          complete = newly_complete;
+          // The coarse row from which on all lanes have done so many steps.
+          const auto complete = [&](int steps) {
+            return (min(R, max(-beyond, R + lag + last - steps)) + mask) >> problem.order1;
+          };
+          gradients.pass_on(complete(end), complete(PHASE * mine), start + sweep.span() >= C);
         }
         team.barrier();
         relay.tell(team, phase + 1 - APART * (team.warps - 1));

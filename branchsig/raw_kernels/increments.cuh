@@ -141,7 +141,10 @@ struct Paths {
   // (groups, length + 1). LINEAR: of the steps times the units below, with a step of 0 behind the last one and, for the first path,
   // before the first one: cells there have no increment. Others: of the points; a cell between equal points has no increment either.
   // What stands behind the last point begins with the factor of a dilated kernel.
-  Rows points1, points2;
+  Rows points1;
+  __device__ __forceinline__ Rows points2(const Problem<real, MORE>& problem) const {
+    return points1.group(problem.template groups<CHANNELS>(), problem.padded1 + 1);
+  }
 
   // values of the groups of both paths
   static __device__ long long size(const Problem<real, MORE>& problem) {
@@ -153,13 +156,12 @@ struct Paths {
   __device__ void place(const Problem<real, MORE>& problem, work* memory) {
     if (KERNEL == GIVEN) return;
     points1.piece = reinterpret_cast<typename Rows::Piece*>(memory);
-    points2 = points1.group(problem.template groups<CHANNELS>(), problem.padded1 + 1);
   }
   template <typename Team>
   __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work scale) const {
     if (KERNEL == GIVEN) return;
     lay_out(problem, team, path1, problem.length1, points1, BEFORE, unit(problem, scale, false));
-    lay_out(problem, team, path2, problem.length2, points2, 0, unit(problem, scale, true));
+    lay_out(problem, team, path2, problem.length2, points2(problem), 0, unit(problem, scale, true));
     team.barrier();
   }
   // LINEAR: what the steps of a path are multiplied by, so that their products are the increments times `scale`.
@@ -202,7 +204,7 @@ struct Paths {
     return points1.group(group, problem.length1 + 1).at(i + BEFORE);
   }
   __device__ __forceinline__ Group second(const Problem<real, MORE>& problem, int group, int j) const {
-    return points2.group(group, problem.length2 + 1).at(j);
+    return points2(problem).group(group, problem.length2 + 1).at(j);
   }
 };
 
