@@ -214,27 +214,26 @@ class Instance:
         dimension: int = 1,
     ) -> Instance:
         """Choose the instance whose strips are as wide as its registers allow (see docs/performance_cuda.md)."""
-        channels = CHANNELS
         unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
-        if depth == math.inf:
-            rule, work, columns, unrolled = "Untruncated", "double", 1, 1
-        elif parts or quadrature != TRAPEZOID:
-            rule, work, columns = "Order" if parts else "Collocation", "double", 1
-        else:
-            rule, work, columns = "Trapezoid", "double", 1
-            if unrolled and not careful:
-                rule, work = "Staggered", real
-                if static_kernel == "LINEAR" and not grid and dimension > CHANNELS:
-                    channels = 2 * CHANNELS
-                # A grid has a level more, and a lane in float64 half as many registers.
-                linear = static_kernel == "LINEAR"
-                room = depth + grid <= _IN_REGISTERS_DEPTH - (not linear)
-                if kernel == "backward":
-                    columns = 2 if room and linear and not grid and dimension <= channels else 1
-                else:
-                    columns = 4 if room and channels == CHANNELS else 2
-                columns = min(columns * (1 if real == "double" else 2), _WIDEST)
+        of_depth = depth < math.inf and not parts and quadrature == TRAPEZOID
+        staggered, linear = bool(of_depth and unrolled and not careful), static_kernel == "LINEAR"
+        channels = 2 * CHANNELS if staggered and linear and not grid and dimension > CHANNELS else CHANNELS
         more = static_kernel != GIVEN and dimension > channels
+        work, columns = "double", 1
+        if depth == math.inf:
+            rule, unrolled = "Untruncated", 1
+        elif staggered:
+            rule, work = "Staggered", real
+            # A grid has a level more, and a lane in float64 half as many registers.
+            others = not linear and (more or (kernel, real) == ("backward", "double"))
+            room = depth + grid <= _IN_REGISTERS_DEPTH - others
+            if kernel == "backward":
+                columns = 2 if room and not more else 1
+            else:
+                columns = 4 if room and channels == CHANNELS else 2
+            columns = min(columns * (1 if real == "double" else 2), _WIDEST)
+        else:
+            rule = "Trapezoid" if of_depth else "Order" if parts else "Collocation"
         form = (grid, careful, padded, channels, more)
         return cls(kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, *form)
 
