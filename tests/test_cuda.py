@@ -1472,7 +1472,7 @@ RELAY_MUTATIONS = {
         "relay.await(relay.stage - 1, 1);",
         ";",
     ),
-    "the way back waits for the way down": ("relay.await(passes() - 1, relay.ALL_DONE);", ";"),
+    "the way back waits for the way down": ("relay.await(relay.passes - 1, relay.ALL_DONE);", ";"),
     "a sum waits for the one before": ("relay.await(pass - 1, relay.ALL_DONE);", ";"),
     "the gradients are written when all is added": (
         "if (relay.stage > relay.passes) relay.await(relay.stage - 1, relay.ALL_DONE);",

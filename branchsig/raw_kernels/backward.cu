@@ -30,6 +30,7 @@ struct Adjoint {
   typedef typename Forward::IncrementsOfStrip IncrementsOfStrip;
   typedef Gradients<KERNEL, Rule::COLUMNS, MORE, IncrementsOfStrip, real, work> GradientsOfStrip;
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS, UP = Rule::UP };
+  enum { STEPS_AT_A_TIME = Rule::LAG && (CHANNELS <= 4 || COLUMNS == 1 || sizeof(work) == 4) ? 2 : 1 };
 
   const Problem<real, MORE>& problem;
   const Team& team;
@@ -138,6 +139,7 @@ struct Adjoint {
         if (end && team.warp == team.warps - 1) relay.follow(team, min(mine + APART, phases));
         if (Rule::LAG && end)
           sweep.staged.template bring<ROOM * UP>(edge_of(0, 0), UP * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane, team.lanes);
+#pragma unroll(STEPS_AT_A_TIME)
         for (int s = PHASE * max(mine, 0); s < end; ++s) {
           const int r = R - 1 - s + last - team.lane, done = r + lag;  // done: the row of the adjoint
           const bool inside = r >= 0 && r < R;

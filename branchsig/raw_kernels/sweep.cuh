@@ -240,6 +240,8 @@ struct Sweep {
   typedef Paths<KERNEL, CHANNELS, MORE, real, work> PathsOfPair;
   typedef Staged<work, Rule::LAG ? int(Rule::ROOM) * Rule::UP : 1> StagedRows;
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS };
+  // Two, for what a lane keeps of the latest rows then needs not be moved so often, where registers suffice.
+  enum { STEPS_AT_A_TIME = Rule::GRID && (!Rule::LAG || (COLUMNS > 2 && sizeof(work) == 8)) ? 1 : 2 };
   typedef Increments<KERNEL, COLUMNS, CHANNELS, MORE, Rule::LAG == 0 || KERNEL == GIVEN, real, work> IncrementsOfStrip;
 
   const Problem<real, MORE>& problem;
@@ -379,7 +381,7 @@ struct Sweep {
       if (end && team.warp == 0) relay.follow(team, min(mine + APART, phases));
       if (Rule::LAG && end && start)
         staged.template bring<ROOM * Rule::DOWN>(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
-#pragma unroll(Rule::GRID ? 1 : 2)
+#pragma unroll(STEPS_AT_A_TIME)
       for (int s = PHASE * max(mine, 0); s < end; ++s) {
         const int r = s - team.lane;
 #pragma unroll
