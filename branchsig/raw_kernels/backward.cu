@@ -138,7 +138,8 @@ struct Adjoint {
         const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
         if (end && team.warp == team.warps - 1) relay.follow(team, min(mine + APART, phases));
         if (Rule::LAG && end)
-          sweep.staged.template bring<ROOM * UP>(edge_of(0, 0), UP * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane, team.lanes);
+          sweep.staged.template bring<ROOM * UP>(edge_of(0, 0), UP * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane,
+                                                 team.lanes);
 #pragma unroll(STEPS_AT_A_TIME)
         for (int s = PHASE * max(mine, 0); s < end; ++s) {
           const int r = R - 1 - s + last - team.lane, done = r + lag;  // done: the row of the adjoint
@@ -251,18 +252,18 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     const int N = sweep.levels();
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? task.depth + 1 : 1);
     Backward adjoint = {problem, team, sweep, relay, mine, row_sums[within], bool(task.wrt_log)};
-    GradientsOfPair<KERNEL, Rule::COLUMNS, MORE, typename Backward::GradientsOfStrip, real, work> gradients = {problem, team, mine.gradients};
+    typedef typename Backward::GradientsOfStrip Strip;
+    GradientsOfPair<KERNEL, Rule::COLUMNS, MORE, Strip, real, work> gradients = {problem, team, mine.gradients};
     if (team.lane == 0) {
       typedef Rows<work, CHANNELS> Rows;
       mine.gradients.sums1.piece = reinterpret_cast<typename Rows::Piece*>(free);
-      mine.gradients.sums2 = reinterpret_cast<typename Rows::Group*>(mine.gradients.sums1.piece + Backward::GradientsOfStrip::size1(problem));
+      mine.gradients.sums2 = reinterpret_cast<typename Rows::Group*>(mine.gradients.sums1.piece + Strip::size1(problem));
       mine.gradients.increments = KERNEL == GIVEN ? grad_increments + k * cells : nullptr;
       mine.out1 = grad1 ? grad1 + k * length1 * dimension : nullptr;
       mine.out2 = grad2 ? grad2 + k * length2 * dimension : nullptr;
     }
     if (KERNEL != GIVEN)
-      free += Backward::GradientsOfStrip::size1(problem) * Rows<work, CHANNELS>::VALUES +
-              Backward::GradientsOfStrip::size2(problem, team) * CHANNELS;
+      free += Strip::size1(problem) * Rows<work, CHANNELS>::VALUES + Strip::size2(problem, team) * CHANNELS;
     work* edge = sweep.edge = free;
     if constexpr (Rule::EVERY_ROW) {
       sweep.by_pass = task.by_pass;
@@ -284,7 +285,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         free += N * Rule::kept(C);
       }
       mine.gradients.factors = free;
-      if (Backward::GradientsOfStrip::OF_POINTS && problem.dilated)
+      if (Strip::OF_POINTS && problem.dilated)
         for (int i = 0; i < 2; ++i) gradients.dilations()[i] = sweep.paths.dilation(problem, i);
     }
     __syncwarp();

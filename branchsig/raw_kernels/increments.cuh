@@ -139,8 +139,8 @@ struct Paths {
   enum { BEFORE = KERNEL == LINEAR };  // rows of the first path before that of index 0
   const real *path1, *path2;           // (length, dimension); GIVEN: path1 has the increments
   // (groups, length + 1). LINEAR: of the steps times the units below, with a step of 0 behind the last one and, for the first path,
-  // before the first one: cells there have no increment. Others: of the points; a cell between equal points has no increment either.
-  // What stands behind the last point begins with the factor of a dilated kernel.
+  // before the first one: cells there have no increment. Others: of the points; a cell between equal points has none either. What
+  // stands behind the last point begins with the factor of a dilated kernel.
   Rows points1;
   __device__ __forceinline__ Rows points2(const Problem<real, MORE>& problem) const {
     return points1.group(problem.template groups<CHANNELS>(), problem.padded1 + 1);
@@ -169,8 +169,8 @@ struct Paths {
     return work(problem.parameter[0]) * (of_second ? scale : work(1));
   }
   template <typename Team>
-  static __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, const real* path, int length, const Rows& points,
-                                 int before, work unit) {
+  static __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, const real* path, int length,
+                                 const Rows& points, int before, work unit) {
     enum { AT_ONCE = 4 };  // rows that a thread waits for
     const int d = problem.dimension, coordinates = problem.coordinates(), rows = length + before, threads = team.threads();
     for (int group = 0; group < problem.template groups<CHANNELS>(); ++group)

@@ -380,7 +380,8 @@ struct Sweep {
       const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
       if (end && team.warp == 0) relay.follow(team, min(mine + APART, phases));
       if (Rule::LAG && end && start)
-        staged.template bring<ROOM * Rule::DOWN>(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows, team.lane, team.lanes);
+        staged.template bring<ROOM * Rule::DOWN>(edge_of(left_edge, 0, 0), edge_values * N, Rule::DOWN * N, PHASE * mine, rows,
+                                                 team.lane, team.lanes);
 #pragma unroll(STEPS_AT_A_TIME)
       for (int s = PHASE * max(mine, 0); s < end; ++s) {
         const int r = s - team.lane;
