@@ -88,7 +88,7 @@ def check(compiler, architecture, instances, *, spills=False):
 
 def lacking(expression):
     """Bytes that an instance of depth 4 may spill: counters of the phases of wide strips of many channels."""
-    return 96 if expression.startswith("backward<double, LINEAR, 8, false, Staggered<double, double, 4, 2") else 0
+    return 64 if expression.startswith("backward<double, LINEAR, 8, false, Staggered<double, double, 4, 2") else 0
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
@@ -103,7 +103,7 @@ def test_no_step_spills_or_waits_for_long(compiler, real, dimension, architectur
         steps = schedule.steps_of(compiler, instance, architecture)
         assert len(steps) == (1 if kernel == "forward" else 2)
         for step in steps:
-            assert step.spills <= (2 if lacking(instance.expression) else 0)
+            assert step.spills == 0
             # Arithmetic in float64 takes two cycles. It were 2.6 in float32 while comparisons waited for flags.
             assert step.cycles < (3.0 if real == "double" else 2.1) * step.instructions
 

@@ -30,7 +30,11 @@ struct Adjoint {
   typedef typename Forward::IncrementsOfStrip IncrementsOfStrip;
   typedef Gradients<KERNEL, Rule::COLUMNS, MORE, IncrementsOfStrip, real, work> GradientsOfStrip;
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS, UP = Rule::UP };
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  enum { STEPS_AT_A_TIME = 1 };  // two spill there
+#else
   enum { STEPS_AT_A_TIME = Rule::LAG && (CHANNELS <= 4 || COLUMNS == 1 || sizeof(work) == 4) ? 2 : 1 };
+#endif
 
   const Problem<real, MORE>& problem;
   const Team& team;

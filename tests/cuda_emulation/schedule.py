@@ -18,10 +18,11 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import nvrtc
-
 from branchsig.backends._instances import Instance, source
 from branchsig.quadrature import TRAPEZOID
+
+sys.path.insert(0, str(Path(__file__).parent))
+import nvrtc
 
 
 def disassembler():
