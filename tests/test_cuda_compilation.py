@@ -33,32 +33,37 @@ def test_sources_compile_and_nothing_spills_for_every_architecture(compiler, arc
 
 @pytest.mark.parametrize("static_kernel", [name for name in nvrtc.STATIC_KERNELS if name != "LINEAR"])
 def test_no_static_kernel_spills(compiler, static_kernel):
-    check(compiler, "sm_90", nvrtc.instances([static_kernel], [4], kernels=["backward"], reals=["double"]))
+    instances = nvrtc.instances([static_kernel], [4], kernels=["backward"], reals=["double"], dimensions=(4,))
+    check(compiler, "sm_90", instances)
 
 
 @pytest.mark.parametrize("static_kernel", ["GIVEN", "LINEAR", "RBF"])
 def test_the_kernels_for_padded_paths_compile(compiler, static_kernel):
-    check(compiler, "sm_90", nvrtc.instances([static_kernel], [4], padded=True), spills=True)
+    instances = nvrtc.instances([static_kernel], [4], padded=True, dimensions=(9,))
+    check(compiler, "sm_90", instances, spills=True)
 
 
 @pytest.mark.parametrize(("rule", "depth"), [("left", 4), ("lobatto2", 4), ("lobatto3", 2), ("lobatto4", 0)])
 def test_every_rule_compiles(compiler, rule, depth):
     for kernel in ("forward", "backward"):
-        instances = nvrtc.instances(["LINEAR"], [depth], kernels=[kernel], reals=["double"], rule=BY_NAME[rule])
+        form = {"kernels": [kernel], "reals": ["double"], "rule": BY_NAME[rule], "dimensions": (4,)}
+        instances = nvrtc.instances(["LINEAR"], [depth], **form)
         check(compiler, "sm_90", instances, spills=kernel == "backward" and rule == "lobatto2")
-    values = [i for i in nvrtc.instances(["LINEAR"], [2], rule=BY_NAME[rule]) if not i.careful and not i.grid]
+    found = nvrtc.instances(["LINEAR"], [2], rule=BY_NAME[rule], dimensions=(9,))
+    values = [instance for instance in found if not instance.careful and not instance.grid]
     check(compiler, "sm_70", values)
 
 
 @pytest.mark.parametrize(("rule", "order"), [("trapezoid", 3), ("lobatto2", 3), ("lobatto4", 0)])
 def test_every_truncation_by_nodes_compiles(compiler, rule, order):
-    instances = nvrtc.instances(["LINEAR"], [order], reals=["float"], rule=BY_NAME[rule], parts=True)
+    form = {"reals": ["float"], "rule": BY_NAME[rule], "parts": True, "dimensions": (4,)}
+    instances = nvrtc.instances(["LINEAR"], [order], **form)
     check(compiler, "sm_90", instances, spills=rule == "lobatto4")
 
 
 @pytest.mark.parametrize("rule", ["trapezoid", "lobatto2", "lobatto3", "lobatto4"])
 def test_no_truncation_compiles(compiler, rule):
-    instances = list(nvrtc.instances(["LINEAR"], [math.inf], reals=["double"], rule=BY_NAME[rule]))
+    instances = list(nvrtc.instances(["LINEAR"], [math.inf], reals=["double"], rule=BY_NAME[rule], dimensions=(4,)))
     chosen = [instance for instance in instances if not instance.grid or rule in ("trapezoid", "lobatto2")]
     for careful in (False, True):
         some = [instance for instance in chosen if instance.careful == careful]
@@ -74,7 +79,8 @@ def test_the_largest_kernel_has_enough_shared_memory(compiler):
 
 @pytest.mark.parametrize("depth", nvrtc.DEPTHS)
 def test_every_depth_compiles(compiler, depth):
-    check(compiler, "sm_90", nvrtc.instances(["LINEAR"], [depth], reals=["float"]), spills=depth > 4 or depth == 0)
+    instances = nvrtc.instances(["LINEAR"], [depth], reals=["float"], dimensions=(4,))
+    check(compiler, "sm_90", instances, spills=depth > 4 or depth == 0)
 
 
 def check(compiler, architecture, instances, *, spills=False):

@@ -60,7 +60,7 @@ struct Adjoint {
   __device__ void start_edge() const {
     const int R = problem.rows(), N = sweep.levels(), rows = sweep.edge_rows();
     for (int row = team.thread(); row < rows; row += team.threads()) {
-      work left_there[ROOM][Rule::RUNS];
+      work left_there[ROOM][Rule::RUNS ? int(Rule::RUNS) : 1];
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll

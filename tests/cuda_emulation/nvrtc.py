@@ -102,6 +102,7 @@ def instances(
     rule=TRAPEZOID,
     parts=False,
     padded=False,
+    dimensions=ANY_DIMENSION,
 ):
     """Every instance that problems of these static kernels and depths lead to, with the widest strips.
 
@@ -113,7 +114,7 @@ def instances(
     ):
         form = {"grid": grid, "careful": careful, "parts": parts, "padded": padded}
         arguments = kernel, real, static_kernel, depth or 15, rule
-        yield from dict.fromkeys(Instance.widest(*arguments, **form, dimension=d) for d in ANY_DIMENSION)
+        yield from dict.fromkeys(Instance.widest(*arguments, **form, dimension=d) for d in dimensions)
 
 
 STATIC_KERNELS = (
