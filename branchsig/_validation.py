@@ -194,6 +194,18 @@ def max_batch(value: Any) -> int:
     return side
 
 
+def dimension(value: Any) -> int | None:
+    """Check a number of channels: None for any, or an integer, at least 1."""
+    if value is None:
+        return None
+    number = _integer(value, "dimension", "None or an integer >= 1")
+    if number < 1:
+        raise ValueError(
+            f"dimension is {number}: expected None or an integer >= 1, the number of channels of the paths"
+        )
+    return number
+
+
 def devices(value: Any, paths: Array) -> tuple[int, ...]:
     """Check the CUDA devices that a Gram matrix is spread over: different integers from 0 on, or None."""
     if value is None:

@@ -1098,6 +1098,8 @@ def test_a_warm_up_counts_no_factor_of_a_dilation_as_a_channel(installed, rng, m
 def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
     with pytest.raises(ValueError, match="dimension"):
         branchsig.warm_up(3, dimension=0)
+    with pytest.raises(TypeError, match="dimension"):
+        branchsig.warm_up(3, dimension="4")
     with pytest.raises(ValueError, match="dtype"):
         branchsig.warm_up(3, dtype="int32")
     with pytest.raises(ValueError, match="dtype"):

@@ -124,6 +124,8 @@ def warm_up(
         If CuPy is not installed.
     RuntimeError
         If CuPy finds no CUDA device, or a kernel cannot be compiled.
+    TypeError
+        If `depth`, `order` or `dimension` is no integer.
     ValueError
         If `depth`, `dtype` or `dimension` is not among those named above.
 
@@ -139,9 +141,8 @@ def warm_up(
     made = fused(_validation.static_kernel(static_kernel))
     rule = _validation.quadrature(quadrature)
     nodes = _validation.order(order)
-    if dimension is not None and dimension < 1:
-        raise ValueError(f"dimension is {dimension!r}: expected a number of channels from 1 on, or None")
-    coordinates = None if dimension is None else dimension - made.dilated
+    channels = _validation.dimension(dimension)
+    coordinates = None if channels is None else channels - made.dilated
     _require_device()
     from branchsig.backends import for_cupy
 
@@ -652,6 +653,7 @@ class _Sweep:
         length1, length2 = int(self.path1.shape[1]), int(self.path2.shape[1])
         groups = 0 if self.static_kernel == GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)
         channels = groups * instance.channels
+        # Rows of points are laid out by blocks of 32; the two factors of a dilated kernel come last.
         rows1, rows2 = (-(-(length + 1) // 32) * 32 for length in (length1, length2))
         paths = channels * (rows1 + rows2)
         handed_on = (self.rows + instance.lag(levels)) * instance.handed_on * levels

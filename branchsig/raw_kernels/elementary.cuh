@@ -42,47 +42,27 @@ __device__ __forceinline__ bool beyond(int bound, double x) {
 }
 __device__ __forceinline__ bool beyond(int bound, float x) { return !(fabsf(x) <= (bound == SMALL ? 0.0625f : 0.5f)); }
 
+// (... (first x + second) x + ...) x + last
+template <typename work>
+__device__ __forceinline__ work polynomial(work, work last) {
+  return last;
+}
+template <typename work, typename... More>
+__device__ __forceinline__ work polynomial(work x, work first, work second, More... more) {
+  return polynomial(x, first * x + second, more...);
+}
 __device__ __forceinline__ double small_factor(double x) {
-  double p = 0.0001984288459245196;
-  p = p * x + 0.001389034217785489;
-  p = p * x + 0.008333333309679484;
-  p = p * x + 0.04166666645377959;
-  p = p * x + 0.1666666666666718;
-  p = p * x + 0.5000000000000462;
-  p = p * x + 1.0;
-  return p * x + 1.0;
+  return polynomial(x, 0.0001984288459245196, 0.001389034217785489, 0.008333333309679484, 0.04166666645377959, 0.1666666666666718,
+                    0.5000000000000462, 1.0, 1.0);
 }
-__device__ __forceinline__ float small_factor(float x) {
-  float p = 0.041670736f;
-  p = p * x + 0.16669108f;
-  p = p * x + 0.5f;
-  p = p * x + 1.0f;
-  return p * x;
-}
+__device__ __forceinline__ float small_factor(float x) { return polynomial(x, 0.041670736f, 0.16669108f, 0.5f, 1.0f) * x; }
 __device__ __forceinline__ double medium_factor(double x) {
-  double p = 2.0955762289494408e-09;
-  p = p * x + 2.5162744626460177e-08;
-  p = p * x + 2.755712159501279e-07;
-  p = p * x + 2.755704244819296e-06;
-  p = p * x + 2.480158751780227e-05;
-  p = p * x + 0.00019841270144086635;
-  p = p * x + 0.0013888888888792352;
-  p = p * x + 0.008333333333198127;
-  p = p * x + 0.04166666666666679;
-  p = p * x + 0.16666666666666835;
-  p = p * x + 0.5;
-  p = p * x + 1.0;
-  return p * x + 1.0;
+  return polynomial(x, 2.0955762289494408e-09, 2.5162744626460177e-08, 2.755712159501279e-07, 2.755704244819296e-06,
+                    2.480158751780227e-05, 0.00019841270144086635, 0.0013888888888792352, 0.008333333333198127, 0.04166666666666679,
+                    0.16666666666666835, 0.5, 1.0, 1.0);
 }
 __device__ __forceinline__ float medium_factor(float x) {
-  float p = 0.00019944874f;
-  p = p * x + 0.0013982186f;
-  p = p * x + 0.008333236f;
-  p = p * x + 0.041665792f;
-  p = p * x + 0.16666667f;
-  p = p * x + 0.5f;
-  p = p * x + 1.0f;
-  return p * x;
+  return polynomial(x, 0.00019944874f, 0.0013982186f, 0.008333236f, 0.041665792f, 0.16666667f, 0.5f, 1.0f) * x;
 }
 __device__ __forceinline__ double any_factor(double x) { return exp(x); }
 __device__ __forceinline__ float any_factor(float x) { return expm1(x); }

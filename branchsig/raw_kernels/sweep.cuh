@@ -209,11 +209,11 @@ struct Turns {
       if (threadIdx.x == 0) relay.progress = nullptr;
       __syncthreads();
     }
-    return goes_on(progress ? taken() : team.first_pair());
+    return take(progress ? taken() : team.first_pair());
   }
-  __device__ bool next() const { return goes_on(progress ? taken() : turn + team.stride()); }
+  __device__ bool next() const { return take(progress ? taken() : turn + team.stride()); }
   __device__ long long pair() const { return progress ? turn % task.pairs : team.pair(turn, task.pairs); }
-  __device__ bool goes_on(long long to) const {
+  __device__ bool take(long long to) const {
     __syncwarp();
     if (team.lane == 0) turn = to;
     __syncwarp();
