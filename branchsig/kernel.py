@@ -299,8 +299,7 @@ def _solved(backend: Backend, problem: Problem, batch: tuple[int, ...], settings
         elif settings.return_grid:
             result = backend.grid(problem, all_levels=False)
         else:
-            log_k = backend.log_kernel(problem)
-            result = log_k if settings.log else namespace_of(log_k).exp(log_k)
+            result = backend.log_kernel(problem) if settings.log else backend.kernel(problem)
     if problem.depth == math.inf and problem.order is None:
         result = _nan_where_paths_are(result, problem)
     return result if result.shape == shape else namespace_of(result).reshape(result, shape)

@@ -180,6 +180,9 @@ def test_values_agree_with_the_reference(core, reference, settings):
     assert found.dtype == arguments.path1.dtype
     wanted = reference.log_kernel(double(arguments))
     assert relative(np.exp(found.astype(float)), np.exp(wanted)) < tolerance(arguments)
+    ends = core.kernel(arguments)
+    assert ends.dtype == arguments.path1.dtype
+    assert relative(ends, np.exp(wanted)) < tolerance(arguments)
 
 
 @given(settings=settings_of_problems(), all_levels=st.booleans())

@@ -17,13 +17,18 @@ from cases import STATIC_KERNELS, QuarticKernel, problem, relative, relative_to_
 
 import branchsig
 from branchsig import _validation
-from branchsig.backends import cuda
+from branchsig.backends import _plans, cuda
 from branchsig.backends.devices import OverDevices
 from branchsig.quadrature import BY_NAME
 from branchsig.static_kernels import DilatedKernel
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
 import emulated_cupy
+
+
+def limit(monkeypatch, **limits):
+    """Let plans have other limits."""
+    monkeypatch.setattr(_plans, "LIMITS", _plans.LIMITS._replace(**limits))
 
 
 class OnDevice:
@@ -47,6 +52,9 @@ class OnDevice:
 
     def log_kernel(self, arguments):
         return self.fetched(self.backend.log_kernel(self.sent(arguments)))
+
+    def kernel(self, arguments):
+        return self.fetched(self.backend.kernel(self.sent(arguments)))
 
     def grid(self, arguments, *, all_levels):
         return self.fetched(self.backend.grid(self.sent(arguments), all_levels=all_levels))
@@ -171,7 +179,7 @@ def test_every_length_agrees_with_the_reference(backend, reference, lengths, nam
 
 @pytest.mark.parametrize("teams", ["teams of one warp", "teams of several warps"])
 def test_second_paths_longer_than_a_team_is_wide_are_done_in_passes(backend, reference, teams, rng, monkeypatch):
-    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1 if teams == "teams of one warp" else 4)
+    limit(monkeypatch, longest_team=1 if teams == "teams of one warp" else 4)
     for name in ("linear", "rbf"):
         x, y = drawn(rng, "paired", (40, 300), 2, counts=(1, 1), size=0.3)
         compare(backend, reference, problem(x, y, 3, static_kernel=kernel_named(name)))
@@ -179,8 +187,7 @@ def test_second_paths_longer_than_a_team_is_wide_are_done_in_passes(backend, ref
 
 def with_short_teams(backend, warps, monkeypatch):
     """Let a backend have few warps to a team, so that pairs of two hundred columns are relayed."""
-    monkeypatch.setattr(cuda, "_RELAY_TEAM", warps)
-    monkeypatch.setattr(cuda, "_LONGEST_TEAM", warps)
+    limit(monkeypatch, relay_team=warps, longest_team=warps)
     monkeypatch.setattr(backend.backend, "processors", lambda: 16)
     return backend
 
@@ -192,7 +199,7 @@ def relaying(cupy, request, monkeypatch):
 
 def relays(backend):
     """The turns of every launch that a backend has planned."""
-    return [prepared.turns for plan in backend.backend.plans.values() for prepared in plan]
+    return [one.turns for plan in backend.backend.plans.values() for made in plan.made.values() for one in made.kernels]
 
 
 @pytest.mark.parametrize("name", ["linear", "rbf", "quartic"])
@@ -270,14 +277,14 @@ def test_pairs_are_relayed_where_they_leave_processors_without_work(
 ):
     monkeypatch.setattr(emulated_cupy, "PROCESSORS", 132)
     x, y = (emulated_cupy.zeros((count, length, 3)) for length in (8, columns + 1))
-    sweep = cuda._Sweep(emulated.backend, problem(x, y, 4), grid=False)
-    ((instance, lanes, _, most),) = sweep.strips(kernel, careful=False)
-    launch = sweep.planned(instance, lanes, count, min(most, sweep.columns))
+    plan = emulated.backend.plan(problem(x, y, 4), grid=False)
+    ((instance, lanes, _, most),) = plan.strips(kernel, careful=False)
+    launch = plan.planned(instance, lanes, count, min(most, plan.columns))
     assert (launch.warps, count * launch.stages) == (warps, turns)
 
 
 def test_pairs_whose_workspaces_have_no_room_are_not_relayed(relaying, reference, rng, monkeypatch):
-    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    limit(monkeypatch, workspace_bytes=1)
     x, y = drawn(rng, "paired", (5, 270), 2, counts=(2, 2), size=0.2)
     compare(relaying, reference, problem(x, y, 3))
     assert not any(relays(relaying))
@@ -287,7 +294,7 @@ def test_pairs_whose_workspaces_have_no_room_are_not_relayed(relaying, reference
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(("pairing", "length"), [("gram", 40), ("symmetric", 64), ("paired", 20)])
 def test_halves_of_warps_do_a_pair_each(backend, reference, pairing, length, dtype, name, rng, monkeypatch):
-    monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", 0)
+    limit(monkeypatch, pairs_per_processor=0)
     x, y = drawn(rng, pairing, (9, length), 3, dtype, counts=(3, 5))
     compare(backend, reference, problem(x, y, 3, (0, 0), pairing, kernel_named(name)), grids=pairing == "paired")
 
@@ -296,12 +303,13 @@ def test_halves_of_warps_do_a_pair_each(backend, reference, pairing, length, dty
 def test_pairs_are_done_by_halves_of_warps_where_that_saves_steps(emulated, lengths, lanes, rng, monkeypatch):
     monkeypatch.setattr(emulated_cupy, "PROCESSORS", 100)
     x, y = drawn(rng, "gram", lengths, 3, counts=(6, 9))
-    sweep = cuda._Sweep(emulated.backend, emulated.sent(problem(x, y, 3, (0, 0), "gram")), grid=False)
+    arguments = emulated.sent(problem(x, y, 3, (0, 0), "gram"))
     for least, expected in ((0, lanes), (1, 32)):
-        monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", least)
-        ((instance, found, *_),) = sweep.strips("backward", careful=False)
+        limit(monkeypatch, pairs_per_processor=least)
+        plan = emulated.backend.plan(arguments, grid=False)
+        ((instance, found, *_),) = plan.strips("backward", careful=False)
         assert found == expected
-        launch = sweep.planned(instance, found, 54, sweep.columns)
+        launch = plan.planned(instance, found, 54, plan.columns)
         assert launch.warps == 1 or found == 32
         assert launch.threads == found * launch.warps * launch.teams_per_block
 
@@ -431,7 +439,7 @@ def test_grids_beyond_the_range_of_float32_have_no_gradients(backend, reference,
 def test_kernels_beyond_the_range_of_running_products_are_done_again(
     backend, reference, dtype, teams, rng, monkeypatch
 ):
-    monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", 0 if teams == "halves of warps" else 1000)
+    limit(monkeypatch, pairs_per_processor=0 if teams == "halves of warps" else 1000)
     x, y = drawn(rng, "paired", (12, 40), 2, counts=(6, 6), dtype=np.float64)
     x[:, -1] = x[:, 0] + 1.0
     # log K_1 = <x_end - x_0, y_end - y_0>: within the range, beyond it upwards, and far below it.
@@ -442,6 +450,9 @@ def test_kernels_beyond_the_range_of_running_products_are_done_again(
     wanted = reference.log_kernel(exact)
     assert np.isfinite(wanted).all()
     assert relative(backend.log_kernel(arguments), wanted) < (1e-10 if dtype == np.float64 else 1e-5)
+    with np.errstate(over="ignore"):
+        ends = np.exp(wanted).astype(dtype)
+    np.testing.assert_allclose(backend.kernel(arguments), ends, rtol=1e-9 if dtype == np.float64 else 1e-5)
     derivs = np.ones(6, dtype)
     found = backend.gradients(arguments, derivs, wrt_log=True, left=True, right=True)
     for mine, its in zip(
@@ -513,7 +524,7 @@ def test_rules_at_every_depth_agree_with_the_reference(backend, reference, rule,
 
 @pytest.mark.parametrize("teams", ["teams of one warp", "teams of several warps"])
 def test_rules_on_long_second_paths_are_done_in_passes(backend, reference, teams, rng, monkeypatch):
-    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1 if teams == "teams of one warp" else 4)
+    limit(monkeypatch, longest_team=1 if teams == "teams of one warp" else 4)
     x, y = drawn(rng, "paired", (40, 150), 2, counts=(1, 1), size=0.3)
     compare(backend, reference, problem(x, y, 3, quadrature=RULES["lobatto2"]))
 
@@ -613,7 +624,7 @@ def test_parts_of_every_order_agree_with_the_reference(backend, reference, order
 
 @pytest.mark.parametrize("teams", ["teams of one warp", "teams of several warps"])
 def test_parts_on_long_second_paths_are_done_in_passes(backend, reference, teams, rng, monkeypatch):
-    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1 if teams == "teams of one warp" else 4)
+    limit(monkeypatch, longest_team=1 if teams == "teams of one warp" else 4)
     x, y = drawn(rng, "paired", (40, 150), 2, counts=(1, 1), size=0.5, dtype=np.float32)
     compare_parts(backend, reference, problem(x, y, 3, quadrature=RULES["lobatto2"], order=3))
 
@@ -681,8 +692,8 @@ def test_dilated_static_kernels_with_other_rules_and_depths_agree_with_the_refer
     compare(backend, reference, arguments)
     options = {"wrt_log": True, "left": True, "right": True}
     whole = backend.gradients(arguments, np.ones(3), **options)
-    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1)
-    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    limit(monkeypatch, longest_team=1)
+    limit(monkeypatch, workspace_bytes=1)
     for mine, wanted in zip(backend.gradients(arguments, np.ones(3), **options), whole, strict=True):
         np.testing.assert_array_equal(mine, wanted)
 
@@ -743,14 +754,14 @@ def test_no_truncation_in_float32_agrees_with_the_reference_in_float64(backend, 
 @pytest.mark.parametrize("rule", ["trapezoid", "lobatto2"])
 @pytest.mark.parametrize("teams", ["teams of one warp", "teams of several warps"])
 def test_passes_that_are_swept_again_change_no_bit(backend, reference, rule, teams, rng, monkeypatch):
-    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1 if teams == "teams of one warp" else 4)
+    limit(monkeypatch, longest_team=1 if teams == "teams of one warp" else 4)
     arguments = untruncated(rng, "paired", (28, 140), rule, (1, 0), size=0.7, counts=(3, 3))
     arguments.path1[1, 4:] += 1.0  # a cell that is solved carefully
     arguments.path2[1, 70:] -= 2.0
     assert np.isfinite(reference.log_kernel(arguments)).all()
     options = {"wrt_log": False, "left": True, "right": True}
     whole = backend.gradients(arguments, np.ones(3), **options)
-    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    limit(monkeypatch, workspace_bytes=1)
     for mine, wanted, its in zip(
         backend.gradients(arguments, np.ones(3), **options),
         whole,
@@ -765,14 +776,14 @@ def test_passes_that_are_swept_again_change_no_bit(backend, reference, rule, tea
 @pytest.mark.parametrize(("warps", "length"), [(1, 100), (4, 300), (1, 258), (2, 600), (1, 2400)])
 @pytest.mark.parametrize("lengths", ["of equal length", "padded"])
 def test_any_number_of_passes_is_swept_again(backend, warps, length, lengths, rng, monkeypatch):
-    monkeypatch.setattr(cuda, "_LONGEST_TEAM", warps)
+    limit(monkeypatch, longest_team=warps)
     arguments = untruncated(rng, "paired", (4, length), name="rbf", size=0.2, counts=(2, 2))
     if lengths == "padded":
         valid = {"lengths1": np.array([4, 2]), "lengths2": np.array([length // 2 + 1, length])}
         arguments = dataclasses.replace(arguments, **valid)
     options = {"wrt_log": False, "left": True, "right": True}
     whole = backend.gradients(arguments, np.ones(2), **options)
-    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    limit(monkeypatch, workspace_bytes=1)
     for mine, wanted in zip(backend.gradients(arguments, np.ones(2), **options), whole, strict=True):
         np.testing.assert_array_equal(mine, wanted)
 
@@ -793,7 +804,7 @@ def test_no_truncation_on_rough_paths_agrees_with_the_reference(backend, referen
     np.testing.assert_allclose(backend.grid(in_logs, all_levels=False), grid, rtol=1e-12, atol=1e-12)
     for by_pass in (False, True):
         if by_pass:
-            monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+            limit(monkeypatch, workspace_bytes=1)
         for derivs, wrt_log in ((np.ones(24), False), (np.ones(24), True), (np.ones_like(grid), True)):
             options = {"wrt_log": wrt_log, "left": True, "right": True}
             found = backend.gradients(arguments, derivs, **options)
@@ -984,6 +995,18 @@ def test_public_functions_run_on_the_backend(backend, reference, rng, monkeypatc
         assert relative(found, expected) < 1e-11
 
 
+@pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
+def test_kernels_are_the_exponentials_of_their_logarithms(backend, reference, pairing, rng):
+    x, y = drawn(rng, pairing, (6, 7), 2)
+    arguments = problem(x, y, 3, (0, 0), pairing)
+    still = dataclasses.replace(arguments, depth=0)
+    ragged = padded(rng, pairing, ((5, 1, 3), (5, 1, 3) if pairing == "symmetric" else (7, 2, 4)))
+    for each in (arguments, still, ragged):
+        found = backend.kernel(each)
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, np.exp(reference.log_kernel(each)), rtol=1e-12)
+
+
 # What follows needs the emulator.
 
 
@@ -1092,7 +1115,8 @@ def test_a_warm_up_counts_no_factor_of_a_dilation_as_a_channel(installed, rng, m
     branchsig.warm_up(4, static_kernel=kernel, dimension=5, gradients=False)
     x, y = drawn(rng, "paired", (5, 6), 5)
     arguments = problem(x, y, 4, static_kernel=kernel)
-    assert cuda.Instance.for_problem("forward", arguments, grid=False, careful=False).expression in compiled
+    plan = installed.inner.plan(OnDevice(emulated_cupy).sent(arguments), grid=False)
+    assert plan.widest("forward", careful=False).expression in compiled
 
 
 def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
@@ -1122,7 +1146,7 @@ def test_the_order_of_the_threads_changes_no_bit(emulated, quadrature, order, de
     arguments = problem(x, y, depth, (0, 0), "gram", kernel_named("rbf"), quadrature=rule, order=order)
     results = []
     if depth == math.inf:
-        monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+        limit(monkeypatch, workspace_bytes=1)
     for seed in range(6):
         emulated_cupy.seed(seed)
         value = emulated.log_kernel(arguments) if order is None else emulated.parts(arguments, grid=False)
@@ -1271,7 +1295,7 @@ def test_nothing_depends_on_memory_that_nobody_wrote(emulated, reference, name, 
     # A NaN that is found there would send a pair to the careful kernels, which might get it right.
     monkeypatch.setattr(emulated_cupy, "poison", 0x3F)  # a small number
     monkeypatch.setattr(emulated_cupy, "PROCESSORS", 132)
-    monkeypatch.setattr(cuda, "_PAIRS_PER_PROCESSOR", 0 if halves else 1000)
+    limit(monkeypatch, pairs_per_processor=0 if halves else 1000)
     x, y = drawn(rng, "gram", (9, 80), 3, counts=(3, 5), size=0.3)
     quadrature = _validation.quadrature(rule)
     compare(emulated, reference, problem(x, y, depth, (0, 0), "gram", kernel_named(name), quadrature=quadrature))
@@ -1308,9 +1332,9 @@ def planned(backend, length1, length2, rule):
     """The launch of the way back without truncation of one pair of these lengths."""
     paths = (emulated_cupy.zeros((1, length, 1)) for length in (length1, length2))
     arguments = problem(*paths, math.inf, quadrature=_validation.quadrature(rule))
-    sweep = cuda._Sweep(backend, arguments, grid=False)
-    instance = cuda.Instance.for_problem("backward", arguments, grid=False, careful=False)
-    return sweep.planned(instance, 32, 1, sweep.columns)
+    plan = backend.plan(arguments, grid=False)
+    instance = plan.widest("backward", careful=False)
+    return plan.planned(instance, 32, 1, plan.columns)
 
 
 @pytest.mark.parametrize("longest_team", [1, 8])
@@ -1318,12 +1342,12 @@ def planned(backend, length1, length2, rule):
 def test_without_truncation_the_workspace_of_a_long_pair_is_linear_in_its_length(
     emulated, rule, longest_team, monkeypatch
 ):
-    monkeypatch.setattr(cuda, "_LONGEST_TEAM", longest_team)
+    limit(monkeypatch, longest_team=longest_team)
     p = _validation.quadrature(rule).p
     short = planned(emulated.backend, 1000, 1000, rule)
     assert not short.by_pass
     assert short.workspace > p**2 * 999**2
-    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    limit(monkeypatch, workspace_bytes=1)
     for length in (1000, 2000, 10_000, 100_000, 1_000_000):
         launch = planned(emulated.backend, length, length, rule)
         assert launch.by_pass
@@ -1338,9 +1362,9 @@ def test_without_truncation_the_workspace_of_a_long_pair_is_linear_in_its_length
 
 def test_without_truncation_memory_is_that_of_one_pass(emulated, rng, monkeypatch):
     sizes = []
-    monkeypatch.setattr(cuda, "_LONGEST_TEAM", 1)
-    for room in (cuda._WORKSPACE_BYTES, 1):
-        monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", room)
+    limit(monkeypatch, longest_team=1)
+    for room in (_plans.LIMITS.workspace_bytes, 1):
+        limit(monkeypatch, workspace_bytes=room)
         emulated_cupy.allocated[0] = 0
         arguments = untruncated(rng, "paired", (400, 230), "lobatto2", counts=(1, 1), size=0.1)
         emulated.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
@@ -1352,7 +1376,7 @@ def test_without_truncation_memory_is_that_of_one_pass(emulated, rng, monkeypatc
 def test_pairs_in_flight_are_bounded_by_the_workspace(emulated, reference, rng, monkeypatch):
     x, y = drawn(rng, "gram", (6, 40), 2, counts=(5, 5))
     arguments = problem(x, y, 3, (0, 0), "gram")
-    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    limit(monkeypatch, workspace_bytes=1)
     emulated_cupy.launches.clear()
     found = emulated.log_kernel(arguments)
     assert {(blocks, threads) for _, blocks, threads, _ in emulated_cupy.launches} == {(1, 32)}
@@ -1656,12 +1680,12 @@ SANITIZED_RUN = """
 import dataclasses
 import numpy as np
 from cases import problem, static_kernel, walk
-from test_cuda import OnDevice
-from branchsig.backends import cuda
+from test_cuda import OnDevice, relays
+from branchsig.backends import _plans
 from branchsig.quadrature import BY_NAME
 import emulated_cupy
 rng, backend = np.random.default_rng(0), OnDevice(emulated_cupy)
-cuda._WORKSPACE_BYTES = 1  # without truncation passes are swept again
+_plans.LIMITS = _plans.Limits(workspace_bytes=1)  # without truncation passes are swept again
 cases = ("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34)), ("rbf", "gram", (5, 66))
 for name, pairing, lengths in cases:
     x = walk(rng, 2, lengths[0], 3, size=0.4)
@@ -1689,12 +1713,12 @@ for name, pairing, lengths in cases:
             for grid in (False, True):
                 parts = backend.parts(of_order, grid=grid)
                 backend.gradients(of_order, parts, wrt_log=True, left=True, right=True)
-cuda._WORKSPACE_BYTES, cuda._RELAY_TEAM, cuda._LONGEST_TEAM = 2**28, 1, 1
+_plans.LIMITS = _plans.Limits(relay_team=1, longest_team=1)
 x, y = walk(rng, 1, 20, 3, size=0.4), walk(rng, 1, 150, 3, size=0.4)
 for name, rule in ("linear", "trapezoid"), ("rbf", "lobatto2"):
     arguments = problem(x, y, 3, (0, 0), "paired", static_kernel(name)[0], quadrature=BY_NAME[rule])
     backend.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
-assert any(one.turns for plan in backend.backend.plans.values() for one in plan)
+assert any(relays(backend))
 print("clean")
 """
 

@@ -15,9 +15,8 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
-from array_api_compat import is_cupy_array
 
-from branchsig._arrays import Array, from_cupy, from_numpy, lies_on_cuda, to_cupy, to_numpy
+from branchsig._arrays import Array, from_cupy, from_numpy, is_cupy, lies_on_cuda, to_cupy, to_numpy
 from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels import StaticKernel, is_built_in
@@ -97,6 +96,9 @@ class Backend(Protocol):
     def log_kernel(self, problem: Problem) -> Array:
         """Return log K_depth at the end of both paths, shape (*pairs,)."""
 
+    def kernel(self, problem: Problem) -> Array:
+        """Return K_depth at the end of both paths, shape (*pairs,)."""
+
     def grid(self, problem: Problem, *, all_levels: bool) -> Array:
         """Return K_depth, or log K_depth where the problem says so, at every node, shape (*pairs, grid1, grid2).
 
@@ -122,7 +124,7 @@ class Backend(Protocol):
     ) -> tuple[Array | None, Array | None]:
         """Return the gradients with respect to `path1` (where `left`) and `path2` (where `right`).
 
-        `derivs` are those of the result of `log_kernel`, shape (*pairs,), or of `grid`, shape (*pairs, grid1, grid2);
+        `derivs` are those of `kernel` or `log_kernel`, shape (*pairs,), or of `grid`, shape (*pairs, grid1, grid2);
         with respect to log K_depth where `wrt_log`, to K_depth otherwise. `k_stack` is the result of
         ``grid(all_levels=True)``. A symmetric problem takes scalar derivs and gives the left gradient ``sum_j derivs[i,
         j] d_1 k(x_i, x_j)`` alone. Derivatives for a problem with an `order`, which is never symmetric, are those of
@@ -148,6 +150,13 @@ class ThroughNumpy:
         if converted is None:
             return self._own_namespace.log_kernel(problem)
         return self._back(self._inner.log_kernel(converted), problem.path1)
+
+    def kernel(self, problem: Problem) -> Array:
+        """See `Backend.kernel`."""
+        converted = self._converted(problem)
+        if converted is None:
+            return self._own_namespace.kernel(problem)
+        return self._back(self._inner.kernel(converted), problem.path1)
 
     def grid(self, problem: Problem, *, all_levels: bool) -> Array:
         """See `Backend.grid`."""
@@ -247,7 +256,7 @@ def backend_for(problem: Problem) -> Backend:
     path = problem.path1
     if isinstance(path, np.ndarray):
         found = _for_numpy
-    elif is_cupy_array(path):
+    elif is_cupy(path):
         found = for_cupy()
     else:
         found = (lies_on_cuda(path) and _through_cupy()) or _for_others

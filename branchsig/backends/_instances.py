@@ -11,15 +11,12 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from branchsig import static_kernels as kernels
 from branchsig.quadrature import TRAPEZOID, Quadrature
-
-if TYPE_CHECKING:
-    from branchsig.backends import Problem
 
 __all__ = [
     "ANY_DIMENSION",
@@ -29,7 +26,6 @@ __all__ = [
     "REALS",
     "Fused",
     "Instance",
-    "depth_of",
     "fused",
     "source",
     "task_type",
@@ -237,16 +233,6 @@ class Instance:
         form = (grid, careful, padded, channels, more)
         return cls(kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, *form)
 
-    @classmethod
-    def for_problem(cls, kernel: str, problem: Problem, *, grid: bool, careful: bool) -> Instance:
-        """Choose the instance for a problem, with the widest strips."""
-        real = REALS[problem.path1.dtype.itemsize]
-        static_kernel, _, dilated = fused(problem.static_kernel)
-        padded = problem.lengths1 is not None or problem.lengths2 is not None
-        form: dict[str, Any] = {"grid": grid, "careful": careful, "parts": problem.order is not None, "padded": padded}
-        form["dimension"] = int(problem.path1.shape[2]) - dilated
-        return cls.widest(kernel, real, static_kernel, depth_of(problem), problem.quadrature, **form)
-
     @property
     def divides(self) -> bool:
         """Whether each half of a warp can do a pair, and may save time: more channels are read in every pass."""
@@ -287,11 +273,6 @@ def task_type(weights: int) -> np.dtype:
     fields += [("parameter", np.float64, 3), *((name, np.int32) for name in INTEGERS)]
     fields += [("weights", np.float64, weights)]
     return np.dtype(fields, align=True)
-
-
-def depth_of(problem: Problem) -> float:
-    """Return the depth of the trees, or the largest number of nodes."""
-    return problem.depth if problem.order is None else problem.order
 
 
 def _flag(value: bool) -> str:

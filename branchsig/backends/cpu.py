@@ -381,10 +381,17 @@ class CpuBackend:
 
     def log_kernel(self, problem: Problem) -> np.ndarray:
         """Return log K_depth at the end of both paths."""
+        return self._ends(problem, log=True)
+
+    def kernel(self, problem: Problem) -> np.ndarray:
+        """Return K_depth at the end of both paths."""
+        return self._ends(problem, log=False)
+
+    def _ends(self, problem: Problem, *, log: bool) -> np.ndarray:
         sweep = _Sweep(problem, grids=False)
-        result = np.zeros(sweep.shape, dtype=problem.path1.dtype)
         if sweep.trivial:
-            return result
+            return np.full(sweep.shape, not log, dtype=problem.path1.dtype)
+        result = np.empty(sweep.shape, dtype=problem.path1.dtype)
 
         def work(index1: np.ndarray, index2: np.ndarray) -> Any:
             log_k = np.empty(len(index1))
@@ -393,12 +400,13 @@ class CpuBackend:
 
         def collect(done: Any) -> None:
             index1, index2, log_k = done
+            ends = log_k if log else np.exp(log_k)
             if problem.pairing == "paired":
-                result[index1] = log_k
+                result[index1] = ends
                 return
-            result[index1, index2] = log_k
+            result[index1, index2] = ends
             if problem.pairing == "symmetric":
-                result[index2, index1] = log_k
+                result[index2, index1] = ends
 
         sweep.run(work, collect, fixed=False)
         return result

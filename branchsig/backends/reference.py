@@ -491,6 +491,11 @@ class ReferenceBackend:
 
         return _map_pairs(problem, log_end)
 
+    def kernel(self, problem: Problem) -> Array:
+        """Return K_depth at the end of both paths."""
+        log_k = self.log_kernel(problem)
+        return namespace_of(log_k).exp(log_k)
+
     def grid(self, problem: Problem, *, all_levels: bool) -> Array:
         """Return K_depth, its logarithm, or K_0 to K_depth, at every node."""
 

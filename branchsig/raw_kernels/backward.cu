@@ -340,27 +340,30 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   }
 }
 
-// total[p] += the sum of the gradients of all pairs of a call in which path p stands at the first place (or, with `second`, at the
-// second), in the order of the pairs. A symmetric problem leaves the second place of its diagonal out.
+// total[p] = (or += where it `adds`) the sum of the gradients of all pairs of a call in which path p stands at the first place, and
+// of those in which it stands at the second, in the order of the pairs. Either may be missing. A symmetric problem leaves the second
+// place of its diagonal out.
 template <typename real>
-__global__ void __launch_bounds__(256) sum_over_partners(const real* gradients, real* total, int pairing, int second, long long n1,
-                                                         long long n2, long long first_pair, long long pairs, long long size) {
-  const long long count = (second ? n2 : n1) * size, stop = first_pair + pairs;
+__global__ void __launch_bounds__(256)
+    sum_over_partners(const real* firsts, const real* seconds, real* total, int pairing, int adds, long long n1, long long n2,
+                      long long first_pair, long long pairs, long long size) {
+  const long long count = (firsts ? n1 : n2) * size, stop = first_pair + pairs;
   for (long long e = blockIdx.x * (long long)blockDim.x + threadIdx.x; e < count; e += (long long)gridDim.x * blockDim.x) {
     const long long p = e / size, element = e % size;
-    double sum = 0.0;
-    if (!second) {
+    double sum = adds ? double(total[e]) : 0.0;
+    if (firsts) {
       const long long from = pairing == GRAM ? p * n2 : p * (p + 1) / 2, to = from + (pairing == GRAM ? n2 : p + 1);
 #pragma unroll 8
-      for (long long k = max(from, first_pair); k < min(to, stop); ++k) sum += double(gradients[(k - first_pair) * size + element]);
-    } else {
+      for (long long k = max(from, first_pair); k < min(to, stop); ++k) sum += double(firsts[(k - first_pair) * size + element]);
+    }
+    if (seconds) {
       const Pair start(pairing, first_pair, n2);
       for (long long i = pairing == GRAM ? start.first : max(start.first, p + 1); i < n1; ++i) {
         const long long k = (pairing == GRAM ? i * n2 : i * (i + 1) / 2) + p;
         if (k >= stop) break;
-        if (k >= first_pair) sum += double(gradients[(k - first_pair) * size + element]);
+        if (k >= first_pair) sum += double(seconds[(k - first_pair) * size + element]);
       }
     }
-    total[e] += real(sum);
+    total[e] = real(sum);
   }
 }

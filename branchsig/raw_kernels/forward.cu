@@ -1,6 +1,6 @@
-// Log kernels (PARTS: k_0 to k_DEPTH; GRID false) or grids of many pairs. A team takes one pair after the other, so the workspace
-// is that of the teams in flight, unless pairs are relayed. CAREFUL kernels do the pairs whose flag the others set, and leave at
-// once where there are none.
+// Kernels or their logarithms (PARTS: k_0 to k_DEPTH; GRID false), or grids, of many pairs. A team takes one pair after the other,
+// so the workspace is that of the teams in flight, unless pairs are relayed. CAREFUL kernels do the pairs whose flag the others set,
+// and leave at once where there are none; without flags they do all.
 //
 // PADDED: lengths1 and lengths2 are the valid points of padded paths, or null. A call does the pairs of
 // more than `fewest` and at most `most` columns, so that every pair gets the strips that it would get alone.
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   const long long nodes = problem.grid_rows() * problem.grid_columns() * grids, n2 = task.n2;
   for (bool goes_on = turns.first(); goes_on; goes_on = turns.next()) {
     const long long k = turns.pair();
-    if (CAREFUL && !flags[k]) continue;
+    if (CAREFUL && flags && !flags[k]) continue;
     const Pair pair(pairing, task.first_pair + k, n2);
     if (PADDED) {
       if (lengths1) problem.length1 = lengths1[pair.first];
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       const long long place = done.place(pairing, n2, number) * (PARTS ? depth + 1 : 1);
       const long long other = (done.second * n2 + done.first) * (PARTS ? depth + 1 : 1);
       for (int n = team.thread(); n <= (PARTS ? depth : 0); n += team.threads()) {
-        if (!PARTS) ends[place] = real(total);
+        if (!PARTS) ends[place] = real(content == LOGARITHM ? total : exp(total));
         if (PARTS && problem.columns() == 0) ends[place + n] = real(n == 0);
         if (pairing == SYMMETRIC) ends[other + n] = ends[place + n];
       }

@@ -170,8 +170,8 @@ struct Relay {
   }
 };
 
-// What a grid holds: K of the last level, K of all levels from 0 on, or log K of the last level (CAREFUL). PARTS: always all of
-// them.
+// What a result holds: K of the last level, K of all levels from 0 on (grids), or log K of the last level (grids: CAREFUL). PARTS:
+// always all of them.
 enum { LAST_LEVEL, ALL_LEVELS, LOGARITHM };
 
 // Levels whose values are kept. The last one is only integrated, unless its grid is asked for.

@@ -98,8 +98,16 @@ class runtime:
         return DEVICES
 
 
+class MemoryPointer:
+    """Memory without a shape, as CuPy hands it out; nobody has written to it."""
+
+    def __init__(self, size):
+        self.memory = empty((size,), np.int8)
+
+
 class cuda:
     Device = Device
+    alloc = MemoryPointer
     Event = Event
     get_current_stream = Stream
     runtime = runtime
@@ -242,7 +250,11 @@ class RawModule:
 
 
 def _by_value(argument):
-    """What CuPy hands to a kernel: the address of an array, or the bytes of a NumPy scalar, or of one structure."""
+    """What CuPy hands to a kernel: an address, null for None, or the bytes of a NumPy scalar, or of one structure."""
+    if argument is None:
+        return np.array(0, dtype=np.uintp)
+    if isinstance(argument, MemoryPointer):
+        argument = argument.memory
     if isinstance(argument, ndarray):
         assert argument.device.id == Device.current, "an array of another device"
         assert argument.flags.c_contiguous
