@@ -8,7 +8,7 @@ arrays and nothing else.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat
 import array_api_compat.numpy as numpy_namespace
@@ -22,29 +22,57 @@ _NOT_HANDED_OUT = (AttributeError, BufferError, NotImplementedError, RuntimeErro
 """What the libraries raise that do not hand an array out by DLPack."""
 
 
-_namespaces: dict[type, Any] = {}
+class _Library(NamedTuple):
+    """What the type of an array tells of it."""
+
+    namespace: Any
+    is_cupy: bool
+    is_torch: bool
+
+
+_libraries: dict[type, _Library] = {np.ndarray: _Library(numpy_namespace, is_cupy=False, is_torch=False)}
+
+
+def _library_of(array: Array) -> _Library:
+    found = _libraries.get(type(array))
+    if found is None:
+        if isinstance(array, np.ndarray):
+            return _libraries[np.ndarray]
+        namespace = array_api_compat.array_namespace(array)
+        kinds = array_api_compat.is_cupy_array(array), array_api_compat.is_torch_array(array)
+        found = _libraries[type(array)] = _Library(namespace, *kinds)
+    return found
 
 
 def namespace_of(array: Array) -> Any:
     """Return the array API namespace of an array, which its type alone decides."""
-    if isinstance(array, np.ndarray):
-        return numpy_namespace
-    found = _namespaces.get(type(array))
-    if found is None:
-        found = _namespaces[type(array)] = array_api_compat.array_namespace(array)
-    return found
+    return _library_of(array).namespace
+
+
+def is_known(array: Array) -> bool:
+    """Tell whether arrays of this very type, and no subclass of NumPy's, have been seen before."""
+    return type(array) in _libraries
+
+
+def is_cupy(array: Array) -> bool:
+    """Tell whether an array is one of CuPy."""
+    return _library_of(array).is_cupy
 
 
 def all_finite(array: Array) -> bool:
     """Tell whether every value is finite."""
-    if isinstance(array, np.ndarray):
-        return bool(np.count_nonzero(np.isfinite(array)) == array.size)  # faster than all() where there are few
+    here = array if isinstance(array, np.ndarray) else to_numpy(array)
+    if here is not None:
+        return bool(np.count_nonzero(np.isfinite(here)) == here.size)  # faster than all() where there are few
     xp = namespace_of(array)
     return bool(xp.all(xp.isfinite(array)))
 
 
 def device_of(array: Array) -> Any:
     """Return the device an array lies on, in the words of its own library."""
+    library = _library_of(array)
+    if library.is_cupy or library.is_torch:
+        return array.device  # at once
     return array_api_compat.device(array)
 
 
@@ -59,8 +87,11 @@ def lies_on_cuda(array: Array) -> bool:
 
 
 def _device_type(array: Array) -> int | None:
-    if array_api_compat.is_cupy_array(array):
-        return _DLPACK_CUDA  # CuPy would ask the driver
+    library = _library_of(array)
+    if library.is_cupy:
+        return _DLPACK_CUDA  # it would ask the driver
+    if library.is_torch and array.device.type == "cpu":
+        return _DLPACK_CPU
     try:
         return int(array.__dlpack_device__()[0])
     except _NOT_HANDED_OUT:

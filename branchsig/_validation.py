@@ -19,7 +19,7 @@ import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
-from branchsig._arrays import Array, contiguous, device_of, lies_on_cpu, lies_on_cuda, namespace_of, to_numpy
+from branchsig._arrays import Array, contiguous, device_of, is_known, lies_on_cpu, lies_on_cuda, namespace_of, to_numpy
 from branchsig.quadrature import BY_NAME, Quadrature
 from branchsig.static_kernels import LINEAR, StaticKernel
 
@@ -247,6 +247,8 @@ def _is_common(array: Any) -> bool:
 
 def _real_array(array: Any, name: str) -> None:
     """Check that an argument is an array of an array API library, of dtype float32 or float64."""
+    if is_known(array) and (array.dtype is _FLOAT64 or array.dtype is _FLOAT32):
+        return
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array: expected a plain array; fill what is masked, or leave it out")
     if not isinstance(array, np.ndarray) and (
@@ -273,8 +275,7 @@ def _real_array(array: Any, name: str) -> None:
 
 def _path(path: Any, name: str) -> None:
     """Check one path, or one stack of paths."""
-    if not _is_common(path):
-        _real_array(path, name)
+    _real_array(path, name)
     shape = path.shape
     if len(shape) < 2 or shape[-2] == 0 or shape[-1] == 0:
         raise ValueError(
@@ -285,19 +286,17 @@ def _path(path: Any, name: str) -> None:
 
 def _same_kind(array: Array, name: str, like: Array, like_name: str) -> None:
     """Check that two arrays share their library, dtype and device."""
-    if array.dtype is like.dtype and type(array) is type(like) is np.ndarray:
-        return
-    xp, like_xp = namespace_of(array), namespace_of(like)
-    if xp is not like_xp:
-        raise TypeError(
-            f"{name} is an array of {_library(array)} and {like_name} of {_library(like)}: expected one library; "
-            "convert one of them"
-        )
-    if _native(array.dtype) != _native(like.dtype):
-        raise TypeError(
-            f"{name} has dtype {array.dtype} and {like_name} has dtype {like.dtype}: "
-            "expected one dtype; convert one of them"
-        )
+    if type(array) is not type(like) or array.dtype is not like.dtype:
+        if namespace_of(array) is not namespace_of(like):
+            raise TypeError(
+                f"{name} is an array of {_library(array)} and {like_name} of {_library(like)}: expected one library; "
+                "convert one of them"
+            )
+        if _native(array.dtype) != _native(like.dtype):
+            raise TypeError(
+                f"{name} has dtype {array.dtype} and {like_name} has dtype {like.dtype}: "
+                "expected one dtype; convert one of them"
+            )
     if isinstance(array, np.ndarray):
         return
     devices = device_of(array), device_of(like)
