@@ -591,7 +591,10 @@ class _Means:
         return xp.concat(parts, axis=0) / n1
 
     def mean_across(self) -> Array:
-        return namespace_of(self.like).mean(self.across())
+        """Mean over all pairs of a path of the first sample and one of the second."""
+        xp, (n1, n2) = namespace_of(self.like), (sample.shape[0] for sample in self.samples)
+        sums = [xp.sum(self._gram(1, rows, 2, columns)) for columns in _blocks(n2) for rows in _blocks(n1)]
+        return sum(sums[1:], sums[0]) / (n1 * n2)
 
     def gram(self) -> npt.NDArray[np.float64]:
         """The Gram matrix of both samples together, on the host."""

@@ -1,6 +1,7 @@
 """Bad input is refused before any work, in words; unusual but valid input is taken as it is, and never written to."""
 
 import math
+import re
 
 import array_api_strict
 import numpy as np
@@ -26,6 +27,13 @@ GRAM = (
 )
 PAIRED_NAMES = ("kernel", "vjp", "stack", "backprop")
 GRAM_NAMES = ("gram", "gram_vjp", "gram_backprop")
+
+
+def in_words(value):
+    """The representation of a value without its address, which is another one in every process."""
+    return re.sub(r" at 0x\w+", "", repr(value))
+
+
 every_function = pytest.mark.parametrize("function", PAIRED + GRAM, ids=PAIRED_NAMES + GRAM_NAMES)
 every_paired = pytest.mark.parametrize("function", PAIRED, ids=PAIRED_NAMES)
 every_gram = pytest.mark.parametrize("function", GRAM, ids=GRAM_NAMES)
@@ -104,7 +112,7 @@ def test_only_float32_and_float64_are_taken(function, dtype, position, x, y):
 
 
 @every_function
-@pytest.mark.parametrize("bad", [[[0.0, 1.0]], ((0.0,),), 1.0, np.float64(1.0), "path", iter([1.0])], ids=repr)
+@pytest.mark.parametrize("bad", [[[0.0, 1.0]], ((0.0,),), 1.0, np.float64(1.0), "path", iter([1.0])], ids=in_words)
 def test_what_is_no_array_is_refused_with_the_way_to_make_one(function, bad, y):
     with pytest.raises(TypeError, match=r"path1 is of type .*numpy\.asarray\(path1"):
         function(bad, y, 2, static_kernel=RefuseToWork())
@@ -225,7 +233,7 @@ def test_the_dyadic_order_may_be_a_list_or_of_numpy_integers(x, y):
         ({"static_kernel": lambda ctx, x, y: x}, TypeError, r"expected None or an instance of a subclass"),
         ({"static_kernl": None}, TypeError, "unexpected keyword argument 'static_kernl'.*did you mean 'static_kernel'"),
     ],
-    ids=str,
+    ids=in_words,
 )
 def test_options_out_of_range_are_refused(function, options, error, words, x, y):
     with pytest.raises(error, match=words):
