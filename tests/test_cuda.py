@@ -87,6 +87,14 @@ def backend(cupy):
 
 
 @pytest.fixture
+def alone(cupy, monkeypatch):
+    """A backend that takes the device for so small a one that it relays nothing."""
+    backend = OnDevice(cupy)
+    monkeypatch.setattr(backend.backend, "processors", lambda: 3)
+    return backend
+
+
+@pytest.fixture
 def emulated():
     """A fresh backend on the emulator, for what only the emulator can show."""
     yield OnDevice(emulated_cupy)
@@ -753,17 +761,17 @@ def test_no_truncation_in_float32_agrees_with_the_reference_in_float64(backend, 
 # What is in memory on the way back: the values of all passes, or of one.
 @pytest.mark.parametrize("rule", ["trapezoid", "lobatto2"])
 @pytest.mark.parametrize("teams", ["teams of one warp", "teams of several warps"])
-def test_passes_that_are_swept_again_change_no_bit(backend, reference, rule, teams, rng, monkeypatch):
+def test_passes_that_are_swept_again_change_no_bit(alone, reference, rule, teams, rng, monkeypatch):
     limit(monkeypatch, longest_team=1 if teams == "teams of one warp" else 4)
     arguments = untruncated(rng, "paired", (28, 140), rule, (1, 0), size=0.7, counts=(3, 3))
     arguments.path1[1, 4:] += 1.0  # a cell that is solved carefully
     arguments.path2[1, 70:] -= 2.0
     assert np.isfinite(reference.log_kernel(arguments)).all()
     options = {"wrt_log": False, "left": True, "right": True}
-    whole = backend.gradients(arguments, np.ones(3), **options)
+    whole = alone.gradients(arguments, np.ones(3), **options)
     limit(monkeypatch, workspace_bytes=1)
     for mine, wanted, its in zip(
-        backend.gradients(arguments, np.ones(3), **options),
+        alone.gradients(arguments, np.ones(3), **options),
         whole,
         reference.gradients(arguments, np.ones(3), **options),
         strict=True,
@@ -775,16 +783,16 @@ def test_passes_that_are_swept_again_change_no_bit(backend, reference, rule, tea
 # Edges are kept by the digits of the number of a pass to base 8, of which these have one, two and three.
 @pytest.mark.parametrize(("warps", "length"), [(1, 100), (4, 300), (1, 258), (2, 600), (1, 2400)])
 @pytest.mark.parametrize("lengths", ["of equal length", "padded"])
-def test_any_number_of_passes_is_swept_again(backend, warps, length, lengths, rng, monkeypatch):
+def test_any_number_of_passes_is_swept_again(alone, warps, length, lengths, rng, monkeypatch):
     limit(monkeypatch, longest_team=warps)
     arguments = untruncated(rng, "paired", (4, length), name="rbf", size=0.2, counts=(2, 2))
     if lengths == "padded":
         valid = {"lengths1": np.array([4, 2]), "lengths2": np.array([length // 2 + 1, length])}
         arguments = dataclasses.replace(arguments, **valid)
     options = {"wrt_log": False, "left": True, "right": True}
-    whole = backend.gradients(arguments, np.ones(2), **options)
+    whole = alone.gradients(arguments, np.ones(2), **options)
     limit(monkeypatch, workspace_bytes=1)
-    for mine, wanted in zip(backend.gradients(arguments, np.ones(2), **options), whole, strict=True):
+    for mine, wanted in zip(alone.gradients(arguments, np.ones(2), **options), whole, strict=True):
         np.testing.assert_array_equal(mine, wanted)
 
 
