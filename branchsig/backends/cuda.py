@@ -289,8 +289,9 @@ class CudaBackend:
                 self._functions[key] = module.get_function(expression)
             except Exception as error:
                 raise RuntimeError(
-                    f"the CUDA kernel {expression} could not be compiled: {str(error).strip()}. Install a CuPy that fits "
-                    "the driver (pip install 'branchsig[cuda12]' or 'branchsig[cuda13]'), or move the paths to NumPy"
+                    f"the CUDA kernel {expression} could not be compiled: {str(error).strip()}. Install a CuPy that "
+                    "fits the driver (pip install 'branchsig[cuda12]' or 'branchsig[cuda13]'), or move the paths to "
+                    "NumPy"
                 ) from error
         return self._functions[key]
 
