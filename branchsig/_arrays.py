@@ -83,19 +83,22 @@ def lies_on_cpu(array: Array) -> bool:
 
 def lies_on_cuda(array: Array) -> bool:
     """Tell whether the memory of an array is that of a CUDA device, and can be read there through DLPack."""
-    return _device_type(array) == _DLPACK_CUDA
+    return not _says_cpu(array) and _device_type(array) == _DLPACK_CUDA
 
 
 def _device_type(array: Array) -> int | None:
     library = _library_of(array)
     if library.is_cupy:
         return _DLPACK_CUDA  # it would ask the driver
-    if library.is_torch and array.device.type == "cpu":
-        return _DLPACK_CPU
     try:
         return int(array.__dlpack_device__()[0])
     except _NOT_HANDED_OUT:
         return None
+
+
+def _says_cpu(array: Array) -> bool:
+    """Tell whether PyTorch says, at once, that a tensor lies on the CPU; one of `torch.vmap` does, without memory."""
+    return _library_of(array).is_torch and array.device.type == "cpu"
 
 
 def is_recorded(array: Array) -> bool:
@@ -118,7 +121,7 @@ def to_numpy(array: Array) -> np.ndarray | None:
     Nothing is copied where the memory is contiguous already. The view must not be written to: it may share its memory
     with an array of the caller.
     """
-    if is_recorded(array) or not lies_on_cpu(array):
+    if is_recorded(array) or not (_says_cpu(array) or lies_on_cpu(array)):
         return None
     try:
         return np.require(np.from_dlpack(unrecorded(array)), None, ["C", "A"])

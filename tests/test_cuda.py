@@ -1144,6 +1144,13 @@ def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
         branchsig.warm_up(3)
 
 
+def test_a_cupy_that_is_too_old_is_named(installed, monkeypatch):
+    branchsig.backends.for_cupy.cache_clear()
+    monkeypatch.setattr(emulated_cupy, "__version__", "13.6.0")
+    with pytest.raises(ImportError, match=r"CuPy 13.6.0 is installed, .* CuPy 14 .*branchsig\[cuda12\]"):
+        branchsig.warm_up(2)
+
+
 @pytest.mark.parametrize(
     ("quadrature", "order", "depth"),
     [("trapezoid", None, 3), ("lobatto2", None, 3), ("lobatto2", 3, 3), ("trapezoid", None, math.inf)],

@@ -83,3 +83,12 @@ def test_where_nothing_is_recorded_the_core_serves(monkeypatch, rng):
     Kernel.apply(x, y).sum().backward()
     wanted, _ = branchsig.branched_sig_kernel_backprop(torch.ones(2, dtype=torch.float64), x.detach(), y, 3)
     torch.testing.assert_close(x.grad, wanted)
+
+
+def test_what_vmap_hands_over_has_no_memory_and_is_not_asked_for_values(rng):
+    x, y = paths(rng, 4, 6, 2), paths(rng, 5, 2)
+    found = torch.vmap(lambda one: branchsig.branched_sig_kernel(one, y, 3))(x)
+    torch.testing.assert_close(found, branchsig.branched_sig_kernel_gram(x, y[None], 3)[:, 0], rtol=1e-12, atol=0.0)
+    gradients = torch.vmap(torch.func.grad(lambda one: branchsig.branched_sig_kernel(one, y, 3)))(x)
+    wanted, _ = branchsig.branched_sig_kernel_gram_backprop(torch.ones(4, 1, dtype=torch.float64), x, y[None], 3)
+    torch.testing.assert_close(gradients, wanted, rtol=1e-10, atol=1e-13)

@@ -263,11 +263,26 @@ def backend_for(problem: Problem) -> Backend:
     return cast(Backend, found)
 
 
+_OLDEST_CUPY = 14
+"""Before it a kernel that is handed None gets no null pointer."""
+
+
 @functools.cache
 def for_cupy() -> Backend:
-    """Return the backend for the arrays of CuPy, which is imported already where there is one."""
+    """Return the backend for the arrays of CuPy, which is imported already where there is one.
+
+    Raises
+    ------
+    ImportError
+        If this is a CuPy that is too old.
+    """
     import cupy
 
+    if int(cupy.__version__.partition(".")[0]) < _OLDEST_CUPY:
+        raise ImportError(
+            f"CuPy {cupy.__version__} is installed, and branchsig needs CuPy {_OLDEST_CUPY} or newer: pip install "
+            "'branchsig[cuda12]', or 'branchsig[cuda13]' for CUDA 13"
+        )
     from branchsig.backends.cuda import CudaBackend
     from branchsig.backends.devices import OverDevices
 

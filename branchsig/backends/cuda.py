@@ -247,6 +247,7 @@ class CudaBackend:
             sweep = _Sweep(self, problem, plan)
             room = cupy.zeros if plan.trivial else sweep.room
             d_path1 = room(problem.path1.shape, dtype=plan.dtype) if left else None
+            room = cupy.zeros if problem.pairing == "symmetric" else room  # the second is a part of the first
             d_path2 = room(problem.path2.shape, dtype=plan.dtype) if right else None
             if plan.trivial or not (left or right):
                 return d_path1, d_path2

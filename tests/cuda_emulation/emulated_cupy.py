@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+__version__ = "14.0.0"
 HERE = Path(__file__).parent
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-ffp-contract=off"]
 FLAGS += ["-fno-strict-aliasing", "-Wno-unknown-pragmas"]
