@@ -114,6 +114,12 @@ def unrecorded(array: Array) -> Array:
     return array.detach() if getattr(array, "requires_grad", False) else array
 
 
+def is_packed(array: np.ndarray) -> bool:
+    """Tell whether a NumPy array is C-contiguous and aligned."""
+    flags = array.flags
+    return bool(flags.c_contiguous and flags.aligned)
+
+
 def to_numpy(array: Array) -> np.ndarray | None:
     """Return a NumPy view of an array that lies on the CPU, C-contiguous, or None where its library does not hand it
     out.
@@ -124,7 +130,9 @@ def to_numpy(array: Array) -> np.ndarray | None:
     if is_recorded(array) or not (_says_cpu(array) or lies_on_cpu(array)):
         return None
     try:
-        return np.require(np.from_dlpack(unrecorded(array)), None, ["C", "A"])
+        plain = unrecorded(array)
+        view: np.ndarray = plain.numpy() if _library_of(array).is_torch else np.from_dlpack(plain)
+        return view if is_packed(view) else np.require(view, None, ["C", "A"])
     except _NOT_HANDED_OUT:
         return None
 

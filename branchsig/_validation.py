@@ -19,7 +19,17 @@ import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
-from branchsig._arrays import Array, contiguous, device_of, is_known, lies_on_cpu, lies_on_cuda, namespace_of, to_numpy
+from branchsig._arrays import (
+    Array,
+    contiguous,
+    device_of,
+    is_known,
+    is_packed,
+    lies_on_cpu,
+    lies_on_cuda,
+    namespace_of,
+    to_numpy,
+)
 from branchsig.quadrature import BY_NAME, Quadrature
 from branchsig.static_kernels import LINEAR, StaticKernel
 
@@ -235,11 +245,6 @@ def progress(value: Any) -> bool | Callable[[int, int], None]:
     )
 
 
-def _is_packed(array: Any) -> bool:
-    flags = array.flags
-    return bool(flags.c_contiguous and flags.aligned)
-
-
 def _is_common(array: Any) -> bool:
     """Tell whether an array is a plain NumPy array of a real type in native byte order."""
     return type(array) is np.ndarray and (array.dtype is _FLOAT64 or array.dtype is _FLOAT32)
@@ -317,7 +322,7 @@ def _native(dtype: Any) -> Any:
 
 def _stacked(path: Array) -> Array:
     """Return a path as a stack (batch, length, dimension), C-contiguous and in native byte order."""
-    if _is_common(path) and path.ndim == 3 and _is_packed(path):
+    if _is_common(path) and path.ndim == 3 and is_packed(path):
         return path
     shape, path = path.shape, contiguous(path)
     if len(shape) == 3:
@@ -424,7 +429,7 @@ def grid_shape(length1: int, length2: int, orders: tuple[int, int]) -> tuple[int
 
 def same_shape(array: Any, name: str, shape: tuple[int, ...], like: Array, like_name: str) -> Array:
     """Check derivatives or grids against the shape they must have; return them C-contiguous, in native byte order."""
-    if type(array) is np.ndarray and array.dtype is like.dtype and array.shape == shape and _is_packed(array):
+    if type(array) is np.ndarray and array.dtype is like.dtype and array.shape == shape and is_packed(array):
         return array
     if isinstance(array, np.generic) and isinstance(like, np.ndarray):
         array = np.asarray(array)  # what NumPy makes of a 0-d array under arithmetic

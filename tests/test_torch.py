@@ -92,3 +92,10 @@ def test_what_vmap_hands_over_has_no_memory_and_is_not_asked_for_values(rng):
     gradients = torch.vmap(torch.func.grad(lambda one: branchsig.branched_sig_kernel(one, y, 3)))(x)
     wanted, _ = branchsig.branched_sig_kernel_gram_backprop(torch.ones(4, 1, dtype=torch.float64), x, y[None], 3)
     torch.testing.assert_close(gradients, wanted, rtol=1e-10, atol=1e-13)
+
+
+def test_a_compiled_step_goes_around_a_call_that_is_kept_out_of_it(rng):
+    x, y = paths(rng, 3, 6, 2), paths(rng, 3, 5, 2)
+    kernel = torch.compiler.disable(branchsig.branched_sig_kernel)
+    compiled = torch.compile(lambda path: 2.0 * kernel(1.0 * path, y, 3), backend="eager")
+    torch.testing.assert_close(compiled(x), 2.0 * branchsig.branched_sig_kernel(x, y, 3))
