@@ -537,6 +537,7 @@ class _Means:
             _validation.lengths(options.get("lengths2"), "lengths2", second),
         )
         self.unbiased = _validation.flag(unbiased, "unbiased")
+        self.kept: dict[int, Array] = {}
         for sample, name in ((x, "first"), (y, "second")):
             if sample.shape[0] == 0:
                 raise ValueError(f"the {name} sample has no paths: expected at least one")
@@ -554,7 +555,11 @@ class _Means:
             lengths = self.lengths[side - 1]
             if lengths is not None:
                 options[name] = lengths[block]
-        return self.samples[side1 - 1][block1, ...], self.samples[side2 - 1][block2, ...], options
+        return self._of_block(side1, block1), self._of_block(side2, block2), options
+
+    def _of_block(self, side: int, block: slice) -> Array:
+        sample = self.samples[side - 1]
+        return sample if block == slice(0, sample.shape[0]) else sample[block, ...]
 
     def _gram(self, side1: int, block1: slice, side2: int, block2: slice) -> Array:
         x, y, options = self._of_blocks(side1, block1, side2, block2)
@@ -570,16 +575,18 @@ class _Means:
             for columns in _blocks(rows.stop):
                 gram = self._gram(side, rows, side, columns)
                 if rows == columns:
-                    term = xp.sum(gram * self._kept(gram)) if self.unbiased else xp.sum(gram)
+                    term = xp.sum(gram * self._kept(gram.shape[0]) if self.unbiased else gram)
                 else:
                     term = 2.0 * xp.sum(gram)
                 total = term if total is None else total + term
         return total / pairs  # type: ignore[operator]
 
-    def _kept(self, square: Array) -> Array:
+    def _kept(self, paths: int) -> Array:
         """Ones, and zeros on the diagonal."""
-        xp = namespace_of(square)
-        return 1.0 - xp.eye(square.shape[0], dtype=square.dtype, device=device_of(square))
+        if paths not in self.kept:
+            xp, like = namespace_of(self.like), self.like
+            self.kept[paths] = 1.0 - xp.eye(paths, dtype=like.dtype, device=device_of(like))
+        return self.kept[paths]
 
     def across(self) -> Array:
         """For each path of the second sample the mean over the first."""
@@ -588,7 +595,7 @@ class _Means:
         for columns in _blocks(self.samples[1].shape[0]):
             sums = [xp.sum(self._gram(1, rows, 2, columns), axis=0) for rows in _blocks(n1)]
             parts.append(sum(sums[1:], sums[0]))
-        return xp.concat(parts, axis=0) / n1
+        return _joined(parts) / n1
 
     def mean_across(self) -> Array:
         """Mean over all pairs of a path of the first sample and one of the second."""
@@ -648,7 +655,7 @@ class _Means:
             if sides[side - 1] and weight is not None:
                 self._within_backprop(side, weight / self._pairs(side), add)
         result = [
-            xp.reshape(xp.concat(parts, axis=0), shape) if asked else None
+            xp.reshape(_joined(parts), shape) if asked else None
             for parts, shape, asked in zip(gradients, self.shapes, sides)
         ]
         return result[0], result[1]
@@ -661,7 +668,7 @@ class _Means:
                 ones = xp.ones((x.shape[0], y.shape[0]), dtype=x.dtype, device=device_of(x))
                 if rows == columns:
                     options.pop("lengths2", None)
-                    derivs = weight * (self._kept(ones) if self.unbiased else ones)
+                    derivs = weight * (self._kept(x.shape[0]) if self.unbiased else ones)
                     add(side, rows, branched_sig_kernel_gram_backprop(derivs, x, None, *self.solver, **options)[0])
                 else:
                     d_x, d_y = branched_sig_kernel_gram_backprop(
@@ -669,6 +676,10 @@ class _Means:
                     )
                     add(side, rows, d_x)
                     add(side, columns, d_y)
+
+
+def _joined(parts: list[Any]) -> Array:
+    return parts[0] if len(parts) == 1 else namespace_of(parts[0]).concat(parts, axis=0)
 
 
 def _on_host(gram: Array) -> npt.NDArray[np.float64]:
