@@ -13,6 +13,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from types import CodeType
 from typing import Any, TypedDict, TypeVar
 
 from branchsig import _validation
@@ -236,7 +237,7 @@ def gather(depth: Any, dyadic_order: Any, options: Mapping[str, Any], accepted: 
         names = accepted.__annotations__
         for name, value in options.items():
             if name not in names:
-                raise TypeError(_unexpected(name, list(names)))
+                raise TypeError(_unexpected(name, _accepted_by_the_caller() or list(names)))
             setattr(settings, name, _CHECKS[name](value))
         _check_together(settings)
     return settings
@@ -268,6 +269,20 @@ def _check_together(settings: Settings) -> None:
         )
 
 
+_ACCEPTED: dict[CodeType, list[str]] = {}
+"""All keywords of every public function, by its code."""
+
+
+def _accepted_by_the_caller() -> list[str] | None:
+    """The keywords of the public function that is being called, those of its own among them."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code in _ACCEPTED:
+            return _ACCEPTED[frame.f_code]
+        frame = frame.f_back
+    return None
+
+
 def _unexpected(name: str, names: list[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -295,6 +310,7 @@ def public(accepted: type) -> Callable[[_Function], _Function]:
             for name, annotation in accepted.__annotations__.items()
         ]
         keywords = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        _ACCEPTED[function.__code__] = [p.name for p in (*shared, *keywords)]
         function.__signature__ = signature.replace(parameters=[*positional, *shared, *keywords])  # type: ignore[attr-defined]
         if function.__doc__:
             paragraphs = {**_SHARED, "options": "\n".join(_DOCUMENTATION[name] for name in accepted.__annotations__)}

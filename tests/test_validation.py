@@ -783,3 +783,18 @@ def test_a_bar_without_tqdm_names_the_remedy(monkeypatch, x):
     monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
     with pytest.raises(ImportError, match="progress=True needs tqdm: install it with 'pip install tqdm'"):
         branchsig.branched_sig_kernel_gram(x, None, 2, progress=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "misspelt", "meant"),
+    [
+        (branchsig.branched_sig_kernel_gram, "max_bach", "max_batch"),
+        (branchsig.branched_sig_mmd, "unbiase", "unbiased"),
+        (branchsig.branched_sig_score, "lamb", "lam"),
+    ],
+    ids=["gram", "mmd", "score"],
+)
+def test_a_misspelt_option_of_one_function_is_found(function, misspelt, meant):
+    x = np.zeros((2, 4, 2))
+    with pytest.raises(TypeError, match=f"expected one of .*{meant}.*; did you mean '{meant}'"):
+        function(x, x, 3, **{misspelt: 2})
