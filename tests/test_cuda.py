@@ -1524,13 +1524,13 @@ RELAY_MUTATIONS = {
         "      relay.tell(team, phase + 1 - APART * (team.warps - 1));\n      team.barrier();\n    }\n    if constexpr",
     ),
     "what was waited for is read behind a fence": (
-        "__nanosleep(32);\n    __threadfence();",
-        "__nanosleep(32);",
+        "volatile int*)where;\n  __threadfence();",
+        "volatile int*)where;",
     ),
-    "phases are told behind a fence": ("    __threadfence();\n    atomicExch(", "    atomicExch("),
+    "phases are told behind a fence": ("  __threadfence();\n  atomicExch(", "  atomicExch("),
     "phases are not told too early": (
-        "atomicExch(progress + stage, phases);",
-        "atomicExch(progress + stage, phases + 3);",
+        "release(progress + stage, phases);",
+        "release(progress + stage, phases + 3);",
     ),
     "enough phases are waited for": (
         "const int now = await(stage - 1, phases);",

@@ -129,9 +129,31 @@ struct Team {
   __device__ bool some(bool value) const { return lanes < 32 ? __any_sync(ALL_LANES, value) : value; }
 };
 
-// Before Volta nothing sleeps, and a wait is a loop.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 700
+// How a block tells another that what it has written so far is there: the other acquires the value that is released here. A fence
+// on either side would do too, but waits for all the block has under way, and empties its first cache. Before Volta there is nothing
+// else, and nothing sleeps: a wait is a loop. The emulator runs the fences.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 700
+__device__ __forceinline__ void release(int* where, int value) {
+  asm volatile("st.release.gpu.s32 [%0], %1;" : : "l"(where), "r"(value) : "memory");
+}
+__device__ __forceinline__ int acquire(const int* where) {
+  int value;
+  asm volatile("ld.acquire.gpu.s32 %0, [%1];" : "=r"(value) : "l"(where) : "memory");
+  return value;
+}
+#else
+#ifdef __CUDA_ARCH__
 #define __nanosleep(nanoseconds)
+#endif
+__device__ __forceinline__ void release(int* where, int value) {
+  __threadfence();
+  atomicExch(where, value);
+}
+__device__ __forceinline__ int acquire(const int* where) {
+  const int value = *(const volatile int*)where;
+  __threadfence();
+  return value;
+}
 #endif
 
 // What is known of a pair that is relayed, in shared memory.
@@ -149,10 +171,8 @@ struct Relay {
   // Waits until a stage has done so many phases, and what it has written in them is there. Returns its progress.
   __device__ int await(int of_stage, int phases) const {
     const volatile int* done = progress + of_stage;
-    int now;
-    while ((now = *done) < phases) __nanosleep(32);
-    __threadfence();
-    return now;
+    while (*done < phases) __nanosleep(32);
+    return acquire(progress + of_stage);
   }
   // The same for the stage before this one. One warp calls it, from time to time, for more phases than before.
   __device__ __forceinline__ void follow(const Team& team, int phases) {
@@ -165,8 +185,7 @@ struct Relay {
   // So many phases are done. Called behind a barrier of the team.
   __device__ __forceinline__ void tell(const Team& team, int phases) const {
     if (!progress || phases <= 0 || team.thread()) return;
-    __threadfence();
-    atomicExch(progress + stage, phases);
+    release(progress + stage, phases);
   }
 };
 
