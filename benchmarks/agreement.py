@@ -179,9 +179,7 @@ def main():
             ["dtype", "static kernel", "function", "of", "configurations", "largest relative difference"], rows
         ),
     ]
-    print("\n".join(lines))
-    if not chosen.quick:
-        measure.write("agreement.md", lines)
+    measure.report("agreement.md", lines, write=not chosen.quick)
     bound = {key: found for key, found in worst.items() if key[:2] == ("float64", "all others")}
     failed = {key: found for key, found in bound.items() if not found[1] <= LIMIT}
     for key, (_, largest, config) in failed.items():

@@ -313,9 +313,7 @@ def main():
                 instruction_sets(chosen),
             ),
         ]
-    print("\n".join(lines))
-    if not chosen.quick and not chosen.only:
-        measure.write("cpu.md", lines)
+    measure.report("cpu.md", lines, write=not chosen.quick and not chosen.only)
 
 
 if __name__ == "__main__":

@@ -176,9 +176,7 @@ def main():
         "",
         *measure.table(header, rows),
     ]
-    print("\n".join(lines))
-    if not arguments.quick:
-        measure.write("cuda.md", lines)
+    measure.report("cuda.md", lines, write=not arguments.quick)
 
 
 if __name__ == "__main__":

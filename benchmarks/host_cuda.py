@@ -24,6 +24,7 @@ import branchsig
 
 HERE = Path(__file__).parent
 MODULE = "cupy_backends.cuda.api.runtime"
+CUDA = "/usr/local/cuda/include"
 
 
 def built(sources, includes, folder):
@@ -106,10 +107,10 @@ def rows(cupy):
 def main():
     parser = measure.arguments(__doc__.splitlines()[0])
     parser.add_argument("sources", type=Path, help="the unpacked sources of the CuPy that is installed")
-    parser.add_argument("--include", action="append", default=["/usr/local/cuda/include"], help="headers of CUDA")
+    parser.add_argument("--include", action="append", default=[], help="headers of CUDA, those of CuPy's version first")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        cupy = cupy_on(*built(arguments.sources, arguments.include, Path(folder)))
+        cupy = cupy_on(*built(arguments.sources, [*arguments.include, CUDA], Path(folder)))
         table = [[name, f"{microseconds(call):.0f}"] for name, call in rows(cupy)]
     lines = [
         "# The host's part of calls on CuPy arrays",
@@ -122,9 +123,7 @@ def main():
         "",
         *measure.table(["call", "µs"], table),
     ]
-    print("\n".join(lines))
-    if not arguments.quick:
-        measure.write("cuda_host.md", lines)
+    measure.report("cuda_host.md", lines, write=not arguments.quick)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,11 @@ def table(header, rows):
     return lines
 
 
-def write(name, lines):
+def report(name, lines, *, write):
+    """Print the lines of a result, and write them to the folder of results too, or not."""
+    print("\n".join(lines))
+    if not write:
+        return
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / name).write_text("\n".join(lines) + "\n")
     print(f"wrote {RESULTS / name}")

@@ -173,9 +173,7 @@ def main():
         "",
         *measure.table(["what over what", "ms", "over, ms", "ratio", "quartiles", "goal"], costs),
     ]
-    print("\n".join(lines))
-    if not chosen.quick:
-        measure.write("numerics.md", lines)
+    measure.report("numerics.md", lines, write=not chosen.quick)
 
 
 if __name__ == "__main__":

@@ -124,9 +124,8 @@ def main():
     inputs = f"4 pairs of (length, 4) and ({MEMORY_LENGTH2}, 4), depth 4"
     lines += ["", f"Peak memory above the inputs, {inputs}; the gradients themselves are part of it:", ""]
     lines += measure.table(["length", "forward, MB", "backward, MB"], rows)
-    print("\n".join(lines))
+    measure.report("scaling.md", lines, write=not chosen.quick)
     if not chosen.quick:
-        measure.write("scaling.md", lines)
         draw(seconds, peaks)
 
 

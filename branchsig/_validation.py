@@ -63,16 +63,19 @@ def depth(value: Any) -> float:
     return value  # type: ignore[no-any-return]
 
 
-def order(value: Any) -> int | None:
-    """Check the order: None, or an integer, at least 0."""
+def _none_or_integer(value: Any, name: str, least: int, meaning: str) -> int | None:
     if value is None:
         return None
-    number = _integer(value, "order", "None or an integer >= 0")
-    if number < 0:
-        raise ValueError(
-            f"order is {number}: expected None or an integer >= 0, the largest number of nodes of a forest"
-        )
+    wanted = f"None or an integer >= {least}"
+    number = _integer(value, name, wanted)
+    if number < least:
+        raise ValueError(f"{name} is {number}: expected {wanted}, {meaning}")
     return number
+
+
+def order(value: Any) -> int | None:
+    """Check the order: None, or an integer, at least 0."""
+    return _none_or_integer(value, "order", 0, "the largest number of nodes of a forest")
 
 
 def dyadic_order(value: Any) -> tuple[int, int]:
@@ -206,14 +209,7 @@ def max_batch(value: Any) -> int:
 
 def dimension(value: Any) -> int | None:
     """Check a number of channels: None for any, or an integer, at least 1."""
-    if value is None:
-        return None
-    number = _integer(value, "dimension", "None or an integer >= 1")
-    if number < 1:
-        raise ValueError(
-            f"dimension is {number}: expected None or an integer >= 1, the number of channels of the paths"
-        )
-    return number
+    return _none_or_integer(value, "dimension", 1, "the number of channels of the paths")
 
 
 def devices(value: Any, paths: Array) -> tuple[int, ...]:

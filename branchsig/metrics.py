@@ -665,14 +665,17 @@ class _Means:
         for rows in _blocks(self.samples[side - 1].shape[0]):
             for columns in _blocks(rows.stop):
                 x, y, options = self._of_blocks(side, rows, side, columns)
-                ones = xp.ones((x.shape[0], y.shape[0]), dtype=x.dtype, device=device_of(x))
+                if rows == columns and self.unbiased:
+                    counted = self._kept(x.shape[0])
+                else:
+                    counted = xp.ones((x.shape[0], y.shape[0]), dtype=x.dtype, device=device_of(x))
                 if rows == columns:
                     options.pop("lengths2", None)
-                    derivs = weight * (self._kept(x.shape[0]) if self.unbiased else ones)
+                    derivs = weight * counted
                     add(side, rows, branched_sig_kernel_gram_backprop(derivs, x, None, *self.solver, **options)[0])
                 else:
                     d_x, d_y = branched_sig_kernel_gram_backprop(
-                        2.0 * weight * ones, x, y, *self.solver, right_deriv=True, **options
+                        2.0 * weight * counted, x, y, *self.solver, right_deriv=True, **options
                     )
                     add(side, rows, d_x)
                     add(side, columns, d_y)

@@ -1,8 +1,8 @@
 """What a backend is, the problem it is handed, and which backend serves an array.
 
 The public functions check and transform their arguments and describe what is left in a `Problem`: two stacks of paths,
-how to pair them, and how fine to solve. A `Backend` turns a problem into logarithms of kernels, grids or gradients. It
-checks nothing, warns of nothing about values, and knows no array but those of the problem.
+how to pair them, and how fine to solve. A `Backend` turns a problem into kernels, their logarithms, grids or gradients.
+It checks nothing, warns of nothing about values, and knows no array but those of the problem.
 """
 
 from __future__ import annotations
@@ -146,31 +146,25 @@ class ThroughNumpy:
 
     def log_kernel(self, problem: Problem) -> Array:
         """See `Backend.log_kernel`."""
-        converted = self._converted(problem)
-        if converted is None:
-            return self._own_namespace.log_kernel(problem)
-        return self._back(self._inner.log_kernel(converted), problem.path1)
+        return self._through(problem, lambda backend, there: backend.log_kernel(there))
 
     def kernel(self, problem: Problem) -> Array:
         """See `Backend.kernel`."""
-        converted = self._converted(problem)
-        if converted is None:
-            return self._own_namespace.kernel(problem)
-        return self._back(self._inner.kernel(converted), problem.path1)
+        return self._through(problem, lambda backend, there: backend.kernel(there))
 
     def grid(self, problem: Problem, *, all_levels: bool) -> Array:
         """See `Backend.grid`."""
-        converted = self._converted(problem)
-        if converted is None:
-            return self._own_namespace.grid(problem, all_levels=all_levels)
-        return self._back(self._inner.grid(converted, all_levels=all_levels), problem.path1)
+        return self._through(problem, lambda backend, there: backend.grid(there, all_levels=all_levels))
 
     def parts(self, problem: Problem, *, grid: bool) -> Array:
         """See `Backend.parts`."""
+        return self._through(problem, lambda backend, there: backend.parts(there, grid=grid))
+
+    def _through(self, problem: Problem, work: Callable[[Backend, Problem], Array]) -> Array:
         converted = self._converted(problem)
         if converted is None:
-            return self._own_namespace.parts(problem, grid=grid)
-        return self._back(self._inner.parts(converted, grid=grid), problem.path1)
+            return work(self._own_namespace, problem)
+        return self._back(work(self._inner, converted), problem.path1)
 
     def gradients(
         self,
@@ -263,10 +257,6 @@ def backend_for(problem: Problem) -> Backend:
     return cast(Backend, found)
 
 
-_OLDEST_CUPY = 14
-"""Before it a kernel that is handed None gets no null pointer."""
-
-
 @functools.cache
 def for_cupy() -> Backend:
     """Return the backend for the arrays of CuPy, which is imported already where there is one.
@@ -278,11 +268,6 @@ def for_cupy() -> Backend:
     """
     import cupy
 
-    if int(cupy.__version__.partition(".")[0]) < _OLDEST_CUPY:
-        raise ImportError(
-            f"CuPy {cupy.__version__} is installed, and branchsig needs CuPy {_OLDEST_CUPY} or newer: pip install "
-            "'branchsig[cuda12]', or 'branchsig[cuda13]' for CUDA 13"
-        )
     from branchsig.backends.cuda import CudaBackend
     from branchsig.backends.devices import OverDevices
 

@@ -138,7 +138,7 @@ class Launches(NamedTuple):
 
 
 class Plan:
-    """The sizes of a call, and its launches. What it is made of is `key_of` a problem, which has no arrays in it.
+    """The sizes of a call, and its launches. Problems with the same `key_of` share one.
 
     Parameters
     ----------

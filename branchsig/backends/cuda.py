@@ -1,6 +1,6 @@
 """CUDA for CuPy arrays: compiles and launches the kernels of `raw_kernels`, on the device of the arrays.
 
-A `Problem` on CuPy arrays comes in; logarithms of kernels, grids or gradients go out, computed on CuPy's current
+A `Problem` on CuPy arrays comes in; kernels, their logarithms, grids or gradients go out, computed on CuPy's current
 stream. A warp owns a pair of paths at a time, or a team of warps where there are few, or half of one where there are
 many of short paths; a few pairs of long paths go from team to team. So memory beyond the result is that of the pairs in
 flight, O(depth · (length1 + length2)) each; the gradients without truncation keep K at every node where it fits, and
@@ -34,7 +34,12 @@ _MOST_PLANS = 1024
 """Plans that a backend remembers."""
 
 _LAST_LEVEL, _ALL_LEVELS, _LOGARITHM = range(3)
-"""What a grid holds, as in sweep.cuh."""
+"""What a result holds, as in sweep.cuh."""
+
+_OLDEST_CUPY = 14
+"""Before it a kernel that is handed None gets no null pointer."""
+
+_REMEDY = "pip install 'branchsig[cuda12]', or 'branchsig[cuda13]' for CUDA 13"
 
 
 def warm_up(
@@ -76,7 +81,7 @@ def warm_up(
     Raises
     ------
     ImportError
-        If CuPy is not installed.
+        If CuPy is not installed, or too old.
     RuntimeError
         If CuPy finds no CUDA device, or a kernel cannot be compiled.
     TypeError
@@ -114,9 +119,7 @@ def _require_device() -> None:
     try:
         import cupy
     except ImportError as error:
-        raise ImportError(
-            f"CuPy is not installed ({error}): pip install 'branchsig[cuda12]', or 'branchsig[cuda13]' for CUDA 13"
-        ) from error
+        raise ImportError(f"CuPy is not installed ({error}): {_REMEDY}") from error
     if not cupy.is_available():
         raise RuntimeError("CuPy finds no CUDA device: check the driver with nvidia-smi, or keep the paths in NumPy")
 
@@ -153,11 +156,20 @@ class CudaBackend:
     ----------
     cupy : module
         CuPy, imported by whoever holds an array of it already.
+
+    Raises
+    ------
+    ImportError
+        If this CuPy is too old.
     """
 
     name = "cuda"
 
     def __init__(self, cupy: Any) -> None:
+        version = cupy.__version__
+        if int(version.partition(".")[0]) < _OLDEST_CUPY:
+            wanted = f"branchsig needs CuPy {_OLDEST_CUPY} or newer"
+            raise ImportError(f"CuPy {version} is installed, and {wanted}: {_REMEDY}")
         self._cupy = cupy
         self._reference = ReferenceBackend()
         self._functions: dict[tuple[int, str], Any] = {}
@@ -245,10 +257,10 @@ class CudaBackend:
             return self._reference.gradients(problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack)
         with _OnDeviceOf(problem.path1):
             sweep = _Sweep(self, problem, plan)
-            room = cupy.zeros if plan.trivial else sweep.room
-            d_path1 = room(problem.path1.shape, dtype=plan.dtype) if left else None
-            room = cupy.zeros if problem.pairing == "symmetric" else room  # the second is a part of the first
-            d_path2 = room(problem.path2.shape, dtype=plan.dtype) if right else None
+            room1 = cupy.zeros if plan.trivial else sweep.room
+            room2 = cupy.zeros if problem.pairing == "symmetric" else room1  # the second is a part of the first
+            d_path1 = room1(problem.path1.shape, dtype=plan.dtype) if left else None
+            d_path2 = room2(problem.path2.shape, dtype=plan.dtype) if right else None
             if plan.trivial or not (left or right):
                 return d_path1, d_path2
             derivs = cupy.ascontiguousarray(sweep.gathered(derivs) if of_grid else derivs)
@@ -399,7 +411,7 @@ class _Sweep:
     ) -> None:
         """Run a kernel on a chunk of pairs, and its careful form on those of them that it flags, or on all of them.
 
-        `kind` is the content of a grid, or whether derivatives are those of logarithms.
+        `kind` is the content of the results, or whether derivatives are those of logarithms.
         """
         cupy = self.cupy
         launches = self.plan.launches(kernel, count, kind, careful_alone=careful_alone)

@@ -42,14 +42,10 @@ class OverDevices:
 
     def log_kernel(self, problem: Problem) -> Array:
         """See `Backend.log_kernel`."""
-        if not problem.devices:
-            return self.inner.log_kernel(problem)
         return self._spread(problem, (), lambda there: (self.inner.log_kernel(there),))[0]
 
     def kernel(self, problem: Problem) -> Array:
         """See `Backend.kernel`."""
-        if not problem.devices:
-            return self.inner.kernel(problem)
         return self._spread(problem, (), lambda there: (self.inner.kernel(there),))[0]
 
     def grid(self, problem: Problem, *, all_levels: bool) -> Array:
