@@ -123,12 +123,27 @@ def test_no_step_waits_for_long(compiler, kernel, real):
         assert step.cycles < most
 
 
+# The emulator runs fences in the place of these.
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])  # nvdisasm knows none before
+def test_stages_of_a_relay_release_and_acquire_their_progress(compiler, architecture):
+    names = schedule.names_of(schedule.disassembled(compiler, linear("forward", "float", 4), architecture))
+    told = [at for at, name in enumerate(names) if name.startswith("ST") and "STRONG.GPU" in name]
+    waits = [at for at, name in enumerate(names) if name == "NANOSLEEP"]
+    assert told
+    assert waits
+    assert all(any(name.startswith("MEMBAR") for name in names[at - 6 : at]) for at in told)
+    assert all("CCTL.IVALL" in names[at : at + 24] for at in waits)  # forgets what the first cache has
+
+
 def steps_of(compiler, kernel, real, dimension, architecture):
+    return schedule.steps_of(compiler, linear(kernel, real, dimension), architecture)
+
+
+def linear(kernel, real, dimension):
+    """The instance of depth 4 with the linear kernel, to be disassembled."""
     if schedule.disassembler() is None:
         pytest.skip("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
-    form = {"grid": False, "careful": False, "dimension": dimension}
-    instance = Instance.widest(kernel, real, "LINEAR", 4, TRAPEZOID, **form)
-    return schedule.steps_of(compiler, instance, architecture)
+    return Instance.widest(kernel, real, "LINEAR", 4, TRAPEZOID, grid=False, careful=False, dimension=dimension)
 
 
 def test_the_source_includes_nothing():

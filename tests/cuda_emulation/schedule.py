@@ -58,14 +58,23 @@ _LABEL = re.compile(r"^(\.L[\w$]+):")
 _ARITHMETIC = {"DFMA", "DMUL", "DADD", "FFMA", "FMUL", "FADD"}
 
 
-def steps_of(compiler, instance, architecture):
-    """The steps of a kernel, in the order of its loops: the way down and, of a backward kernel, the way back."""
+def disassembled(compiler, instance, architecture):
+    """The machine code of a kernel in words."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiler.binary(source(), architecture, instance.expression))
         file.flush()
         command = [disassembler(), "-hex", "-c", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    code, labels = _parsed(text)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def names_of(text):
+    """The names of the instructions of machine code in words, with their suffixes."""
+    return [found[2] for found in map(_CODE.search, text.splitlines()) if found]
+
+
+def steps_of(compiler, instance, architecture):
+    """The steps of a kernel, in the order of its loops: the way down and, of a backward kernel, the way back."""
+    code, labels = _parsed(disassembled(compiler, instance, architecture))
     levels = instance.depth - (not instance.grid)
     words = 2 if instance.work == "double" else 1
     shuffles = [words * levels * values for values in ((1,) if instance.kernel == "forward" else (1, 3))]
