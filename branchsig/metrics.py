@@ -537,7 +537,7 @@ class _Means:
             _validation.lengths(options.get("lengths2"), "lengths2", second),
         )
         self.unbiased = _validation.flag(unbiased, "unbiased")
-        self.kept: dict[int, Array] = {}
+        self.diagonal: dict[int, Array] = {}
         for sample, name in ((x, "first"), (y, "second")):
             if sample.shape[0] == 0:
                 raise ValueError(f"the {name} sample has no paths: expected at least one")
@@ -575,18 +575,19 @@ class _Means:
             for columns in _blocks(rows.stop):
                 gram = self._gram(side, rows, side, columns)
                 if rows == columns:
-                    term = xp.sum(gram * self._kept(gram.shape[0]) if self.unbiased else gram)
+                    term = xp.sum(self._without_diagonal(gram) if self.unbiased else gram)
                 else:
                     term = 2.0 * xp.sum(gram)
                 total = term if total is None else total + term
         return total / pairs  # type: ignore[operator]
 
-    def _kept(self, paths: int) -> Array:
-        """Ones, and zeros on the diagonal."""
-        if paths not in self.kept:
-            xp, like = namespace_of(self.like), self.like
-            self.kept[paths] = 1.0 - xp.eye(paths, dtype=like.dtype, device=device_of(like))
-        return self.kept[paths]
+    def _without_diagonal(self, gram: Array) -> Array:
+        """Zeros in the place of the kernels of paths with themselves, which may be infinite."""
+        xp, like = namespace_of(gram), {"dtype": gram.dtype, "device": device_of(gram)}
+        paths = gram.shape[0]
+        if paths not in self.diagonal:
+            self.diagonal[paths] = xp.eye(paths, **like) == 1.0
+        return xp.where(self.diagonal[paths], xp.zeros((), **like), gram)
 
     def across(self) -> Array:
         """For each path of the second sample the mean over the first."""
@@ -665,11 +666,9 @@ class _Means:
         for rows in _blocks(self.samples[side - 1].shape[0]):
             for columns in _blocks(rows.stop):
                 x, y, options = self._of_blocks(side, rows, side, columns)
-                if rows == columns and self.unbiased:
-                    counted = self._kept(x.shape[0])
-                else:
-                    counted = xp.ones((x.shape[0], y.shape[0]), dtype=x.dtype, device=device_of(x))
+                counted = xp.ones((x.shape[0], y.shape[0]), dtype=x.dtype, device=device_of(x))
                 if rows == columns:
+                    counted = self._without_diagonal(counted) if self.unbiased else counted
                     options.pop("lengths2", None)
                     derivs = weight * counted
                     add(side, rows, branched_sig_kernel_gram_backprop(derivs, x, None, *self.solver, **options)[0])

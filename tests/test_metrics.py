@@ -120,6 +120,16 @@ def test_the_test_has_no_p_value_where_kernels_overflow():
         assert math.isnan(branchsig.branched_sig_mmd_test(x, x / 9, 4).p_value)
 
 
+def test_kernels_of_paths_with_themselves_are_not_asked_for():
+    ends = np.array([30.0, 1.0, 2.0])
+    x = np.stack([np.zeros(3), ends], axis=1)[:, :, None]
+    kernels = np.exp([30.0, 60.0, 2.0])  # of depth 1, for pairs of different paths; exp(900) is infinite
+    across = np.exp(ends[:, None] * ends[None, 1:]).mean()
+    with pytest.warns(RuntimeWarning, match="overflowed"):
+        found = branchsig.branched_sig_mmd(x, x[1:], 1)
+    assert found == pytest.approx(kernels.mean() - 2 * across + kernels[2], rel=1e-12)
+
+
 def test_the_test_tells_walks_of_different_size_apart(rng):
     x, y, z = walk(rng, 20, 8, 2), walk(rng, 20, 8, 2), walk(rng, 20, 8, 2, size=1.5)
     options = {"normalize": True, "seed": 1}
