@@ -98,8 +98,8 @@ def fused(kernel: kernels.StaticKernel) -> Fused:
 _UNROLLED_DEPTH = 6
 """Up to this depth there is an instance of every kernel for the depth alone, and levels are no indices at run time."""
 
-_IN_REGISTERS_DEPTH = 4
-"""Up to this depth the state of the backward sweep leaves room for wide strips."""
+_IN_REGISTERS = 4
+"""Levels whose state leaves room for wide strips, at most; a grid has one more than the values of its depth."""
 
 _BASE = 8
 """That of the numbers of passes in sweep.cuh, where the edges between them are kept."""
@@ -220,13 +220,13 @@ class Instance:
             rule, unrolled = "Untruncated", 1
         elif staggered:
             rule, work = "Staggered", real
-            # A grid has a level more, and a lane in float64 half as many registers.
-            others = not linear and (more or (kernel, real) == ("backward", "double"))
-            room = depth + grid <= _IN_REGISTERS_DEPTH - others
+            levels, others = depth + grid, static_kernel not in ("LINEAR", GIVEN)
             if kernel == "backward":
-                columns = 2 if room and not more else 1
+                room = 3 - (grid or linear) if more else _IN_REGISTERS - (others and real == "double")
+                columns = 2 if levels <= room else 1
             else:
-                columns = 4 if room and channels == CHANNELS else 2
+                room = _IN_REGISTERS - (others and more)
+                columns = 4 if levels <= room and channels == CHANNELS else 2
             columns = min(columns * (1 if real == "double" else 2), _WIDEST)
         else:
             rule = "Trapezoid" if of_depth else "Order" if parts else "Collocation"

@@ -52,7 +52,7 @@ class Limits(NamedTuple):
     """What bounds the teams and the memory of a plan."""
 
     longest_team: int = 8
-    """Warps of a team, at most."""
+    """Warps of a team, at most; a power of two."""
     relay_team: int = 4
     """Warps of the teams that relay a pair, if not more are needed: one for every scheduler of a multiprocessor."""
     pairs_per_processor: int = 16

@@ -30,10 +30,12 @@ struct Adjoint {
   typedef typename Forward::IncrementsOfStrip IncrementsOfStrip;
   typedef Gradients<KERNEL, Rule::COLUMNS, MORE, IncrementsOfStrip, real, work> GradientsOfStrip;
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS, UP = Rule::UP };
+  // What a lane holds fills its registers, even where it keeps nothing that can be made again.
+  static constexpr bool FULL = sizeof(work) == 8 && COLUMNS > 1 && (CHANNELS > 4 || KERNEL != LINEAR);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  enum { STEPS_AT_A_TIME = 1 };  // two spill there
+  enum { STEPS_AT_A_TIME = Rule::LAG && !FULL ? 2 : 1 };
 #else
-  enum { STEPS_AT_A_TIME = Rule::LAG && (CHANNELS <= 4 || COLUMNS == 1 || sizeof(work) == 4) ? 2 : 1 };
+  enum { STEPS_AT_A_TIME = Rule::LAG ? 2 : 1 };
 #endif
 
   const Problem<real, MORE>& problem;
@@ -115,11 +117,12 @@ struct Adjoint {
     const int R = problem.rows(), C = problem.columns(), N = sweep.levels(), mask = (1 << problem.order1) - 1;
     const int last = team.lanes - 1, lag = sweep.lag(), beyond = GradientsOfStrip::OF_POINTS ? mask + 1 : 0;
     const int steps = sweep.edge_rows() + beyond + last, phases = (steps + PHASE - 1) / PHASE;
-    const int from = relay.progress ? 2 * sweep.passes() - 1 - relay.stage : sweep.passes() - 1, to = relay.progress ? from : 0;
-    for (int pass = from; pass >= to; --pass) {
-      const int part = pass * team.warps + team.warp, start = part * sweep.span(), first = start + team.lane * COLUMNS;
+    const int from = (relay.progress ? 2 * sweep.passes() - relay.stage : sweep.passes()) - 1, width = team.warps * sweep.span();
+    int start = (from * team.warps + team.warp) * sweep.span();  // first column of this warp
+    for (; start >= 0; start = relay.progress ? -1 : start - width) {
+      const int first = start + team.lane * COLUMNS;
       if constexpr (Rule::EVERY_ROW)
-        if (sweep.by_pass) sweep.down_again(pass, wrt_log);
+        if (sweep.by_pass) sweep.down_again(start / width, wrt_log);
       typename Rule::Up strip;
       work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS], factors = work(0);
       IncrementsOfStrip increments(problem, sweep.paths);
@@ -127,7 +130,7 @@ struct Adjoint {
       GradientsOfStrip gradients(problem, team, memory.gradients, increments, row_sums);
       gradients.start();
       if constexpr (Rule::EVERY_ROW) {
-        strip.start(start < C ? sweep.nodes_of(pass) + (R - 1) * (long long)Rule::CELL : nullptr);
+        strip.start(start < C ? sweep.nodes_of(start / width) + (R - 1) * (long long)Rule::CELL : nullptr);
       } else {
         strip.start(N, memory.last_row, first, C);
       }
@@ -148,6 +151,7 @@ struct Adjoint {
         for (int s = PHASE * max(mine, 0); s < end; ++s) {
           const int r = R - 1 - s + last - team.lane, done = r + lag;  // done: the row of the adjoint
           const bool inside = r >= 0 && r < R;
+          if constexpr (Rule::LAG) strip.hand_on(N, handed);
 #pragma unroll
           for (int m = 0; m < N; ++m)
 #pragma unroll
@@ -201,7 +205,7 @@ struct Adjoint {
       if (start < C) gradients.finish_strip();
       if (GradientsOfStrip::OF_POINTS && problem.dilated) {
         for (int distance = team.lanes / 2; distance; distance >>= 1) factors += __shfl_xor_sync(ALL_LANES, factors, distance);
-        if (team.lane == 0 && start < C) memory.gradients.factors[part] = factors;
+        if (team.lane == 0 && start < C) memory.gradients.factors[start / sweep.span()] = factors;
       }
     }
     team.barrier();
@@ -251,7 +255,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
                      Rule::EVERY_ROW ? int(Rule::DOWN) : int(Rule::UP),
                      staged[within],
                      relay};
-    if (progress && relay.stage >= 2 * sweep.passes()) continue;
+    if (relay.progress && relay.stage >= 2 * sweep.passes()) continue;
     sweep.take_up(free);
     const int N = sweep.levels();
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? task.depth + 1 : 1);
@@ -296,7 +300,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
 
     const bool moves = !PADDED || (R && C);  // not where one of the paths is a point
     bool goes_up;
-    if (!progress || relay.stage < sweep.passes()) {
+    if (!relay.progress || relay.stage < sweep.passes()) {
       bool strayed;
       work* kept = Rule::EVERY_ROW && task.by_pass ? nullptr : mine.last_row;
       work log_k = team.sum(sweep.down(kept, nullptr, LAST_LEVEL, task.wrt_log, strayed), scratch);
@@ -320,7 +324,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         gradients.clear();
         if (moves) adjoint.start_edge();
       }
-      if (progress) {
+      if (relay.progress) {
         adjoint.announce(goes_up);
         continue;
       }

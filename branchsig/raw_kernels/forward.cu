@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         Rule::DOWN,
         staged[within],
         relay};
-    if (progress && relay.stage >= sweep.passes()) continue;
+    if (relay.progress && relay.stage >= sweep.passes()) continue;
     sweep.take_up(sweep.edge);
     real* values = GRID ? grid + k * nodes : PARTS ? ends + pair.place(pairing, n2, task.first_pair + k) * (depth + 1) : nullptr;
     bool strayed;

@@ -146,16 +146,11 @@ struct Paths {
     return points1.group(problem.template groups<CHANNELS>(), problem.padded1 + 1);
   }
 
-  // values of the groups of both paths
-  static __device__ long long size(const Problem<real, MORE>& problem) {
-    if (KERNEL == GIVEN) return 0;
-    const long long pieces = Rows::room(problem.padded1 + 1) + (long long)Rows::room(problem.padded2 + 1);
-    return problem.template groups<CHANNELS>() * pieces * Rows::VALUES;
-  }
-  // Both paths are laid out in memory of that size.
-  __device__ void place(const Problem<real, MORE>& problem, work* memory) {
-    if (KERNEL == GIVEN) return;
+  // Gives both paths a place in memory. Returns what is free behind them.
+  __device__ work* place(const Problem<real, MORE>& problem, work* memory) {
+    if (KERNEL == GIVEN) return memory;
     points1.piece = reinterpret_cast<typename Rows::Piece*>(memory);
+    return reinterpret_cast<work*>(points2(problem).group(problem.template groups<CHANNELS>(), problem.padded2 + 1).piece);
   }
   template <typename Team>
   __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work scale) const {

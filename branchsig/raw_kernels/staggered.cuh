@@ -17,14 +17,13 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
   static __device__ __forceinline__ work at_right_end(work run) { return inverse_product(run); }
   static __device__ __forceinline__ long long kept(int columns) { return columns + 1; }  // values of a level
 
-  // The factors of the cells of all levels. `sums` has, for every level, those of the corners of its latest cells, and maybe more.
-  template <int AGES>
-  static __device__ __forceinline__ void cells(int N, const work (&line)[ROOM + 1][COLUMNS],
-                                               const work (&sums)[ROOM][AGES][COLUMNS], work (&cell)[ROOM][COLUMNS]) {
+  // The factors of the cells of all levels, whose corners have these sums.
+  static __device__ __forceinline__ void cells(int N, const work (&line)[ROOM + 1][COLUMNS], const work (&sums)[ROOM][COLUMNS],
+                                               work (&cell)[ROOM][COLUMNS]) {
 #pragma unroll
     for (int m = 0; m < N; ++m)
 #pragma unroll
-      for (int c = 0; c < COLUMNS; ++c) cell[m][c] = line[m][c] * (m ? sums[m ? m - 1 : 0][0][c] : work(4));
+      for (int c = 0; c < COLUMNS; ++c) cell[m][c] = line[m][c] * (m ? sums[m ? m - 1 : 0][c] : work(4));
     cell_factors(N, cell);
   }
 
@@ -60,14 +59,14 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
     // One row of every level. `edge` comes with E at the column left of the strip, and leaves with that at its last.
     __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, bool, work (&edge)[ROOM][DOWN], work& total,
                                         Watch<work>& watch) {
-      work sums[ROOM][1][COLUMNS];
+      work sums[ROOM][COLUMNS];
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) sums[m][0][c] = both[m][c] + both[m][c + 1];
+        for (int c = 0; c < COLUMNS; ++c) sums[m][c] = both[m][c] + both[m][c + 1];
       if (!GRID) {
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) total += line[N][c] * (N ? sums[N ? N - 1 : 0][0][c] : work(4));
+        for (int c = 0; c < COLUMNS; ++c) total += line[N][c] * (N ? sums[N ? N - 1 : 0][c] : work(4));
       }
       work factor[ROOM][COLUMNS];
       cells(N, line, sums, factor);
@@ -101,29 +100,44 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
   };
 
   struct Up {
-    work k[ROOM][COLUMNS + 1], line[ROOM + 1][COLUMNS];  // K at the columns first..first + COLUMNS on the latest row
-    // The sums of the corners of the latest cells, K at their lower right, and what the adjoint finds of the rows in between, the
-    // youngest first
-    work sums[ROOM][ROOM][COLUMNS], corner[ROOM][ROOM][COLUMNS];
+    // K at the columns first..first + COLUMNS, on the latest rows of a level until the adjoint is there, the youngest first
+    work k[ROOM][ROOM + 1][COLUMNS + 1], line[ROOM + 1][COLUMNS];
+    // The sums of the corners of the cells between these rows. Where the registers are full they are not kept, but made again.
+    work sums[ROOM][ROOM][COLUMNS];
     // w_m at the nodes and g w_{m+1} of the cells of the row below that of the adjoint
     work w[ROOM][COLUMNS], gw[ROOM][COLUMNS], diagonal[ROOM];
 
     __device__ __forceinline__ void start(int N, const work* last_row, int first, int C) {
-      read_last_row(N, last_row, first, C, work(1), k);
+      work last[ROOM][COLUMNS + 1];
+      read_last_row(N, last_row, first, C, work(1), last);
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         diagonal[m] = work(0);
 #pragma unroll
+        for (int age = 0; age <= N; ++age)
+#pragma unroll
+          for (int c = 0; c <= COLUMNS; ++c) k[m][age][c] = last[m][c];
+#pragma unroll
         for (int c = 0; c < COLUMNS; ++c) {
           w[m][c] = gw[m][c] = work(0);
 #pragma unroll
-          for (int age = 0; age < N; ++age) sums[m][age][c] = corner[m][age][c] = work(0);
+          for (int age = 0; age < N; ++age) sums[m][age][c] = work(0);
         }
       }
 #pragma unroll
       for (int m = 0; m <= N; ++m)
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) line[m][c] = work(0);
+    }
+
+    // The sum of the corners of a cell of level m, between its latest rows `age` and age + 1
+    __device__ __forceinline__ work added(int m, int age, int c) const {
+      return (k[m][age][c] + k[m][age + 1][c]) + (k[m][age][c + 1] + k[m][age + 1][c + 1]);
+    }
+    // Puts what the lane keeps of its latest row into what it hands on, so that no registers hold it twice.
+    __device__ __forceinline__ void hand_on(int N, work (&edge)[ROOM][UP]) const {
+#pragma unroll
+      for (int m = 0; m < N; ++m) edge[m][2] = gw[m][0];
     }
 
     // Row `done` of the adjoint, and the rows of the recovery before it. `edge` comes with the values at the column right of the
@@ -142,33 +156,26 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
         work w_above = work(1);
         if (GRID) {
           const work deriv = unsigned(done) < unsigned(adjoint.problem.rows()) ? adjoint.deriv(done, first + c) : work(0);
-          edge[N - 1][1] += adjoint.wrt_log ? deriv : deriv * corner[N - 1][0][c];
+          edge[N - 1][1] += adjoint.wrt_log ? deriv : deriv * k[N - 1][1][c + 1];
           w_above = w[N - 1][c] += edge[N - 1][1];
         }
 #pragma unroll
         for (int m = N - 1 - GRID; m >= 0; --m) {
-          gbar[c] += w_above * sums[m][N - 1 - m][c];
+          gbar[c] += w_above * (Adjoint::FULL ? added(m, N - 1 - m, c) : sums[m][N - 1 - m][c]);
           const work here = line[N][c] * w_above, under = gw[m][c];
-          edge[m][1] += ((here + edge[m][2]) + (under + below[m])) * corner[m][N - 1 - m][c];
+          edge[m][1] += ((here + edge[m][2]) + (under + below[m])) * k[m][N - m][c + 1];
           edge[m][2] = gw[m][c] = here;
           below[m] = under;
           w_above = w[m][c] += edge[m][1];
         }
         gbar[c] += w_above * work(4);
       }
-      work factor[ROOM][COLUMNS];
-      cells(N, line, sums, factor);
+      work latest[ROOM][COLUMNS], factor[ROOM][COLUMNS];
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) {
-#pragma unroll
-          for (int age = N - 1 - m; age > 0; --age) {
-            corner[m][age][c] = corner[m][age - 1][c];
-            sums[m][age][c] = sums[m][age - 1][c];
-          }
-          corner[m][0][c] = k[m][c + 1];
-        }
+        for (int c = 0; c < COLUMNS; ++c) latest[m][c] = Adjoint::FULL ? added(m, 0, c) : sums[m][0][c];
+      cells(N, line, latest, factor);
       work oldest[COLUMNS];
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) oldest[c] = line[N][c];
@@ -178,24 +185,25 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
       Watch<work> watch;
 #pragma unroll
       for (int m = 0; m < N; ++m) {
-        work both_right = recover(m, COLUMNS, edge[m][0]);
+#pragma unroll
+        for (int age = N - m; age > 0; --age)
+#pragma unroll
+          for (int c = 0; c <= COLUMNS; ++c) k[m][age][c] = k[m][age - 1][c];
+        k[m][0][COLUMNS] = times_product(k[m][1][COLUMNS], edge[m][0]);
 #pragma unroll
         for (int c = COLUMNS - 1; c >= 0; --c) {
           edge[m][0] = product(edge[m][0], factor[m][c]);
           watch.over(edge[m][0], factor[m][c]);
-          const work both = recover(m, c, c == 0 && first == 0 ? no_product<work>() : edge[m][0]);  // column 0 holds ones
-          sums[m][0][c] = both + both_right;
-          both_right = both;
+          k[m][0][c] = times_product(k[m][1][c], c == 0 && first == 0 ? no_product<work>() : edge[m][0]);  // column 0 holds ones
+        }
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) {
+#pragma unroll
+          for (int age = N - 1 - m; age > 0; --age) sums[m][age][c] = sums[m][age - 1][c];
+          sums[m][0][c] = added(m, 0, c);
         }
       }
       if (watch.strayed()) adjoint.redo();
-    }
-
-    // K_m at slot c from the row below to the latest one; returns their sum.
-    __device__ __forceinline__ work recover(int m, int c, work run) {
-      const work below = k[m][c];
-      k[m][c] = times_product(below, run);
-      return below + k[m][c];
     }
   };
 };

@@ -87,10 +87,10 @@ struct Pair {
 // The threads that work on one pair: several warps, one, or a part of one. All parts of a warp go the same way, whatever their
 // pairs, so that shuffles are those of a warp.
 struct Team {
-  int lane, warp, warps, lanes;
+  int lane, warp, warps, lanes;  // powers of two: warps, and lanes of each
 
   __device__ Team(int warps, int lanes)
-      : lane(threadIdx.x & (lanes - 1)), warp((threadIdx.x >> 5) % warps), warps(warps), lanes(lanes) {}
+      : lane(threadIdx.x & (lanes - 1)), warp((threadIdx.x >> 5) & (warps - 1)), warps(warps), lanes(lanes) {}
   __device__ int thread() const { return warp * 32 + lane; }
   __device__ int threads() const { return warps * lanes; }
   __device__ void barrier() const {
@@ -224,21 +224,21 @@ struct Turns {
 
   // Takes the first turn, or the next one; returns whether there is one.
   __device__ bool first() const {
-    if (!progress) {
-      if (threadIdx.x == 0) relay.progress = nullptr;
-      __syncthreads();
-    }
+    if (threadIdx.x == 0) relay.progress = progress;
+    __syncthreads();
     return take(progress ? taken() : team.first_pair());
   }
-  __device__ bool next() const { return take(progress ? taken() : turn + team.stride()); }
-  __device__ long long pair() const { return progress ? turn % task.pairs : team.pair(turn, task.pairs); }
+  __device__ bool next() const { return take(relay.progress ? taken() : turn + team.stride()); }
+  __device__ long long pair() const { return relay.progress ? turn % task.pairs : team.pair(turn, task.pairs); }
   __device__ bool take(long long to) const {
     __syncwarp();
     if (team.lane == 0) turn = to;
     __syncwarp();
     return to < task.turns;
   }
-  __device__ work* workspace_of(long long pair) const { return workspace + (progress ? pair : team.slot()) * task.workspace_size; }
+  __device__ work* workspace_of(long long pair) const {
+    return workspace + (relay.progress ? pair : team.slot()) * task.workspace_size;
+  }
   __device__ int taken() const {
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -295,8 +295,7 @@ struct Sweep {
   }
   // Finds the paths where the workspace of the pair begins, and lays them out, unless an earlier stage has done that.
   __device__ void take_up(work*& free) {
-    paths.place(problem, free);
-    free += PathsOfPair::size(problem);
+    free = paths.place(problem, free);
     if (relay.progress) {
       if (team.thread() == 0) relay.passes = passes();
       team.barrier();
