@@ -446,7 +446,8 @@ def branched_sig_mmd_test(
     -------
     TwoSampleTest
         A named tuple of floats: `statistic`, the unbiased squared discrepancy, and `p_value`, the share of regroupings,
-        the observed one counted, whose discrepancy is at least as large. Both are NaN where a kernel is not finite.
+        the observed one counted, whose discrepancy is at least as large. Both are NaN where the kernel of two paths is
+        not finite.
 
     Raises
     ------
@@ -477,6 +478,7 @@ def branched_sig_mmd_test(
     if count < 1:
         raise ValueError(f"permutations is {permutations}: expected an integer >= 1")
     gram = _Means(sample1, sample2, depth, dyadic_order, True, options).gram()
+    np.fill_diagonal(gram, 0.0)  # no statistic has kernels of paths with themselves, which may be infinite
     n1, paths = sample1.shape[0], gram.shape[0]
     rng = np.random.default_rng(seed)
     first = np.arange(paths) < n1
@@ -493,12 +495,13 @@ def branched_sig_mmd_test(
 
 
 def _discrepancies(gram: npt.NDArray[np.float64], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Unbiased squared discrepancies of regroupings, each a row that says which paths are in the first sample."""
-    off_diagonal = gram.copy()
-    np.fill_diagonal(off_diagonal, 0.0)
+    """Unbiased squared discrepancies of regroupings, each a row that says which paths are in the first sample.
+
+    The diagonal of the Gram matrix is 0.
+    """
     one, two = first.astype(float), (~first).astype(float)
     n1, n2 = one.sum(axis=1), two.sum(axis=1)
-    of_one, of_two = one @ off_diagonal, two @ off_diagonal
+    of_one, of_two = one @ gram, two @ gram
     within = np.sum(of_one * one, axis=1) / (n1 * (n1 - 1)) + np.sum(of_two * two, axis=1) / (n2 * (n2 - 1))
     discrepancies: npt.NDArray[np.float64] = within - 2 * np.sum(of_one * two, axis=1) / (n1 * n2)
     return discrepancies

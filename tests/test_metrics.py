@@ -121,13 +121,17 @@ def test_the_test_has_no_p_value_where_kernels_overflow():
 
 
 def test_kernels_of_paths_with_themselves_are_not_asked_for():
-    ends = np.array([30.0, 1.0, 2.0])
+    ends = np.array([30.0, 0.1, 0.3])
     x = np.stack([np.zeros(3), ends], axis=1)[:, :, None]
-    kernels = np.exp([30.0, 60.0, 2.0])  # of depth 1, for pairs of different paths; exp(900) is infinite
+    kernels = np.exp([3.0, 9.0, 0.03])  # of depth 1, for pairs of different paths; exp(900) is infinite
     across = np.exp(ends[:, None] * ends[None, 1:]).mean()
+    wanted = pytest.approx(kernels.mean() - 2 * across + kernels[2], rel=1e-10)
     with pytest.warns(RuntimeWarning, match="overflowed"):
-        found = branchsig.branched_sig_mmd(x, x[1:], 1)
-    assert found == pytest.approx(kernels.mean() - 2 * across + kernels[2], rel=1e-12)
+        assert branchsig.branched_sig_mmd(x, x[1:], 1) == wanted
+    with pytest.warns(RuntimeWarning, match="overflowed"):
+        result = branchsig.branched_sig_mmd_test(x, x[1:], 1, seed=0)
+    assert result.statistic == wanted
+    assert 0 < result.p_value <= 1
 
 
 def test_the_test_tells_walks_of_different_size_apart(rng):
