@@ -1316,6 +1316,23 @@ def test_nothing_depends_on_memory_that_nobody_wrote(emulated, reference, name, 
     compare(emulated, reference, problem(x, y, depth, (0, 0), "gram", kernel_named(name), quadrature=quadrature))
 
 
+@pytest.mark.parametrize("poison", [0x3F, 0xBF, 0xFF])
+@pytest.mark.parametrize("length", [2, 9, 12, 20])
+def test_no_pair_is_done_again_for_what_memory_holds_beyond_its_rows(emulated, length, poison, rng, monkeypatch):
+    monkeypatch.setattr(emulated_cupy, "poison", poison)
+    flagged, compiled = [], emulated.backend.function
+
+    def function(expression):
+        if "Trapezoid" not in expression:
+            return compiled(expression)
+        return lambda blocks, threads, arguments: flagged.append(arguments[8].memory.view(np.int32).copy())
+
+    monkeypatch.setattr(emulated.backend, "function", function)
+    x, y = drawn(rng, "paired", (length, 6), 2, dtype=np.float32)
+    emulated.gradients(problem(x, y, 3, (0, 0), "paired"), np.ones(3, np.float32), wrt_log=False, left=True, right=True)
+    np.testing.assert_array_equal(flagged, np.zeros((1, 3)))
+
+
 def test_arrays_of_another_device_are_worked_on_there(emulated, reference, rng):
     x, y = drawn(rng, "gram", (5, 6), 2)
     arguments = problem(x, y, 3, (0, 0), "gram")

@@ -37,6 +37,13 @@ def test_no_static_kernel_spills(compiler, static_kernel):
     check(compiler, "sm_90", instances)
 
 
+@pytest.mark.parametrize("real", ["float", "double"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_wide_strips_of_many_channels_do_not_spill(compiler, depth, real):
+    instances = nvrtc.instances(["LINEAR", "RBF"], [depth], kernels=["backward"], reals=[real], dimensions=(9,))
+    check(compiler, "sm_90", [instance for instance in instances if not instance.careful])
+
+
 @pytest.mark.parametrize("static_kernel", ["GIVEN", "LINEAR", "RBF"])
 def test_the_kernels_for_padded_paths_compile(compiler, static_kernel):
     reals = ("float", "double") if static_kernel == "LINEAR" else ("double",)
@@ -93,7 +100,10 @@ def check(compiler, architecture, instances, *, spills=False):
             assert found["spill_stores"] == 0, expression
 
 
-@pytest.mark.parametrize(("architecture", "dimension"), [*(("sm_90", each) for each in ANY_DIMENSION), ("sm_80", 4)])
+STEPS = [*(("sm_90", each) for each in ANY_DIMENSION), *((each, 4) for each in ("sm_80", "sm_100", "sm_120"))]
+
+
+@pytest.mark.parametrize(("architecture", "dimension"), STEPS)
 @pytest.mark.parametrize("real", ["float", "double"])
 @pytest.mark.parametrize("kernel", ["forward", "backward"])
 def test_no_step_spills(compiler, kernel, real, dimension, architecture):

@@ -221,7 +221,7 @@ class Instance:
         elif staggered:
             rule, work = "Staggered", real
             levels, others = depth + grid, static_kernel not in ("LINEAR", GIVEN)
-            if kernel == "backward":
+            if kernel == "backward":  # with more channels by what NVRTC tells of registers
                 room = 3 - (grid or linear) if more else _IN_REGISTERS - (others and real == "double")
                 columns = 2 if levels <= room else 1
             else:

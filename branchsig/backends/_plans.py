@@ -52,9 +52,9 @@ class Limits(NamedTuple):
     """What bounds the teams and the memory of a plan."""
 
     longest_team: int = 8
-    """Warps of a team, at most; a power of two."""
+    """Warps of a team, at most."""
     relay_team: int = 4
-    """Warps of the teams that relay a pair, if not more are needed: one for every scheduler of a multiprocessor."""
+    """Warps of the teams that relay a pair, a power of two, if not more are needed: one for every scheduler."""
     pairs_per_processor: int = 16
     """So many pairs to a multiprocessor may be done by halves of warps."""
     workspace_bytes: int = 2**28

@@ -38,7 +38,8 @@ template <typename work, int VALUES>
 struct Staged {
   work value[PHASE][VALUES];
 
-  // Brings rows from..from + PHASE - 1, as far as there are any. Row r begins at edge + r * stride, and has at most MOST values.
+  // Brings rows from..from + PHASE - 1, and zeros for those that do not exist: a lane beyond its last row goes on as if there were
+  // more. Row r begins at edge + r * stride, and has at most MOST values.
   template <int MOST>
   __device__ __forceinline__ void bring(const work* edge, int stride, int values, int from, int rows, int lane, int lanes) {
     enum { FOR_LANE = (PHASE * MOST - 1) / 32 + 1, AT_ONCE = FOR_LANE < 2 ? int(FOR_LANE) : 2 };  // a lane waits for so many
@@ -49,12 +50,12 @@ struct Staged {
 #pragma unroll
       for (int k = 0; k < AT_ONCE; ++k) {
         const int e = first + k * lanes, row = from + e / values;
-        if (e < PHASE * values && row >= 0 && row < rows) brought[k] = edge[(long long)row * stride + e % values];
+        brought[k] = e < PHASE * values && row >= 0 && row < rows ? edge[(long long)row * stride + e % values] : work(0);
       }
 #pragma unroll
       for (int k = 0; k < AT_ONCE; ++k) {
         const int e = first + k * lanes, row = from + e / values;
-        if (e < PHASE * values && row >= 0 && row < rows) value[row & (PHASE - 1)][e % values] = brought[k];
+        if (e < PHASE * values) value[row & (PHASE - 1)][e % values] = brought[k];
       }
     }
     __syncwarp();
