@@ -38,8 +38,8 @@ template <typename work, int VALUES>
 struct Staged {
   work value[PHASE][VALUES];
 
-  // Brings rows from..from + PHASE - 1, and zeros for those that do not exist: a lane beyond its last row goes on as if there were
-  // more. Row r begins at edge + r * stride, and has at most MOST values.
+  // Brings rows from..from + PHASE - 1. A lane beyond its last row goes on as if there were more: for those it finds a product that
+  // has no factor yet. Row r begins at edge + r * stride, and has at most MOST values.
   template <int MOST>
   __device__ __forceinline__ void bring(const work* edge, int stride, int values, int from, int rows, int lane, int lanes) {
     enum { FOR_LANE = (PHASE * MOST - 1) / 32 + 1, AT_ONCE = FOR_LANE < 2 ? int(FOR_LANE) : 2 };  // a lane waits for so many
@@ -50,7 +50,7 @@ struct Staged {
 #pragma unroll
       for (int k = 0; k < AT_ONCE; ++k) {
         const int e = first + k * lanes, row = from + e / values;
-        brought[k] = e < PHASE * values && row >= 0 && row < rows ? edge[(long long)row * stride + e % values] : work(0);
+        brought[k] = e < PHASE * values && row >= 0 && row < rows ? edge[(long long)row * stride + e % values] : no_product<work>();
       }
 #pragma unroll
       for (int k = 0; k < AT_ONCE; ++k) {
@@ -410,7 +410,7 @@ struct Sweep {
           for (int v = 0; v < Rule::DOWN; ++v) {
             handed[m][v] = __shfl_up_sync(ALL_LANES, handed[m][v], 1);
             if (Rule::LAG && team.lane == 0)
-              handed[m][v] = start && s < rows ? staged.value[s & (PHASE - 1)][v * N + m] : Rule::at_left_end(v);
+              handed[m][v] = start ? staged.value[s & (PHASE - 1)][v * N + m] : Rule::at_left_end(v);
           }
         if (!Rule::LAG && (r < 0 || r >= R)) continue;
         if (!Rule::LAG && team.lane == 0) {
