@@ -220,13 +220,16 @@ class Instance:
             rule, unrolled = "Untruncated", 1
         elif staggered:
             rule, work = "Staggered", real
-            levels, others = depth + grid, static_kernel not in ("LINEAR", GIVEN)
-            if kernel == "backward":  # with more channels by what NVRTC tells of registers
-                room = 3 - (grid or linear) if more else _IN_REGISTERS - (others and real == "double")
-                columns = 2 if levels <= room else 1
+            others = static_kernel not in ("LINEAR", GIVEN)
+            if kernel == "forward":
+                lacking = int(others and more)
+            else:  # as NVRTC tells of registers
+                lacking = 1 + (grid or linear) if more else others and real == "double"
+            room = depth + grid <= _IN_REGISTERS - lacking
+            if kernel == "forward":
+                columns = 4 if room and channels == CHANNELS else 2
             else:
-                room = _IN_REGISTERS - (others and more)
-                columns = 4 if levels <= room and channels == CHANNELS else 2
+                columns = 2 if room else 1
             columns = min(columns * (1 if real == "double" else 2), _WIDEST)
         else:
             rule = "Trapezoid" if of_depth else "Order" if parts else "Collocation"

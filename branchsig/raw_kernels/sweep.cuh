@@ -39,7 +39,7 @@ struct Staged {
   work value[PHASE][VALUES];
 
   // Brings rows from..from + PHASE - 1. A lane beyond its last row goes on as if there were more: for those it finds a product that
-  // has no factor yet. Row r begins at edge + r * stride, and has at most MOST values.
+  // has no factor yet, and of all else nothing is taken there. Row r begins at edge + r * stride, and has at most MOST values.
   template <int MOST>
   __device__ __forceinline__ void bring(const work* edge, int stride, int values, int from, int rows, int lane, int lanes) {
     enum { FOR_LANE = (PHASE * MOST - 1) / 32 + 1, AT_ONCE = FOR_LANE < 2 ? int(FOR_LANE) : 2 };  // a lane waits for so many
