@@ -172,6 +172,13 @@ def contiguous(array: Array) -> Array:
     return array
 
 
+def weighted(weights: Array, values: Array) -> Array:
+    """Return weights times values, and 0 where a weight is 0, whatever the value: 0 · inf is not to make NaN of it."""
+    product = weights * values
+    xp = namespace_of(product)
+    return xp.where(weights == 0, xp.zeros_like(product), product)
+
+
 def filled(path: Array, lengths: np.ndarray | None) -> Array:
     """Return padded paths (paths, length, dimension) with the last valid point in the place of every padded one.
 

@@ -19,7 +19,7 @@ from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_
 from branchsig._progress import one_pass, reporting
 from branchsig.backends import Backend, Problem, backend_for
 from branchsig.kernel import values, with_rule
-from branchsig.normalization import dilated, of_sum, sides, unit_kernel_backprop
+from branchsig.normalization import dilated, of_log_of_sum, of_sum, sides, unit_kernel_backprop
 from branchsig.transforms import transformed_adjoint
 
 __all__ = [
@@ -91,8 +91,8 @@ def branched_sig_kernel_backprop(
         \bar K_{m-1} = \tfrac14 \sum_{cells} g \, w_m, \qquad
         w_{m-1} = \sum_{r' > r, \, c' > c} \bar K_{m-1} K_{m-1}.
 
-    Gradients of a pair whose value is not finite are NaN in every entry of its two paths, and of no other. Nothing is
-    warned of.
+    Gradients of a pair whose value is not finite are NaN in every entry of its two paths, and of no other. A pair whose
+    derivatives are all 0 contributes nothing, whatever its value. Nothing is warned of.
 
     Examples
     --------
@@ -177,8 +177,8 @@ def branched_sig_kernel_gram_backprop(
     Since k(x, y) = k(y, x), the whole gradient of a symmetric matrix is one pass over a triangle with
     ``derivs + derivs.T``.
 
-    Gradients of a pair whose value is not finite are NaN in every entry of its two paths, and of no other. Nothing is
-    warned of.
+    Gradients of a pair whose value is not finite are NaN in every entry of its two paths, and of no other. A pair whose
+    derivatives are all 0 contributes nothing, whatever its value. Nothing is warned of.
 
     Examples
     --------
@@ -451,9 +451,8 @@ def _gradients(
 
 def _parts_derivs(backend: Backend, problem: Problem, derivs: Array, settings: Settings) -> Array:
     """Derivatives with respect to k_0..k_order, from those with respect to their sum or its logarithm."""
-    xp = namespace_of(derivs)
     if settings.log:
-        derivs = derivs / xp.sum(backend.parts(problem, grid=settings.return_grid), axis=-1)
+        return of_log_of_sum(derivs, problem, backend.parts(problem, grid=settings.return_grid))
     return of_sum(derivs, problem)
 
 

@@ -16,7 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from branchsig import _validation
-from branchsig._arrays import Array, contiguous, device_of, filled, is_recorded, namespace_of, to_numpy, unrecorded
+from branchsig._arrays import (
+    Array,
+    contiguous,
+    device_of,
+    filled,
+    is_recorded,
+    namespace_of,
+    to_numpy,
+    unrecorded,
+    weighted,
+)
 from branchsig._options import DilationOptions, gather, public
 from branchsig._problems import self_problem
 from branchsig._progress import one_pass
@@ -54,6 +64,12 @@ def of_sum(derivs: Array, problem: Problem) -> Array:
     return xp.asarray(xp.broadcast_to(derivs[..., None], (*derivs.shape, order + 1)), copy=True)
 
 
+def of_log_of_sum(derivs: Array, problem: Problem, parts: Array) -> Array:
+    """Derivatives with respect to k_0..k_order, from those with respect to the logarithm of their sum."""
+    xp = namespace_of(derivs)
+    return of_sum(xp.where(derivs == 0, derivs, derivs / xp.sum(parts, axis=-1)), problem)
+
+
 def _log_and_sign(backend: Backend, problem: Problem) -> tuple[Array, Array | float]:
     """log |K| and the sign of K, which only a kernel truncated by the number of nodes can lack."""
     if problem.order is None:
@@ -67,7 +83,7 @@ def _gradients_of_log(
 ) -> tuple[Array | None, Array | None]:
     """Gradients for derivatives with respect to log K."""
     if problem.order is not None:
-        derivs = of_sum(derivs / namespace_of(derivs).sum(backend.parts(problem, grid=False), axis=-1), problem)
+        derivs = of_log_of_sum(derivs, problem, backend.parts(problem, grid=False))
     return backend.gradients(problem, derivs, wrt_log=True, left=left, right=right)
 
 
@@ -109,7 +125,7 @@ def unit_kernel_backprop(
     passes = 3 if problem.pairing == "symmetric" and left and right else 2
     weights = derivs
     if not log:
-        weights = derivs * unit_kernel(backend, one_pass(problem, 0, passes), log=False)
+        weights = weighted(derivs, unit_kernel(backend, one_pass(problem, 0, passes), log=False))
     if problem.pairing == "symmetric":
         return _symmetric(backend, problem, weights, left=left, right=right, total=total)
     d_path1, d_path2 = _gradients_of_log(
@@ -284,7 +300,8 @@ class _Side:
         xp = namespace_of(gradient)
         if is_linear(self.own.static_kernel):
             path = filled(self.own.path1, self.own.lengths1)
-            return gradient * self.factors[:, None, None], xp.sum(gradient * path, axis=(1, 2))
+            of_factors = xp.sum(weighted(gradient, path), axis=(1, 2))
+            return weighted(gradient, self.factors[:, None, None]), of_factors
         return gradient[:, :, :-1], xp.sum(gradient[:, :, -1], axis=1)
 
     def slope(self) -> tuple[Array, Array]:

@@ -491,6 +491,31 @@ def test_values_that_are_not_finite_stand_where_the_reference_has_them(backend, 
         assert np.isnan(gradient[~finite]).all()
 
 
+@pytest.mark.parametrize("name", ["linear", "rbf", "quartic"])
+@pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
+@pytest.mark.parametrize(
+    ("rule", "depth", "order"), [("trapezoid", 3, None), ("lobatto2", math.inf, None), ("left", 3, 3)]
+)
+def test_pairs_without_a_derivative_contribute_nothing(backend, reference, rule, depth, order, pairing, name, rng):
+    x, y = drawn(rng, pairing, (9, 12), 2, counts=(4, 3))
+    x[1] *= np.nan
+    arguments = problem(x, y, depth, pairing=pairing, static_kernel=kernel_named(name))
+    arguments = dataclasses.replace(arguments, quadrature=BY_NAME[rule])
+    options = {"wrt_log": False, "left": True, "right": pairing != "symmetric"}
+    pairs = (4,) if pairing == "paired" else (4, y.shape[0])
+    for nodes in ((), (9, 12)):
+        if pairing == "symmetric" and (nodes or order):
+            continue
+        made = dataclasses.replace(arguments, order=order)
+        derivs = rng.uniform(0.5, 1.5, (*pairs, *nodes, *([] if order is None else [order + 1])))
+        derivs[1] = 0.0  # in a symmetric problem its mirror images have derivatives, and give NaN to the other paths
+        found = backend.gradients(made, derivs, **options)
+        for mine, its in zip(found, reference.gradients(made, derivs, **options), strict=True):
+            if its is not None:
+                assert relative_to_path(mine, its) < 1e-12
+        assert np.all(found[0][1] == 0.0)
+
+
 def test_cells_without_an_increment_contribute_nothing_where_the_kernel_is_infinite(backend, reference, rng):
     x, y = drawn(rng, "paired", (6, 6), 1, counts=(2, 2))
     x[0] = np.array([0.0, 1e3, 1e3, 1e3, 1e3, 1e3])[:, None]

@@ -132,6 +132,16 @@ def test_kernels_of_paths_with_themselves_are_not_asked_for():
         result = branchsig.branched_sig_mmd_test(x, x[1:], 1, seed=0)
     assert result.statistic == wanted
     assert 0 < result.p_value <= 1
+    gradients = branchsig.branched_sig_mmd_backprop(np.asarray(1.0), x, x[1:], 1, right_deriv=True)
+    for gradient, place in zip(gradients, (0, 1), strict=True):
+        for path in range(len(gradient)):
+            step = np.zeros_like(gradient)
+            step[path, 1] = 1e-6
+            moved = [[x, x[1:]], [x, x[1:]]]
+            moved[0][place], moved[1][place] = moved[0][place] + step, moved[1][place] - step
+            with pytest.warns(RuntimeWarning, match="overflowed"):
+                ahead, behind = (branchsig.branched_sig_mmd(*samples, 1) for samples in moved)
+            assert gradient[path, 1, 0] == pytest.approx((ahead - behind) / 2e-6, rel=1e-5)
 
 
 def test_the_test_tells_walks_of_different_size_apart(rng):

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import oracles
 import pytest
-from cases import STATIC_KERNELS, problem, relative, relative_to_path, scaled, static_kernel, walk
+from cases import STATIC_KERNELS, QuarticKernel, problem, relative, relative_to_path, scaled, static_kernel, walk
 
 import branchsig
 from branchsig.quadrature import BY_NAME
@@ -72,6 +72,75 @@ def test_an_overflowing_pair_leaves_its_neighbours_as_they_are(backend, rng):
             np.testing.assert_array_equal(mine[others], its[others])
         for gradient in found[1:]:
             assert np.all(np.isnan(gradient[place]))
+
+
+UNCOUNTED = [
+    {},
+    {"log": True},
+    {"depth": 7, "dyadic_order": (0, 1)},
+    {"depth": math.inf},
+    {"depth": math.inf, "order": 4, "log": True},
+    {"depth": math.inf, "order": 4, "normalize": True},
+    {"quadrature": "lobatto2"},
+    {"static_kernel": branchsig.PolynomialKernel(2.0, 1.0, 1.0)},
+    {"static_kernel": QuarticKernel()},
+    {"normalize": True},
+    {"normalize": "dilation"},
+    {"return_grid": True},
+    {"return_grid": True, "time_aug": True, "lead_lag": True},
+]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("spoilt", [1e60, math.nan])
+@pytest.mark.parametrize("options", UNCOUNTED)
+def test_pairs_without_a_derivative_contribute_nothing(backend, options, spoilt, rng):
+    options = {"depth": 3} | options
+    x, y = walk(rng, 11, 6, 2, size=0.4), walk(rng, 11, 6, 2, size=0.4)
+    others = np.arange(11) != 2
+    x[2], y[2] = x[2] * spoilt, y[2] * spoilt
+    for function in (branchsig.branched_sig_kernel_vjp, branchsig.branched_sig_kernel_gram_vjp):
+        value, pullback = function(x, y, **options)
+        derivs = rng.standard_normal(value.shape)
+        derivs[2] = 0.0
+        if function is branchsig.branched_sig_kernel_gram_vjp:
+            derivs[:, 2] = 0.0
+            derivs_of_others = derivs[others][:, others]
+        else:
+            derivs_of_others = derivs[others]
+        _, pullback_of_others = function(x[others], y[others], **options)
+        for mine, its in zip(pullback(derivs), pullback_of_others(derivs_of_others), strict=True):
+            assert relative_to_path(mine[others], its) < 1e-12
+            assert np.all(mine[2] == 0.0)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("normalize", [False, True, "dilation"])
+@pytest.mark.parametrize("kernel", [branchsig.LinearKernel(), QuarticKernel()])
+def test_entries_of_a_symmetric_matrix_without_a_derivative_contribute_nothing(backend, kernel, normalize, rng):
+    x = walk(rng, 11, 6, 2, size=0.4)
+    x[2] *= math.nan
+    options = {"depth": 3, "static_kernel": kernel, "normalize": normalize}
+    others = np.arange(11) != 2
+    derivs = rng.standard_normal((11, 11))
+    derivs[2] = derivs[:, 2] = 0.0
+    for left, right in ((True, False), (True, True)):
+        found = branchsig.branched_sig_kernel_gram_backprop(derivs, x, x, right_deriv=right, **options)
+        wanted = branchsig.branched_sig_kernel_gram_backprop(
+            derivs[others][:, others], x[others], x[others], right_deriv=right, **options
+        )
+        for mine, its, asked in zip(found, wanted, (left, right), strict=True):
+            if asked:
+                assert relative_to_path(mine[others], its) < 1e-12
+                assert np.all(mine[2] == 0.0)
+    # An entry and its mirror image are two: here path 2 has derivatives in one place alone.
+    derivs[others, 2] = 1.0
+    left, right = branchsig.branched_sig_kernel_gram_backprop(derivs, x, x, right_deriv=True, **options)
+    if not normalize:
+        assert np.all(left[2] == 0.0)
+        assert np.all(np.isnan(left[others]))
+        assert np.all(np.isfinite(right[others]))
+        assert np.all(np.isnan(right[2]))
 
 
 def test_unit_normalisation_survives_where_the_kernel_overflows(backend):

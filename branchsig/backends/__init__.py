@@ -129,7 +129,7 @@ class Backend(Protocol):
         ``grid(all_levels=True)``. A symmetric problem takes scalar derivs and gives the left gradient ``sum_j derivs[i,
         j] d_1 k(x_i, x_j)`` alone. Derivatives for a problem with an `order`, which is never symmetric, are those of
         `parts`, whatever `wrt_log`. A pair whose value (any value of its grid) is not finite gives NaN in every entry
-        of its own two paths.
+        of its own two paths, unless all its derivatives are 0: such a pair contributes nothing, whatever its value.
         """
 
 

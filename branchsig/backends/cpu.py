@@ -498,6 +498,12 @@ class CpuBackend:
             if not paired:
                 grad1 = None if totals[0] is None else np.zeros_like(totals[0])
                 grads = (grad1, grad1 if symmetric else None if totals[1] is None else np.zeros_like(totals[1]))
+            counted = _counted(arrays)
+            if not counted.all():  # the others are not solved for, and may be infinite
+                index1, index2 = index1[counted], index2[counted]
+                arrays = {name: None if a is None else a[counted] for name, a in arrays.items()}
+            if not len(index1):
+                return grads
             ctx, given = sweep.given(index1, index2)
             if given is None:
                 results = {"grad1": grads[0], "grad2": grads[1]}
@@ -513,6 +519,14 @@ class CpuBackend:
 
         sweep.run(work, collect, fixed=not paired)
         return _as(dtype, totals[0]), _as(dtype, totals[1])
+
+
+def _counted(arrays: _Arrays) -> np.ndarray:
+    """Which pairs of a job have a derivative other than 0."""
+    given = arrays["grid_derivs"] if arrays["part_derivs"] is None else arrays["part_derivs"]
+    if given is not None:
+        return np.asarray(np.any(given.reshape(len(given), -1), axis=1))
+    return np.asarray((arrays["weight1"] != 0) | (arrays["weight2"] != 0))
 
 
 def _through_given(
@@ -542,7 +556,7 @@ def _through_given(
             if valid is not None:
                 behind = np.arange(part.shape[1]) >= valid[index][:, None]
                 part = np.where(behind[:, :, None], 0, part)
-            np.add.at(grad, index, weight[:, None, None] * part)
+            np.add.at(grad, index, np.where(weight == 0, 0, weight * part.T).T)
 
 
 def _as(dtype: np.dtype[Any], array: np.ndarray | None) -> np.ndarray | None:

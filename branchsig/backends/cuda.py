@@ -19,7 +19,7 @@ import numpy as np
 
 from branchsig import _validation
 from branchsig import static_kernels as kernels
-from branchsig._arrays import Array, filled
+from branchsig._arrays import Array, filled, weighted
 from branchsig.backends._instances import ANY_DIMENSION, GIVEN, REALS, Instance, fused, source
 from branchsig.backends._plans import LARGEST_DEPTH, PAIRINGS, Plan
 from branchsig.backends.reference import ReferenceBackend
@@ -452,15 +452,17 @@ class _Sweep:
             ones = cupy.ones(self.plan.shape, dtype=self.plan.dtype)
             self.launch("backward", first, count, wrt_log, increments, ones, None, None, d_increments)
         else:
-            weights1 = weights2 = cupy.ones((count,), dtype=self.plan.dtype)
+            # The sweep has the derivatives, and what is left are the pairs that have none.
+            of_pairs = derivs.reshape(math.prod(self.plan.shape), -1)[first : first + count]
+            weights1 = weights2 = (of_pairs != 0.0).any(axis=1).astype(self.plan.dtype)
             self.launch("backward", first, count, wrt_log, increments, derivs, None, None, d_increments)
         static_kernel = self.problem.static_kernel
         if gradient1 is not None:
             made = kernels.gradient_x(static_kernel, ctx, d_increments, self.path1[index1])
-            gradient1[...] = self.unpadded(made * weights1[:, None, None], self.lengths1, index1)
+            gradient1[...] = self.unpadded(weighted(weights1[:, None, None], made), self.lengths1, index1)
         if gradient2 is not None:
             made = kernels.gradient_y(static_kernel, ctx, d_increments, self.path2[index2])
-            gradient2[...] = self.unpadded(made * weights2[:, None, None], self.lengths2, index2)
+            gradient2[...] = self.unpadded(weighted(weights2[:, None, None], made), self.lengths2, index2)
         return gradient1, gradient2
 
     def unpadded(self, gradients: Array, lengths: Array | None, index: Array) -> Array:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from branchsig._arrays import Array, device_of, filled, namespace_of
+from branchsig._arrays import Array, device_of, filled, namespace_of, weighted
 from branchsig.quadrature import Matrix, Quadrature
 from branchsig.static_kernels import Context, gradient_x, gradient_y, increments
 
@@ -573,9 +573,11 @@ def _pair_gradients(
     else:
         finite, gbar = _depth_gradients(g, derivs, k_stack, problem, wrt_log=wrt_log)
     gbar = _in_use(x, y, _refined_adjoint(gbar, problem.dyadic_order))
+    counted = xp.any(xp.reshape(derivs != 0, (derivs.shape[0], -1)), axis=1)
 
     def marked(gradient: Array, paths: _Paths) -> Array:
         gradient = xp.where(finite[:, None, None], gradient, xp.full_like(gradient, math.nan))
+        gradient = xp.where(counted[:, None, None], gradient, xp.zeros_like(gradient))
         if paths.lengths is None:
             return gradient
         lengths = xp.asarray(paths.lengths, device=device_of(gradient))
@@ -842,13 +844,13 @@ def _gram_gradients(
                 )
                 if gx is not None:
                     gx = xp.reshape(gx, (a, b, *gx.shape[1:]))
-                    gx = gx * weights[:, :, None, None] if below else gx
+                    gx = weighted(weights[:, :, None, None], gx) if below else gx
                     d_rows[i] = _plus(d_rows[i], xp.sum(gx, axis=1))
                 if gy is not None:
                     gy = xp.reshape(gy, (a, b, *gy.shape[1:]))
                     if below:
                         mirrored = xp.permute_dims(derivs[columns_block, rows_block], (1, 0))
-                        d_rows[j] = _plus(d_rows[j], xp.sum(gy * mirrored[:, :, None, None], axis=0))
+                        d_rows[j] = _plus(d_rows[j], xp.sum(weighted(mirrored[:, :, None, None], gy), axis=0))
                     else:
                         d_columns[j] = _plus(d_columns[j], xp.sum(gy, axis=0))
                 progress.add(a * (a + 1) // 2 if symmetric and i == j else a * b)

@@ -227,7 +227,7 @@ static int adjoint_strips(strips *s, int64_t k) {
     }
     t->adjoints = band_adjoints;
     part_lanes(&s->step, in->points2, s->step.length2, in->grad_y);
-    if (task->grad2)
+    if (task->grad2 && task->weight2[k])
       for (int w = 0; w < W; ++w)
         if (busy(s, step, w))
           flush_gradient(&s->step, in->grad_y, s->step.length2, w, in->points2[w], weight2,
@@ -235,7 +235,7 @@ static int adjoint_strips(strips *s, int64_t k) {
   }
   in->gradient = 0;
   part_lanes(&s->step, in->points1, s->step.length1, in->grad_x);
-  if (task->grad1)
+  if (task->grad1 && task->weight1[k])
     for (int w = 0; w < W; ++w)
       if (w * s->strip_cells < task->length1 - 1)
         flush_gradient(&s->step, in->grad_x, s->step.length1, w, in->points1[w], weight1,

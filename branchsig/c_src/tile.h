@@ -587,7 +587,8 @@ static void part_gradients(tile *t) {
   part_lanes(task, t->in.points2, task->length2, t->in.grad_y);
 }
 
-/* The gradient of lane w, which is pair k, to where it belongs. A pair without a finite value has no gradient. */
+/* The gradient of lane w, which is pair k, to where it belongs. A pair without a finite value has no gradient, and one of weight 0
+   contributes nothing, whatever its value. */
 static void flush(const tile *t, int w, int64_t k, int finite) {
   const bs_task *task = t->in.task;
   const double nan = __builtin_nan(""), scale = is_linear(task) ? task->parameter[0] : 1;
@@ -598,8 +599,9 @@ static void flush(const tile *t, int w, int64_t k, int finite) {
     for (int64_t j = 0; j < (task->length1 - 1) * t->cells; ++j) to[j] *= weight1;
     return;
   }
-  flush_path(t, w, t->in.grad_x, t->in.points1[w], weight1, t->in.x[w], task->grad1, task->index1[k] * task->stride1);
-  flush_path(t, w, t->in.grad_y, t->in.points2[w], weight2, t->in.y[w], task->grad2, task->index2[k] * task->stride2);
+  double *const grad1 = task->weight1[k] ? task->grad1 : NULL, *const grad2 = task->weight2[k] ? task->grad2 : NULL;
+  flush_path(t, w, t->in.grad_x, t->in.points1[w], weight1, t->in.x[w], grad1, task->index1[k] * task->stride1);
+  flush_path(t, w, t->in.grad_y, t->in.points2[w], weight2, t->in.y[w], grad2, task->index2[k] * task->stride2);
 }
 
 /* K_depth (or log K_depth) of each lane at the end point. */

@@ -311,15 +311,20 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       if (goes_up) {
         bool finite = GRID || PARTS ? !strayed : is_finite(real(log_k));
         if (!GRID && !PARTS && !task.wrt_log) finite = finite && is_finite(real(exp(log_k)));
-        work(&factor)[2] = mine.factors;
+        work deriv[2] = {work(1), work(1)};
+        if (!GRID && !PARTS) {
+          deriv[0] = work(derivs[pair.place(pairing, n2, first_pair + k)]);
+          deriv[1] = pairing != SYMMETRIC        ? work(derivs[first_pair + k])
+                     : pair.first == pair.second ? work(0)
+                                                 : work(derivs[pair.second * n2 + pair.first]);
+        } else if (team.some(!finite)) {
+          bool counts = false;
+          for (long long e = team.thread(); e < given; e += team.threads()) counts |= mine.derivs[e] != real(0);
+          deriv[0] = deriv[1] = work(team.any(counts));
+        }
         if (team.lane == 0) {
-          factor[0] = factor[1] = !finite ? work(0) / work(0) : GRID || PARTS || task.wrt_log ? work(1) : exp(log_k);
-          if (!GRID && !PARTS) {
-            factor[0] *= work(derivs[pair.place(pairing, n2, first_pair + k)]);
-            factor[1] *= pairing != SYMMETRIC        ? work(derivs[first_pair + k])
-                         : pair.first == pair.second ? work(0)
-                                                     : work(derivs[pair.second * n2 + pair.first]);
-          }
+          const work value = !finite ? work(0) / work(0) : GRID || PARTS || task.wrt_log ? work(1) : exp(log_k);
+          for (int i = 0; i < 2; ++i) mine.factors[i] = deriv[i] == work(0) ? work(0) : deriv[i] * value;
         }
         gradients.clear();
         if (moves) adjoint.start_edge();

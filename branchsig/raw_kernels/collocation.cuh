@@ -14,7 +14,8 @@
 //             w_m[a, b] = sum of Kbar_m K_m over the nodes below and to the right of the sub-cell
 //
 // A lane owns one column of cells. The rule is data, "weights" below. Up to P = 3 loops over nodes are unrolled, so that what a
-// cell needs is in registers as far as they go; larger rules index it in local memory.
+// cell needs is in registers as far as they go; larger rules index it in local memory. Left points alone have weights of zero, so
+// for P > 1 nobody asks.
 
 // B by rows, V, and the integrals of 1 from node to node.
 template <int P>
@@ -25,13 +26,6 @@ struct Weights {
   static __device__ __forceinline__ int whole(int k) { return P * (P + 1) + k; }
   static __device__ __forceinline__ int side(int a) { return (P + 1) * (P + 1) + a; }
 };
-
-// A weight times a value; CAREFUL: nothing where the weight is zero, also where the value is infinite. Left points alone have
-// weights of zero, so for P > 1 nobody asks.
-template <bool CAREFUL, typename work>
-__device__ __forceinline__ work weighted(work weight, work value) {
-  return CAREFUL && weight == work(0) ? work(0) : weight * value;
-}
 
 // The sums of K_0 = 1
 template <int P, typename work>

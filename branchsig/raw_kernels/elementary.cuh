@@ -26,6 +26,12 @@ struct Watch {
   __device__ __forceinline__ bool strayed() const { return wrong || farthest > MOST - LEAST || faintest > FAINT; }
 };
 
+// A weight times a value; CAREFUL: nothing where the weight is zero, also where the value is infinite.
+template <bool CAREFUL, typename work>
+__device__ __forceinline__ work weighted(work weight, work value) {
+  return CAREFUL && weight == work(0) ? work(0) : weight * value;
+}
+
 template <typename real>
 __device__ __forceinline__ bool is_finite(real value) {
   return value - value == real(0);

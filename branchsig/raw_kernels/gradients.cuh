@@ -217,7 +217,7 @@ struct GradientsOfPair {
       const long long width = problem.padded2 - 1, size = (problem.length1 - 1) * width;
       for (long long e = team.thread(); e < size; e += team.threads()) {
         if (e % width >= problem.length2 - 1) continue;
-        memory.increments[e] = real(work(memory.increments[e]) * factors[0]);
+        memory.increments[e] = real(weighted<true>(factors[0], work(memory.increments[e])));
         strayed |= !is_finite(memory.increments[e]);
       }
       return strayed;
@@ -242,11 +242,11 @@ struct GradientsOfPair {
 #pragma unroll
         for (int n = 0; n < CHANNELS; ++n)
           if (group * CHANNELS + n < coordinates)
-            strayed |= !is_finite(out[(long long)i * d + group * CHANNELS + n] = real(made.channel[n] * factor));
+            strayed |= !is_finite(out[(long long)i * d + group * CHANNELS + n] = real(weighted<true>(factor, made.channel[n])));
       }
     if (Strip::OF_POINTS && problem.dilated)
       for (int i = team.thread(); i < length; i += team.threads())
-        strayed |= !is_finite(out[(long long)i * d + d - 1] = i ? real(0) : real(of_factor(second) * factor));
+        strayed |= !is_finite(out[(long long)i * d + d - 1] = i ? real(0) : real(weighted<true>(factor, of_factor(second))));
     return strayed;
   }
 
