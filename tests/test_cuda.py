@@ -1479,15 +1479,6 @@ MUTATIONS = {
     "1 / E comes from the right": (FROM_THE_RIGHT, f"v == 0 ? handed[m][v] : {FROM_THE_RIGHT}"),
     "the suffix sum comes from the right": (FROM_THE_RIGHT, f"v == 1 ? handed[m][v] : {FROM_THE_RIGHT}"),
     "g w comes from the right": (FROM_THE_RIGHT, f"v == 2 ? handed[m][v] : {FROM_THE_RIGHT}"),
-    "the warps of a team wait for each other": (
-        "    if (warps > 1) {\n      __syncthreads();\n    } else {",
-        "    if (warps > 1) {\n    } else {",
-    ),
-    "a turn is known to all lanes": ("turn = to;\n    __syncwarp();", "turn = to;"),
-    "the sums of all warps are there": (
-        "scratch[warp] = value;\n    __syncthreads();",
-        "scratch[warp] = value;",
-    ),
     "warps keep two phases apart, down": ("phase - APART * team.warp;", "phase - team.warp;"),
     "warps keep two phases apart, up": (
         "phase - APART * (team.warps - 1 - team.warp);",
@@ -1496,31 +1487,18 @@ MUTATIONS = {
 }
 
 
-def gradients_are_wrong(backend, reference, arguments, *, seeds):
-    """Whether some order of threads and blocks gives wrong gradients, or none at all."""
-    derivs, options = np.ones(arguments.path1.shape[0]), {"wrt_log": False, "left": True, "right": True}
-    wanted = reference.gradients(arguments, derivs, **options)
-
-    def survives(seed):
-        emulated_cupy.seed(seed)
-        try:
-            found = backend.gradients(arguments, derivs, **options)
-        except RuntimeError:
-            return False
-        found = [np.nan_to_num(gradient, nan=1e9) for gradient in found]
-        return max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) < 1e-9
-
-    return not all(survives(seed) for seed in range(seeds))
-
-
 @pytest.mark.parametrize("mutation", MUTATIONS)
-def test_a_shuffle_or_barrier_left_out_is_caught(emulated, reference, mutation, rng, monkeypatch):
+def test_a_value_not_handed_on_is_caught(emulated, reference, mutation, rng, monkeypatch):
     original, mutated = MUTATIONS[mutation]
     text = cuda.source()
     assert text.count(original) == 1
     monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
-    x, y = drawn(rng, "paired", (40, 70), 2, counts=(1, 1))
-    assert gradients_are_wrong(emulated, reference, problem(x, y, 3), seeds=8)
+    x, y = drawn(rng, "paired", (40, 150), 2, counts=(1, 1))
+    arguments, derivs = problem(x, y, 3), np.ones(1)
+    options = {"wrt_log": False, "left": True, "right": True}
+    wanted = reference.gradients(arguments, derivs, **options)
+    found = [np.nan_to_num(gradient, nan=1e9) for gradient in emulated.gradients(arguments, derivs, **options)]
+    assert max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) > 1e-9
 
 
 @pytest.mark.parametrize(
@@ -1543,60 +1521,6 @@ def test_an_edge_of_a_cell_not_handed_on_is_caught(emulated, reference, shuffle,
     assert max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) > 1e-9
 
 
-RELAY_MUTATIONS = {
-    "a stage waits for the phases before it, down": (
-        "if (end && team.warp == 0) relay.follow(",
-        "if (false) relay.follow(",
-    ),
-    "a stage waits for the phases before it, up": (
-        "if (end && team.warp == team.warps - 1) relay.follow(",
-        "if (false) relay.follow(",
-    ),
-    "a stage waits for the paths to be laid out": (
-        "relay.await(relay.stage - 1, 1);",
-        ";",
-    ),
-    "the way back waits for the way down": ("relay.await(relay.passes - 1, relay.ALL_DONE);", ";"),
-    "a sum waits for the one before": ("relay.await(pass - 1, relay.ALL_DONE);", ";"),
-    "the gradients are written when all is added": (
-        "if (relay.stage > relay.passes) relay.await(relay.stage - 1, relay.ALL_DONE);",
-        "",
-    ),
-    "phases are told behind a barrier, down": (
-        "      team.barrier();\n      relay.tell(team, phase + 1 - APART * (team.warps - 1));\n    }\n    if constexpr",
-        "      relay.tell(team, phase + 1 - APART * (team.warps - 1));\n      team.barrier();\n    }\n    if constexpr",
-    ),
-    "what was waited for is read behind a fence": (
-        "volatile int*)where;\n  __threadfence();",
-        "volatile int*)where;",
-    ),
-    "phases are told behind a fence": ("  __threadfence();\n  atomicExch(", "  atomicExch("),
-    "phases are not told too early": (
-        "release(progress + stage, phases);",
-        "release(progress + stage, phases + 3);",
-    ),
-    "enough phases are waited for": (
-        "const int now = await(stage - 1, phases);",
-        "const int now = await(stage - 1, phases - 2);",
-    ),
-    "turns are taken in order": (
-        "relay.turn = atomicAdd(progress, 1);",
-        "relay.turn = int(count()) - 1 - atomicAdd(progress, 1);",
-    ),
-}
-
-
-@pytest.mark.parametrize("mutation", RELAY_MUTATIONS)
-def test_a_stage_that_does_not_wait_is_caught(emulated, reference, mutation, rng, monkeypatch):
-    original, mutated = RELAY_MUTATIONS[mutation]
-    text = cuda.source()
-    assert text.count(original) == 1
-    relaying = with_short_teams(emulated, 2, monkeypatch)
-    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
-    x, y = drawn(rng, "paired", (40, 270), 2, counts=(2, 2), size=0.2)
-    assert gradients_are_wrong(relaying, reference, problem(x, y, 3), seeds=24)
-
-
 MISTAKEN = """
 __global__ void waits_in_vain(int* out) {
   if (threadIdx.x == 0) __syncthreads();
@@ -1610,21 +1534,6 @@ __global__ void waits_at_two_places(int* out) {
 __global__ void waits_for_another_block(int* out) {
   const volatile int* told = out;
   while (*told < 2) __nanosleep(1);
-}
-__global__ void goes_on_without_a_fence(int* out) {
-  const volatile int* told = out;
-  while (*told < 1) {
-    if (blockIdx.x == 1) {
-      __threadfence();
-      atomicExch(out, 1);
-    }
-    __nanosleep(1);
-  }
-  __syncthreads();
-}
-__global__ void tells_without_a_fence(int* out) {
-  __syncthreads();
-  atomicExch(out, 1);
 }
 __global__ void shares_with_other_blocks(int* out) {
   __shared__ int value[2];
@@ -1653,11 +1562,9 @@ __global__ void reads_what_nobody_wrote(double* out) {
         ("waits_in_vain", "deadlock"),
         ("waits_at_two_places", "different places"),
         ("waits_for_another_block", "blocks in flight wait"),
-        ("tells_without_a_fence", "without a fence before"),
-        ("goes_on_without_a_fence", "goes on without a fence"),
     ],
 )
-def test_the_emulator_finds_threads_that_wait_for_ever_or_tell_too_early(name, message):
+def test_the_emulator_finds_threads_that_wait_for_ever(name, message):
     function = emulated_cupy.RawModule(code=MISTAKEN, name_expressions=(name,)).get_function(name)
     with pytest.raises(RuntimeError, match=message):
         function((2,), (32,), (emulated_cupy.zeros((2,), np.int32),))

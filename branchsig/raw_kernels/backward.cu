@@ -345,7 +345,6 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       if (PADDED) gradients.clear_padding(mine.out1, mine.out2);
       if (!CAREFUL && strayed && team.thread() == 0) adjoint.redo();
     }
-    team.barrier();
   }
 }
 

@@ -61,6 +61,5 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         if (pairing == SYMMETRIC) ends[other + n] = ends[place + n];
       }
     }
-    team.barrier();
   }
 }

@@ -68,7 +68,6 @@ struct Gradients {
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) below[c] = work(0);
     for (int row = team.lane; row < RowSums::ROWS; row += team.lanes) rows.put(row, Group());
-    __syncwarp();
   }
 
   // Takes the derivatives of the increments of coarse row i.

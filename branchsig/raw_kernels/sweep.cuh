@@ -43,7 +43,6 @@ struct Staged {
   template <int MOST>
   __device__ __forceinline__ void bring(const work* edge, int stride, int values, int from, int rows, int lane, int lanes) {
     enum { FOR_LANE = (PHASE * MOST - 1) / 32 + 1, AT_ONCE = FOR_LANE < 2 ? int(FOR_LANE) : 2 };  // a lane waits for so many
-    __syncwarp();
 #pragma unroll 1
     for (int first = lane; first < PHASE * values; first += AT_ONCE * lanes) {
       work brought[AT_ONCE];
@@ -115,7 +114,6 @@ struct Team {
   __device__ work sum(work value, work* scratch) const {
     for (int distance = lanes / 2; distance; distance >>= 1) value += __shfl_xor_sync(ALL_LANES, value, distance);
     if (warps == 1) return value;
-    __syncthreads();
     if (lane == 0) scratch[warp] = value;
     __syncthreads();
     value = scratch[0];
@@ -181,7 +179,6 @@ struct Relay {
     const int now = await(stage - 1, phases);
     __syncwarp();
     if (team.lane == 0) seen = now;
-    __syncwarp();
   }
   // So many phases are done. Called behind a barrier of the team.
   __device__ __forceinline__ void tell(const Team& team, int phases) const {
@@ -481,7 +478,6 @@ struct Sweep {
     const int R = problem.rows(), C = problem.columns();
     const long long width = problem.grid_columns(), size = problem.grid_rows() * width;
     const bool still = R == 0 || C == 0;
-    team.barrier();  // what other lanes have stored is read; a vote orders no memory
     for (long long e = team.thread(); e < grids * size; e += team.threads()) {
       const long long node = Rule::PARTS ? e / grids : e % size, r = node / width, c = node % width;
       if (still) {

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import math
 import os
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -22,6 +23,12 @@ HERE = Path(__file__).parent
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-ffp-contract=off"]
 FLAGS += ["-fno-strict-aliasing", "-Wno-unknown-pragmas"]
 SANITIZED = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DEMULATOR_STATIC_SHARED"]
+WATCHED = [
+    "-g",
+    "-fsanitize=thread",
+    "--param=tsan-distinguish-volatile=1",
+    "--param=tsan-instrument-func-entry-exit=0",
+]
 
 LARGEST_GRID = 2**31 - 1
 LARGEST_BLOCK = 1024
@@ -29,6 +36,7 @@ DEVICES = 2
 PROCESSORS = 3  # so few that a team has to take several pairs
 
 sanitize = os.environ.get("EMULATOR_SANITIZE") == "1"
+watch_for_races = os.environ.get("EMULATOR_RACES") == "1"  # see races.h
 memory_limit = math.inf
 poison = 0xFF  # every byte of memory that nobody wrote; a floating-point number of these bytes is NaN
 allocated = [0]
@@ -235,12 +243,12 @@ class RawModule:
             library.emulator_seed(ctypes.c_uint64(RawModule.seed))
             library.emulator_poison(poison)
             if entry(grid[0], block[0], pointers):
-                raise RuntimeError(f"{name}: {library.emulator_error().decode()}")
+                raise RuntimeError(f"{name}: {_with_lines(library.emulator_error().decode(), library._name)}")
 
         return launch
 
     def _library(self):
-        key = (self._code, *self._names, sanitize)
+        key = (self._code, *self._names, sanitize, watch_for_races)
         if key not in _libraries:
             entries = [f"EMULATED_KERNEL(kernel{i}, (&{name}))" for i, name in enumerate(self._names)]
             text = "\n".join(['#include "emulator.h"', '#line 1 "kernels.cu"', self._code, *entries, ""])
@@ -273,24 +281,39 @@ def _folder():
 
 
 @functools.cache
-def _runtime():
-    return _object((HERE / "emulator.cpp").read_text(), "emulator")
+def _runtime(watched):
+    """The object files of the emulator."""
+    if not watched:
+        return [_object((HERE / "emulator.cpp").read_text(), "emulator")]
+    sources = {name: (HERE / f"{name}.cpp").read_text() for name in ("emulator", "races")}
+    return [_object(text, f"{name}-watched", "-O2", "-DEMULATOR_RACES") for name, text in sources.items()]
 
 
-def _object(text, name):
+def _object(text, name, *flags):
     folder = _folder()[1]
     source, result = folder / f"{name}.cpp", folder / f"{name}.o"
     source.write_text(text)
-    _run(["-c", f"-I{HERE}", str(source), "-o", str(result)])
+    _run(["-c", *flags, f"-I{HERE}", str(source), "-o", str(result)])
     return result
 
 
 def compiled(text):
     """Compile a source text to a shared library, and return its path."""
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    name = hashlib.sha256(text.encode()).hexdigest()[:16] + "-watched" * watch_for_races
     library = _folder()[1] / f"{name}.so"
-    _run(["-shared", str(_object(text, name)), str(_runtime()), "-o", str(library)])
+    made = _object(text, name, *(WATCHED if watch_for_races else []))
+    _run(["-shared", str(made), *map(str, _runtime(watch_for_races)), "-o", str(library)])
     return library
+
+
+def _with_lines(message, library):
+    """A message in which places in a library are lines of its source."""
+
+    def line(match):
+        found = subprocess.run(["addr2line", "-e", library, match[1]], capture_output=True, text=True, check=False)
+        return found.stdout.strip() or match[0]
+
+    return re.sub(r"\+(0x[0-9a-f]+)", line, message)
 
 
 def _run(arguments):

@@ -1,6 +1,8 @@
 // Runs the threads of some blocks at a time as fibers. See emulator.h.
 #include "emulator.h"
+#include "races.h"
 
+#include <dlfcn.h>
 #include <link.h>
 #include <sys/mman.h>
 
@@ -17,6 +19,16 @@
 #endif
 #if !defined(__x86_64__)
 #include <ucontext.h>
+#endif
+#if !defined(EMULATOR_RACES)  // see races.h
+namespace emulator::races {
+void begin(unsigned, unsigned, const char*, size_t, const char*, size_t) {}
+void begin_block(unsigned) {}
+void meet(const unsigned*, unsigned) {}
+void fence(unsigned) {}
+void tell(unsigned, const void*) {}
+void settle() {}
+}  // namespace emulator::races
 #endif
 
 namespace emulator {
@@ -37,8 +49,6 @@ struct Fiber {
   void* fake_stack;
   unsigned thread;
   State state;
-  bool fenced;  // since it last waited for others
-  bool slept;   // and no fence since then
   // of the barrier or exchange it waits at
   int line, predicate;
   Exchange what;
@@ -72,7 +82,7 @@ Block* block;   // the one that runs
 size_t events;  // whatever has happened, but for threads that woke up and slept on
 uint64_t seed;
 int poison = 0xff;
-Fiber scheduler, *running;
+Fiber scheduler, *running = &scheduler;
 char* stacks;
 size_t stacks_made;  // for each block in flight
 std::string error;
@@ -122,27 +132,35 @@ void switch_fiber(Fiber* from, Fiber* to) {
 #endif
 }
 
+unsigned number_of(const Fiber& fiber) { return block->index * block_size.x + fiber.thread; }
+
+// Those of a warp, or of the block, that have come to the same barrier.
+template <class Present>
+void meet(const Fiber* fibers, unsigned count, Present present) {
+  std::vector<unsigned> numbers;
+  for (unsigned f = 0; f < count; ++f)
+    if (present(f)) numbers.push_back(number_of(fibers[f]));
+  races::meet(numbers.data(), unsigned(numbers.size()));
+}
+
 void resume(Fiber* from, Fiber* to) {
+  races::settle();
   running = to;
   thread_index.x = to->thread;
   switch_fiber(from, to);
-  if (from != &scheduler) {
-    running = from;
-    thread_index.x = from->thread;
-  }
+  running = from;
+  thread_index.x = from->thread;
 }
 
 // Goes on with the next fiber that can run, or with the scheduler where there is none. Seeds from 2 on give way to the fibers
 // that stand first in the order, so that a warp runs ahead of the others until a block barrier; the others take turns.
 void yield() {
-  Fiber* me = running;
-  me->fenced = false;
   unsigned next = seed < 2 ? block->position + 1 : 0;
   const auto& order = block->order;
   while (next < order.size() && block->fibers[order[next]].state != State::ready) ++next;
   block->position = next;
   const bool found = next < order.size() && error.empty();
-  resume(me, found ? &block->fibers[order[next]] : &scheduler);
+  resume(running, found ? &block->fibers[order[next]] : &scheduler);
 }
 
 // Completes an exchange once all living lanes of its mask wait at it.
@@ -166,6 +184,7 @@ bool complete_exchange(unsigned warp, unsigned mask) {
   for (unsigned l = 0; l < count; ++l)
     if (present >> l & 1 && lanes[l].value) ballot |= 1u << l;
   const Exchange what = first->what;
+  if (what == Exchange::sync) meet(lanes, count, [&](unsigned l) { return present >> l & 1; });
   for (unsigned l = 0; l < count; ++l) {
     if (!(present >> l & 1)) continue;
     const unsigned source = lanes[l].source_lane;
@@ -240,6 +259,8 @@ std::pair<char*, size_t> shared_memory() {
 void release_block_barrier() {
   const Fiber* first = nullptr;
   block->any_result = 0;
+  const auto& fibers = block->fibers;
+  meet(fibers.data(), unsigned(fibers.size()), [&](unsigned t) { return fibers[t].state == State::at_block_barrier; });
   for (auto& fiber : block->fibers) {
     if (fiber.state != State::at_block_barrier) continue;
     if (!first) first = &fiber;
@@ -269,6 +290,7 @@ void begin(Block& begun, unsigned index, char* at, unsigned threads, std::pair<c
   begun.alive = threads;
   begun.at_barrier = 0;
   begun.shared.assign(shared.second, char(poison));
+  races::begin_block(index);
   for (unsigned t = 0; t < threads; ++t) {
     prepare(begun.fibers[t], t, at + t * stack_size);
     begun.order[t] = t;
@@ -311,14 +333,9 @@ void fail(const char* message) {
   if (error.empty()) error = message;
 }
 
-void require_fence_after_sleep() {
-  if (running->slept) fail("a thread that waited for another block goes on without a fence");
-}
-
 void block_barrier(int line) { block_any(line, 0); }
 
 int block_any(int line, int predicate) {
-  require_fence_after_sleep();
   running->state = State::at_block_barrier;
   running->line = line;
   running->predicate = predicate != 0;
@@ -330,29 +347,33 @@ int block_any(int line, int predicate) {
 // Until the other blocks have had their turn.
 void sleep() {
   running->state = State::asleep;
-  running->slept = true;
   yield();
 }
 
-void fence() {
-  running->fenced = true;
-  running->slept = false;
-}
+void fence() { races::fence(number_of(*running)); }
 
-void require_fence() {
-  if (!running->fenced) fail("something is told to other blocks without a fence before it");
-}
-
-// All threads of the block give way to the other blocks.
-void others() {
+namespace {
+// An atomic operation, behind which all threads of the block give way to the other blocks.
+int atomically(int* where, int value) {
+  const int before = *where;
+  *where = value;
   ++events;
-  if (in_flight == 1) return;
-  block->gives_way = true;
-  resume(running, &scheduler);
+  if (in_flight > 1) {
+    block->gives_way = true;
+    resume(running, &scheduler);
+  }
+  return before;
+}
+}  // namespace
+
+int add(int* where, int more) { return atomically(where, *where + more); }
+
+int replace(int* where, int other) {
+  races::tell(number_of(*running), where);
+  return atomically(where, other);
 }
 
 uint64_t exchange(Exchange what, unsigned mask, uint64_t value, unsigned source_lane) {
-  require_fence_after_sleep();
   Fiber* me = running;
   if (!(mask >> lane() & 1)) fail("a lane calls a warp intrinsic whose mask leaves it out");
   me->what = what;
@@ -387,6 +408,7 @@ int launch(unsigned blocks, unsigned threads, void (*entry)(void*), void* argume
   error.clear();
   static Block slots[in_flight];
   const auto shared = shared_memory();
+  races::begin(blocks, threads, stacks, in_flight * stacks_made * stack_size, shared.first, shared.second);
   Block* in_place = nullptr;  // whose variables are in shared memory
   unsigned begun = 0, places[in_flight];
   for (unsigned i = 0; i < in_flight; ++i) {
@@ -424,6 +446,20 @@ int launch(unsigned blocks, unsigned threads, void (*entry)(void*), void* argume
     if (going && events == before) fail("the blocks in flight wait for each other for ever");
   }
   return error.empty() ? 0 : 1;
+}
+
+unsigned races::running_thread() { return running == &scheduler ? nobody : number_of(*running); }
+unsigned races::running_block() { return block->index; }
+
+// Where the accesses stand in the code is told by their distance from the beginning of this library.
+void races::found(const char* what, const void* here, const char* other, const void* there) {
+  Dl_info library;
+  dladdr(&seed, &library);
+  const char* begin = static_cast<const char*>(library.dli_fbase);
+  char message[200];
+  snprintf(message, sizeof message, "one thread %s at +0x%zx what another %s at +0x%zx, and nothing orders them", what,
+           size_t(static_cast<const char*>(here) - begin) - 1, other, size_t(static_cast<const char*>(there) - begin) - 1);
+  fail(message);
 }
 
 }  // namespace emulator

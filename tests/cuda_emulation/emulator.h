@@ -3,8 +3,7 @@
 // A source text is included behind this header as it is, and EMULATED_KERNEL makes an entry point of each instance. emulator.cpp
 // runs it: a thread of CUDA is a fiber, and fibers are switched at barriers and warp intrinsics only, in an order that a seed
 // permutes. Some blocks are in flight at a time, and take turns where a thread sleeps or does something atomic. So runs are
-// deterministic, and a missing barrier shows under some order. What is exchanged tells other blocks that something is there, so a
-// fence has to stand before it, behind the latest barrier; and a thread that has slept goes on behind a fence.
+// deterministic, and a missing barrier shows under some order, or under any of them where races are looked for: see races.h.
 #pragma once
 #include <math.h>
 
@@ -28,8 +27,8 @@ uint64_t exchange(Exchange what, unsigned mask, uint64_t value, unsigned source_
 unsigned lane();
 void sleep();
 void fence();
-void others();
-void require_fence();
+int add(int* where, int more);
+int replace(int* where, int other);
 void fail(const char* message);
 
 int launch(unsigned blocks, unsigned threads, void (*kernel)(void*), void* arguments);
@@ -111,19 +110,8 @@ T __shfl_xor_sync(unsigned mask, T value, int bits) {
 
 inline void __nanosleep(unsigned) { emulator::sleep(); }
 inline void __threadfence() { emulator::fence(); }
-inline int atomicAdd(int* value, int more) {
-  const int before = *value;
-  *value += more;
-  emulator::others();
-  return before;
-}
-inline int atomicExch(int* value, int other) {
-  emulator::require_fence();
-  const int before = *value;
-  *value = other;
-  emulator::others();
-  return before;
-}
+inline int atomicAdd(int* where, int more) { return emulator::add(where, more); }
+inline int atomicExch(int* where, int other) { return emulator::replace(where, other); }
 
 inline int __double2hiint(double value) {
   uint64_t bits;
