@@ -1479,11 +1479,6 @@ MUTATIONS = {
     "1 / E comes from the right": (FROM_THE_RIGHT, f"v == 0 ? handed[m][v] : {FROM_THE_RIGHT}"),
     "the suffix sum comes from the right": (FROM_THE_RIGHT, f"v == 1 ? handed[m][v] : {FROM_THE_RIGHT}"),
     "g w comes from the right": (FROM_THE_RIGHT, f"v == 2 ? handed[m][v] : {FROM_THE_RIGHT}"),
-    "warps keep two phases apart, down": ("phase - APART * team.warp;", "phase - team.warp;"),
-    "warps keep two phases apart, up": (
-        "phase - APART * (team.warps - 1 - team.warp);",
-        "phase - (team.warps - 1 - team.warp);",
-    ),
 }
 
 

@@ -499,7 +499,7 @@ class CpuBackend:
                 grad1 = None if totals[0] is None else np.zeros_like(totals[0])
                 grads = (grad1, grad1 if symmetric else None if totals[1] is None else np.zeros_like(totals[1]))
             counted = _counted(arrays)
-            if not counted.all():  # the others are not solved for, and may be infinite
+            if counted is not None:  # the others are not solved for, and may be infinite
                 index1, index2 = index1[counted], index2[counted]
                 arrays = {name: None if a is None else a[counted] for name, a in arrays.items()}
             if not len(index1):
@@ -521,12 +521,17 @@ class CpuBackend:
         return _as(dtype, totals[0]), _as(dtype, totals[1])
 
 
-def _counted(arrays: _Arrays) -> np.ndarray:
-    """Which pairs of a job have a derivative other than 0."""
+def _counted(arrays: _Arrays) -> np.ndarray | None:
+    """Which pairs of a job have a derivative other than 0, or None where all of them have."""
     given = arrays["grid_derivs"] if arrays["part_derivs"] is None else arrays["part_derivs"]
+    weight1, weight2 = arrays["weight1"], arrays["weight2"]
     if given is not None:
-        return np.asarray(np.any(given.reshape(len(given), -1), axis=1))
-    return np.asarray((arrays["weight1"] != 0) | (arrays["weight2"] != 0))
+        counted = np.any(given.reshape(len(given), -1), axis=1)
+    elif np.count_nonzero(weight1) == len(weight1):
+        return None
+    else:
+        counted = (weight1 != 0) | (weight2 != 0)
+    return None if np.all(counted) else counted
 
 
 def _through_given(
