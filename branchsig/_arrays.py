@@ -173,10 +173,13 @@ def contiguous(array: Array) -> Array:
 
 
 def weighted(weights: Array, values: Array) -> Array:
-    """Return weights times values, and 0 where a weight is 0, whatever the value: 0 · inf is not to make NaN of it."""
+    """Return weights times values, and 0 where a weight is 0, whatever the value: 0 · inf is not to make NaN of it.
+
+    Where values are finite it is their product, so that it may be differentiated with respect to the weights.
+    """
     product = weights * values
     xp = namespace_of(product)
-    return xp.where(weights == 0, xp.zeros_like(product), product)
+    return xp.where((weights == 0) & ~xp.isfinite(values), xp.zeros_like(product), product)
 
 
 def filled(path: Array, lengths: np.ndarray | None) -> Array:

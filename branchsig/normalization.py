@@ -61,13 +61,15 @@ def sides(d_path1: Array | None, d_path2: Array | None, *, total: bool) -> tuple
 def of_sum(derivs: Array, problem: Problem) -> Array:
     """Derivatives with respect to k_0..k_order, from those with respect to their sum."""
     xp, order = namespace_of(derivs), int(problem.order or 0)
-    return xp.asarray(xp.broadcast_to(derivs[..., None], (*derivs.shape, order + 1)), copy=True)
+    return 1.0 * xp.broadcast_to(derivs[..., None], (*derivs.shape, order + 1))  # in memory of its own
 
 
 def of_log_of_sum(derivs: Array, problem: Problem, parts: Array) -> Array:
     """Derivatives with respect to k_0..k_order, from those with respect to the logarithm of their sum."""
     xp = namespace_of(derivs)
-    return of_sum(xp.where(derivs == 0, derivs, derivs / xp.sum(parts, axis=-1)), problem)
+    total = xp.sum(parts, axis=-1)
+    slope = xp.where(xp.isfinite(total), 1.0 / total, xp.full_like(total, math.nan))  # not 0 where the sum is infinite
+    return of_sum(weighted(derivs, slope), problem)
 
 
 def _log_and_sign(backend: Backend, problem: Problem) -> tuple[Array, Array | float]:
@@ -322,7 +324,7 @@ class _Side:
         through, slope = self.slope()
         share = xp.where(self.found, -d_factors / slope, xp.zeros_like(slope))
         through = xp.where(self.found[:, None, None], through, xp.zeros_like(through))
-        return d_path + share[:, None, None] * through
+        return d_path + weighted(share[:, None, None], through)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -516,6 +516,15 @@ def test_pairs_without_a_derivative_contribute_nothing(backend, reference, rule,
         assert np.all(found[0][1] == 0.0)
 
 
+@pytest.mark.parametrize("wrt_log", [False, True])
+def test_finite_grids_without_a_derivative_contribute_nothing(backend, wrt_log):
+    x, y = np.array([[[0.0], [-1e60]]]), np.arange(6.0)[None, :, None]
+    arguments = problem(x, y, 3)
+    assert np.isfinite(backend.grid(arguments, all_levels=False)).all()
+    for gradient in backend.gradients(arguments, np.zeros((1, 2, 6)), wrt_log=wrt_log, left=True, right=True):
+        assert np.all(gradient == 0.0)
+
+
 def test_cells_without_an_increment_contribute_nothing_where_the_kernel_is_infinite(backend, reference, rng):
     x, y = drawn(rng, "paired", (6, 6), 1, counts=(2, 2))
     x[0] = np.array([0.0, 1e3, 1e3, 1e3, 1e3, 1e3])[:, None]

@@ -22,15 +22,28 @@ def watched(monkeypatch):
     monkeypatch.setattr(emulated_cupy, "PROCESSORS", 1)  # so that a team does several pairs
 
 
-TEAMS = ["one warp", "several warps", "halves of warps", "relays of one warp", "relays of two warps"]
+TEAMS = [
+    "one warp",
+    "warps side by side",
+    "several warps",
+    "halves of warps",
+    "relays of one warp",
+    "relays of two warps",
+]
 
 
 def backend_of(teams, monkeypatch):
     backend = OnDevice(emulated_cupy)
     if teams.startswith("relays"):
         return with_short_teams(backend, 1 if "one" in teams else 2, monkeypatch)
-    limits = {"one warp": {"longest_team": 1}, "several warps": {}, "halves of warps": {"pairs_per_processor": 0}}
-    limit(monkeypatch, workspace_bytes=1, **limits[teams])
+    alone = {"workspace_bytes": 1}
+    limits = {
+        "one warp": alone | {"longest_team": 1},
+        "warps side by side": {"longest_team": 1},
+        "several warps": alone,
+        "halves of warps": alone | {"pairs_per_processor": 0},
+    }
+    limit(monkeypatch, **limits[teams])
     return backend
 
 
@@ -192,6 +205,19 @@ __global__ void writes_over_what_is_read(int* out) {
   value[threadIdx.x] = 0;
 }
 __global__ void write_different_values(int* out) { out[0] = threadIdx.x; }
+struct Two { int value[2]; };
+__global__ void write_different_structures(Two* out) {
+  const Two two[32] = {{0, 1}, {2, 3}};
+  out[0] = two[threadIdx.x];
+}
+__global__ void write_behind_one_of_two(int* out) {
+  if (threadIdx.x < 2) out[0] = 7;
+  if (threadIdx.x == 0) __syncwarp(5);
+  if (threadIdx.x == 2) {
+    __syncwarp(5);
+    out[0] = 8;
+  }
+}
 __global__ void blocks_write_different_values(int* out) {
   if (threadIdx.x == 0) out[0] = blockIdx.x;
 }
@@ -256,6 +282,8 @@ def launched(name):
         "reads_behind_a_shuffle",
         "writes_over_what_is_read",
         "write_different_values",
+        "write_different_structures",
+        "write_behind_one_of_two",
         "blocks_write_different_values",
         "goes_on_without_a_fence",
         "tells_without_a_fence",

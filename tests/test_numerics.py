@@ -143,6 +143,19 @@ def test_entries_of_a_symmetric_matrix_without_a_derivative_contribute_nothing(b
         assert np.all(np.isnan(right[2]))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("pairing", ["paired", "gram"])
+def test_logarithms_of_infinite_sums_of_parts_have_no_gradient(backend, pairing, normalize, rng):
+    x, y = walk(rng, 3, 6, 2, size=0.4), walk(rng, 3, 6, 2, size=0.4)
+    x[1], y[1] = 1e90 * np.arange(6.0)[:, None], 1e90 * np.arange(6.0)[:, None]
+    of = branchsig.branched_sig_kernel_vjp if pairing == "paired" else branchsig.branched_sig_kernel_gram_vjp
+    value, pullback = of(x, y, math.inf, order=4, log=True, normalize=normalize)
+    assert not np.isfinite(value[(1,) * value.ndim])
+    for gradient in pullback(np.ones_like(value)):
+        assert np.all(np.isnan(gradient[1]))
+
+
 def test_unit_normalisation_survives_where_the_kernel_overflows(backend):
     # Depth one: log K = <dx, dy>, so the normalised kernel is exp(-|dx - dy|^2 / 2) although K itself is inf.
     x, y = np.array([[[0.0], [40.0]]]), np.array([[[0.0], [41.5]]])

@@ -99,3 +99,18 @@ def test_a_compiled_step_goes_around_a_call_that_is_kept_out_of_it(rng):
     kernel = torch.compiler.disable(branchsig.branched_sig_kernel)
     compiled = torch.compile(lambda path: 2.0 * kernel(1.0 * path, y, 3), backend="eager")
     torch.testing.assert_close(compiled(x), 2.0 * branchsig.branched_sig_kernel(x, y, 3))
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": True}, {"depth": math.inf, "order": 3, "log": True}])
+def test_gradients_are_linear_in_derivatives_of_zero(options, rng):
+    options = {"depth": 3, **options}
+    x, y = paths(rng, 3, 6, 2), paths(rng, 2, 5, 2)
+    weights = torch.asarray(rng.standard_normal((3, 6, 2)))
+    derivs = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
+    gradient, _ = branchsig.branched_sig_kernel_gram_backprop(derivs, x, y, **options)
+    (gradient * weights).sum().backward()
+    for place in ((0, 0), (2, 1)):
+        one = torch.zeros(3, 2, dtype=torch.float64)
+        one[place] = 1.0
+        of_one, _ = branchsig.branched_sig_kernel_gram_backprop(one, x, y, **options)
+        torch.testing.assert_close(derivs.grad[place], (of_one * weights).sum(), rtol=1e-10, atol=1e-12)

@@ -577,7 +577,8 @@ def _pair_gradients(
 
     def marked(gradient: Array, paths: _Paths) -> Array:
         gradient = xp.where(finite[:, None, None], gradient, xp.full_like(gradient, math.nan))
-        gradient = xp.where(counted[:, None, None], gradient, xp.zeros_like(gradient))
+        of_nothing = ~counted[:, None, None] & ~xp.isfinite(gradient)
+        gradient = xp.where(of_nothing, xp.zeros_like(gradient), gradient)
         if paths.lengths is None:
             return gradient
         lengths = xp.asarray(paths.lengths, device=device_of(gradient))

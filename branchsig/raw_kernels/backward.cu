@@ -317,7 +317,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
           deriv[1] = pairing != SYMMETRIC        ? work(derivs[first_pair + k])
                      : pair.first == pair.second ? work(0)
                                                  : work(derivs[pair.second * n2 + pair.first]);
-        } else if (team.some(!finite)) {
+        } else if (CAREFUL || PARTS || team.some(!finite)) {
           bool counts = false;
           for (long long e = team.thread(); e < given; e += team.threads()) counts |= mine.derivs[e] != real(0);
           deriv[0] = deriv[1] = work(team.any(counts));

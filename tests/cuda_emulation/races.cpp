@@ -46,14 +46,13 @@ struct Access {
   const void* code;
 };
 struct Word {
-  Access written{nobody, 0, nullptr};
-  std::vector<Access> read;  // of which no one knows of another
+  std::vector<Access> written, read;  // of which no one knows of another
 };
 // Two writes that nothing orders, until it is known whether they write the same.
 struct Meeting {
   const uint32_t* where;
   uint32_t before;
-  Access first, second;
+  const void *code, *other;
 };
 
 const char *stacks, *shared;
@@ -73,36 +72,32 @@ Word& word_at(const char* address) {
 void touch(const char* address, bool writes, const void* code) {
   const unsigned me = running_thread();
   const Clock& clock = known[me];
-  const auto unknown = [&](const Access& other) {
-    return other.thread != nobody && other.thread != me && clock.of(other.thread) < other.time;
+  const auto known_to_me = [&](const Access& other) { return other.thread == me || clock.of(other.thread) >= other.time; };
+  const auto add_to = [&](std::vector<Access>& accesses) {
+    accesses.erase(std::remove_if(accesses.begin(), accesses.end(), known_to_me), accesses.end());
+    accesses.push_back({me, clock.of(me), code});
   };
-  const Access mine{me, clock.of(me), code};
   Word& at = word_at(address);
-  if (!writes) {
-    if (unknown(at.written)) found("reads", code, "writes", at.written.code);
-    at.read.erase(std::remove_if(at.read.begin(), at.read.end(), [&](const Access& other) { return !unknown(other); }),
-                  at.read.end());
-    at.read.push_back(mine);
-    return;
-  }
-  if (unknown(at.written)) {
+  for (const Access& other : at.written) {
+    if (known_to_me(other)) continue;
+    if (!writes) found("reads", code, "writes", other.code);
     const auto* where = reinterpret_cast<const uint32_t*>(uintptr_t(address) / word * word);
-    meetings.push_back({where, *where, at.written, mine});
+    if (writes) meetings.push_back({where, *where, code, other.code});
   }
+  if (!writes) return add_to(at.read);
   for (const Access& other : at.read)
-    if (unknown(other)) found("writes", code, "reads", other.code);
+    if (!known_to_me(other)) found("writes", code, "reads", other.code);
   at.read.clear();
-  at.written = mine;
+  add_to(at.written);
 }
 
 void hear(const void* address) {
-  settle();
   const auto at = told.find(address);
   if (at != told.end()) heard[running_thread()].join(at->second);
 }
 
 void touch(const void* address, size_t size, bool writes, const void* code) {
-  settle();
+  if (writes) settle();  // a copy of a structure tells of its writes before its reads
   const char *first = static_cast<const char*>(address), *end = first + size;
   if (running_thread() == nobody || size_t(first - stacks) < stacks_size) return;
   for (const char* at = first; at < end; at += word - uintptr_t(at) % word) touch(at, writes, code);
@@ -147,7 +142,7 @@ void tell(unsigned thread, const void* where) { told[where].join(at_fence[thread
 
 void settle() {
   for (const Meeting& both : meetings)
-    if (*both.where != both.before) found("writes", both.second.code, "writes", both.first.code);
+    if (*both.where != both.before) found("writes", both.code, "writes", both.other);
   meetings.clear();
 }
 

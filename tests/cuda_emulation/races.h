@@ -4,7 +4,7 @@
 // threads that meet there know what all of them know; a shuffle or a vote does not, for it orders no memory. A thread that reads,
 // as volatile, what another one has exchanged behind a fence knows, behind a fence of its own, what that one knew at its fence:
 // so kernels may release and acquire in the place of fences. An atomic addition orders nothing. For each word of
-// memory there is who wrote it last, and who has read it since; whoever touches it then without knowing of that races with it.
+// memory there is who has written it, and who has read it since; whoever touches it then without knowing of that races with it.
 // Only threads that write the same value may meet. The compiler calls in at each access (-fsanitize=thread); no library of its
 // own is linked.
 #pragma once
