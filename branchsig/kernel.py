@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Unpack
 
@@ -17,9 +16,11 @@ import numpy as np
 from branchsig import _validation
 from branchsig._accuracy import refined
 from branchsig._arrays import Array, all_finite, filled, lies_on_cpu, namespace_of
+from branchsig._inputs import axis_order, not_finite
 from branchsig._options import KernelOptions, Settings, StackOptions, gather, public
-from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
+from branchsig._problems import given, gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import reporting
+from branchsig._warnings import warn
 from branchsig.backends import Backend, Problem, backend_for
 from branchsig.normalization import dilated, unit_kernel
 
@@ -30,7 +31,7 @@ __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kern
 def branched_sig_kernel(
     path1: Array,
     path2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     **options: Unpack[KernelOptions],
 ) -> Array:
@@ -39,7 +40,7 @@ def branched_sig_kernel(
     Parameters
     ----------
     path1 : array, shape (*batch, length1, dimension)
-        First paths, of any library of the array API standard, float32 or float64.
+        First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
     <depth>
@@ -111,7 +112,7 @@ def branched_sig_kernel(
 def branched_sig_kernel_gram(
     path1: Array,
     path2: Array | None,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     max_batch: int = -1,
@@ -124,7 +125,7 @@ def branched_sig_kernel_gram(
     Parameters
     ----------
     path1 : array, shape (*batch1, length1, dimension)
-        First paths, of any library of the array API standard, float32 or float64.
+        First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
@@ -198,7 +199,7 @@ def branched_sig_kernel_stack(
     Parameters
     ----------
     path1 : array, shape (*batch, length1, dimension)
-        First paths, of any library of the array API standard, float32 or float64.
+        First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
     <depth>
@@ -248,7 +249,7 @@ def branched_sig_kernel_stack(
     shape = stack_shape(problem, batch)
     _validation.fits_memory(shape, problem.path1, "the stack", "take fewer pairs at a time, or leave k_stack out")
     stack = backend_for(problem).grid(problem, all_levels=True)
-    _warn_of_overflow(stack, problem, settings, stacklevel=2)
+    _warn(stack, problem, settings)
     return namespace_of(stack).reshape(stack, shape)
 
 
@@ -258,7 +259,7 @@ def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tupl
         result = _solved(backend_for(problem), problem, batch, settings)
     else:
         result, problem = refined(problem, settings, _solver(batch, settings), stacklevel=3)
-    _warn_of_overflow(result, problem, settings, stacklevel=3)
+    _warn(result, problem, settings)
     return result, problem
 
 
@@ -323,23 +324,40 @@ def _nan_where_paths_are(result: Array, problem: Problem) -> Array:
     return xp.where(known, result, xp.full_like(result, math.nan))
 
 
-def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, stacklevel: int) -> None:
-    """Warn once, where this is to be checked, if values are not finite although the paths they belong to are."""
+def _warn(result: Array, problem: Problem, settings: Settings) -> None:
+    """Warn once of all that is to be warned of: the axes of the paths, what is not finite in them, and overflow."""
     checked = settings.check_finite
+    if checked is False:
+        return
+    sentences = []
+    if problem.pairing != "paired" and (problem.path1.shape[1] == 1 or not problem.batches[0]):
+        sentences.append(axis_order(*given(problem, settings)))
     # To look at the values of a CUDA device the host waits for it; those of a traced array are not there yet.
-    if checked is False or (checked is None and not lies_on_cpu(result)):
-        return
-    if all_finite(result):
-        return
+    if checked or lies_on_cpu(result):
+        finite = all_finite(result)
+        if checked or not finite:
+            named = [not_finite(paths) for paths in given(problem, settings)]
+            sentences += [sentence for sentence in named if sentence]
+        if not finite:
+            sentences += _of_values(result, problem, settings)
+    message = ". ".join(sentence for sentence in sentences if sentence)
+    if message:
+        warn(message)
+
+
+def _of_values(result: Array, problem: Problem, settings: Settings) -> list[str]:
+    """How many values are not finite, those whose paths are not finite apart from those whose paths are."""
     xp = namespace_of(result)
-    expected = _finite_pairs(problem, result.ndim) & ~xp.isfinite(result)
-    overflowed = int(xp.sum(xp.astype(expected, xp.int64)))
+    pairs = math.prod(problem.batches[0]), math.prod(problem.batches[1])
+    flat = xp.reshape(result, (*(pairs[:1] if problem.pairing == "paired" else pairs), -1))
+    wrong = ~xp.isfinite(flat)
+    overflowed = int(xp.sum(xp.astype(wrong & _finite_pairs(problem, flat.ndim), xp.int64)))
+    others = int(xp.sum(xp.astype(wrong, xp.int64))) - overflowed
+    total = math.prod(result.shape)
+    sentences = [f"{others} of {total} values are not finite because of this"] if others else []
     if overflowed:
-        warnings.warn(
-            f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, settings)}",
-            RuntimeWarning,
-            stacklevel=stacklevel + 1,
-        )
+        sentences.append(f"{overflowed} of {total} values {_what_happened(problem, settings)}")
+    return sentences
 
 
 def _what_happened(problem: Problem, settings: Settings) -> str:

@@ -181,7 +181,7 @@ def _symmetric(
 @public(DilationOptions)
 def dilation(
     paths: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     target: float = 1.0,
@@ -194,9 +194,9 @@ def dilation(
     Parameters
     ----------
     paths : array, shape (*batch, length, dimension)
-        Paths, of any library of the array API standard, float32 or float64.
+        Paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points is split into ``2**order`` by ``2**order`` sub-cells.
     <options>
@@ -206,7 +206,7 @@ def dilation(
         "solve" finds the factors by a search. "guard" needs no search and no depth: from the 1-variation of a path
         alone it gives a factor, smaller than the other, for which no logarithm exceeds `target` at any depth.
     lengths : array of int, shape (*batch,), optional
-        Valid lengths, where the paths are padded to one length; see `pad_paths`.
+        Valid lengths, where the paths are padded to one length; see `pad_paths`. Not beside a list of paths.
 
     Returns
     -------
@@ -277,7 +277,7 @@ def dilation(
         factors = _array(_Sizes.of(problem).guard(target), problem.path1)
     else:
         factors = _side(problem, 1, target).factors
-    return namespace_of(paths).reshape(factors, batch)
+    return namespace_of(factors).reshape(factors, batch)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
