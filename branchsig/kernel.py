@@ -62,9 +62,9 @@ def branched_sig_kernel(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. With
-        ``depth=math.inf`` also if a cell was not solved within the iterations allowed, which gives NaN. And if no rule
-        reaches `rtol`.
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
+        that hold NaN or infinities. With ``depth=math.inf`` also if a cell was not solved within the iterations
+        allowed, which gives NaN. And if no rule reaches `rtol`.
 
     See Also
     --------
@@ -154,7 +154,9 @@ def branched_sig_kernel_gram(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
+        that hold NaN or infinities. Also where the axes look like those of other libraries: if every path has
+        one point, or both arguments have two dimensions.
 
     See Also
     --------
@@ -221,7 +223,8 @@ def branched_sig_kernel_stack(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
+        that hold NaN or infinities.
 
     See Also
     --------

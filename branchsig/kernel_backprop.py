@@ -249,7 +249,8 @@ def branched_sig_kernel_vjp(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
+        that hold NaN or infinities.
 
     See Also
     --------
@@ -328,7 +329,9 @@ def branched_sig_kernel_gram_vjp(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
+        that hold NaN or infinities. Also where the axes look like those of other libraries: if every path has
+        one point, or both arguments have two dimensions.
 
     See Also
     --------

@@ -18,18 +18,22 @@ import numpy.typing as npt
 from branchsig import _validation
 from branchsig._arrays import (
     Array,
+    all_finite,
     contiguous,
     device_of,
     filled,
     is_recorded,
+    lies_on_cpu,
     namespace_of,
     to_numpy,
     unrecorded,
     weighted,
 )
+from branchsig._inputs import not_finite
 from branchsig._options import DilationOptions, gather, public
-from branchsig._problems import self_problem
+from branchsig._problems import given, self_problem
 from branchsig._progress import one_pass
+from branchsig._warnings import warn
 from branchsig.backends import Backend, Problem, backend_for
 from branchsig.static_kernels import Context, DilatedKernel, increments, is_linear
 
@@ -220,6 +224,11 @@ def dilation(
     ValueError
         If an argument has a shape or value it must not have, or two options exclude each other.
 
+    Warns
+    -----
+    RuntimeWarning
+        Once, with their names, if paths on the CPU hold NaN or infinities.
+
     See Also
     --------
     branched_sig_kernel_gram : Takes ``normalize="dilation"``.
@@ -277,6 +286,11 @@ def dilation(
         factors = _array(_Sizes.of(problem).guard(target), problem.path1)
     else:
         factors = _side(problem, 1, target).factors
+    if lies_on_cpu(factors) and not all_finite(factors):
+        option = None if isinstance(paths, (list, tuple)) else "lengths"
+        message = not_finite(given(problem, settings)[0]._replace(name="paths", option=option))
+        if message:
+            warn(message)
     return namespace_of(factors).reshape(factors, batch)
 
 

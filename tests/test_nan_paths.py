@@ -319,3 +319,20 @@ def test_warnings_point_at_the_caller_from_any_depth(x):
         helper()
     assert caught[0].filename == __file__
     assert caught[0].lineno == helper.__code__.co_firstlineno + 1
+
+
+@pytest.mark.parametrize("method", ["solve", "guard"])
+@pytest.mark.parametrize("options", [{}, {"time_aug": True, "lead_lag": True}, {"order": 3}], ids=str)
+def test_dilation_names_the_paths_it_has_no_factor_for(method, options, convert, x):
+    options = {"depth": 3, "method": method, **options}
+    x[1, 3:] = NAN
+    x[2, 0, 0] = INF
+    message, factors = said(branchsig.dilation, convert(x), **options)
+    assert message.startswith("paths[1] and paths[2] hold NaN or infinities. The NaN at the end of paths[1] looks like")
+    assert " lengths=(~" in message
+    np.testing.assert_array_equal(np.isnan(np.asarray(factors)), [False, True, True, False])
+    paths = [convert(path) for path in x]
+    message, _ = said(branchsig.dilation, paths, **options)
+    assert message.endswith("The NaN at the end of paths[1] looks like padding: leave it out of the paths of the list")
+    x[2, 0, 0] = 0.0
+    assert said(branchsig.dilation, convert(x), lengths=[5, 3, 5, 5], **options)[0] == ""
