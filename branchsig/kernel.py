@@ -332,17 +332,17 @@ def _warn(result: Array, problem: Problem, settings: Settings) -> None:
     checked = settings.check_finite
     if checked is False:
         return
-    sentences = []
-    if problem.pairing != "paired" and (problem.path1.shape[1] == 1 or not problem.batches[0]):
-        sentences.append(axis_order(*given(problem, settings)))
     # To look at the values of a CUDA device the host waits for it; those of a traced array are not there yet.
-    if checked or lies_on_cpu(result):
-        finite = all_finite(result)
-        if checked or not finite:
-            named = [not_finite(paths) for paths in given(problem, settings)]
-            sentences += [sentence for sentence in named if sentence]
-        if not finite:
-            sentences += _of_values(result, problem, settings)
+    finite = not (checked or lies_on_cpu(result)) or all_finite(result)
+    odd = problem.pairing != "paired" and (problem.path1.shape[1] == 1 or not problem.batches[0])
+    if finite and not checked and not odd:
+        return
+    paths = given(problem, settings)
+    sentences = [axis_order(*paths)] if odd else []
+    if checked or not finite:
+        sentences += map(not_finite, paths)
+    if not finite:
+        sentences += _of_values(result, problem, settings)
     message = ". ".join(sentence for sentence in sentences if sentence)
     if message:
         warn(message)
