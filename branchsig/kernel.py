@@ -252,7 +252,7 @@ def branched_sig_kernel_stack(
     shape = stack_shape(problem, batch)
     _validation.fits_memory(shape, problem.path1, "the stack", "take fewer pairs at a time, or leave k_stack out")
     stack = backend_for(problem).grid(problem, all_levels=True)
-    _warn(stack, problem, settings)
+    _warn(*_complaints(stack, problem, settings))
     return namespace_of(stack).reshape(stack, shape)
 
 
@@ -262,7 +262,7 @@ def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tupl
         result = _solved(backend_for(problem), problem, batch, settings)
     else:
         result, problem = refined(problem, settings, _solver(batch, settings), stacklevel=3)
-    _warn(result, problem, settings)
+    _warn(*_complaints(result, problem, settings))
     return result, problem
 
 
@@ -327,40 +327,55 @@ def _nan_where_paths_are(result: Array, problem: Problem) -> Array:
     return xp.where(known, result, xp.full_like(result, math.nan))
 
 
-def _warn(result: Array, problem: Problem, settings: Settings) -> None:
-    """Warn once of all that is to be warned of: the axes of the paths, what is not finite in them, and overflow."""
+def _warn(*complaints: str) -> None:
+    """Give all complaints of a call in one warning."""
+    text = ". ".join(filter(None, complaints))
+    if text:
+        warn(text)
+
+
+def _complaints(result: Array, problem: Problem, settings: Settings) -> list[str]:
+    """What to warn of: the axes of the paths, what is not finite in them, and values that overflowed."""
     checked = settings.check_finite
     if checked is False:
-        return
+        return []
     # To look at the values of a CUDA device the host waits for it; those of a traced array are not there yet.
     finite = not (checked or lies_on_cpu(result)) or all_finite(result)
     odd = problem.pairing != "paired" and (problem.path1.shape[1] == 1 or not problem.batches[0])
     if finite and not checked and not odd:
-        return
+        return []
     paths = given(problem, settings)
-    sentences = [axis_order(*paths)] if odd else []
+    complaints = [axis_order(*paths)] if odd else []
     if checked or not finite:
-        sentences += map(not_finite, paths)
+        complaints += map(not_finite, paths)
     if not finite:
-        sentences += _of_values(result, problem, settings)
-    message = ". ".join(sentence for sentence in sentences if sentence)
-    if message:
-        warn(message)
+        complaints += [_spoilt(result, problem), _overflow(result, problem, settings)]
+    return complaints
 
 
-def _of_values(result: Array, problem: Problem, settings: Settings) -> list[str]:
-    """How many values are not finite, those whose paths are not finite apart from those whose paths are."""
-    xp = namespace_of(result)
-    pairs = math.prod(problem.batches[0]), math.prod(problem.batches[1])
-    flat = xp.reshape(result, (*(pairs[:1] if problem.pairing == "paired" else pairs), -1))
-    wrong = ~xp.isfinite(flat)
-    overflowed = int(xp.sum(xp.astype(wrong & _finite_pairs(problem, flat.ndim), xp.int64)))
-    others = int(xp.sum(xp.astype(wrong, xp.int64))) - overflowed
-    total = math.prod(result.shape)
-    sentences = [f"{others} of {total} values are not finite because of this"] if others else []
-    if overflowed:
-        sentences.append(f"{overflowed} of {total} values {_what_happened(problem, settings)}")
-    return sentences
+def _spoilt(result: Array, problem: Problem) -> str:
+    """How many values are not finite since their paths are not, which are named before."""
+    flat = _by_pairs(result, problem)
+    xp = namespace_of(flat)
+    spoilt = int(xp.sum(xp.astype(~(_finite_pairs(problem, flat.ndim) | xp.isfinite(flat)), xp.int64)))
+    return f"{spoilt} of {math.prod(result.shape)} values are not finite because of this" if spoilt else ""
+
+
+def _overflow(result: Array, problem: Problem, settings: Settings) -> str:
+    """How many values are not finite although their paths are, and why."""
+    flat = _by_pairs(result, problem)
+    xp = namespace_of(flat)
+    overflowed = int(xp.sum(xp.astype(_finite_pairs(problem, flat.ndim) & ~xp.isfinite(flat), xp.int64)))
+    if not overflowed:
+        return ""
+    return f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, settings)}"
+
+
+def _by_pairs(result: Array, problem: Problem) -> Array:
+    """A result with one axis of pairs for each stack of paths, and one for all else."""
+    n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
+    pairs = (n1,) if problem.pairing == "paired" else (n1, n2)
+    return namespace_of(result).reshape(result, (*pairs, -1))
 
 
 def _what_happened(problem: Problem, settings: Settings) -> str:
