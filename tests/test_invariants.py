@@ -42,7 +42,7 @@ SHORT = st.integers(1, 6)
 LONG = st.sampled_from([1, 3, 5, 18, 35])
 """Numbers of points of second paths: the last ones make more than one block of columns, 18 at dyadic orders above 0."""
 
-few = settings(max_examples=40, deadline=None, derandomize=True, report_multiple_bugs=False)
+few = settings(max_examples=25, deadline=None, derandomize=True, report_multiple_bugs=False)
 
 
 @dataclasses.dataclass(frozen=True)
