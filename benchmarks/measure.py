@@ -132,6 +132,16 @@ def _processor():
 
 def machine_facts(module, given="NumPy arrays"):
     """What a reader needs to judge the numbers, as lines of Markdown. `given` is what the peer gets."""
+    if module is None:
+        return [*own_facts(), "- pysiglib is not installed"]
+    import importlib.metadata as metadata
+
+    versions = [f"{name} {metadata.version(name)}" for name in ("pysiglib", "torch")]
+    return [*own_facts(), f"- {', '.join(versions)}, given {given}"]
+
+
+def own_facts():
+    """The machine and this library, as lines of Markdown."""
     import branchsig
 
     facts = [
@@ -147,12 +157,6 @@ def machine_facts(module, given="NumPy arrays"):
     compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True)
     if compiler.returncode == 0:
         facts.append(f"- C compiler on this machine: {compiler.stdout.splitlines()[0]}")
-    if module is None:
-        facts.append("- pysiglib is not installed")
-    else:
-        import importlib.metadata as metadata
-
-        facts.append(f"- pysiglib {metadata.version('pysiglib')}, torch {metadata.version('torch')}, given {given}")
     return facts
 
 
