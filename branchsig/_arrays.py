@@ -114,6 +114,14 @@ def unrecorded(array: Array) -> Array:
     return array.detach() if getattr(array, "requires_grad", False) else array
 
 
+def in_float64(array: Array) -> Array:
+    """Return an array of float32 in float64, where its library has that dtype (JAX has not, unless told)."""
+    xp = namespace_of(array)
+    if array.dtype != xp.float32 or "float64" not in xp.__array_namespace_info__().dtypes(kind="real floating"):
+        return array
+    return xp.astype(array, xp.float64)
+
+
 def is_packed(array: np.ndarray) -> bool:
     """Tell whether a NumPy array is C-contiguous and aligned."""
     flags = array.flags
