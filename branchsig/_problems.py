@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from branchsig import _validation
-from branchsig._arrays import Array, filled
+from branchsig._arrays import Array, filled, in_float64, lies_on_cuda
+from branchsig._inputs import Given
 from branchsig._options import Settings
 from branchsig._progress import Report
 from branchsig.backends import Problem
@@ -37,6 +38,27 @@ def gram_problem(
     )
     max_batch, devices = _validation.max_batch(max_batch), _validation.devices(devices, path1)
     return _problem(x, y, "symmetric" if symmetric else "gram", settings, lengths, max_batch, report, devices), batch
+
+
+def samples_problem(
+    sample1: Any, sample2: Any, names: tuple[str, str], settings: Settings, *, single: bool
+) -> tuple[Problem, tuple[Given, Given]]:
+    """Check and transform two samples of paths; return the problem of their Gram matrix, and the samples as given.
+
+    Means of kernels cancel, so arrays of float32 are taken to float64, but on a CUDA device, whose kernels serve both.
+    The second sample may be a `single` path.
+    """
+    x, y = _validation.samples(sample1, sample2, *names, single=single)
+    lengths = _lengths(sample1, sample2, settings)
+    given = (
+        Given(names[0], x, tuple(sample1.shape[:-2]), lengths[0], "lengths1"),
+        Given(names[1], y, tuple(sample2.shape[:-2]), lengths[1], "lengths2"),
+    )
+    if not lies_on_cuda(x):
+        same = y is x
+        x = in_float64(x)
+        y = x if same else in_float64(y)
+    return _problem(x, y, "gram", settings, lengths), given
 
 
 _Lengths = npt.NDArray[np.int64] | None
