@@ -61,7 +61,7 @@ def is_cupy(array: Array) -> bool:
 
 def all_finite(array: Array) -> bool:
     """Tell whether every value is finite."""
-    here = array if isinstance(array, np.ndarray) else to_numpy(array)
+    here = as_numpy(array)
     if here is not None:
         return bool(np.count_nonzero(np.isfinite(here)) == here.size)  # faster than all() where there are few
     xp = namespace_of(array)
@@ -143,6 +143,11 @@ def to_numpy(array: Array) -> np.ndarray | None:
         return view if is_packed(view) else np.require(view, None, ["C", "A"])
     except _NOT_HANDED_OUT:
         return None
+
+
+def as_numpy(array: Array) -> np.ndarray | None:
+    """Return an array of NumPy as it is, and any other one as `to_numpy` does."""
+    return array if isinstance(array, np.ndarray) else to_numpy(array)
 
 
 def to_cupy(array: Array, cupy: Any) -> Array | None:

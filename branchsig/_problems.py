@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from branchsig import _validation
-from branchsig._arrays import Array, filled, in_float64, lies_on_cuda
+from branchsig._arrays import Array, as_numpy, filled, in_float64, lies_on_cuda
 from branchsig._inputs import Given
 from branchsig._options import Settings
 from branchsig._progress import Report
 from branchsig.backends import Problem
+from branchsig.static_kernels import is_built_in
 from branchsig.transforms import transformed
 
 
@@ -41,12 +42,13 @@ def gram_problem(
 
 
 def samples_problem(
-    sample1: Any, sample2: Any, names: tuple[str, str], settings: Settings, *, single: bool
+    sample1: Any, sample2: Any, names: tuple[str, str], settings: Settings, *, single: bool, here: bool
 ) -> tuple[Problem, tuple[Given, Given]]:
     """Check and transform two samples of paths; return the problem of their Gram matrix, and the samples as given.
 
     Means of kernels cancel, so arrays of float32 are taken to float64, but on a CUDA device, whose kernels serve both.
-    The second sample may be a `single` path.
+    Not every library has float64, so, where `here` allows it, the problem is one of NumPy if the samples can be handed
+    out to it. The second sample may be a `single` path.
     """
     x, y = _validation.samples(sample1, sample2, *names, single=single)
     lengths = _lengths(sample1, sample2, settings)
@@ -56,6 +58,10 @@ def samples_problem(
     )
     if not lies_on_cuda(x):
         same = y is x
+        if here and is_built_in(settings.static_kernel):
+            handed_out = as_numpy(x), as_numpy(y)
+            if handed_out[0] is not None and handed_out[1] is not None:
+                x, y = handed_out
         x = in_float64(x)
         y = x if same else in_float64(y)
     return _problem(x, y, "gram", settings, lengths), given

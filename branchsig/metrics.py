@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import is_array_api_obj
 
 from branchsig import _inputs, _validation
-from branchsig._arrays import Array, all_finite, device_of, filled, lies_on_cpu, namespace_of, to_numpy
+from branchsig._arrays import Array, all_finite, as_numpy, device_of, filled, from_numpy, lies_on_cpu, namespace_of
 from branchsig._options import MetricOptions, Settings, TestOptions, gather, public
 from branchsig._problems import samples_problem
 from branchsig._warnings import warn
@@ -164,7 +165,7 @@ def branched_sig_mmd_backprop(
     True
     """
     settings = gather(depth, dyadic_order, options, MetricOptions)
-    return _Means(sample1, sample2, settings, unbiased, (1.0, 1.0)).backprop(derivs, left_deriv, right_deriv)
+    return _Means(sample1, sample2, settings, unbiased, (1.0, 1.0), derivs).backprop(left_deriv, right_deriv)
 
 
 @public(MetricOptions)
@@ -293,8 +294,8 @@ def branched_sig_score_backprop(
     (20, 10, 2)
     """
     settings = gather(depth, dyadic_order, options, MetricOptions)
-    means = _Means(sample, y, settings, unbiased, (_factor(lam), 0.0), each=True)
-    return means.backprop(derivs, left_deriv, right_deriv)
+    means = _Means(sample, y, settings, unbiased, (_factor(lam), 0.0), derivs, each=True)
+    return means.backprop(left_deriv, right_deriv)
 
 
 @public(MetricOptions)
@@ -415,8 +416,8 @@ def expected_branched_sig_score_backprop(
     ((20, 10, 2), (20, 10, 2))
     """
     settings = gather(depth, dyadic_order, options, MetricOptions)
-    means = _Means(sample1, sample2, settings, unbiased, (_factor(lam), 0.0))
-    return means.backprop(derivs, left_deriv, right_deriv)
+    means = _Means(sample1, sample2, settings, unbiased, (_factor(lam), 0.0), derivs)
+    return means.backprop(left_deriv, right_deriv)
 
 
 class TwoSampleTest(NamedTuple):
@@ -621,6 +622,7 @@ class _Means:
         settings: Settings,
         unbiased: Any,
         within: tuple[float, float],
+        derivs: Any = None,
         *,
         each: bool = False,
     ) -> None:
@@ -628,7 +630,10 @@ class _Means:
         self.paths = (first, second)
         self.settings = self.plain = settings
         names = ("sample", "y") if each else ("sample1", "sample2")
-        self.problem, self.given = samples_problem(first, second, names, settings, single=each)
+        here = not is_array_api_obj(derivs) or as_numpy(derivs) is not None
+        self.problem, self.given = samples_problem(first, second, names, settings, single=each, here=here)
+        self.undilated = self.problem
+        self.derivs = derivs
         self.sizes = (self.problem.path1.shape[0], self.problem.path2.shape[0])
         remedy = "" if unbiased is None else ", or unbiased=False"
         self.within = [(side, weight / self._pairs(side, remedy)) for side, weight in enumerate(within) if weight]
@@ -695,9 +700,23 @@ class _Means:
             return
         self.not_finite = True
         xp = namespace_of(values)
-        finite1, finite2 = _finite_paths(self.given[side1]), _finite_paths(self.given[side2])
+        finite1, finite2 = self._finite(side1), self._finite(side2)
         of_finite = finite1[rows][:, None] & finite2[columns][None, :]
         self.overflowed += copies * int(xp.sum(xp.astype(~xp.isfinite(values) & of_finite, xp.int64)))
+
+    def _finite(self, side: int) -> Array:
+        """Which paths of a sample are finite."""
+        problem = self.undilated
+        path = filled(*((problem.path1, problem.lengths1), (problem.path2, problem.lengths2))[side])
+        xp = namespace_of(path)
+        return xp.all(xp.isfinite(path), axis=(1, 2))
+
+    def _given_back(self, result: Array) -> Array:
+        """A result with the library and dtype of the samples."""
+        like, xp = self.given[0].path, namespace_of(result)
+        dtype = xp.float32 if like.dtype == namespace_of(like).float32 else xp.float64
+        result = xp.astype(result, dtype, copy=False)
+        return from_numpy(result, like) if isinstance(result, np.ndarray) else result
 
     def _within(self, side: int) -> Array:
         """Sum of k - 1 over the pairs of one sample."""
@@ -718,7 +737,7 @@ class _Means:
 
     def value(self) -> Array:
         """The result, with the dtype of the samples, and one warning."""
-        xp, sample = namespace_of(self.given[0].path), self.given[0].path
+        xp = namespace_of(self.problem.path1)
         with np.errstate(all="ignore"):
             across = self._across()
             result = -2.0 * (across if self.each else xp.mean(across))
@@ -727,9 +746,9 @@ class _Means:
             result = result + self.constant
             if isinstance(result, np.generic):
                 result = np.asarray(result)  # what NumPy makes of a 0-d array under arithmetic
-            result = xp.astype(result, sample.dtype, copy=False)
+            result = self._given_back(xp.reshape(result, self.given[1].batch if self.each else ()))
         self._warn(result)
-        return xp.reshape(result, self.given[1].batch if self.each else ())
+        return result
 
     def gram(self) -> npt.NDArray[np.float64]:
         """k - 1 for all paths of both samples, with zeros on the diagonal, on the host."""
@@ -756,13 +775,16 @@ class _Means:
         if message:
             warn(message)
 
-    def backprop(self, derivs: Any, left: Any, right: Any) -> Gradients:
-        """The gradients with respect to both samples, from derivatives of `value`; nothing is warned of."""
+    def backprop(self, left: Any, right: Any) -> Gradients:
+        """The gradients with respect to both samples, from the derivatives of `value`; nothing is warned of."""
         asked = _validation.flag(left, "left_deriv"), _validation.flag(right, "right_deriv")
         given, (n1, n2) = self.given, self.sizes
         shape = given[1].batch if self.each else ()
-        derivs = _validation.same_shape(derivs, "derivs", shape, given[0].path, given[0].name)
-        like, xp = self.problem.path1, namespace_of(derivs)
+        derivs = _validation.same_shape(self.derivs, "derivs", shape, given[0].path, given[0].name)
+        like = self.problem.path1
+        if isinstance(like, np.ndarray):
+            derivs = as_numpy(derivs)
+        xp = namespace_of(like)
         with np.errstate(all="ignore"):
             derivs = xp.astype(derivs, like.dtype, copy=False)
             derivs = xp.reshape(derivs, (n2,)) if self.each else xp.broadcast_to(derivs / n2, (n2,))
@@ -782,9 +804,7 @@ class _Means:
             if self.dilated is not None:
                 gradients = self.dilated.adjoint(*gradients)
             result = [
-                None
-                if gradient is None
-                else xp.astype(_as_path(gradient, path, self.settings), given[0].path.dtype, copy=False)
+                None if gradient is None else self._given_back(_as_path(gradient, path, self.settings))
                 for gradient, path in zip(gradients, self.paths, strict=True)
             ]
         return result[0], result[1]
@@ -841,15 +861,10 @@ def _diagonal(matrix: Array) -> Array:
     return index[:, None] == index[None, :]
 
 
-def _finite_paths(given: _inputs.Given) -> Array:
-    xp = namespace_of(given.path)
-    return xp.all(xp.isfinite(filled(given.path, given.lengths)), axis=(1, 2))
-
-
 def _joined(parts: list[Any]) -> Array:
     return parts[0] if len(parts) == 1 else namespace_of(parts[0]).concat(parts, axis=0)
 
 
 def _on_host(gram: Array) -> npt.NDArray[np.float64]:
-    here = to_numpy(gram)
+    here = as_numpy(gram)
     return np.asarray(here if here is not None else [[float(v) for v in row] for row in gram], dtype=np.float64)
