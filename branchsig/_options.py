@@ -65,7 +65,7 @@ class StackOptions(PathOptions, total=False):
     check_finite: bool | None
 
 
-class TestOptions(PathOptions, total=False):
+class TwoSampleOptions(PathOptions, total=False):
     """Options of the test of two samples, whose normalisation has a default of its own."""
 
     order: int | None

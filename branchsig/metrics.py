@@ -20,7 +20,7 @@ from array_api_compat import is_array_api_obj
 
 from branchsig import _inputs, _validation
 from branchsig._arrays import Array, all_finite, as_numpy, device_of, filled, from_numpy, lies_on_cpu, namespace_of
-from branchsig._options import MetricOptions, Settings, TestOptions, gather, public
+from branchsig._options import MetricOptions, Settings, TwoSampleOptions, gather, public
 from branchsig._problems import samples_problem
 from branchsig._warnings import warn
 from branchsig.backends import Problem
@@ -78,6 +78,12 @@ def branched_sig_mmd(
     ------
     <errors>
 
+    Warns
+    -----
+    RuntimeWarning
+        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
+        that hold NaN. And if every path has one point, as paths with their axes in another order do.
+
     See Also
     --------
     branched_sig_mmd_test : Whether it is larger than chance makes it.
@@ -86,7 +92,12 @@ def branched_sig_mmd(
     -----
     .. math:: \mathbb E k(X, X') - 2 \mathbb E k(X, Y) + \mathbb E k(Y, Y')
 
-    with means in the place of expectations [1]_. The unbiased one may be below 0.
+    with means in the place of expectations [1]_. The unbiased one may be below 0. The terms cancel, so the means are
+    those of :math:`k - 1`, from logarithms, in float64 whatever the dtype of the samples (but that the kernels of
+    float32 paths on a CUDA device are computed in float32).
+
+    With two dyadic orders every path is refined by the order of its sample, also beside paths of its own sample: all
+    kernels are inner products of the same features, and the biased discrepancy is a squared distance.
 
     References
     ----------
@@ -124,7 +135,7 @@ def branched_sig_mmd_backprop(
 
     Parameters
     ----------
-    derivs : array, shape ()
+    derivs : float or array, shape ()
         Derivative of a scalar with respect to the result of `branched_sig_mmd`.
     <sample1>
     <sample2>
@@ -159,7 +170,7 @@ def branched_sig_mmd_backprop(
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
     >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
-    >>> toward, _ = branchsig.branched_sig_mmd_backprop(np.asarray(1.0), near, far, depth=3)
+    >>> toward, _ = branchsig.branched_sig_mmd_backprop(1.0, near, far, depth=3)
     >>> before, after = (branchsig.branched_sig_mmd(near - step * toward, far, depth=3) for step in (0, 0.1))
     >>> bool(after < before)
     True
@@ -183,8 +194,8 @@ def branched_sig_score(
 
     Parameters
     ----------
-    sample : array, shape (n1, length1, dimension)
-        A sample of paths, of any library of the array API standard, float32 or float64.
+    sample : array, shape (*batch1, length1, dimension)
+        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
     <depth>
@@ -202,6 +213,12 @@ def branched_sig_score(
     Raises
     ------
     <errors>
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
+        that hold NaN. And if every path has one point, as paths with their axes in another order do.
 
     See Also
     --------
@@ -252,8 +269,8 @@ def branched_sig_score_backprop(
     ----------
     derivs : array, shape (*batch,)
         Derivatives of a scalar with respect to the result of `branched_sig_score`.
-    sample : array, shape (n1, length1, dimension)
-        A sample of paths, of any library of the array API standard, float32 or float64.
+    sample : array, shape (*batch1, length1, dimension)
+        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
     <depth>
@@ -331,6 +348,12 @@ def expected_branched_sig_score(
     ------
     <errors>
 
+    Warns
+    -----
+    RuntimeWarning
+        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
+        that hold NaN. And if every path has one point, as paths with their axes in another order do.
+
     See Also
     --------
     branched_sig_score : The score of each observation.
@@ -372,7 +395,7 @@ def expected_branched_sig_score_backprop(
 
     Parameters
     ----------
-    derivs : array, shape ()
+    derivs : float or array, shape ()
         Derivative of a scalar with respect to the result of `expected_branched_sig_score`.
     <sample1>
     <sample2>
@@ -410,7 +433,7 @@ def expected_branched_sig_score_backprop(
     >>> rng = np.random.default_rng(0)
     >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
     >>> d_near, d_far = branchsig.expected_branched_sig_score_backprop(
-    ...     np.asarray(1.0), near, far, depth=3, right_deriv=True
+    ...     1.0, near, far, depth=3, right_deriv=True
     ... )
     >>> d_near.shape, d_far.shape
     ((20, 10, 2), (20, 10, 2))
@@ -445,7 +468,7 @@ class TwoSampleTest(NamedTuple):
     p_value: float
 
 
-@public(TestOptions)
+@public(TwoSampleOptions)
 def branched_sig_mmd_test(
     sample1: Array,
     sample2: Array,
@@ -455,7 +478,7 @@ def branched_sig_mmd_test(
     normalize: bool | str = "dilation",
     permutations: int = 1000,
     seed: int | np.random.Generator | None = None,
-    **options: Unpack[TestOptions],
+    **options: Unpack[TwoSampleOptions],
 ) -> TwoSampleTest:
     r"""Test whether two samples of paths come from one distribution, by permutations of the discrepancy.
 
@@ -513,9 +536,8 @@ def branched_sig_mmd_test(
     >>> import numpy as np
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
-    >>> smooth, rough = np.cumsum(rng.normal(size=(2, 20, 10, 2)), axis=2)
-    >>> smooth[:, 1:] = 0.5 * (smooth[:, 1:] + smooth[:, :-1])
-    >>> branchsig.branched_sig_mmd_test(smooth, rough, depth=3, time_aug=True, seed=0).p_value < 0.01
+    >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
+    >>> branchsig.branched_sig_mmd_test(near, far, depth=3, time_aug=True, end_time=0.5, seed=0).p_value < 0.01
     True
     """
     try:
