@@ -9,7 +9,7 @@ import pytest
 from cases import walk
 
 import branchsig
-from branchsig import metrics, normalization
+from branchsig import metrics
 
 FUNCTIONS = ["branched_sig_mmd", "branched_sig_score", "expected_branched_sig_score"]
 LIBRARIES = [(name, dtype) for name in ("numpy", "torch", "array_api_strict") for dtype in ("float32", "float64")]
@@ -248,21 +248,32 @@ def test_gradients_warn_of_nothing(name, rng):
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_factors_of_dilation_are_found_once_for_every_sample(backward, monkeypatch, rng):
-    stacks = []
-    found = normalization._factors
+    found, sizes = metrics.dilated, []
 
-    def factors(own, *rest):
-        stacks.append(own.path1.shape[0])
-        return found(own, *rest)
+    def dilated(problem):
+        sizes.append((problem.path1.shape[0], problem.path2.shape[0]))
+        return found(problem)
 
-    monkeypatch.setattr(normalization, "_factors", factors)
+    monkeypatch.setattr(metrics, "dilated", dilated)
     monkeypatch.setattr(metrics, "_BLOCK", 2)
     x, y = walk(rng, 7, 5, 2), walk(rng, 5, 5, 2)
     if backward:
         branchsig.branched_sig_mmd_backprop(1.0, x, y, 2, normalize="dilation", right_deriv=True)
     else:
         branchsig.branched_sig_mmd(x, y, 2, normalize="dilation")
-    assert stacks == [7, 5]
+    assert sizes == [(7, 5)]
+
+
+@pytest.mark.parametrize("normalize", [False, True, "dilation"])
+def test_a_sample_beside_itself_has_its_own_lengths(normalize, rng):
+    x, lengths = walk(rng, 5, 6, 2), [6, 3, 2, 5, 4]
+    options = {"normalize": normalize, "lengths1": lengths}
+    twice = branchsig.branched_sig_mmd(x, x, 2, **options)
+    assert float(twice) == pytest.approx(float(branchsig.branched_sig_mmd(x, x.copy(), 2, lengths2=lengths, **options)))
+    found = branchsig.branched_sig_mmd_backprop(1.0, x, x, 2, right_deriv=True, **options)
+    wanted = branchsig.branched_sig_mmd_backprop(1.0, x, x.copy(), 2, right_deriv=True, lengths2=lengths, **options)
+    for mine, its in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-12, atol=1e-14)
 
 
 def test_one_path_is_a_sample_only_where_pairs_of_it_are_not_needed(rng):
@@ -306,3 +317,29 @@ def test_torch_differentiates_means_by_itself(rng):
             value.backward()
             wanted, _ = branchsig.branched_sig_mmd_backprop(1.0, x, y, 2, normalize=normalize)
             np.testing.assert_allclose(recorded.grad, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+@pytest.mark.parametrize("return_grid", [False, True])
+def test_logarithms_of_sums_over_nodes_keep_their_digits(order, return_grid):
+    # log K = c + O(c^2) for single steps of product c, as log(1 + c) at order 1.
+    c = np.array([1e-18, -1e-12, 1e-9])
+    x, y = single_steps(np.ones(3)), single_steps(c)
+    found = branchsig.branched_sig_kernel(x, y, math.inf, order=order, log=True, return_grid=return_grid)
+    found = found[:, -1, -1] if return_grid else found
+    np.testing.assert_allclose(found, np.log1p(c), rtol=3e-9 if order > 1 else 1e-14)
+
+
+def test_a_kernel_with_itself_that_is_not_positive_has_no_root():
+    # With this κ the sum over one node is -3 for x with itself, and the kernel of order 1 is -2.
+    class Negative(branchsig.StaticKernel):
+        def __call__(self, ctx, x, y):
+            return -3.0 * np.diff(np.diff(np.einsum("bik,bjk->bij", x, y), axis=1), axis=2)
+
+    x, y = single_steps(np.ones(2)), single_steps(np.array([0.1, -0.1]))
+    for log in (False, True):
+        options = {"order": 1, "normalize": True, "log": log, "static_kernel": Negative()}
+        for function, second in ((branchsig.branched_sig_kernel, y), (branchsig.branched_sig_kernel_gram, None)):
+            found, caught = warned(function, x, second, math.inf, **options)
+            assert np.isnan(found).all()
+            assert len(caught) == 1

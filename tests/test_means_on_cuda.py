@@ -38,7 +38,7 @@ def emulated(monkeypatch):
         return log_kernel(problem, **options)
 
     for module in (_validation, kernel_backprop, normalization):
-        monkeypatch.setattr(module, "contiguous", as_it_is)
+        monkeypatch.setattr(module, "contiguous", as_it_is, raising=False)
     monkeypatch.setattr(_problems, "lies_on_cuda", on_device)
     monkeypatch.setattr(metrics, "lies_on_cpu", lambda array: not on_device(array))
     monkeypatch.setattr(branchsig.backends, "_for_numpy", backend)
