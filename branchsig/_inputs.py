@@ -40,7 +40,7 @@ def not_finite(given: Given) -> str:
     bad = nan | infinite
     if not bool(xp.any(bad)):
         return ""
-    kinds = " and ".join(kind for kind, where in (("NaN", nan), ("infinities", infinite)) if bool(xp.any(where)))
+    kinds = " or ".join(kind for kind, where in (("NaN", nan), ("infinities", infinite)) if bool(xp.any(where)))
     sentence = f"{_indexed(given, bad, 'hold')} {kinds}"
     # Padding is a run of points that are NaN in every channel, up to the last point, and not from the first one on.
     gone = xp.all(rows, axis=2)

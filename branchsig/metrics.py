@@ -652,7 +652,7 @@ class _Means:
         self.paths = (first, second)
         self.settings = self.plain = settings
         names = ("sample", "y") if each else ("sample1", "sample2")
-        here = not is_array_api_obj(derivs) or as_numpy(derivs) is not None
+        here = isinstance(derivs, np.generic) or not is_array_api_obj(derivs) or as_numpy(derivs) is not None
         self.problem, self.given = samples_problem(first, second, names, settings, single=each, here=here)
         self.undilated = self.problem
         self.derivs = derivs
