@@ -25,8 +25,9 @@ from branchsig._problems import samples_problem
 from branchsig._warnings import warn
 from branchsig.backends import Problem
 from branchsig.kernel import _what_happened, less_one
-from branchsig.kernel_backprop import _as_path, _gradients
+from branchsig.kernel_backprop import _gradients
 from branchsig.normalization import Dilated, dilated
+from branchsig.transforms import transformed_adjoint
 
 __all__ = [
     "TwoSampleTest",
@@ -825,11 +826,17 @@ class _Means:
             gradients = sums.joined()
             if self.dilated is not None:
                 gradients = self.dilated.adjoint(*gradients)
-            result = [
-                None if gradient is None else self._given_back(_as_path(gradient, path, self.settings))
-                for gradient, path in zip(gradients, self.paths, strict=True)
-            ]
-        return result[0], result[1]
+            return self._as_given(gradients[0], 0), self._as_given(gradients[1], 1)
+
+    def _as_given(self, gradient: Array | None, side: int) -> Array | None:
+        """Take a gradient through the transformations, back to the shape and the library of the sample."""
+        if gradient is None:
+            return None
+        settings = self.settings
+        if settings.time_aug or settings.lead_lag:
+            gradient = transformed_adjoint(gradient, settings.time_aug, settings.lead_lag)
+        gradient = self._given_back(gradient)
+        return namespace_of(gradient).reshape(gradient, tuple(self.paths[side].shape))
 
     def _within_backprop(self, side: int, weight: Array, sums: _Sums) -> None:
         xp = namespace_of(self.problem.path1)
