@@ -36,7 +36,7 @@ _libraries: dict[type, _Library] = {np.ndarray: _Library(numpy_namespace, is_cup
 def _library_of(array: Array) -> _Library:
     found = _libraries.get(type(array))
     if found is None:
-        if isinstance(array, np.ndarray):
+        if isinstance(array, (np.ndarray, np.generic)):
             return _libraries[np.ndarray]
         namespace = array_api_compat.array_namespace(array)
         kinds = array_api_compat.is_cupy_array(array), array_api_compat.is_torch_array(array)
@@ -50,7 +50,7 @@ def namespace_of(array: Array) -> Any:
 
 
 def is_known(array: Array) -> bool:
-    """Tell whether arrays of this very type, and no subclass of NumPy's, have been seen before."""
+    """Tell whether arrays of this very type, and no subclass or scalar of NumPy's, have been seen before."""
     return type(array) in _libraries
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from types import CodeType
@@ -30,7 +31,7 @@ class SolverOptions(TypedDict, total=False):
     time_aug: bool
     lead_lag: bool
     end_time: float
-    n_jobs: int
+    n_jobs: int | None
     quadrature: Quadrature | str
 
 
@@ -136,8 +137,9 @@ lead_lag : bool, default: False
 end_time : float, default: 1.0
     Time of the last point, in the unit of time of the paths. Used with `time_aug`.""",
     "n_jobs": """\
-n_jobs : int, default: 1
-    Number of threads, as in joblib: -1 for all cores, -2 for all but one. The result does not depend on it.""",
+n_jobs : int or None, default: 1
+    Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+    it.""",
     "quadrature": """\
 quadrature : Quadrature or str, default: "trapezoid"
     The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
@@ -145,7 +147,8 @@ quadrature : Quadrature or str, default: "trapezoid"
     "lengths1": """\
 lengths1 : array of int, shape (*batch1,), optional
     Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is never
-    read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points.""",
+    read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not beside a
+    list of paths, whose lengths are its own.""",
     "lengths2": """\
 lengths2 : array of int, shape (*batch2,), optional
     Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.""",
@@ -163,17 +166,18 @@ log : bool, default: False
     The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.""",
     "order": """\
 order : int, optional
-    Largest number of nodes of a forest, in the place of a bound on the depth: `depth` must be `math.inf` or at
-    least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.""",
+    Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`, or
+    at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.""",
     "return_levels": """\
 return_levels : bool, default: False
     With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
     last axis.""",
     "check_finite": """\
 check_finite : bool, optional
-    Whether to look if the values are finite, and to warn if they are not. `None` looks where they lie on the CPU:
-    for those on a CUDA device the host would have to wait, and lazy or traced arrays have none yet. Gradients are
-    never looked at.""",
+    Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+    infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy or
+    traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram matrix
+    are not warned of either. Gradients are never looked at.""",
     "rtol": """\
 rtol : float, optional
     Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand Gauss-Lobatto
@@ -186,8 +190,8 @@ rtol : float, optional
 _SHARED = {
     "depth": """\
 depth : int or math.inf
-    Largest depth of the trees, at least 0; `math.inf` for no bound. At depth 1 the linear static kernel gives
-    ``exp(<x_end - x_0, y_end - y_0>)``.""",
+    Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At depth 1
+    the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.""",
     "dyadic_order": """\
 dyadic_order : int or tuple of int, default: 0
     Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
@@ -239,6 +243,8 @@ def gather(depth: Any, dyadic_order: Any, options: Mapping[str, Any], accepted: 
     ValueError
         If an option is out of range, or two of them exclude each other.
     """
+    if depth is None and "order" in accepted.__annotations__:
+        depth = _bound_by_order(options)
     settings = Settings(_validation.depth(depth), _validation.dyadic_order(dyadic_order))
     if options:
         names = accepted.__annotations__
@@ -248,6 +254,16 @@ def gather(depth: Any, dyadic_order: Any, options: Mapping[str, Any], accepted: 
             setattr(settings, name, _CHECKS[name](value))
         _check_together(settings)
     return settings
+
+
+def _bound_by_order(options: Mapping[str, Any]) -> float:
+    """The depth where it is left out: none is needed beside an order."""
+    if options.get("order") is None:
+        raise TypeError(
+            "depth is None: expected an integer >= 0 or math.inf, the largest depth of the trees, such as depth=3, or "
+            "in its place order, the largest number of nodes of a forest, such as order=4"
+        )
+    return math.inf
 
 
 def _check_together(settings: Settings) -> None:

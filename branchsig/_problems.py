@@ -1,7 +1,12 @@
-"""From checked settings and the paths of a caller to a `Problem`: checks of the paths, lengths and transformations."""
+"""From checked settings and the paths of a caller to a `Problem`: checks of the paths, lengths and transformations.
+
+A list of paths of any lengths is padded here to a stack with valid lengths, and gradients with respect to the stack are
+taken back to a list.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,19 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from branchsig import _validation
-from branchsig._arrays import Array, as_numpy, filled, in_float64, lies_on_cuda
+from branchsig._arrays import Array, as_numpy, filled, in_float64, lies_on_cuda, namespace_of
 from branchsig._inputs import Given
 from branchsig._options import Settings
 from branchsig._progress import Report
 from branchsig.backends import Problem
 from branchsig.static_kernels import is_built_in
-from branchsig.transforms import transformed
+from branchsig.transforms import padded, transformed
 
 
 def paired_problem(path1: Any, path2: Any, settings: Settings) -> tuple[Problem, tuple[int, ...]]:
     """Check and transform paths that are paired up; return the problem and the shape of its pairs."""
+    if isinstance(path1, (list, tuple)) or isinstance(path2, (list, tuple)):
+        path1, path2, settings = _both_as_arrays(path1, path2, settings)
     x, y, batch = _validation.paired_paths(path1, path2)
-    return _problem(x, y, "paired", settings, _lengths(path1, path2, settings)), batch
+    return _problem(x, y, "paired", settings, _lengths(path1, path2, settings), batches=(batch, batch)), batch
 
 
 def gram_problem(
@@ -32,13 +39,75 @@ def gram_problem(
     With `triangle` a matrix of one stack of paths with itself is computed from one triangle, where the dyadic orders
     allow it.
     """
+    if isinstance(path1, (list, tuple)) or isinstance(path2, (list, tuple)):
+        path1, path2, settings = _both_as_arrays(path1, path2, settings)
     x, y, batch = _validation.gram_paths(path1, path2)
+    batches = batch[: path1.ndim - 2], batch[path1.ndim - 2 :]
     lengths = _lengths(path1, path2, settings)
     symmetric = (
         triangle and y is x and lengths[0] is lengths[1] and settings.dyadic_order[0] == settings.dyadic_order[1]
     )
     max_batch, devices = _validation.max_batch(max_batch), _validation.devices(devices, path1)
-    return _problem(x, y, "symmetric" if symmetric else "gram", settings, lengths, max_batch, report, devices), batch
+    pairing = "symmetric" if symmetric else "gram"
+    return _problem(x, y, pairing, settings, lengths, max_batch, report, devices, batches=batches), batch
+
+
+def as_array(paths: Any, lengths: Any, name: str, option: str) -> tuple[Any, Any]:
+    """Return a list of paths as one padded stack and their lengths; what is no such list comes back as it is.
+
+    Raises
+    ------
+    ValueError
+        If the list is empty, one of the paths has a shape it must not have, or lengths are given beside the list.
+    TypeError
+        If the paths are not of one library and dtype.
+    """
+    if not _validation.is_ragged(paths):
+        return paths, lengths
+    if lengths is not None:
+        raise ValueError(
+            f"{option} with a list of paths as {name}: the paths of a list are as long as they are. Leave {option} out"
+        )
+    _validation.ragged_paths(paths, name)
+    return padded(paths), np.asarray([path.shape[0] for path in paths])
+
+
+def as_given(gradient: Array, paths: Any) -> Any:
+    """Return a gradient in the shape of the paths that were given: for a list of paths a list of its gradients."""
+    if isinstance(paths, (list, tuple)):
+        return [gradient[k, : path.shape[0], :] for k, path in enumerate(paths)]
+    shape = tuple(paths.shape)
+    return gradient if gradient.shape == shape else namespace_of(gradient).reshape(gradient, shape)
+
+
+def _both_as_arrays(
+    path1: Any, path2: Any, settings: Settings, name1: str = "path1", name2: str = "path2"
+) -> tuple[Any, Any, Settings]:
+    """Lists of paths as stacks, and the settings with their lengths. One list in both places is one stack."""
+    first, lengths1 = as_array(path1, settings.lengths1, name1, "lengths1")
+    if path2 is path1 and settings.lengths2 is None:
+        second, lengths2 = first, None
+    else:
+        second, lengths2 = as_array(path2, settings.lengths2, name2, "lengths2")
+    return first, second, dataclasses.replace(settings, lengths1=lengths1, lengths2=lengths2)
+
+
+def given(problem: Problem, settings: Settings) -> tuple[Given, ...]:
+    """The paths of a problem as the caller gave them: the second ones only where they are not the first."""
+    sides = [("1", problem.path1, problem.lengths1, settings.lengths1, problem.batches[0])]
+    if not problem.itself:
+        sides.append(("2", problem.path2, problem.lengths2, settings.lengths2, problem.batches[1]))
+    result = []
+    for number, path, lengths, given_lengths, batch in sides:
+        option = f"lengths{number}" if lengths is None or given_lengths is not None else None
+        if settings.time_aug:
+            path = path[:, :, :-1]
+        if settings.lead_lag:
+            path = path[:, ::2, : path.shape[2] // 2]
+        if settings.time_aug or settings.lead_lag:
+            lengths = None  # `_transformed` has filled what is padded
+        result.append(Given(f"path{number}", path, batch, lengths, option))
+    return tuple(result)
 
 
 def samples_problem(
@@ -50,11 +119,14 @@ def samples_problem(
     Not every library has float64, so, where `here` allows it, the problem is one of NumPy if the samples can be handed
     out to it. The second sample may be a `single` path.
     """
+    lists = isinstance(sample1, (list, tuple)), isinstance(sample2, (list, tuple))
+    if any(lists):
+        sample1, sample2, settings = _both_as_arrays(sample1, sample2, settings, *names)
     x, y = _validation.samples(sample1, sample2, *names, single=single)
     lengths = _lengths(sample1, sample2, settings)
     given = (
-        Given(names[0], x, tuple(sample1.shape[:-2]), lengths[0], "lengths1"),
-        Given(names[1], y, tuple(sample2.shape[:-2]), lengths[1], "lengths2"),
+        Given(names[0], x, tuple(sample1.shape[:-2]), lengths[0], None if lists[0] else "lengths1"),
+        Given(names[1], y, tuple(sample2.shape[:-2]), lengths[1], None if lists[1] else "lengths2"),
     )
     if not lies_on_cuda(x):
         same = y is x
@@ -89,6 +161,7 @@ def _problem(
     max_batch: int = -1,
     report: Report | None = None,
     devices: tuple[int, ...] = (),
+    batches: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
 ) -> Problem:
     lengths1, lengths2 = lengths
     if settings.time_aug or settings.lead_lag:
@@ -112,6 +185,7 @@ def _problem(
         lengths2,
         settings.log and settings.return_grid,
         devices,
+        batches=batches,
     )
 
 
@@ -141,7 +215,9 @@ def stack_shape(problem: Problem, batch: tuple[int, ...]) -> tuple[int, ...]:
 
 def self_problem(paths: Any, lengths: Any, settings: Settings) -> tuple[Problem, tuple[int, ...]]:
     """Check and transform paths that are each paired with itself; return the problem and the shape of its pairs."""
+    if isinstance(paths, (list, tuple)):
+        paths, lengths = as_array(paths, lengths, "paths", "lengths")
     _validation.single_path(paths, "paths")
     x, _, batch = _validation.paired_paths(paths, paths)
     valid = _validation.lengths(lengths, "lengths", paths)
-    return _problem(x, x, "paired", settings, (valid, valid)), batch
+    return _problem(x, x, "paired", settings, (valid, valid), batches=(batch, batch)), batch

@@ -83,7 +83,7 @@ def dyadic_order(value: Any) -> tuple[int, int]:
     if type(value) is int and 0 <= value <= _LARGEST_ORDER:
         return value, value
     wanted = "an integer >= 0 or a pair of them"
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim == 1):
         if len(value) != 2:
             raise ValueError(
                 f"dyadic_order is {value!r}, of length {len(value)}: expected {wanted}, one for path1 and one for path2"
@@ -183,8 +183,8 @@ def end_time(value: Any) -> float:
 
 
 def n_jobs(value: Any) -> int:
-    """Check the number of threads, counted as joblib does, and return it resolved."""
-    count = _integer(value, "n_jobs", "a number of threads, or -1 for all cores")
+    """Check the number of threads, counted as joblib does, None as 1, and return it resolved."""
+    count = 1 if value is None else _integer(value, "n_jobs", "a number of threads, or -1 for all cores")
     if count > 0:
         return count
     if count == 0:
@@ -246,21 +246,23 @@ def _is_common(array: Any) -> bool:
     return type(array) is np.ndarray and (array.dtype is _FLOAT64 or array.dtype is _FLOAT32)
 
 
+def _unmasked(array: Any, name: str) -> None:
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: expected a plain array; fill what is masked, or leave it out")
+
+
 def _real_array(array: Any, name: str) -> None:
     """Check that an argument is an array of an array API library, of dtype float32 or float64."""
     if is_known(array) and (array.dtype is _FLOAT64 or array.dtype is _FLOAT32):
         return
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array: expected a plain array; fill what is masked, or leave it out")
-    if not isinstance(array, np.ndarray) and (
-        isinstance(array, np.generic) or not array_api_compat.is_array_api_obj(array)
-    ):
+    _unmasked(array, name)
+    if not _is_array(array):
         if array is None and name == "path2":
             remedy = "to pair paths with themselves pass them twice, or take a Gram matrix, where path2=None does that"
         else:
             remedy = f"convert it with numpy.asarray({name}, dtype=float)"
-        if isinstance(array, (list, tuple)) and any(isinstance(part, np.ndarray) for part in array):
-            remedy += ", or paths of different lengths with branchsig.pad_paths"
+        if isinstance(array, (list, tuple)) and name != "derivs" and not name.startswith("k_"):
+            remedy += ", or for paths of different lengths give a list of arrays of shape (length, dimension)"
         wanted = "expected an array of NumPy or another array API library"
         raise TypeError(f"{name} is of type {type(array).__name__}: {wanted}; {remedy}")
     if isinstance(array, np.ndarray):
@@ -394,6 +396,7 @@ def lengths(value: Any, name: str, path: Array) -> npt.NDArray[np.int64] | None:
     if value is None:
         return None
     batch, length = tuple(path.shape[:-2]), path.shape[-2]
+    _unmasked(value, name)
     if isinstance(value, (list, tuple, int, np.integer)):
         array = np.asarray(value)
     else:
@@ -412,20 +415,33 @@ def lengths(value: Any, name: str, path: Array) -> npt.NDArray[np.int64] | None:
     return np.ascontiguousarray(array, dtype=np.int64).reshape(-1)
 
 
-def ragged_paths(paths: Any) -> None:
+def _is_array(value: Any) -> bool:
+    """Tell whether a value is an array, and no scalar, of a library of the array API."""
+    return isinstance(value, np.ndarray) or (
+        not isinstance(value, np.generic) and array_api_compat.is_array_api_obj(value)
+    )
+
+
+def is_ragged(paths: Any) -> bool:
+    """Tell whether an argument is a list or tuple of arrays, rather than of numbers or points."""
+    return isinstance(paths, (list, tuple)) and (not paths or any(_is_array(path) for path in paths))
+
+
+def ragged_paths(paths: Any, name: str) -> None:
     """Check a sequence of single paths of any lengths."""
-    if isinstance(paths, np.ndarray) or array_api_compat.is_array_api_obj(paths) or not isinstance(paths, Sequence):
+    if _is_array(paths) or not isinstance(paths, Sequence):
         what = "an array" if hasattr(paths, "shape") else f"of type {type(paths).__name__}"
-        raise TypeError(f"paths is {what}: expected a list of paths, each an array of shape (length, dimension)")
+        raise TypeError(f"{name} is {what}: expected a list of paths, each an array of shape (length, dimension)")
     if not paths:
-        raise ValueError("paths is empty: expected at least one path of shape (length, dimension)")
+        raise ValueError(f"{name} is empty: expected at least one path of shape (length, dimension)")
+    first = f"{name}[0]"
     for k, path in enumerate(paths):
-        name = f"paths[{k}]"
-        _path(path, name)
-        _same_kind(path, name, paths[0], "paths[0]")
+        name_of_path = f"{name}[{k}]"
+        _path(path, name_of_path)
+        _same_kind(path, name_of_path, paths[0], first)
         if path.ndim != 2 or path.shape[1] != paths[0].shape[1]:
             raise ValueError(
-                f"{name} has shape {tuple(path.shape)}: expected (length, dimension)"
+                f"{name_of_path} has shape {tuple(path.shape)}: expected (length, dimension)"
                 + (f" with dimension {paths[0].shape[-1]}, that of the first" if path.ndim == 2 else "")
             )
 

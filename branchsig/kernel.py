@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Unpack
 
@@ -17,9 +16,11 @@ import numpy as np
 from branchsig import _validation
 from branchsig._accuracy import refined
 from branchsig._arrays import Array, all_finite, filled, in_float64, lies_on_cpu, namespace_of
+from branchsig._inputs import axis_order, not_finite
 from branchsig._options import KernelOptions, Settings, StackOptions, gather, public
-from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
+from branchsig._problems import given, gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import reporting
+from branchsig._warnings import warn
 from branchsig.backends import Backend, Problem, backend_for
 from branchsig.normalization import dilated, unit_kernel, unit_kernel_less_one
 
@@ -30,7 +31,7 @@ __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kern
 def branched_sig_kernel(
     path1: Array,
     path2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     **options: Unpack[KernelOptions],
 ) -> Array:
@@ -39,7 +40,7 @@ def branched_sig_kernel(
     Parameters
     ----------
     path1 : array, shape (*batch, length1, dimension)
-        First paths, of any library of the array API standard, float32 or float64.
+        First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
     <depth>
@@ -61,9 +62,9 @@ def branched_sig_kernel(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. With
-        ``depth=math.inf`` also if a cell was not solved within the iterations allowed, which gives NaN. And if no rule
-        reaches `rtol`.
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
+        that hold NaN or infinities. With ``depth=math.inf`` also if a cell was not solved within the iterations
+        allowed, which gives NaN. And if no rule reaches `rtol`.
 
     See Also
     --------
@@ -111,7 +112,7 @@ def branched_sig_kernel(
 def branched_sig_kernel_gram(
     path1: Array,
     path2: Array | None,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     max_batch: int = -1,
@@ -124,7 +125,7 @@ def branched_sig_kernel_gram(
     Parameters
     ----------
     path1 : array, shape (*batch1, length1, dimension)
-        First paths, of any library of the array API standard, float32 or float64.
+        First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
@@ -153,7 +154,9 @@ def branched_sig_kernel_gram(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
+        that hold NaN or infinities. Also where the axes look like those of other libraries: if every path has
+        one point, or both arguments have two dimensions.
 
     See Also
     --------
@@ -198,7 +201,7 @@ def branched_sig_kernel_stack(
     Parameters
     ----------
     path1 : array, shape (*batch, length1, dimension)
-        First paths, of any library of the array API standard, float32 or float64.
+        First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
     <depth>
@@ -220,7 +223,8 @@ def branched_sig_kernel_stack(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
+        that hold NaN or infinities.
 
     See Also
     --------
@@ -248,7 +252,7 @@ def branched_sig_kernel_stack(
     shape = stack_shape(problem, batch)
     _validation.fits_memory(shape, problem.path1, "the stack", "take fewer pairs at a time, or leave k_stack out")
     stack = backend_for(problem).grid(problem, all_levels=True)
-    _warn_of_overflow(stack, problem, settings, stacklevel=2)
+    _warn(*_complaints(stack, problem, settings))
     return namespace_of(stack).reshape(stack, shape)
 
 
@@ -258,7 +262,7 @@ def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tupl
         result = _solved(backend_for(problem), problem, batch, settings)
     else:
         result, problem = refined(problem, settings, _solver(batch, settings), stacklevel=3)
-    _warn_of_overflow(result, problem, settings, stacklevel=3)
+    _warn(*_complaints(result, problem, settings))
     return result, problem
 
 
@@ -338,23 +342,55 @@ def _nan_where_paths_are(result: Array, problem: Problem) -> Array:
     return xp.where(known, result, xp.full_like(result, math.nan))
 
 
-def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, stacklevel: int) -> None:
-    """Warn once, where this is to be checked, if values are not finite although the paths they belong to are."""
+def _warn(*complaints: str) -> None:
+    """Give all complaints of a call in one warning."""
+    text = ". ".join(filter(None, complaints))
+    if text:
+        warn(text)
+
+
+def _complaints(result: Array, problem: Problem, settings: Settings) -> list[str]:
+    """What to warn of: the axes of the paths, what is not finite in them, and values that overflowed."""
     checked = settings.check_finite
+    if checked is False:
+        return []
     # To look at the values of a CUDA device the host waits for it; those of a traced array are not there yet.
-    if checked is False or (checked is None and not lies_on_cpu(result)):
-        return
-    if all_finite(result):
-        return
-    xp = namespace_of(result)
-    expected = _finite_pairs(problem, result.ndim) & ~xp.isfinite(result)
-    overflowed = int(xp.sum(xp.astype(expected, xp.int64)))
-    if overflowed:
-        warnings.warn(
-            f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, settings)}",
-            RuntimeWarning,
-            stacklevel=stacklevel + 1,
-        )
+    finite = not (checked or lies_on_cpu(result)) or all_finite(result)
+    odd = problem.pairing != "paired" and (problem.path1.shape[1] == 1 or not problem.batches[0])
+    if finite and not checked and not odd:
+        return []
+    paths = given(problem, settings)
+    complaints = [axis_order(*paths)] if odd else []
+    if checked or not finite:
+        complaints += map(not_finite, paths)
+    if not finite:
+        complaints += [_spoilt(result, problem), _overflow(result, problem, settings)]
+    return complaints
+
+
+def _spoilt(result: Array, problem: Problem) -> str:
+    """How many values are not finite since their paths are not, which are named before."""
+    flat = _by_pairs(result, problem)
+    xp = namespace_of(flat)
+    spoilt = int(xp.sum(xp.astype(~(_finite_pairs(problem, flat.ndim) | xp.isfinite(flat)), xp.int64)))
+    return f"{spoilt} of {math.prod(result.shape)} values are not finite because of this" if spoilt else ""
+
+
+def _overflow(result: Array, problem: Problem, settings: Settings) -> str:
+    """How many values are not finite although their paths are, and why."""
+    flat = _by_pairs(result, problem)
+    xp = namespace_of(flat)
+    overflowed = int(xp.sum(xp.astype(_finite_pairs(problem, flat.ndim) & ~xp.isfinite(flat), xp.int64)))
+    if not overflowed:
+        return ""
+    return f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, settings)}"
+
+
+def _by_pairs(result: Array, problem: Problem) -> Array:
+    """A result with one axis of pairs for each stack of paths, and one for all else."""
+    n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
+    pairs = (n1,) if problem.pairing == "paired" else (n1, n2)
+    return namespace_of(result).reshape(result, (*pairs, -1))
 
 
 def _what_happened(problem: Problem, settings: Settings) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from branchsig import _validation
 from branchsig._arrays import Array, contiguous, lies_on_cpu, namespace_of
 from branchsig._options import KernelOptions, Settings, gather, public
-from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
+from branchsig._problems import as_given, gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import one_pass, reporting
 from branchsig.backends import Backend, Problem, backend_for
 from branchsig.kernel import values, with_rule
@@ -37,7 +37,7 @@ def branched_sig_kernel_backprop(
     derivs: Array,
     path1: Array,
     path2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     left_deriv: bool = True,
@@ -53,7 +53,7 @@ def branched_sig_kernel_backprop(
         Derivatives of a scalar with respect to the result of `branched_sig_kernel`: shape ``(*batch, grid1, grid2)``
         with `return_grid`.
     path1 : array, shape (*batch, length1, dimension)
-        First paths, of any library of the array API standard, float32 or float64.
+        First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
     <depth>
@@ -69,7 +69,8 @@ def branched_sig_kernel_backprop(
     -------
     tuple of array or None
         The derivatives of the scalar with respect to `path1`, shape ``(*batch, length1, dimension)``, and to `path2`,
-        shape ``(*batch, length2, dimension)``; None for a side that is not asked for.
+        shape ``(*batch, length2, dimension)``; None for a side that is not asked for. For a list of paths a list of
+        arrays, one for each.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def branched_sig_kernel_gram_backprop(
     derivs: Array,
     path1: Array,
     path2: Array | None,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     left_deriv: bool = True,
@@ -137,7 +138,7 @@ def branched_sig_kernel_gram_backprop(
         Derivatives of a scalar with respect to the result of `branched_sig_kernel_gram`: shape
         ``(*batch1, *batch2, grid1, grid2)`` with `return_grid`.
     path1 : array, shape (*batch1, length1, dimension)
-        First paths, of any library of the array API standard, float32 or float64.
+        First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
@@ -157,9 +158,9 @@ def branched_sig_kernel_gram_backprop(
     -------
     tuple of array or None
         The derivatives of the scalar with respect to `path1`, shape ``(*batch1, length1, dimension)``, and to `path2`,
-        shape ``(*batch2, length2, dimension)``; None for a side that is not asked for. With ``path2=None`` the matrix
-        is a function of `path1` alone and the first is its whole gradient. With `path1` given twice they are those of
-        its two places, and the gradient is their sum.
+        shape ``(*batch2, length2, dimension)``; None for a side that is not asked for. For a list of paths a list of
+        arrays, one for each. With ``path2=None`` the matrix is a function of `path1` alone and the first is its whole
+        gradient. With `path1` given twice they are those of its two places, and the gradient is their sum.
 
     Raises
     ------
@@ -214,7 +215,7 @@ def branched_sig_kernel_gram_backprop(
 def branched_sig_kernel_vjp(
     path1: Array,
     path2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     **options: Unpack[KernelOptions],
 ) -> tuple[Array, Callable[[Array], Gradients]]:
@@ -223,7 +224,7 @@ def branched_sig_kernel_vjp(
     Parameters
     ----------
     path1 : array, shape (*batch, length1, dimension)
-        First paths, of any library of the array API standard, float32 or float64.
+        First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
     <depth>
@@ -236,8 +237,8 @@ def branched_sig_kernel_vjp(
         What `branched_sig_kernel` returns.
     pullback : callable
         ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` and returns those with respect to
-        `path1` and `path2`. It may be called any number of times, and reads the paths again: do not write to them
-        before.
+        `path1` and `path2`, lists for lists. It may be called any number of times, and reads the paths again: do not
+        write to them before.
 
     Raises
     ------
@@ -248,7 +249,8 @@ def branched_sig_kernel_vjp(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
+        that hold NaN or infinities.
 
     See Also
     --------
@@ -283,7 +285,7 @@ def branched_sig_kernel_vjp(
 def branched_sig_kernel_gram_vjp(
     path1: Array,
     path2: Array | None,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     max_batch: int = -1,
@@ -296,7 +298,7 @@ def branched_sig_kernel_gram_vjp(
     Parameters
     ----------
     path1 : array, shape (*batch1, length1, dimension)
-        First paths, of any library of the array API standard, float32 or float64.
+        First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
@@ -313,8 +315,8 @@ def branched_sig_kernel_gram_vjp(
         What `branched_sig_kernel_gram` returns.
     pullback : callable
         ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` and returns those with respect to
-        `path1` and `path2`; with ``path2=None`` the whole gradient and None. It may be called any number of times, and
-        reads the paths again: do not write to them before.
+        `path1` and `path2`, lists for lists; with ``path2=None`` the whole gradient and None. It may be called any
+        number of times, and reads the paths again: do not write to them before.
 
     Raises
     ------
@@ -327,7 +329,9 @@ def branched_sig_kernel_gram_vjp(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
+        that hold NaN or infinities. Also where the axes look like those of other libraries: if every path has
+        one point, or both arguments have two dimensions.
 
     See Also
     --------
@@ -492,5 +496,4 @@ def _as_path(gradient: Array | None, path: Array, settings: Settings) -> Array |
         return None
     if settings.time_aug or settings.lead_lag:
         gradient = transformed_adjoint(gradient, settings.time_aug, settings.lead_lag)
-    shape = tuple(path.shape)
-    return gradient if gradient.shape == shape else namespace_of(gradient).reshape(gradient, shape)
+    return as_given(gradient, path)

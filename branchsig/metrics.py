@@ -21,7 +21,7 @@ from array_api_compat import is_array_api_obj
 from branchsig import _inputs, _validation
 from branchsig._arrays import Array, all_finite, as_numpy, device_of, filled, from_numpy, lies_on_cpu, namespace_of
 from branchsig._options import MetricOptions, Settings, TwoSampleOptions, gather, public
-from branchsig._problems import samples_problem
+from branchsig._problems import as_given, samples_problem
 from branchsig._warnings import warn
 from branchsig.backends import Problem
 from branchsig.kernel import _what_happened, less_one
@@ -53,7 +53,7 @@ Gradients = tuple[Array | None, Array | None]
 def branched_sig_mmd(
     sample1: Array,
     sample2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     unbiased: bool = True,
@@ -124,7 +124,7 @@ def branched_sig_mmd_backprop(
     derivs: Array,
     sample1: Array,
     sample2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     unbiased: bool = True,
@@ -184,7 +184,7 @@ def branched_sig_mmd_backprop(
 def branched_sig_score(
     sample: Array,
     y: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     lam: float = 1.0,
@@ -255,7 +255,7 @@ def branched_sig_score_backprop(
     derivs: Array,
     sample: Array,
     y: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     lam: float = 1.0,
@@ -320,7 +320,7 @@ def branched_sig_score_backprop(
 def expected_branched_sig_score(
     sample1: Array,
     sample2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     lam: float = 1.0,
@@ -383,7 +383,7 @@ def expected_branched_sig_score_backprop(
     derivs: Array,
     sample1: Array,
     sample2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     lam: float = 1.0,
@@ -473,7 +473,7 @@ class TwoSampleTest(NamedTuple):
 def branched_sig_mmd_test(
     sample1: Array,
     sample2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     normalize: bool | str = "dilation",
@@ -835,8 +835,7 @@ class _Means:
         settings = self.settings
         if settings.time_aug or settings.lead_lag:
             gradient = transformed_adjoint(gradient, settings.time_aug, settings.lead_lag)
-        gradient = self._given_back(gradient)
-        return namespace_of(gradient).reshape(gradient, tuple(self.paths[side].shape))
+        return as_given(self._given_back(gradient), self.paths[side])
 
     def _within_backprop(self, side: int, weight: Array, sums: _Sums) -> None:
         xp = namespace_of(self.problem.path1)

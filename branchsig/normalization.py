@@ -18,18 +18,22 @@ import numpy.typing as npt
 from branchsig import _validation
 from branchsig._arrays import (
     Array,
+    all_finite,
     contiguous,
     device_of,
     filled,
     is_recorded,
+    lies_on_cpu,
     namespace_of,
     to_numpy,
     unrecorded,
     weighted,
 )
+from branchsig._inputs import not_finite
 from branchsig._options import DilationOptions, gather, public
-from branchsig._problems import self_problem
+from branchsig._problems import given, self_problem
 from branchsig._progress import one_pass
+from branchsig._warnings import warn
 from branchsig.backends import Backend, Problem, backend_for
 from branchsig.static_kernels import Context, DilatedKernel, increments, is_linear
 
@@ -211,7 +215,7 @@ def _symmetric(
 @public(DilationOptions)
 def dilation(
     paths: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     target: float = 1.0,
@@ -224,9 +228,9 @@ def dilation(
     Parameters
     ----------
     paths : array, shape (*batch, length, dimension)
-        Paths, of any library of the array API standard, float32 or float64.
+        Paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points is split into ``2**order`` by ``2**order`` sub-cells.
     <options>
@@ -236,7 +240,7 @@ def dilation(
         "solve" finds the factors by a search. "guard" needs no search and no depth: from the 1-variation of a path
         alone it gives a factor, smaller than the other, for which no logarithm exceeds `target` at any depth.
     lengths : array of int, shape (*batch,), optional
-        Valid lengths, where the paths are padded to one length; see `pad_paths`.
+        Valid lengths, where the paths are padded to one length; see `pad_paths`. Not beside a list of paths.
 
     Returns
     -------
@@ -249,6 +253,11 @@ def dilation(
         If an argument is not of the type it must have; the message says what to do.
     ValueError
         If an argument has a shape or value it must not have, or two options exclude each other.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, with their names, if paths on the CPU hold NaN or infinities.
 
     See Also
     --------
@@ -307,7 +316,12 @@ def dilation(
         factors = _array(_Sizes.of(problem).guard(target), problem.path1)
     else:
         factors = _side(problem, 1, target).factors
-    return namespace_of(paths).reshape(factors, batch)
+    if lies_on_cpu(factors) and not all_finite(factors):
+        option = None if isinstance(paths, (list, tuple)) else "lengths"
+        message = not_finite(given(problem, settings)[0]._replace(name="paths", option=option))
+        if message:
+            warn(message)
+    return namespace_of(factors).reshape(factors, batch)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

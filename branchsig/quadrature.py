@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import operator
 from decimal import Decimal, localcontext
+from typing import Any
 
 __all__ = ["GaussLobatto", "LeftPoint", "Quadrature", "Trapezoid"]
 
@@ -153,7 +155,7 @@ class GaussLobatto(Quadrature):
 
     def __post_init__(self) -> None:
         if type(self.p) is not int:
-            raise TypeError(f"GaussLobatto: p is {self.p!r}: expected an integer from 2 to {LARGEST_ORDER}")
+            object.__setattr__(self, "p", _integer(self.p))
         if not 2 <= self.p <= LARGEST_ORDER:
             raise ValueError(
                 f"GaussLobatto: p is {self.p}: expected an integer from 2 to {LARGEST_ORDER}"
@@ -169,6 +171,17 @@ class GaussLobatto(Quadrature):
     def matrix(self) -> Matrix:
         """Integrals from 0 to node k, row, of the basis function of node l, column."""
         return _lobatto(self.p)[1]
+
+
+def _integer(p: Any) -> int:
+    """An integer of any kind, those of NumPy too, as one of Python."""
+    try:
+        number = operator.index(p)
+    except TypeError:
+        number = None
+    if number is None or isinstance(p, bool):
+        raise TypeError(f"GaussLobatto: p is {p!r}: expected an integer from 2 to {LARGEST_ORDER}")
+    return number
 
 
 Polynomial = list[Decimal]

@@ -146,7 +146,25 @@ def _transposed(a: Array) -> Array:
     return namespace_of(a).permute_dims(a, (0, 2, 1))
 
 
-class _DotKernel(StaticKernel):
+class _Parameters(StaticKernel):
+    """Parameters by name, as scikit-learn asks for them. The kernels are immutable: replaced, and never set."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def set_params(self, **params: Any) -> Any:
+        """Refuse: a kernel that changed would change in every place that holds it."""
+        if not params:
+            return self
+        changes = ", ".join(f"{name}={value!r}" for name, value in params.items())
+        raise TypeError(
+            f"{self!r} cannot be changed by set_params({changes}): kernels are immutable. Make another one, "
+            f"dataclasses.replace(static_kernel, {changes}), and set static_kernel to it"
+        )
+
+
+class _DotKernel(_Parameters):
     """κ(x, y) = φ(⟨x, y⟩)."""
 
     def _phi(self, xp: Any, t: Array) -> Array:
@@ -177,7 +195,7 @@ class _DotKernel(StaticKernel):
         return xp.matmul(_transposed(weights), x)
 
 
-class _RadialKernel(StaticKernel):
+class _RadialKernel(_Parameters):
     """κ(x, y) = φ(‖x − y‖²)."""
 
     def _phi(self, xp: Any, t: Array) -> Array:
@@ -218,7 +236,7 @@ def _channel_difference(x: Array, y: Array, channel: int) -> Array:
     return x[:, :, None, channel] - y[:, None, :, channel]
 
 
-class _LinearBody(StaticKernel):
+class _LinearBody(_Parameters):
     """κ(x, y) = c ⟨x, y⟩.
 
     Its increments are c ⟨Δx, Δy⟩: differences are taken first, so that an offset of the paths costs no digits.

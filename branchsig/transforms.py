@@ -19,28 +19,28 @@ __all__ = ["pad_paths", "transform_path", "transform_path_backprop"]
 
 
 def transform_path(
-    path: Array, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int = 1
+    path: Array, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int | None = 1
 ) -> Array:
     r"""Append time to paths, and apply the lead-lag transform.
 
     Parameters
     ----------
     path : array, shape (..., length, dimension)
-        Paths, of any library of the array API standard, float32 or float64.
+        Paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     time_aug : bool, default: False
         Append time as the last channel, linear from 0 to `end_time`.
     lead_lag : bool, default: False
         Replace a path by its lead-lag transform, before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Used with `time_aug`.
-    n_jobs : int, default: 1
+    n_jobs : int or None, default: 1
         Checked like everywhere, and of no effect: copying points is bound by memory.
 
     Returns
     -------
     array, shape (..., length', dimension')
         A new array, with the library, dtype and device of `path`. `lead_lag` makes of length and dimension
-        ``2 * length - 1`` and ``2 * dimension``, `time_aug` adds a channel.
+        ``2 * length - 1`` and ``2 * dimension``, `time_aug` adds a channel. For a list of paths a list of arrays.
 
     Raises
     ------
@@ -74,6 +74,9 @@ def transform_path(
            [4.  , 4.  , 1.  ]])
     """
     time_aug, lead_lag, end_time = _checked(time_aug, lead_lag, end_time, n_jobs)
+    if _validation.is_ragged(path):
+        _validation.ragged_paths(path, "path")
+        return [transform_path(one, time_aug=time_aug, lead_lag=lead_lag, end_time=end_time) for one in path]
     _validation.single_path(path)
     path = contiguous(path)
     if time_aug or lead_lag:
@@ -82,27 +85,27 @@ def transform_path(
 
 
 def transform_path_backprop(
-    derivs: Array, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int = 1
+    derivs: Array, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int | None = 1
 ) -> Array:
     """Take derivatives with respect to transformed paths back to the paths.
 
     Parameters
     ----------
     derivs : array, shape (..., length', dimension')
-        Derivatives of a scalar with respect to the result of `transform_path`.
+        Derivatives of a scalar with respect to the result of `transform_path`: for a list of paths a list.
     time_aug : bool, default: False
         Append time as the last channel, linear from 0 to `end_time`.
     lead_lag : bool, default: False
         Replace a path by its lead-lag transform, before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Used with `time_aug`.
-    n_jobs : int, default: 1
+    n_jobs : int or None, default: 1
         Checked like everywhere, and of no effect: copying points is bound by memory.
 
     Returns
     -------
     array, shape (..., length, dimension)
-        Derivatives of the scalar with respect to the paths, a new array.
+        Derivatives of the scalar with respect to the paths, a new array. For a list a list of arrays.
 
     Raises
     ------
@@ -130,6 +133,9 @@ def transform_path_backprop(
            [3.]])
     """
     time_aug, lead_lag, end_time = _checked(time_aug, lead_lag, end_time, n_jobs)
+    if _validation.is_ragged(derivs):
+        _validation.ragged_paths(derivs, "derivs")
+        return [transform_path_backprop(one, time_aug=time_aug, lead_lag=lead_lag) for one in derivs]
     _validation.single_path(derivs, "derivs")
     length, channels = derivs.shape[-2], derivs.shape[-1] - int(time_aug)
     if channels == 0 or (lead_lag and (channels % 2 or length % 2 == 0)):
@@ -168,8 +174,9 @@ def pad_paths(paths: Sequence[Array]) -> tuple[Array, Array]:
 
     Notes
     -----
-    Given the lengths, the functions for kernels never read what lies behind them. Without them the padded paths have
-    the kernels of the paths too, since a point repeated adds nothing, but time would run on over the padding.
+    Functions that take a list of paths pad it in this way by themselves; to pad it once serves many calls. Given the
+    lengths, they never read what lies behind them. Without them the padded paths have the kernels of the paths too,
+    since a point repeated adds nothing, but time would run on over the padding.
 
     Examples
     --------
@@ -183,12 +190,16 @@ def pad_paths(paths: Sequence[Array]) -> tuple[Array, Array]:
     >>> gram.shape
     (2, 2)
     """
-    _validation.ragged_paths(paths)
-    longest = max(path.shape[0] for path in paths)
-    xp = namespace_of(paths[0])
-    device = device_of(paths[0])
-    rows = [xp.take(path, xp.clip(xp.arange(longest, device=device), max=path.shape[0] - 1), axis=0) for path in paths]
-    return xp.stack(rows, axis=0), xp.asarray([path.shape[0] for path in paths], dtype=xp.int64, device=device)
+    _validation.ragged_paths(paths, "paths")
+    xp, lengths = namespace_of(paths[0]), [path.shape[0] for path in paths]
+    return padded(paths), xp.asarray(lengths, dtype=xp.int64, device=device_of(paths[0]))
+
+
+def padded(paths: Sequence[Array]) -> Array:
+    """Return checked paths (length, dimension) as one stack, each with its last point repeated at its end."""
+    xp, device = namespace_of(paths[0]), device_of(paths[0])
+    points = xp.arange(max(path.shape[0] for path in paths), device=device)
+    return xp.stack([xp.take(path, xp.clip(points, max=path.shape[0] - 1), axis=0) for path in paths], axis=0)
 
 
 def _checked(time_aug: Any, lead_lag: Any, end_time: Any, n_jobs: Any) -> tuple[bool, bool, float]:

@@ -329,6 +329,7 @@ def test_padded_paths_have_the_factors_of_the_paths(backend, name, rng):
     assert not np.any(gradient[0, 4:])
 
 
+@pytest.mark.filterwarnings(r"ignore:path1\[1\] holds NaN")
 def test_a_nan_stays_with_the_pairs_of_its_path(backend, rng):
     x = walk(rng, 3, 5, 2)
     x[1, 2, 0] = np.nan

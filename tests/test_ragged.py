@@ -141,6 +141,7 @@ def test_grids_are_constant_behind_the_valid_nodes(backend, rng):
         np.testing.assert_allclose(mine, its, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.filterwarnings(r"ignore:path1\[0\] holds NaN")
 def test_nan_in_the_valid_part_stays_nan_and_zero_in_the_padding(backend, rng):
     _, x = padded(rng, (3, 5), 2, np.nan)
     x[0, 1] = np.nan

@@ -122,8 +122,8 @@ def test_what_is_no_array_is_refused_with_the_way_to_make_one(function, bad, y):
 def test_functions_of_pairs_need_a_second_path(function, x):
     with pytest.raises(TypeError, match="path2 is of type NoneType.*pass them twice, or take a Gram matrix"):
         function(x, None, 2, static_kernel=RefuseToWork())
-    with pytest.raises(TypeError, match="path1 is of type list.*branchsig.pad_paths"):
-        function([x[0], x[0, :2]], x, 2, static_kernel=RefuseToWork())
+    with pytest.raises(TypeError, match="path1 is of type list.*different lengths give a list of arrays"):
+        function([x[0].tolist(), x[0, :2].tolist()], x, 2, static_kernel=RefuseToWork())
 
 
 @every_function
@@ -215,7 +215,6 @@ def test_the_dyadic_order_may_be_a_list_or_of_numpy_integers(x, y):
         ({"n_jobs": 0}, ValueError, "n_jobs is 0: expected a number of threads >= 1"),
         ({"n_jobs": 1.0}, TypeError, r"n_jobs is 1\.0: expected a number of threads"),
         ({"n_jobs": True}, TypeError, "n_jobs is True: .*not a truth value"),
-        ({"n_jobs": None}, TypeError, "n_jobs is None"),
         ({"end_time": 0.0}, ValueError, r"end_time is 0\.0: expected a finite number > 0"),
         ({"end_time": -1}, ValueError, "end_time is -1: expected a finite number > 0"),
         ({"end_time": math.inf}, ValueError, "end_time is inf: expected a finite number > 0"),
@@ -597,7 +596,7 @@ def test_a_path_of_one_point_has_the_kernel_1_and_no_gradient(lengths, options):
         np.testing.assert_array_equal(value, np.ones(3))
         for gradient, path in zip(pullback(np.ones(3)), (x, y), strict=True):
             np.testing.assert_array_equal(gradient, np.zeros(path.shape))
-    assert branchsig.branched_sig_kernel_gram(x, y, 3, **options).shape == (3, 3)
+    assert branchsig.branched_sig_kernel_gram(x, y, 3, check_finite=False, **options).shape == (3, 3)
     grid = branchsig.branched_sig_kernel_stack(x, y, 3, 1)
     assert grid.shape == (3, 4, 2 * lengths[0] - 1, 2 * lengths[1] - 1)
     np.testing.assert_array_equal(grid, np.ones(grid.shape))
@@ -608,7 +607,7 @@ def test_a_single_path_has_a_value_without_axes(x, y):
     assert type(value) is np.ndarray
     assert value.shape == ()
     assert branchsig.branched_sig_kernel_gram(x[0], y, 2).shape == (3,)
-    assert branchsig.branched_sig_kernel_gram(x[0], y[0], 2).shape == ()
+    assert branchsig.branched_sig_kernel_gram(x[0], y[0], 2, check_finite=False).shape == ()
     np.testing.assert_allclose(value, branchsig.branched_sig_kernel(x, y, 2)[0], rtol=1e-14)
     left, right = branchsig.branched_sig_kernel_backprop(np.asarray(1.0), x[0], y[0], 2, right_deriv=True)
     assert left.shape == x[0].shape
@@ -723,8 +722,9 @@ def test_gradients_of_what_overflowed_are_nan_without_a_warning_and_for_no_other
 
 
 @pytest.mark.filterwarnings("error:.*overflowed")
+@pytest.mark.filterwarnings("ignore:path1.1. holds (NaN|infinities)")
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_nan_in_a_path_gives_nan_for_its_own_pairs_alone_and_no_warning(bad, x, y):
+def test_nan_in_a_path_gives_nan_for_its_own_pairs_alone_and_no_word_of_overflow(bad, x, y):
     broken = x.copy()
     broken[1, 2, 0] = bad
     value, pullback = branchsig.branched_sig_kernel_vjp(broken, y, 3)

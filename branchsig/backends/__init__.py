@@ -63,6 +63,9 @@ class Problem:
     share : tuple of int
         (k, n): the k-th of n runs of pairs alone is to be done, and all else in the results is to be 0. For the CUDA
         backend alone.
+    batches : tuple of tuple of int
+        The batch shapes of the two arguments that the stacks were made from, to name single paths by. Backends see
+        stacks alone.
     """
 
     path1: Array
@@ -81,6 +84,7 @@ class Problem:
     log_grid: bool = False
     devices: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
+    batches: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @property
     def itself(self) -> bool:
