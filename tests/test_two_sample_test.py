@@ -119,6 +119,16 @@ def test_dilation_is_the_default(rng):
         assert math.isnan(two_sample_test(x, y, 4, normalize=False).p_value)
 
 
+def test_a_drift_of_large_paths_is_seen_by_default_and_lost_without_a_bound():
+    x, y = 0.9 * np.random.default_rng(3).standard_normal((2, 30, 12, 2))
+    y[:, :, 0] += 0.25
+    x, y = (steps.cumsum(axis=1) / math.sqrt(12) for steps in (x, y))
+    assert two_sample_test(x, y, 2, seed=0).p_value < 0.01
+    unbounded = two_sample_test(x, y, 2, normalize=False, seed=0)
+    assert abs(unbounded.statistic) > 1e50
+    assert unbounded.p_value > 0.05
+
+
 def test_the_result_is_a_named_tuple_of_floats(rng):
     result = two_sample_test(walk(rng, 3, 4, 2), walk(rng, 4, 4, 2), 2)
     assert type(result) is branchsig.TwoSampleTest
