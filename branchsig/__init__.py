@@ -12,6 +12,7 @@ from branchsig.kernel_backprop import (
     branched_sig_kernel_vjp,
 )
 from branchsig.metrics import (
+    TwoSampleTest,
     branched_sig_mmd,
     branched_sig_mmd_backprop,
     branched_sig_mmd_test,
@@ -55,6 +56,7 @@ __all__ = [
     "ScaledLinearKernel",
     "StaticKernel",
     "Trapezoid",
+    "TwoSampleTest",
     "__version__",
     "branched_sig_kernel",
     "branched_sig_kernel_backprop",

@@ -61,7 +61,7 @@ def is_cupy(array: Array) -> bool:
 
 def all_finite(array: Array) -> bool:
     """Tell whether every value is finite."""
-    here = array if isinstance(array, np.ndarray) else to_numpy(array)
+    here = as_numpy(array)
     if here is not None:
         return bool(np.count_nonzero(np.isfinite(here)) == here.size)  # faster than all() where there are few
     xp = namespace_of(array)
@@ -114,6 +114,14 @@ def unrecorded(array: Array) -> Array:
     return array.detach() if getattr(array, "requires_grad", False) else array
 
 
+def in_float64(array: Array) -> Array:
+    """Return an array of float32 in float64, where its library has that dtype (JAX has not, unless told)."""
+    xp = namespace_of(array)
+    if array.dtype != xp.float32 or "float64" not in xp.__array_namespace_info__().dtypes(kind="real floating"):
+        return array
+    return xp.astype(array, xp.float64)
+
+
 def is_packed(array: np.ndarray) -> bool:
     """Tell whether a NumPy array is C-contiguous and aligned."""
     flags = array.flags
@@ -135,6 +143,11 @@ def to_numpy(array: Array) -> np.ndarray | None:
         return view if is_packed(view) else np.require(view, None, ["C", "A"])
     except _NOT_HANDED_OUT:
         return None
+
+
+def as_numpy(array: Array) -> np.ndarray | None:
+    """Return an array of NumPy as it is, and any other one as `to_numpy` does."""
+    return array if isinstance(array, np.ndarray) else to_numpy(array)
 
 
 def to_cupy(array: Array, cupy: Any) -> Array | None:

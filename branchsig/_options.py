@@ -66,6 +66,13 @@ class StackOptions(PathOptions, total=False):
     check_finite: bool | None
 
 
+class TwoSampleOptions(PathOptions, total=False):
+    """Options of the test of two samples, whose normalisation has a default of its own."""
+
+    order: int | None
+    check_finite: bool | None
+
+
 class MetricOptions(PathOptions, total=False):
     """Options of the functions whose result is a mean of kernels."""
 
@@ -206,10 +213,10 @@ left_deriv : bool, default: True
 right_deriv : bool, default: False
     Whether to differentiate with respect to the second paths.""",
     "sample1": """\
-sample1 : array, shape (n1, length1, dimension)
-    A sample of paths, of any library of the array API standard, float32 or float64.""",
+sample1 : array, shape (*batch1, length1, dimension)
+    A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.""",
     "sample2": """\
-sample2 : array, shape (n2, length2, dimension)
+sample2 : array, shape (*batch2, length2, dimension)
     Another sample, with the library, dtype, device and dimension of the first.""",
     "unbiased": """\
 unbiased : bool, default: True

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from branchsig import _validation
-from branchsig._arrays import Array, filled, namespace_of
+from branchsig._arrays import Array, as_numpy, filled, in_float64, lies_on_cuda, namespace_of
 from branchsig._inputs import Given
 from branchsig._options import Settings
 from branchsig._progress import Report
 from branchsig.backends import Problem
+from branchsig.static_kernels import is_built_in
 from branchsig.transforms import padded, transformed
 
 
@@ -79,13 +80,15 @@ def as_given(gradient: Array, paths: Any) -> Any:
     return gradient if gradient.shape == shape else namespace_of(gradient).reshape(gradient, shape)
 
 
-def _both_as_arrays(path1: Any, path2: Any, settings: Settings) -> tuple[Any, Any, Settings]:
+def _both_as_arrays(
+    path1: Any, path2: Any, settings: Settings, name1: str = "path1", name2: str = "path2"
+) -> tuple[Any, Any, Settings]:
     """Lists of paths as stacks, and the settings with their lengths. One list in both places is one stack."""
-    first, lengths1 = as_array(path1, settings.lengths1, "path1", "lengths1")
+    first, lengths1 = as_array(path1, settings.lengths1, name1, "lengths1")
     if path2 is path1 and settings.lengths2 is None:
         second, lengths2 = first, None
     else:
-        second, lengths2 = as_array(path2, settings.lengths2, "path2", "lengths2")
+        second, lengths2 = as_array(path2, settings.lengths2, name2, "lengths2")
     return first, second, dataclasses.replace(settings, lengths1=lengths1, lengths2=lengths2)
 
 
@@ -105,6 +108,35 @@ def given(problem: Problem, settings: Settings) -> tuple[Given, ...]:
             lengths = None  # `_transformed` has filled what is padded
         result.append(Given(f"path{number}", path, batch, lengths, option))
     return tuple(result)
+
+
+def samples_problem(
+    sample1: Any, sample2: Any, names: tuple[str, str], settings: Settings, *, single: bool, here: bool
+) -> tuple[Problem, tuple[Given, Given]]:
+    """Check and transform two samples of paths; return the problem of their Gram matrix, and the samples as given.
+
+    Means of kernels cancel, so arrays of float32 are taken to float64, but on a CUDA device, whose kernels serve both.
+    Not every library has float64, so, where `here` allows it, the problem is one of NumPy if the samples can be handed
+    out to it. The second sample may be a `single` path.
+    """
+    lists = isinstance(sample1, (list, tuple)), isinstance(sample2, (list, tuple))
+    if any(lists):
+        sample1, sample2, settings = _both_as_arrays(sample1, sample2, settings, *names)
+    x, y = _validation.samples(sample1, sample2, *names, single=single)
+    lengths = _lengths(sample1, sample2, settings)
+    given = (
+        Given(names[0], x, tuple(sample1.shape[:-2]), lengths[0], None if lists[0] else "lengths1"),
+        Given(names[1], y, tuple(sample2.shape[:-2]), lengths[1], None if lists[1] else "lengths2"),
+    )
+    if not lies_on_cuda(x):
+        same = y is x
+        if here and is_built_in(settings.static_kernel):
+            handed_out = as_numpy(x), as_numpy(y)
+            if handed_out[0] is not None and handed_out[1] is not None:
+                x, y = handed_out
+        x = in_float64(x)
+        y = x if same else in_float64(y)
+    return _problem(x, y, "gram", settings, lengths), given
 
 
 _Lengths = npt.NDArray[np.int64] | None

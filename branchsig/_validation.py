@@ -346,23 +346,47 @@ def paired_paths(path1: Any, path2: Any) -> tuple[Array, Array, tuple[int, ...]]
     return x, x if path2 is path1 else _stacked(path2), tuple(batch)
 
 
-def gram_paths(path1: Any, path2: Any) -> tuple[Array, Array, tuple[int, ...]]:
+def gram_paths(
+    path1: Any, path2: Any, name1: str = "path1", name2: str = "path2"
+) -> tuple[Array, Array, tuple[int, ...]]:
     """Check the paths of a Gram matrix; return both as stacks, one object if they are one, and the matrix's shape."""
-    _path(path1, "path1")
+    _path(path1, name1)
     x = _stacked(path1)
     batch = tuple(path1.shape[:-2])
     if path2 is None or path2 is path1:
         return x, x, batch + batch
-    _path(path2, "path2")
-    _same_kind(path2, "path2", path1, "path1")
+    _path(path2, name2)
+    _same_kind(path2, name2, path1, name1)
     if path1.shape[-1] != path2.shape[-1]:
-        raise ValueError(_different_dimensions(path1.shape, path2.shape))
+        raise ValueError(_different_dimensions(path1.shape, path2.shape, name1, name2))
     return x, _stacked(path2), batch + tuple(path2.shape[:-2])
 
 
-def _different_dimensions(shape1: tuple[int, ...], shape2: tuple[int, ...]) -> str:
+def samples(sample1: Any, sample2: Any, name1: str, name2: str, *, single: bool) -> tuple[Array, Array]:
+    """Check two samples of paths; return both as stacks, one object if they are one.
+
+    The second may be a `single` path, which is an observation and no sample.
+    """
+    if sample2 is None:
+        raise TypeError(f"{name2} is None: expected an array of paths")
+    x, y, _ = gram_paths(sample1, sample2, name1, name2)
+    for sample, stack, name, alone in ((sample1, x, name1, False), (sample2, y, name2, single)):
+        shape = tuple(sample.shape)
+        if len(shape) < 3 and not alone:
+            raise ValueError(
+                f"{name} has shape {shape}, which is that of one path: expected a sample, (*batch, length, dimension). "
+                f"Give paths of one channel as {name}[:, :, None], a sample of one path as {name}[None]"
+            )
+        if stack.shape[0] == 0:
+            raise ValueError(f"{name} has shape {shape}, and no paths: expected at least one")
+    return x, y
+
+
+def _different_dimensions(
+    shape1: tuple[int, ...], shape2: tuple[int, ...], name1: str = "path1", name2: str = "path2"
+) -> str:
     return (
-        f"path1 has shape {tuple(shape1)} and path2 {tuple(shape2)}: expected (..., length, dimension) "
+        f"{name1} has shape {tuple(shape1)} and {name2} {tuple(shape2)}: expected (..., length, dimension) "
         f"with one dimension, not {shape1[-1]} and {shape2[-1]}"
     )
 

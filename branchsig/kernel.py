@@ -15,14 +15,14 @@ import numpy as np
 
 from branchsig import _validation
 from branchsig._accuracy import refined
-from branchsig._arrays import Array, all_finite, filled, lies_on_cpu, namespace_of
+from branchsig._arrays import Array, all_finite, filled, in_float64, lies_on_cpu, namespace_of
 from branchsig._inputs import axis_order, not_finite
 from branchsig._options import KernelOptions, Settings, StackOptions, gather, public
 from branchsig._problems import given, gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import reporting
 from branchsig._warnings import warn
 from branchsig.backends import Backend, Problem, backend_for
-from branchsig.normalization import dilated, unit_kernel
+from branchsig.normalization import dilated, unit_kernel, unit_kernel_less_one
 
 __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kernel_stack"]
 
@@ -266,6 +266,21 @@ def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tupl
     return result, problem
 
 
+def less_one(problem: Problem, settings: Settings) -> Array:
+    """Return K - 1 for all pairs of a problem, from logarithms, so that kernels near 1 keep all their digits."""
+    backend, xp = backend_for(problem), namespace_of(problem.path1)
+    with np.errstate(all="ignore"):
+        if settings.normalize is True:
+            result = unit_kernel_less_one(backend, problem)
+        elif problem.order is not None:
+            result = xp.sum(backend.parts(problem, grid=False)[..., 1:], axis=-1)  # the sum over no nodes is 1
+        else:
+            result = xp.expm1(in_float64(backend.log_kernel(problem)))
+    if problem.depth == math.inf and problem.order is None:
+        result = _nan_where_paths_are(result, problem)
+    return in_float64(result)
+
+
 def with_rule(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Problem:
     """Return the problem with the rule its values are computed with, for gradients without the values."""
     if settings.rtol is None:
@@ -298,8 +313,8 @@ def _solved(backend: Backend, problem: Problem, batch: tuple[int, ...], settings
                 shape = (*shape, problem.order + 1)
             else:
                 xp = namespace_of(result)
-                result = xp.sum(result, axis=-1)
-                result = xp.log(result) if settings.log else result
+                # The sum over no nodes is 1; without it logarithms of kernels near 1 keep their digits.
+                result = xp.log1p(xp.sum(result[..., 1:], axis=-1)) if settings.log else xp.sum(result, axis=-1)
         elif settings.return_grid:
             result = backend.grid(problem, all_levels=False)
         else:

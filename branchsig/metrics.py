@@ -1,11 +1,14 @@
 """Distances of samples of paths and scores of forecasts, from means of kernels, and a test of two samples.
 
 Samples come in; means over the blocks of their Gram matrices go out, so that memory does not grow with the number of
-pairs. A backward takes derivatives of the result back to the paths through the same blocks.
+pairs. A backward takes derivatives of the result back to the paths through the same blocks. The terms of a discrepancy
+cancel, so means are those of k - 1, in float64, which loses no digits where all kernels are near 1.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 import operator
 from collections.abc import Iterator
@@ -13,14 +16,21 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import is_array_api_obj
 
-from branchsig import _validation
-from branchsig._arrays import Array, device_of, namespace_of, to_numpy
-from branchsig._options import MetricOptions, gather, public
-from branchsig.kernel import branched_sig_kernel_gram
-from branchsig.kernel_backprop import branched_sig_kernel_gram_backprop
+from branchsig import _inputs, _validation
+from branchsig._arrays import Array, all_finite, as_numpy, device_of, filled, from_numpy, lies_on_cpu, namespace_of
+from branchsig._options import MetricOptions, Settings, TwoSampleOptions, gather, public
+from branchsig._problems import as_given, samples_problem
+from branchsig._warnings import warn
+from branchsig.backends import Problem
+from branchsig.kernel import _what_happened, less_one
+from branchsig.kernel_backprop import _gradients
+from branchsig.normalization import Dilated, dilated
+from branchsig.transforms import transformed_adjoint
 
 __all__ = [
+    "TwoSampleTest",
     "branched_sig_mmd",
     "branched_sig_mmd_backprop",
     "branched_sig_mmd_test",
@@ -33,6 +43,9 @@ __all__ = [
 _BLOCK = 256
 """Rows and columns of a block of a Gram matrix."""
 
+_ROUNDING = 64.0
+"""Roundings, each of the size of eps times a sum, that two equal discrepancies may differ by for every path."""
+
 Gradients = tuple[Array | None, Array | None]
 
 
@@ -40,7 +53,7 @@ Gradients = tuple[Array | None, Array | None]
 def branched_sig_mmd(
     sample1: Array,
     sample2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     unbiased: bool = True,
@@ -66,6 +79,12 @@ def branched_sig_mmd(
     ------
     <errors>
 
+    Warns
+    -----
+    RuntimeWarning
+        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
+        that hold NaN. And if every path has one point, as paths with their axes in another order do.
+
     See Also
     --------
     branched_sig_mmd_test : Whether it is larger than chance makes it.
@@ -74,7 +93,12 @@ def branched_sig_mmd(
     -----
     .. math:: \mathbb E k(X, X') - 2 \mathbb E k(X, Y) + \mathbb E k(Y, Y')
 
-    with means in the place of expectations [1]_. The unbiased one may be below 0.
+    with means in the place of expectations [1]_. The unbiased one may be below 0. The terms cancel, so the means are
+    those of :math:`k - 1`, from logarithms, in float64 whatever the dtype of the samples (but that the kernels of
+    float32 paths on a CUDA device are computed in float32).
+
+    With two dyadic orders every path is refined by the order of its sample, also beside paths of its own sample: all
+    kernels are inner products of the same features, and the biased discrepancy is a squared distance.
 
     References
     ----------
@@ -91,8 +115,8 @@ def branched_sig_mmd(
     >>> bool(branchsig.branched_sig_mmd(near, far, depth=3) > same)
     True
     """
-    means = _Means(sample1, sample2, depth, dyadic_order, unbiased, options)
-    return means.within(1) - 2.0 * means.mean_across() + means.within(2)
+    settings = gather(depth, dyadic_order, options, MetricOptions)
+    return _Means(sample1, sample2, settings, unbiased, (1.0, 1.0)).value()
 
 
 @public(MetricOptions)
@@ -100,7 +124,7 @@ def branched_sig_mmd_backprop(
     derivs: Array,
     sample1: Array,
     sample2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     unbiased: bool = True,
@@ -112,7 +136,7 @@ def branched_sig_mmd_backprop(
 
     Parameters
     ----------
-    derivs : array, shape ()
+    derivs : float or array, shape ()
         Derivative of a scalar with respect to the result of `branched_sig_mmd`.
     <sample1>
     <sample2>
@@ -147,21 +171,20 @@ def branched_sig_mmd_backprop(
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
     >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
-    >>> toward, _ = branchsig.branched_sig_mmd_backprop(np.asarray(1.0), near, far, depth=3)
+    >>> toward, _ = branchsig.branched_sig_mmd_backprop(1.0, near, far, depth=3)
     >>> before, after = (branchsig.branched_sig_mmd(near - step * toward, far, depth=3) for step in (0, 0.1))
     >>> bool(after < before)
     True
     """
-    means = _Means(sample1, sample2, depth, dyadic_order, unbiased, options)
-    weight = means.checked(derivs, ())
-    return means.backprop(weight, means.equally(-2.0 * weight), weight, left_deriv, right_deriv)
+    settings = gather(depth, dyadic_order, options, MetricOptions)
+    return _Means(sample1, sample2, settings, unbiased, (1.0, 1.0), derivs).backprop(left_deriv, right_deriv)
 
 
 @public(MetricOptions)
 def branched_sig_score(
     sample: Array,
     y: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     lam: float = 1.0,
@@ -172,8 +195,8 @@ def branched_sig_score(
 
     Parameters
     ----------
-    sample : array, shape (n1, length1, dimension)
-        A sample of paths, of any library of the array API standard, float32 or float64.
+    sample : array, shape (*batch1, length1, dimension)
+        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
     <depth>
@@ -191,6 +214,12 @@ def branched_sig_score(
     Raises
     ------
     <errors>
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
+        that hold NaN. And if every path has one point, as paths with their axes in another order do.
 
     See Also
     --------
@@ -217,8 +246,8 @@ def branched_sig_score(
     >>> branchsig.branched_sig_score(near, far[:5], depth=3).shape
     (5,)
     """
-    means = _Means(sample, y, depth, dyadic_order, unbiased, options)
-    return means.shaped(_factor(lam) * means.within(1) - 2.0 * means.across())
+    settings = gather(depth, dyadic_order, options, MetricOptions)
+    return _Means(sample, y, settings, unbiased, (_factor(lam), 0.0), each=True).value()
 
 
 @public(MetricOptions)
@@ -226,7 +255,7 @@ def branched_sig_score_backprop(
     derivs: Array,
     sample: Array,
     y: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     lam: float = 1.0,
@@ -241,8 +270,8 @@ def branched_sig_score_backprop(
     ----------
     derivs : array, shape (*batch,)
         Derivatives of a scalar with respect to the result of `branched_sig_score`.
-    sample : array, shape (n1, length1, dimension)
-        A sample of paths, of any library of the array API standard, float32 or float64.
+    sample : array, shape (*batch1, length1, dimension)
+        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
     <depth>
@@ -282,17 +311,16 @@ def branched_sig_score_backprop(
     >>> d_sample.shape
     (20, 10, 2)
     """
-    means = _Means(sample, y, depth, dyadic_order, unbiased, options)
-    weights = means.flat(means.checked(derivs, means.batch))
-    total = _factor(lam) * namespace_of(weights).sum(weights)
-    return means.backprop(total, -2.0 * weights, None, left_deriv, right_deriv)
+    settings = gather(depth, dyadic_order, options, MetricOptions)
+    means = _Means(sample, y, settings, unbiased, (_factor(lam), 0.0), derivs, each=True)
+    return means.backprop(left_deriv, right_deriv)
 
 
 @public(MetricOptions)
 def expected_branched_sig_score(
     sample1: Array,
     sample2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     lam: float = 1.0,
@@ -321,6 +349,12 @@ def expected_branched_sig_score(
     ------
     <errors>
 
+    Warns
+    -----
+    RuntimeWarning
+        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
+        that hold NaN. And if every path has one point, as paths with their axes in another order do.
+
     See Also
     --------
     branched_sig_score : The score of each observation.
@@ -340,8 +374,8 @@ def expected_branched_sig_score(
     >>> bool(np.isclose(branchsig.expected_branched_sig_score(near, far, depth=3), scores.mean()))
     True
     """
-    means = _Means(sample1, sample2, depth, dyadic_order, unbiased, options)
-    return _factor(lam) * means.within(1) - 2.0 * means.mean_across()
+    settings = gather(depth, dyadic_order, options, MetricOptions)
+    return _Means(sample1, sample2, settings, unbiased, (_factor(lam), 0.0)).value()
 
 
 @public(MetricOptions)
@@ -349,7 +383,7 @@ def expected_branched_sig_score_backprop(
     derivs: Array,
     sample1: Array,
     sample2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
     lam: float = 1.0,
@@ -362,7 +396,7 @@ def expected_branched_sig_score_backprop(
 
     Parameters
     ----------
-    derivs : array, shape ()
+    derivs : float or array, shape ()
         Derivative of a scalar with respect to the result of `expected_branched_sig_score`.
     <sample1>
     <sample2>
@@ -400,33 +434,52 @@ def expected_branched_sig_score_backprop(
     >>> rng = np.random.default_rng(0)
     >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
     >>> d_near, d_far = branchsig.expected_branched_sig_score_backprop(
-    ...     np.asarray(1.0), near, far, depth=3, right_deriv=True
+    ...     1.0, near, far, depth=3, right_deriv=True
     ... )
     >>> d_near.shape, d_far.shape
     ((20, 10, 2), (20, 10, 2))
     """
-    means = _Means(sample1, sample2, depth, dyadic_order, unbiased, options)
-    weight = means.checked(derivs, ())
-    return means.backprop(_factor(lam) * weight, means.equally(-2.0 * weight), None, left_deriv, right_deriv)
+    settings = gather(depth, dyadic_order, options, MetricOptions)
+    means = _Means(sample1, sample2, settings, unbiased, (_factor(lam), 0.0), derivs)
+    return means.backprop(left_deriv, right_deriv)
 
 
 class TwoSampleTest(NamedTuple):
-    """Result of a test of two samples."""
+    """Result of a test of two samples: what `branched_sig_mmd_test` returns.
+
+    Attributes
+    ----------
+    statistic : float
+        The unbiased squared discrepancy of the samples. NaN where the kernel of two paths is not finite.
+    p_value : float
+        The share of regroupings of the paths whose discrepancy is at least as large, the observed one counted. NaN
+        where the statistic is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> paths = np.cumsum(np.random.default_rng(0).normal(size=(8, 10, 2)), axis=1)
+    >>> statistic, p_value = branchsig.branched_sig_mmd_test(paths[:4], paths[4:], depth=2)
+    >>> 0 < p_value <= 1
+    True
+    """
 
     statistic: float
     p_value: float
 
 
-@public(MetricOptions)
+@public(TwoSampleOptions)
 def branched_sig_mmd_test(
     sample1: Array,
     sample2: Array,
-    depth: float,
+    depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    normalize: bool | str = "dilation",
     permutations: int = 1000,
     seed: int | np.random.Generator | None = None,
-    **options: Unpack[MetricOptions],
+    **options: Unpack[TwoSampleOptions],
 ) -> TwoSampleTest:
     r"""Test whether two samples of paths come from one distribution, by permutations of the discrepancy.
 
@@ -435,10 +488,17 @@ def branched_sig_mmd_test(
     <sample1>
     <sample2>
     <depth>
-    <dyadic_order>
+    dyadic_order : int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells.
+        One order for both samples, whose paths are regrouped.
     <options>
+    normalize : bool or "dilation", default: "dilation"
+        ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by `dilation`, so
+        that no path decides the result alone. True: kernels are divided by the norms of their paths. False: the kernel
+        as it is, which has no bound, and whose discrepancy a few large paths may decide.
     permutations : int, default: 1000
-        Number of random regroupings of the paths, at least 1.
+        Number of random regroupings of the paths, at least 1. Where there are no more regroupings than these and the
+        observed one, each of them is counted once in their place.
     seed : int or numpy.random.Generator, optional
         Where the regroupings are drawn from; the same seed gives the same result.
 
@@ -453,14 +513,24 @@ def branched_sig_mmd_test(
     ------
     <errors>
 
+    Warns
+    -----
+    RuntimeWarning
+        Once, if kernels of two paths are not finite, because paths hold NaN or because kernels overflow; and if every
+        path has one point.
+
     See Also
     --------
-    branched_sig_mmd : The discrepancy.
+    branched_sig_mmd : The discrepancy, whose `normalize` is False by default.
 
     Notes
     -----
     The Gram matrix of all paths is computed once; a regrouping only sums other entries of it. Under the hypothesis the
-    p-value is at most α with probability at most α, for every α, whatever the distribution.
+    p-value is at most α with probability at most α, for every α, whatever the distribution. Discrepancies that are
+    equal but for rounding count as equal.
+
+    There are :math:`\binom{n_1 + n_2}{n_1}` regroupings, and the p-value is never below one over their number: samples
+    of three paths each cannot reject at 5 %.
 
     Examples
     --------
@@ -468,7 +538,7 @@ def branched_sig_mmd_test(
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
     >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
-    >>> branchsig.branched_sig_mmd_test(near, far, depth=3, normalize=True, seed=0).p_value < 0.01
+    >>> branchsig.branched_sig_mmd_test(near, far, depth=3, time_aug=True, end_time=0.5, seed=0).p_value < 0.01
     True
     """
     try:
@@ -477,21 +547,58 @@ def branched_sig_mmd_test(
         raise TypeError(f"permutations is {permutations!r}: expected an integer >= 1") from None
     if count < 1:
         raise ValueError(f"permutations is {permutations}: expected an integer >= 1")
-    gram = _Means(sample1, sample2, depth, dyadic_order, True, options).gram()
-    np.fill_diagonal(gram, 0.0)  # no statistic has kernels of paths with themselves, which may be infinite
-    n1, paths = sample1.shape[0], gram.shape[0]
     rng = np.random.default_rng(seed)
-    first = np.arange(paths) < n1
+    settings = gather(depth, dyadic_order, {"normalize": normalize, **options}, MetricOptions)
+    if settings.dyadic_order[0] != settings.dyadic_order[1]:
+        raise ValueError(
+            f"dyadic_order is {dyadic_order!r}: expected one order for both samples, whose paths the test regroups; "
+            "give the larger one"
+        )
+    if settings.check_finite is None:
+        settings.check_finite = True  # the host waits for the kernels in any case
+    means = _Means(sample1, sample2, settings, None, (1.0, 1.0))
+    gram = means.gram()
     if not np.isfinite(gram).all():
         return TwoSampleTest(math.nan, math.nan)
+    return _permutation_test(gram, means.problem.path1.shape[0], count, rng)
+
+
+def _permutation_test(
+    gram: npt.NDArray[np.float64], n1: int, permutations: int, rng: np.random.Generator
+) -> TwoSampleTest:
+    """Test the first n1 paths against the others. The Gram matrix may be one less a constant; its diagonal is 0."""
+    paths = gram.shape[0]
+    _, exponent = math.frexp(float(np.max(np.abs(gram))))
+    gram = np.ldexp(gram, -exponent)  # sums of what is very large or small would leave the range
+    first = np.arange(paths) < n1
     observed = float(_discrepancies(gram, first[None, :])[0])
-    at_least = 1
+    # What the terms of a sum are is decided by rounding where they cancel, so the slack belongs to their sizes.
+    pairs = min(n * (n - 1) for n in (n1, paths - n1))
+    slack = _ROUNDING * paths * np.finfo(np.float64).eps * float(np.sum(np.abs(gram))) / pairs
+    regroupings = math.comb(paths, n1)
+    every = regroupings <= permutations + 1
+    groups = _all_regroupings(n1, paths) if every else _random_regroupings(first, permutations, rng)
+    at_least = sum(int(np.count_nonzero(_discrepancies(gram, some) >= observed - slack)) for some in groups)
+    p_value = at_least / regroupings if every else (at_least + 1) / (permutations + 1)
+    with np.errstate(over="ignore"):
+        return TwoSampleTest(float(np.ldexp(observed, exponent)), p_value)
+
+
+def _all_regroupings(n1: int, paths: int) -> Iterator[npt.NDArray[np.bool_]]:
+    """All regroupings, by blocks, each a row that says which paths are in the first sample."""
+    combinations = itertools.combinations(range(paths), n1)
+    while some := list(itertools.islice(combinations, _BLOCK)):
+        groups = np.zeros((len(some), paths), dtype=bool)
+        np.put_along_axis(groups, np.asarray(some), True, axis=1)
+        yield groups
+
+
+def _random_regroupings(
+    first: npt.NDArray[np.bool_], count: int, rng: np.random.Generator
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """Regroupings drawn at random, by blocks, each a row that says which paths are in the first sample."""
     for start in range(0, count, _BLOCK):
-        groups = rng.permuted(np.tile(first, (min(_BLOCK, count - start), 1)), axis=1)
-        # Regroupings that are the observed one up to the order of sums count as equal to it.
-        slack = 1e-12 * abs(observed)
-        at_least += int(np.count_nonzero(_discrepancies(gram, groups) >= observed - slack))
-    return TwoSampleTest(observed, at_least / (count + 1))
+        yield rng.permuted(np.tile(first, (min(_BLOCK, count - start), 1)), axis=1)
 
 
 def _discrepancies(gram: npt.NDArray[np.float64], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -520,167 +627,266 @@ def _blocks(paths: int) -> Iterator[slice]:
 
 
 class _Means:
-    """Means of the kernels of two samples over blocks of their Gram matrices, and the backward of those."""
+    """Weighted means of k within two samples, less twice its mean across, and the backward of that.
+
+    The mean across is one over all pairs or, if `each` path of the second sample has a value, one over the first sample
+    for each. Means within are over pairs of different paths, unless `unbiased` is False. All are taken over blocks of
+    the Gram matrices.
+
+    A kernel takes the dyadic order of its first path's sample on that side and of its second path's on the other, also
+    where both are of one sample: then all kernels are inner products of the same features, and a discrepancy is a
+    squared distance.
+    """
 
     def __init__(
-        self, first: Any, second: Any, depth: Any, dyadic_order: Any, unbiased: Any, options: MetricOptions
+        self,
+        first: Any,
+        second: Any,
+        settings: Settings,
+        unbiased: Any,
+        within: tuple[float, float],
+        derivs: Any = None,
+        *,
+        each: bool = False,
     ) -> None:
-        self.options: dict[str, Any] = {k: v for k, v in options.items() if not k.startswith("lengths")}
-        gather(depth, dyadic_order, self.options, MetricOptions)
-        self.solver = (depth, dyadic_order)
-        x, y, shape = _validation.gram_paths(first, second)
-        if first.ndim != 3:
-            raise ValueError(f"the first sample has shape {tuple(first.shape)}: expected (paths, length, dimension)")
-        self.like = x
-        self.samples = (x, y)
-        self.shapes = (tuple(first.shape), tuple(second.shape))
-        self.batch = shape[1:]
-        self.lengths = (
-            _validation.lengths(options.get("lengths1"), "lengths1", first),
-            _validation.lengths(options.get("lengths2"), "lengths2", second),
-        )
-        self.unbiased = _validation.flag(unbiased, "unbiased")
-        self.diagonal: dict[int, Array] = {}
-        for sample, name in ((x, "first"), (y, "second")):
-            if sample.shape[0] == 0:
-                raise ValueError(f"the {name} sample has no paths: expected at least one")
+        self.unbiased = unbiased is None or _validation.flag(unbiased, "unbiased")
+        self.paths = (first, second)
+        self.settings = self.plain = settings
+        names = ("sample", "y") if each else ("sample1", "sample2")
+        here = isinstance(derivs, np.generic) or not is_array_api_obj(derivs) or as_numpy(derivs) is not None
+        self.problem, self.given = samples_problem(first, second, names, settings, single=each, here=here)
+        self.undilated = self.problem
+        self.derivs = derivs
+        self.sizes = (self.problem.path1.shape[0], self.problem.path2.shape[0])
+        remedy = "" if unbiased is None else ", or unbiased=False"
+        self.within = [(side, weight / self._pairs(side, remedy)) for side, weight in enumerate(within) if weight]
+        self.constant = sum(within) - 2.0
+        self.each = each
+        self.dilated: Dilated | None = None
+        if settings.normalize == "dilation":
+            self.plain = dataclasses.replace(settings, normalize=False)
+            self.dilated = dilated(self.problem)
+            self.problem = self.dilated.problem
+        self.kernels = self.overflowed = 0
+        self.not_finite = False
 
-    def _pairs(self, side: int) -> int:
+    def _pairs(self, side: int, remedy: str) -> int:
         """Number of pairs of one sample that a mean is over."""
-        n: int = self.samples[side - 1].shape[0]
+        n: int = self.sizes[side]
         if self.unbiased and n < 2:
-            raise ValueError("a sample has one path: a mean over its pairs needs two, or unbiased=False")
+            raise ValueError(
+                f"{self.given[side].name} has one path: a mean over pairs of different paths needs two{remedy}"
+            )
         return n * (n - 1) if self.unbiased else n * n
 
-    def _of_blocks(self, side1: int, block1: slice, side2: int, block2: slice) -> tuple[Array, Array, dict[str, Any]]:
-        options = dict(self.options)
-        for side, block, name in ((side1, block1, "lengths1"), (side2, block2, "lengths2")):
-            lengths = self.lengths[side - 1]
-            if lengths is not None:
-                options[name] = lengths[block]
-        return self._of_block(side1, block1), self._of_block(side2, block2), options
+    def _block(self, side1: int, rows: slice, side2: int, columns: slice) -> Problem:
+        """The problem of a block of the Gram matrix of both samples, whose sides are 0 and 1."""
+        path1, lengths1 = self._part(side1, rows)
+        symmetric = side1 == side2 and rows == columns
+        path2, lengths2 = (path1, lengths1) if symmetric else self._part(side2, columns)
+        orders = self.problem.dyadic_order
+        return dataclasses.replace(
+            self.problem,
+            path1=path1,
+            path2=path2,
+            lengths1=lengths1,
+            lengths2=lengths2,
+            dyadic_order=(orders[side1], orders[side2]),
+            pairing="symmetric" if symmetric else "gram",
+        )
 
-    def _of_block(self, side: int, block: slice) -> Array:
-        sample = self.samples[side - 1]
-        return sample if block == slice(0, sample.shape[0]) else sample[block, ...]
+    def _part(self, side: int, block: slice) -> tuple[Array, npt.NDArray[np.int64] | None]:
+        problem = self.problem
+        path, lengths = ((problem.path1, problem.lengths1), (problem.path2, problem.lengths2))[side]
+        whole = block == slice(0, path.shape[0])
+        return path if whole else path[block, ...], lengths if whole or lengths is None else lengths[block]
 
-    def _gram(self, side1: int, block1: slice, side2: int, block2: slice) -> Array:
-        x, y, options = self._of_blocks(side1, block1, side2, block2)
-        if side1 == side2 and block1 == block2:
-            options.pop("lengths2", None)
-            return branched_sig_kernel_gram(x, None, *self.solver, **options)
-        return branched_sig_kernel_gram(x, y, *self.solver, **options)
+    def _less_one(self, side1: int, rows: slice, side2: int, columns: slice) -> Array:
+        """k - 1 for a block, with 0 for the kernels that the means leave out, which may be infinite."""
+        block = self._block(side1, rows, side2, columns)
+        values = less_one(block, self.plain)
+        if self.unbiased and block.pairing == "symmetric":
+            xp = namespace_of(values)
+            values = xp.where(_diagonal(values), xp.zeros_like(values), values)
+        self._count(values, side1, rows, side2, columns)
+        return values
 
-    def within(self, side: int) -> Array:
-        """Mean over the pairs of one sample."""
-        xp, pairs, total = namespace_of(self.like), self._pairs(side), None
-        for rows in _blocks(self.samples[side - 1].shape[0]):
+    def _count(self, values: Array, side1: int, rows: slice, side2: int, columns: slice) -> None:
+        """Count the kernels that are not finite although their paths are, where this is to be checked."""
+        within = side1 == side2
+        copies = 2 if within and rows != columns else 1
+        left_out = values.shape[0] if within and rows == columns and self.unbiased else 0
+        self.kernels += copies * math.prod(values.shape) - left_out
+        checked = self.settings.check_finite
+        # To look at the values of a CUDA device the host waits for it; those of a traced array are not there yet.
+        if checked is False or not (checked or lies_on_cpu(values)) or all_finite(values):
+            return
+        self.not_finite = True
+        xp = namespace_of(values)
+        finite1, finite2 = self._finite(side1), self._finite(side2)
+        of_finite = finite1[rows][:, None] & finite2[columns][None, :]
+        self.overflowed += copies * int(xp.sum(xp.astype(~xp.isfinite(values) & of_finite, xp.int64)))
+
+    def _finite(self, side: int) -> Array:
+        """Which paths of a sample are finite."""
+        problem = self.undilated
+        path = filled(*((problem.path1, problem.lengths1), (problem.path2, problem.lengths2))[side])
+        xp = namespace_of(path)
+        return xp.all(xp.isfinite(path), axis=(1, 2))
+
+    def _given_back(self, result: Array) -> Array:
+        """A result with the library and dtype of the samples."""
+        like, xp = self.given[0].path, namespace_of(result)
+        dtype = xp.float32 if like.dtype == namespace_of(like).float32 else xp.float64
+        result = xp.astype(result, dtype, copy=False)
+        return from_numpy(result, like) if isinstance(result, np.ndarray) else result
+
+    def _within(self, side: int) -> Array:
+        """Sum of k - 1 over the pairs of one sample."""
+        xp, total = namespace_of(self.problem.path1), 0.0
+        for rows in _blocks(self.sizes[side]):
             for columns in _blocks(rows.stop):
-                gram = self._gram(side, rows, side, columns)
-                if rows == columns:
-                    term = xp.sum(self._without_diagonal(gram) if self.unbiased else gram)
-                else:
-                    term = 2.0 * xp.sum(gram)
-                total = term if total is None else total + term
-        return total / pairs  # type: ignore[operator]
+                sums = xp.sum(self._less_one(side, rows, side, columns))
+                total = total + (sums if rows == columns else 2.0 * sums)
+        return total
 
-    def _without_diagonal(self, gram: Array) -> Array:
-        """Zeros in the place of the kernels of paths with themselves, which may be infinite."""
-        xp, like = namespace_of(gram), {"dtype": gram.dtype, "device": device_of(gram)}
-        paths = gram.shape[0]
-        if paths not in self.diagonal:
-            self.diagonal[paths] = xp.eye(paths, **like) == 1.0
-        return xp.where(self.diagonal[paths], xp.zeros((), **like), gram)
-
-    def across(self) -> Array:
-        """For each path of the second sample the mean over the first."""
-        xp, n1 = namespace_of(self.like), self.samples[0].shape[0]
-        parts = []
-        for columns in _blocks(self.samples[1].shape[0]):
-            sums = [xp.sum(self._gram(1, rows, 2, columns), axis=0) for rows in _blocks(n1)]
+    def _across(self) -> Array:
+        """For each path of the second sample the mean of k - 1 over the first."""
+        xp, parts = namespace_of(self.problem.path1), []
+        for columns in _blocks(self.sizes[1]):
+            sums = [xp.sum(self._less_one(0, rows, 1, columns), axis=0) for rows in _blocks(self.sizes[0])]
             parts.append(sum(sums[1:], sums[0]))
-        return _joined(parts) / n1
+        return _joined(parts) / self.sizes[0]
 
-    def mean_across(self) -> Array:
-        """Mean over all pairs of a path of the first sample and one of the second."""
-        xp, (n1, n2) = namespace_of(self.like), (sample.shape[0] for sample in self.samples)
-        sums = [xp.sum(self._gram(1, rows, 2, columns)) for columns in _blocks(n2) for rows in _blocks(n1)]
-        return sum(sums[1:], sums[0]) / (n1 * n2)
+    def value(self) -> Array:
+        """The result, with the dtype of the samples, and one warning."""
+        xp = namespace_of(self.problem.path1)
+        with np.errstate(all="ignore"):
+            across = self._across()
+            result = -2.0 * (across if self.each else xp.mean(across))
+            for side, weight in self.within:
+                result = result + weight * self._within(side)
+            result = result + self.constant
+            if isinstance(result, np.generic):
+                result = np.asarray(result)  # what NumPy makes of a 0-d array under arithmetic
+            result = self._given_back(xp.reshape(result, self.given[1].batch if self.each else ()))
+        self._warn(result)
+        return result
 
     def gram(self) -> npt.NDArray[np.float64]:
-        """The Gram matrix of both samples together, on the host."""
-        self._pairs(1), self._pairs(2)
-        whole = slice(0, None)
-        k11, k12, k22 = (_on_host(self._gram(a, whole, b, whole)) for a, b in ((1, 1), (1, 2), (2, 2)))
+        """k - 1 for all paths of both samples, with zeros on the diagonal, on the host."""
+        first, second = (slice(0, n) for n in self.sizes)
+        blocks = ((0, first, 0, first), (0, first, 1, second), (1, second, 1, second))
+        k11, k12, k22 = (_on_host(self._less_one(*block)) for block in blocks)
+        self._warn(k12)
         return np.block([[k11, k12], [k12.T, k22]])
 
-    def shaped(self, values: Array) -> Array:
-        return namespace_of(values).reshape(values, self.batch)
+    def _warn(self, result: Array) -> None:
+        """Warn once of all that is to be warned of: the axes of the samples, NaN in them, and overflow."""
+        checked = self.settings.check_finite
+        if checked is False:
+            return
+        sentences = [_inputs.axis_order(*self.given)]
+        if checked or self.not_finite:
+            sentences += [_inputs.not_finite(given) for given in self.given]
+        if self.overflowed:
+            what = _what_happened(self.problem, self.settings)
+            sentences.append(f"{self.overflowed} of the {self.kernels} kernels that the result takes {what}")
+        elif not self.not_finite and (checked or lies_on_cpu(result)) and not all_finite(result):
+            sentences.append(f"the result is beyond the range of {result.dtype}, though all kernels are finite")
+        message = ". ".join(sentence for sentence in sentences if sentence)
+        if message:
+            warn(message)
 
-    def flat(self, values: Array) -> Array:
-        return namespace_of(values).reshape(values, (self.samples[1].shape[0],))
+    def backprop(self, left: Any, right: Any) -> Gradients:
+        """The gradients with respect to both samples, from the derivatives of `value`; nothing is warned of."""
+        asked = _validation.flag(left, "left_deriv"), _validation.flag(right, "right_deriv")
+        given, (n1, n2) = self.given, self.sizes
+        shape = given[1].batch if self.each else ()
+        derivs = _validation.same_shape(self.derivs, "derivs", shape, given[0].path, given[0].name)
+        like = self.problem.path1
+        if isinstance(like, np.ndarray):
+            derivs = as_numpy(derivs)
+        xp = namespace_of(like)
+        with np.errstate(all="ignore"):
+            derivs = xp.astype(derivs, like.dtype, copy=False)
+            derivs = xp.reshape(derivs, (n2,)) if self.each else xp.broadcast_to(derivs / n2, (n2,))
+            total = xp.sum(derivs)
+            sums = _Sums(self.sizes)
+            for rows in _blocks(n1):
+                for columns in _blocks(n2):
+                    block = self._block(0, rows, 1, columns)
+                    weights = (-2.0 / n1) * derivs[columns][None, :] * _ones(block)
+                    d_x, d_y = self._gradients(block, weights, left=asked[0], right=asked[1])
+                    sums.add(0, rows, d_x)
+                    sums.add(1, columns, d_y)
+            for side, weight in self.within:
+                if asked[side]:
+                    self._within_backprop(side, weight * total, sums)
+            gradients = sums.joined()
+            if self.dilated is not None:
+                gradients = self.dilated.adjoint(*gradients)
+            return self._as_given(gradients[0], 0), self._as_given(gradients[1], 1)
 
-    def checked(self, derivs: Any, shape: tuple[int, ...]) -> Array:
-        return _validation.same_shape(derivs, "derivs", shape, self.like, "the first sample")
+    def _as_given(self, gradient: Array | None, side: int) -> Array | None:
+        """Take a gradient through the transformations, back to the shape and the library of the sample."""
+        if gradient is None:
+            return None
+        settings = self.settings
+        if settings.time_aug or settings.lead_lag:
+            gradient = transformed_adjoint(gradient, settings.time_aug, settings.lead_lag)
+        return as_given(self._given_back(gradient), self.paths[side])
 
-    def equally(self, weight: Array) -> Array:
-        """A weight of the mean over the second sample as weights of its paths."""
-        n2 = self.samples[1].shape[0]
-        return namespace_of(weight).broadcast_to(weight / n2, (n2,))
-
-    def backprop(self, within1: Array, across: Array, within2: Array | None, left: Any, right: Any) -> Gradients:
-        """Gradients for weights of the means within the samples, and of those across for each second path."""
-        sides = _validation.flag(left, "left_deriv"), _validation.flag(right, "right_deriv")
-        xp, n1 = namespace_of(self.like), self.samples[0].shape[0]
-        gradients: list[list[Array | None]] = [[None for _ in _blocks(s.shape[0])] for s in self.samples]
-
-        def add(side: int, block: slice, term: Array | None) -> None:
-            if term is not None:
-                k = block.start // _BLOCK
-                known = gradients[side - 1][k]
-                gradients[side - 1][k] = term if known is None else known + term
-
-        for rows in _blocks(n1):
-            for columns in _blocks(self.samples[1].shape[0]):
-                x, y, options = self._of_blocks(1, rows, 2, columns)
-                weights = xp.broadcast_to(across[columns][None, :] / n1, (x.shape[0], y.shape[0]))
-                d_x, d_y = branched_sig_kernel_gram_backprop(
-                    xp.asarray(weights, copy=True),
-                    x,
-                    y,
-                    *self.solver,
-                    left_deriv=sides[0],
-                    right_deriv=sides[1],
-                    **options,
-                )
-                add(1, rows, d_x)
-                add(2, columns, d_y)
-        for side, weight in ((1, within1), (2, within2)):
-            if sides[side - 1] and weight is not None:
-                self._within_backprop(side, weight / self._pairs(side), add)
-        result = [
-            xp.reshape(_joined(parts), shape) if asked else None
-            for parts, shape, asked in zip(gradients, self.shapes, sides)
-        ]
-        return result[0], result[1]
-
-    def _within_backprop(self, side: int, weight: Array, add: Any) -> None:
-        xp = namespace_of(self.like)
-        for rows in _blocks(self.samples[side - 1].shape[0]):
+    def _within_backprop(self, side: int, weight: Array, sums: _Sums) -> None:
+        xp = namespace_of(self.problem.path1)
+        for rows in _blocks(self.sizes[side]):
             for columns in _blocks(rows.stop):
-                x, y, options = self._of_blocks(side, rows, side, columns)
-                counted = xp.ones((x.shape[0], y.shape[0]), dtype=x.dtype, device=device_of(x))
+                block = self._block(side, rows, side, columns)
+                weights = weight * _ones(block)
                 if rows == columns:
-                    counted = self._without_diagonal(counted) if self.unbiased else counted
-                    options.pop("lengths2", None)
-                    derivs = weight * counted
-                    add(side, rows, branched_sig_kernel_gram_backprop(derivs, x, None, *self.solver, **options)[0])
+                    if self.unbiased:
+                        weights = xp.where(_diagonal(weights), xp.zeros_like(weights), weights)
+                    sums.add(side, rows, self._gradients(block, weights, left=True, total=True)[0])
                 else:
-                    d_x, d_y = branched_sig_kernel_gram_backprop(
-                        2.0 * weight * counted, x, y, *self.solver, right_deriv=True, **options
-                    )
-                    add(side, rows, d_x)
-                    add(side, columns, d_y)
+                    d_x, d_y = self._gradients(block, 2.0 * weights, left=True, right=True)
+                    sums.add(side, rows, d_x)
+                    sums.add(side, columns, d_y)
+
+    def _gradients(
+        self, block: Problem, weights: Array, *, left: bool, right: bool = False, total: bool = False
+    ) -> Gradients:
+        return _gradients(block, weights, self.plain, left=left, right=right, total=total)
+
+
+class _Sums:
+    """Sums of gradients by blocks of paths."""
+
+    def __init__(self, sizes: tuple[int, int]) -> None:
+        self.parts: list[list[Array | None]] = [[None for _ in _blocks(size)] for size in sizes]
+
+    def add(self, side: int, block: slice, term: Array | None) -> None:
+        """Add to the gradient of a block of the first or second sample, if there is anything to add."""
+        if term is not None:
+            parts, k = self.parts[side], block.start // _BLOCK
+            parts[k] = term if parts[k] is None else parts[k] + term
+
+    def joined(self) -> Gradients:
+        """The gradients of both samples; None for one that nothing was added to."""
+        first, second = (None if parts[0] is None else _joined(parts) for parts in self.parts)
+        return first, second
+
+
+def _ones(block: Problem) -> Array:
+    """Ones for all pairs of a block."""
+    path1, path2 = block.path1, block.path2
+    shape = (path1.shape[0], path2.shape[0])
+    return namespace_of(path1).ones(shape, dtype=path1.dtype, device=device_of(path1))
+
+
+def _diagonal(matrix: Array) -> Array:
+    """Which entries of a square matrix lie on its diagonal."""
+    index = namespace_of(matrix).arange(matrix.shape[0], device=device_of(matrix))
+    return index[:, None] == index[None, :]
 
 
 def _joined(parts: list[Any]) -> Array:
@@ -688,5 +894,5 @@ def _joined(parts: list[Any]) -> Array:
 
 
 def _on_host(gram: Array) -> npt.NDArray[np.float64]:
-    here = to_numpy(gram)
+    here = as_numpy(gram)
     return np.asarray(here if here is not None else [[float(v) for v in row] for row in gram], dtype=np.float64)

@@ -43,10 +43,21 @@ Floats = npt.NDArray[np.float64]
 
 
 def _self_problem(problem: Problem, side: int) -> Problem:
-    """Each path of the first or second stack with itself."""
+    """Each path of the first or second stack with itself, at the dyadic order of its stack on both sides.
+
+    The kernel of x and y is the inner product of features of x at the first order and of y at the second one, so these
+    are the squares of their norms.
+    """
     path, lengths = (problem.path1, problem.lengths1) if side == 1 else (problem.path2, problem.lengths2)
     return dataclasses.replace(
-        problem, path1=path, path2=path, lengths1=lengths, lengths2=lengths, pairing="paired", progress=None
+        problem,
+        path1=path,
+        path2=path,
+        lengths1=lengths,
+        lengths2=lengths,
+        dyadic_order=(problem.dyadic_order[side - 1],) * 2,
+        pairing="paired",
+        progress=None,
     )
 
 
@@ -80,8 +91,10 @@ def _log_and_sign(backend: Backend, problem: Problem) -> tuple[Array, Array | fl
     """log |K| and the sign of K, which only a kernel truncated by the number of nodes can lack."""
     if problem.order is None:
         return backend.log_kernel(problem), 1.0
-    k = namespace_of(problem.path1).sum(backend.parts(problem, grid=False), axis=-1)
-    return namespace_of(k).log(abs(k)), namespace_of(k).sign(k)
+    xp = namespace_of(problem.path1)
+    less_one = xp.sum(backend.parts(problem, grid=False)[..., 1:], axis=-1)  # the sum over no nodes is 1
+    k = 1.0 + less_one
+    return xp.where(k > 0, xp.log1p(less_one), xp.log(abs(k))), xp.sign(k)
 
 
 def _gradients_of_log(
@@ -93,14 +106,23 @@ def _gradients_of_log(
     return backend.gradients(problem, derivs, wrt_log=True, left=left, right=right)
 
 
-def _norms(backend: Backend, problem: Problem, log_k: Array) -> Array:
-    """(log k(x, x) + log k(y, y)) / 2 for every pair."""
+def _log_where_positive(log_k: Array, sign: Array | float) -> Array:
+    """log K from log |K| and the sign of K, NaN where K is not positive."""
+    if isinstance(sign, float):
+        return log_k
     xp = namespace_of(log_k)
-    if problem.itself:
-        log_k1 = log_k2 = log_k if problem.pairing == "paired" else _diagonal(log_k)
+    return xp.where(sign > 0, log_k, xp.full_like(log_k, math.nan))
+
+
+def _norms(backend: Backend, problem: Problem, log_k: Array, sign: Array | float) -> Array:
+    """(log k(x, x) + log k(y, y)) / 2 for every pair; NaN where a kernel of a path with itself is not positive."""
+    xp = namespace_of(log_k)
+    if problem.itself and problem.dyadic_order[0] == problem.dyadic_order[1]:
+        signed = _log_where_positive(log_k, sign)
+        log_k1 = log_k2 = signed if problem.pairing == "paired" else _diagonal(signed)
     else:
-        log_k1, _ = _log_and_sign(backend, _self_problem(problem, 1))
-        log_k2, _ = _log_and_sign(backend, _self_problem(problem, 2))
+        log_k1 = _log_where_positive(*_log_and_sign(backend, _self_problem(problem, 1)))
+        log_k2 = _log_where_positive(*_log_and_sign(backend, _self_problem(problem, 2)))
     if problem.pairing != "paired":
         log_k1, log_k2 = log_k1[:, None], log_k2[None, :]
     norm = 0.5 * (log_k1 + log_k2)
@@ -110,12 +132,23 @@ def _norms(backend: Backend, problem: Problem, log_k: Array) -> Array:
 
 def unit_kernel(backend: Backend, problem: Problem, *, log: bool) -> Array:
     """Return the normalised kernels of a problem, or their logarithms, shape (*pairs,)."""
+    log_unit, sign = _log_unit(backend, problem)
+    return _log_where_positive(log_unit, sign) if log else sign * namespace_of(log_unit).exp(log_unit)
+
+
+def unit_kernel_less_one(backend: Backend, problem: Problem) -> Array:
+    """Return the normalised kernels less 1, with all their digits where kernels are near 1."""
     xp = namespace_of(problem.path1)
-    log_k, sign = _log_and_sign(backend, problem)
-    log_unit = log_k - _norms(backend, problem, log_k)
+    log_unit, sign = _log_unit(backend, problem)
     if problem.order is None:
-        return log_unit if log else xp.exp(log_unit)
-    return xp.where(sign > 0, log_unit, xp.full_like(log_unit, math.nan)) if log else sign * xp.exp(log_unit)
+        return xp.expm1(log_unit)
+    return xp.where(sign > 0, xp.expm1(log_unit), sign * xp.exp(log_unit) - 1.0)
+
+
+def _log_unit(backend: Backend, problem: Problem) -> tuple[Array, Array | float]:
+    """log |k| of the normalised kernel, and its sign."""
+    log_k, sign = _log_and_sign(backend, problem)
+    return log_k - _norms(backend, problem, log_k, sign), sign
 
 
 def unit_kernel_backprop(
@@ -148,12 +181,9 @@ def unit_kernel_backprop(
 
 
 def _self_gradient(backend: Backend, own: Problem, derivs: Array) -> Array:
-    """Gradient of log k(x, x), in which x stands in both places."""
-    if own.dyadic_order[0] == own.dyadic_order[1]:
-        left, _ = _gradients_of_log(backend, own, 2.0 * derivs, left=True, right=False)
-        return left
-    left, right = _gradients_of_log(backend, own, derivs, left=True, right=True)
-    return sides(left, right, total=True)[0]
+    """Gradient of log k(x, x), in which x stands in both places, at one dyadic order: twice that of one place."""
+    left, _ = _gradients_of_log(backend, own, 2.0 * derivs, left=True, right=False)
+    return left
 
 
 def _symmetric(

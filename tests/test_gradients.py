@@ -28,13 +28,14 @@ def pair_value(x, y, weight, depth, orders, kappa, transform, normalize):
     """weight * kernel of two lists of points of complex numbers; for an array of weights the sum over the grid."""
     x, y = (oracles.transformed(path, **transform) for path in (x, y))
 
-    def logarithms(a, b):
+    def logarithms(a, b, orders):
         return oracles.log_levels(oracles.increments(kappa, a, b, oracles.COMPLEX), depth, orders, oracles.COMPLEX)[-1]
 
-    grid = logarithms(x, y)
+    grid = logarithms(x, y, orders)
     if np.ndim(weight):
         return sum(w * np.exp(u) for row, us in zip(weight, grid, strict=True) for w, u in zip(row, us, strict=True))
-    norm = (logarithms(x, x)[-1][-1] + logarithms(y, y)[-1][-1]) / 2 if normalize else 0
+    norms = [logarithms(p, p, (order, order))[-1][-1] for p, order in zip((x, y), orders, strict=True) if normalize]
+    norm = sum(norms) / 2
     return weight * np.exp(grid[-1][-1] - norm)
 
 

@@ -112,7 +112,8 @@ def test_orders_and_their_gradients_under_any_options(backend, rule, name, form,
             return parts
         norm = 1.0
         if mode == "unit":
-            norm = np.sqrt(np.prod([sum(wanted_parts(rule, p, p, order, orders, kappa)) for p in (a, b)]))
+            own = [wanted_parts(rule, p, p, order, (o, o), kappa) for p, o in zip((a, b), orders, strict=True)]
+            norm = np.sqrt(np.prod([sum(parts_of_own) for parts_of_own in own]))
         return np.log(sum(parts)) if mode == "log" else sum(parts) / norm
 
     left, right = np.zeros_like(x), np.zeros_like(y)
@@ -215,7 +216,8 @@ def test_no_truncation_under_any_options(backend, rule, name, form, orders, mode
 
     def value(a, b):
         log_k = wanted_untruncated(rule, a, b, orders, kappa)
-        norm = sum(wanted_untruncated(rule, p, p, orders, kappa) for p in (a, b)) / 2 if mode == "unit" else 0
+        own = zip((a, b), orders, strict=True)
+        norm = sum(wanted_untruncated(rule, p, p, (o, o), kappa) for p, o in own) / 2 if mode == "unit" else 0
         return log_k if mode == "log" else np.exp(log_k - norm)
 
     left, right = np.zeros_like(x), np.zeros_like(y)
