@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -24,20 +23,14 @@ _RESOLVED = 8.0
 takes a few."""
 
 
-def refined(
-    problem: Problem, settings: Settings, solve: Callable[[Problem], Array], *, stacklevel: int
-) -> tuple[Array, Problem]:
-    """Solve a problem to within ``settings.rtol``; return the result and the problem with the rule that gave it.
+def refined(problem: Problem, settings: Settings, solve: Callable[[Problem], Array]) -> tuple[Array, Problem, str]:
+    """Solve a problem to within ``settings.rtol``; return the result, the problem with the rule that gave it, and what
+    is to be warned of: that the rule of the largest order does not reach the tolerance.
 
     Raises
     ------
     ValueError
         If the tolerance is below what the dtype of the paths resolves.
-
-    Warns
-    -----
-    RuntimeWarning
-        If the rule of the largest order does not reach the tolerance.
     """
     rtol = settings.rtol or 0.0
     _check_resolved(rtol, problem.path1)
@@ -52,15 +45,13 @@ def refined(
             final = problem.depth < math.inf or problem.order is not None or p == LARGEST_ORDER
             estimate = difference(lower, higher, log=settings.log, levels=settings.return_levels, final=final)
             if estimate <= rtol:
-                return higher, tried
-    warnings.warn(
+                return higher, tried, ""
+    complaint = (
         f"rtol is {rtol:g} and was not reached: the Gauss-Lobatto rules of orders {LARGEST_ORDER - 1} and "
         f"{LARGEST_ORDER} differ by {estimate:.1e}. The rule of order {LARGEST_ORDER} was used; for a smaller error "
-        f"take a higher dyadic_order, which is {problem.dyadic_order}",
-        RuntimeWarning,
-        stacklevel=stacklevel + 1,
+        f"take a higher dyadic_order, which is {problem.dyadic_order}"
     )
-    return higher, tried
+    return higher, tried, complaint
 
 
 def _check_resolved(rtol: float, path: Array) -> None:

@@ -68,6 +68,15 @@ def all_finite(array: Array) -> bool:
     return bool(xp.all(xp.isfinite(array)))
 
 
+def count_true(array: Array) -> int:
+    """Return how many entries of an array of truth values are true."""
+    here = to_numpy(array)
+    if here is not None:
+        return int(np.count_nonzero(here))
+    xp = namespace_of(array)
+    return int(xp.sum(xp.astype(array, xp.int64)))
+
+
 def device_of(array: Array) -> Any:
     """Return the device an array lies on, in the words of its own library."""
     library = _library_of(array)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Unpack
 
@@ -16,11 +15,12 @@ import numpy as np
 
 from branchsig import _validation
 from branchsig._accuracy import refined
-from branchsig._arrays import Array, all_finite, filled, lies_on_cpu, namespace_of
+from branchsig._arrays import Array, all_finite, count_true, filled, lies_on_cpu, namespace_of
 from branchsig._options import KernelOptions, Settings, StackOptions, gather, public
 from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import reporting
-from branchsig.backends import Backend, Problem, backend_for
+from branchsig._warnings import warn
+from branchsig.backends import Problem, backend_for
 from branchsig.normalization import dilated, unit_kernel
 
 __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kernel_stack"]
@@ -247,19 +247,27 @@ def branched_sig_kernel_stack(
     problem, batch = paired_problem(path1, path2, settings)
     shape = stack_shape(problem, batch)
     _validation.fits_memory(shape, problem.path1, "the stack", "take fewer pairs at a time, or leave k_stack out")
-    stack = backend_for(problem).grid(problem, all_levels=True)
-    _warn_of_overflow(stack, problem, settings, stacklevel=2)
+    with np.errstate(all="ignore"):
+        stack = backend_for(problem).grid(problem, all_levels=True)
+        _warn(_overflow(stack, problem, settings))
     return namespace_of(stack).reshape(stack, shape)
 
 
 def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tuple[Array, Problem]:
-    """Solve a problem for what the settings ask for, and warn of overflow; return the problem with its rule too."""
-    if settings.rtol is None:
-        result = _solved(backend_for(problem), problem, batch, settings)
-    else:
-        result, problem = refined(problem, settings, _solver(batch, settings), stacklevel=3)
-    _warn_of_overflow(result, problem, settings, stacklevel=3)
-    return result, problem
+    """Solve a problem for what the settings ask for, and warn of what went wrong; return the problem with its rule too.
+
+    Within the package results have one axis of pairs for each stack of paths; they get the batch axes of the caller
+    here, when all checks are made.
+    """
+    complaint = ""
+    with np.errstate(all="ignore"):
+        if settings.rtol is None:
+            result = _solved(problem, batch, settings)
+        else:
+            result, problem, complaint = _refined(problem, batch, settings)
+        _warn(complaint, _overflow(result, problem, settings))
+    shape = batch + tuple(result.shape[problem.axes :])
+    return (result if result.shape == shape else namespace_of(result).reshape(result, shape)), problem
 
 
 def with_rule(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Problem:
@@ -267,51 +275,56 @@ def with_rule(problem: Problem, batch: tuple[int, ...], settings: Settings) -> P
     if settings.rtol is None:
         return problem
     silent = dataclasses.replace(problem, progress=None)
-    _, found = refined(silent, settings, _solver(batch, settings), stacklevel=3)
+    with np.errstate(all="ignore"):
+        _, found, complaint = _refined(silent, batch, settings)
+    _warn(complaint)
     return dataclasses.replace(found, progress=problem.progress)
 
 
-def _solver(batch: tuple[int, ...], settings: Settings) -> Callable[[Problem], Array]:
-    """What solves a problem with whatever rule it has: which backend does depends on the rule."""
-    return lambda problem: _solved(backend_for(problem), problem, batch, settings)
+def _warn(*complaints: str) -> None:
+    """Give all complaints of a call in one warning."""
+    text = ". ".join(filter(None, complaints))
+    if text:
+        warn(text)
 
 
-def _solved(backend: Backend, problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
-    """What the settings ask for, by the rule of the problem."""
+def _refined(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tuple[Array, Problem, str]:
+    return refined(problem, settings, lambda tried: _solved(tried, batch, settings))
+
+
+def _solved(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
+    """What the settings ask for, by the rule of the problem, shape (*pairs, ...)."""
+    backend = backend_for(problem)  # which may depend on the rule
     if settings.normalize == "dilation":
         problem = dilated(problem).problem
-    shape = batch
     if settings.return_grid:
-        shape = grid_shape(problem, batch)
-        in_all = shape if problem.order is None else (*shape, problem.order + 1)
+        in_all = grid_shape(problem, batch)
+        in_all = in_all if problem.order is None else (*in_all, problem.order + 1)
         _validation.fits_memory(in_all, problem.path1, "the grid", "take fewer pairs at a time or a lower dyadic order")
-    with np.errstate(all="ignore"):
-        if settings.normalize is True:
-            result = unit_kernel(backend, problem, log=settings.log)
-        elif problem.order is not None:
-            result = backend.parts(problem, grid=settings.return_grid)
-            if settings.return_levels:
-                shape = (*shape, problem.order + 1)
-            else:
-                xp = namespace_of(result)
-                result = xp.sum(result, axis=-1)
-                result = xp.log(result) if settings.log else result
-        elif settings.return_grid:
-            result = backend.grid(problem, all_levels=False)
-        else:
-            result = backend.log_kernel(problem) if settings.log else backend.kernel(problem)
+    if settings.normalize is True:
+        result = unit_kernel(backend, problem, log=settings.log)
+    elif problem.order is not None:
+        result = backend.parts(problem, grid=settings.return_grid)
+        if not settings.return_levels:
+            xp = namespace_of(result)
+            result = xp.sum(result, axis=-1)
+            result = xp.log(result) if settings.log else result
+    elif settings.return_grid:
+        result = backend.grid(problem, all_levels=False)
+    else:
+        result = backend.log_kernel(problem) if settings.log else backend.kernel(problem)
     if problem.depth == math.inf and problem.order is None:
         result = _nan_where_paths_are(result, problem)
-    return result if result.shape == shape else namespace_of(result).reshape(result, shape)
+    return result
 
 
-def _finite_pairs(problem: Problem, axes: int) -> Array:
-    """Whether both paths of a pair are finite, for every pair, with so many axes."""
+def _finite_pairs(result: Array, problem: Problem) -> Array:
+    """Whether both paths of a pair are finite, for every pair, with as many axes as the result."""
     xp = namespace_of(problem.path1)
     finite1 = xp.all(xp.isfinite(filled(problem.path1, problem.lengths1)), axis=(1, 2))
     finite2 = xp.all(xp.isfinite(filled(problem.path2, problem.lengths2)), axis=(1, 2))
-    finite = finite1 & finite2 if problem.pairing == "paired" else finite1[:, None] & finite2[None, :]
-    return xp.reshape(finite, (*finite.shape, *(1,) * (axes - finite.ndim)))
+    finite = finite1 & finite2 if problem.axes == 1 else finite1[:, None] & finite2[None, :]
+    return xp.reshape(finite, (*finite.shape, *(1,) * (result.ndim - problem.axes)))
 
 
 def _nan_where_paths_are(result: Array, problem: Problem) -> Array:
@@ -319,27 +332,22 @@ def _nan_where_paths_are(result: Array, problem: Problem) -> Array:
     if lies_on_cpu(result) and all_finite(result):
         return result
     xp = namespace_of(result)
-    known = xp.isfinite(result) | _finite_pairs(problem, result.ndim)
+    known = xp.isfinite(result) | _finite_pairs(result, problem)
     return xp.where(known, result, xp.full_like(result, math.nan))
 
 
-def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, stacklevel: int) -> None:
-    """Warn once, where this is to be checked, if values are not finite although the paths they belong to are."""
+def _overflow(result: Array, problem: Problem, settings: Settings) -> str:
+    """What to warn of, where this is to be checked: values that are not finite although their paths are."""
     checked = settings.check_finite
     # To look at the values of a CUDA device the host waits for it; those of a traced array are not there yet.
     if checked is False or (checked is None and not lies_on_cpu(result)):
-        return
+        return ""
     if all_finite(result):
-        return
-    xp = namespace_of(result)
-    expected = _finite_pairs(problem, result.ndim) & ~xp.isfinite(result)
-    overflowed = int(xp.sum(xp.astype(expected, xp.int64)))
-    if overflowed:
-        warnings.warn(
-            f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, settings)}",
-            RuntimeWarning,
-            stacklevel=stacklevel + 1,
-        )
+        return ""
+    overflowed = count_true(_finite_pairs(result, problem) & ~namespace_of(result).isfinite(result))
+    if not overflowed:
+        return ""
+    return f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, settings)}"
 
 
 def _what_happened(problem: Problem, settings: Settings) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from branchsig._arrays import Array, from_cupy, from_numpy, is_cupy, lies_on_cuda, to_cupy, to_numpy
+from branchsig._warnings import warn
 from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels import StaticKernel, is_built_in
@@ -81,6 +81,11 @@ class Problem:
     log_grid: bool = False
     devices: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
+
+    @property
+    def axes(self) -> int:
+        """Number of axes of pairs in results: one for pairs of paths, two for Gram matrices."""
+        return 1 if self.pairing == "paired" else 2
 
     @property
     def itself(self) -> bool:
@@ -295,10 +300,8 @@ def _choose() -> None:
     except ImportError as error:
         _for_numpy = ReferenceBackend()
         _for_others = ThroughNumpy(_for_numpy)
-        warnings.warn(
+        warn(
             f"the compiled core of branchsig is not available ({error}): the reference implementation serves in its "
             "place, which is slower and needs more memory. Install branchsig where there is a C compiler, with "
-            "'pip install --force-reinstall --no-deps branchsig', to get the core",
-            RuntimeWarning,
-            stacklevel=5,
+            "'pip install --force-reinstall --no-deps branchsig', to get the core"
         )
