@@ -118,9 +118,43 @@ def is_recorded(array: Array) -> bool:
     return torch is None or torch.is_grad_enabled()
 
 
+def is_traced(array: Array) -> bool:
+    """Tell whether the values of an array are not there: it is traced by its library (`jit`, `vmap`), or lazy (Dask).
+
+    Nothing is computed to find out, and no device waited for, where an array has memory.
+    """
+    if isinstance(array, np.ndarray) or _has_memory(array):
+        return False
+    if array_api_compat.is_dask_array(array):
+        return True
+    try:
+        bool(namespace_of(array).any(array != array))
+    except Exception:  # every library has errors of its own
+        return True
+    return False
+
+
+def _has_memory(array: Array) -> bool:
+    """Tell whether an array has memory of its own. A wrapper without any may still have values, as under `grad`."""
+    if not _library_of(array).is_torch:
+        return _device_type(array) is not None
+    try:
+        array.data_ptr()  # the tensors of torch.vmap name a device for DLPack all the same
+    except RuntimeError:
+        return False
+    return True
+
+
 def unrecorded(array: Array) -> Array:
     """Return an array, or a view of it from which no derivatives flow back."""
     return array.detach() if getattr(array, "requires_grad", False) else array
+
+
+def constant(array: Array) -> Array:
+    """Return an array of the same values to look at while PyTorch or JAX differentiates what is done with it."""
+    if array_api_compat.is_jax_array(array) and not _has_memory(array):
+        return sys.modules["jax"].lax.stop_gradient(array)
+    return unrecorded(array)
 
 
 def is_packed(array: np.ndarray) -> bool:

@@ -62,6 +62,8 @@ def _problem(
     report: Report | None = None,
     devices: tuple[int, ...] = (),
 ) -> Problem:
+    for path, name in ((x, "path1"), (y, "path2")):
+        _validation.values_at_hand(path, name, settings.depth, settings.order, settings.rtol)
     lengths1, lengths2 = lengths
     if settings.time_aug or settings.lead_lag:
         same = y is x and lengths2 is lengths1

@@ -25,6 +25,7 @@ from branchsig._arrays import (
     device_of,
     is_known,
     is_packed,
+    is_traced,
     lies_on_cpu,
     lies_on_cuda,
     namespace_of,
@@ -366,7 +367,10 @@ def _different_dimensions(shape1: tuple[int, ...], shape2: tuple[int, ...]) -> s
 
 
 def lengths(value: Any, name: str, path: Array) -> npt.NDArray[np.int64] | None:
-    """Check the valid lengths of padded paths; return them as one axis, or None where nothing is padded."""
+    """Check the valid lengths of padded paths; return them as one axis, or None where nothing is padded.
+
+    They are copied: pullbacks keep them.
+    """
     if value is None:
         return None
     batch, length = tuple(path.shape[:-2]), path.shape[-2]
@@ -385,7 +389,25 @@ def lengths(value: Any, name: str, path: Array) -> npt.NDArray[np.int64] | None:
         raise ValueError(
             f"{name} has values from {array.min()} to {array.max()}: expected from 1 to {length}, the number of points"
         )
-    return np.ascontiguousarray(array, dtype=np.int64).reshape(-1)
+    return np.array(array, dtype=np.int64).reshape(-1)
+
+
+def values_at_hand(array: Array, name: str, depth: float, order: int | None, rtol: float | None) -> None:
+    """Check that the values of an array can be looked at, where options take iterations that look at them."""
+    if type(array) is np.ndarray:
+        return
+    if rtol is not None:
+        option, remedy = f"rtol is {rtol:g}", 'leave rtol out and name a rule, such as quadrature="lobatto4"'
+    elif depth == math.inf and order is None:
+        option, remedy = "depth is math.inf", "give a finite depth, or an order"
+    else:
+        return
+    if is_traced(array):
+        raise ValueError(
+            f"{option}, and {name} is traced or lazy (a {type(array).__name__} of {_library(array)}): this looks at "
+            f"values, which are not there yet. {remedy[0].upper()}{remedy[1:]}, or call with arrays that have values: "
+            "outside of jit, vmap or compile, or after compute()"
+        )
 
 
 def ragged_paths(paths: Any) -> None:

@@ -37,6 +37,9 @@ _INLINE_NODES = 2e7
 _JOB_NODES = 1e6
 """Nodes times levels that a job has at least where there are others at its side: enough to outweigh its overhead."""
 
+_RUNS = 32
+"""Jobs that are made where their number must not depend on the threads, and at least where progress is reported."""
+
 _NODE_BYTES = 4096
 _MOST_BYTES = 2**53
 """What a node and level of a row may take of a workspace, at most, and a workspace that no machine has: sizes up to it
@@ -211,8 +214,9 @@ class _Sweep:
     def jobs(self, *, fixed: bool) -> Iterator[_schedule.Job]:
         """The pairs in jobs, which depend on the number of threads only where they are not `fixed`."""
         problem = self.problem
-        runs = 32 if fixed else 4 * problem.n_jobs
-        least = _JOB_NODES if fixed or problem.n_jobs > 1 else _INLINE_NODES
+        many = fixed or problem.progress is not None
+        runs = _RUNS if fixed else max(4 * problem.n_jobs, _RUNS * many)
+        least = _JOB_NODES if many or problem.n_jobs > 1 else _INLINE_NODES
         size = int(max(self.nodes * self.count / runs, least) / self.nodes)
         if not self.fused:
             size = min(size, self.pairs_in_block((self.lengths[0] - 1) * (self.lengths[1] - 1)))
