@@ -170,9 +170,9 @@ check_finite : bool, optional
     "rtol": """\
 rtol : float, optional
     Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand Gauss-Lobatto
-    rules of orders 2, 3, ... are tried until two in a row differ by no more than this, and not by chance. With `log`, logarithms below 1
-    in size may have this error itself; with `return_levels` errors are relative to the largest sum of a pair. A
-    gradient is that of the rule found.""",
+    rules of orders 2, 3, ... are tried until two in a row differ by no more than this, and not by chance. With `log`,
+    logarithms below 1 in size may have this error itself; with `return_levels` errors are relative to the largest sum
+    of a pair. A gradient is that of the rule found.""",
 }
 
 

@@ -68,10 +68,10 @@ def test_reports_rise_to_the_end_and_not_beyond(backend, form, option, n_jobs, r
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_long_work_moves_twenty_times(n_jobs, rng):
-    x = walk(rng, 100, 100, 2, size=0.3)
+    x, reports = walk(rng, 100, 100, 2, size=0.3), []
+    progress = lambda *report: reports.append(report)  # noqa: E731
     for options in ({}, {"normalize": True}, {"quadrature": "lobatto2"}):
-        reports = []
-        progress = lambda *report: reports.append(report)  # noqa: E731
+        reports.clear()
         _, pullback = branchsig.branched_sig_kernel_gram_vjp(x, None, 4, progress=progress, n_jobs=n_jobs, **options)
         assert len({done for done, _ in reports}) >= 20
         reports.clear()
