@@ -127,7 +127,7 @@ lead_lag : bool, default: False
     before time is appended.""",
     "end_time": """\
 end_time : float, default: 1.0
-    Time of the last point, in the unit of time of the paths. Used with `time_aug`.""",
+    Time of the last point, in the unit of time of the paths. Only with `time_aug`.""",
     "n_jobs": """\
 n_jobs : int, default: 1
     Number of threads, as in joblib: -1 for all cores, -2 for all but one. The result does not depend on it.""",
@@ -244,7 +244,8 @@ def gather(depth: Any, dyadic_order: Any, options: Mapping[str, Any], accepted: 
 
 
 def _check_together(settings: Settings) -> None:
-    """Check the options that exclude each other."""
+    """Check the options that exclude or need each other."""
+    _validation.end_time_is_used(settings.end_time, settings.time_aug)
     if settings.order is None:
         if settings.return_levels:
             raise ValueError("return_levels=True without order: give the largest number of nodes, such as order=4")

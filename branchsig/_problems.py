@@ -36,8 +36,14 @@ def gram_problem(
         triangle and y is x and lengths[0] is lengths[1] and settings.dyadic_order[0] == settings.dyadic_order[1]
     )
     max_batch, devices = _validation.max_batch(max_batch), _validation.devices(devices, path1)
+    _validation.fits_memory(batch, x, "the Gram matrix", _IN_BLOCKS)
     return _problem(x, y, "symmetric" if symmetric else "gram", settings, lengths, max_batch, report, devices), batch
 
+
+_IN_BLOCKS = (
+    "compute it in blocks of rows, as in branched_sig_kernel_gram(path1[:1000], path2, ...), or with paths of float32, "
+    "which take half of it"
+)
 
 _Lengths = npt.NDArray[np.int64] | None
 
@@ -65,6 +71,8 @@ def _problem(
     for path, name in ((x, "path1"), (y, "path2")):
         _validation.values_at_hand(path, name, settings.depth, settings.order, settings.rtol)
     lengths1, lengths2 = lengths
+    if settings.time_aug:
+        _validation.end_time_in_range(settings.end_time, x)
     if settings.time_aug or settings.lead_lag:
         same = y is x and lengths2 is lengths1
         x, lengths1 = _transformed(x, lengths1, settings)

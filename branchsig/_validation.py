@@ -183,6 +183,26 @@ def end_time(value: Any) -> float:
     return number
 
 
+def end_time_in_range(value: float, path: Array) -> None:
+    """Check that the end time is a number > 0 in the dtype of the paths too."""
+    limits = namespace_of(path).finfo(path.dtype)
+    if not float(limits.smallest_normal) <= value <= float(limits.max):
+        raise ValueError(
+            f"end_time is {value!r}, and the paths have dtype {path.dtype}: expected a time from "
+            f"{float(limits.smallest_normal):.1e} to {float(limits.max):.1e}, what they can hold. Take another unit of "
+            "time, or paths of float64"
+        )
+
+
+def end_time_is_used(value: float, time_aug: bool) -> None:
+    """Check that an end time is not given in vain."""
+    if value != 1.0 and not time_aug:
+        raise ValueError(
+            f"end_time is {value!r} and time_aug is False: no time is appended to the paths. Give time_aug=True, or "
+            "leave end_time out"
+        )
+
+
 def n_jobs(value: Any) -> int:
     """Check the number of threads, counted as joblib does, and return it resolved."""
     count = _integer(value, "n_jobs", "a number of threads, or -1 for all cores")
@@ -470,11 +490,17 @@ def fits_memory(shape: tuple[int, ...], like: Array, what: str, remedy: str) -> 
     if items * 8 <= _UNCHECKED_BYTES or not (isinstance(like, np.ndarray) or lies_on_cpu(like)):
         return
     itemsize = 4 if like.dtype == namespace_of(like).float32 else 8
+    bytes_fit_memory(items * itemsize, f"{what} of shape {shape}", lambda: remedy)
+
+
+def bytes_fit_memory(size: int, what: str, remedy: Callable[[], str]) -> None:
+    """Check that so many bytes fit the memory of the machine, where it says how much there is."""
+    if size <= _UNCHECKED_BYTES:
+        return
     available = _available_memory()
-    if available is not None and items * itemsize > available:
+    if available is not None and size > available:
         raise MemoryError(
-            f"{what} of shape {shape} takes {items * itemsize / 2**30:.1f} GiB, "
-            f"and {available / 2**30:.1f} GiB are available: {remedy}"
+            f"{what} takes {size / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are available: {remedy()}"
         )
 
 

@@ -32,7 +32,7 @@ def transform_path(
     lead_lag : bool, default: False
         Replace a path by its lead-lag transform, before time is appended.
     end_time : float, default: 1.0
-        Time of the last point, in the unit of time of the paths. Used with `time_aug`.
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     n_jobs : int, default: 1
         Checked like everywhere, and of no effect: copying points is bound by memory.
 
@@ -76,6 +76,8 @@ def transform_path(
     time_aug, lead_lag, end_time = _checked(time_aug, lead_lag, end_time, n_jobs)
     _validation.single_path(path)
     path = contiguous(path)
+    if time_aug:
+        _validation.end_time_in_range(end_time, path)
     if time_aug or lead_lag:
         return transformed(path, time_aug, lead_lag, end_time)
     return namespace_of(path).asarray(path, copy=True)
@@ -95,7 +97,7 @@ def transform_path_backprop(
     lead_lag : bool, default: False
         Replace a path by its lead-lag transform, before time is appended.
     end_time : float, default: 1.0
-        Time of the last point, in the unit of time of the paths. Used with `time_aug`.
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     n_jobs : int, default: 1
         Checked like everywhere, and of no effect: copying points is bound by memory.
 
@@ -193,11 +195,10 @@ def pad_paths(paths: Sequence[Array]) -> tuple[Array, Array]:
 
 def _checked(time_aug: Any, lead_lag: Any, end_time: Any, n_jobs: Any) -> tuple[bool, bool, float]:
     _validation.n_jobs(n_jobs)
-    return (
-        _validation.flag(time_aug, "time_aug"),
-        _validation.flag(lead_lag, "lead_lag"),
-        _validation.end_time(end_time),
-    )
+    time_aug, lead_lag = _validation.flag(time_aug, "time_aug"), _validation.flag(lead_lag, "lead_lag")
+    end_time = _validation.end_time(end_time)
+    _validation.end_time_is_used(end_time, time_aug)
+    return time_aug, lead_lag, end_time
 
 
 def transformed(

@@ -293,10 +293,11 @@ def _choose() -> None:
     """Find the backends of this process. The choice stands before the warning, which may be an exception, is given."""
     global _for_numpy, _for_others
     try:
-        from branchsig.backends.cpu import CpuBackend
+        from branchsig.backends import cpu
 
-        core = cast(Backend, CpuBackend())
+        core = cast(Backend, cpu.CpuBackend())
         _for_numpy, _for_others = core, ThroughNumpy(core)
+        cpu.warn_of_environment()
     except ImportError as error:
         _for_numpy = ReferenceBackend()
         _for_others = ThroughNumpy(_for_numpy)
