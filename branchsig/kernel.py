@@ -22,6 +22,7 @@ from branchsig._progress import reporting
 from branchsig._warnings import warn
 from branchsig.backends import Problem, backend_for
 from branchsig.normalization import dilated, unit_kernel
+from branchsig.static_kernels import BOUNDED
 
 __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kernel_stack"]
 
@@ -352,9 +353,11 @@ def _overflow(result: Array, problem: Problem, settings: Settings) -> str:
 
 def _what_happened(problem: Problem, settings: Settings) -> str:
     """Why values are not finite, and the ways out."""
-    scale = (
-        'Take normalize="dilation", which scales every path for itself and never overflows, scale the paths down, or '
-        "use a bounded static kernel such as RBFKernel"
+    bounded = isinstance(problem.static_kernel, BOUNDED)
+    scale = 'Take normalize="dilation", which scales every path for itself and never overflows, ' + (
+        "or scale the paths down"
+        if bounded
+        else "scale the paths down, or use a bounded static kernel such as RBFKernel"
     )
     if settings.normalize == "dilation":
         scale = (
@@ -367,9 +370,11 @@ def _what_happened(problem: Problem, settings: Settings) -> str:
             "where it is not. Take log=False or a higher order. " + scale
         )
     if problem.depth == math.inf and problem.order is None:
+        fine = settings.rtol is not None or problem.quadrature.p >= 4
+        rule = "" if fine else 'a rule of higher order (quadrature="lobatto4", or rtol=1e-6), or '
         return (
             "are inf or NaN: the paths lie past the point where the kernel of unbounded depth blows up, or so close to "
-            "it that the equation of a cell has no solution, or was not solved within the iterations allowed; there a "
-            'rule of higher order (quadrature="lobatto4", or rtol=1e-6) helps, or a higher dyadic_order. ' + scale
+            "it that the equation of a cell has no solution, or was not solved within the iterations allowed; there "
+            f"{rule}a higher dyadic_order helps. {scale}"
         )
     return "overflowed and are inf or NaN: the branched signature kernel grows far faster than the paths do. " + scale

@@ -80,7 +80,7 @@ def test_work_of_very_many_levels_is_done_beside_the_calling_thread_and_can_be_l
 @needs_core
 @pytest.mark.parametrize("given", [0, 1, 3])
 def test_work_is_done_by_as_many_threads_as_the_system_gives(given, monkeypatch, rng):
-    x, y = walk(rng, 60, 60, 2), walk(rng, 50, 60, 2)
+    x, y = walk(rng, 60, 60, 2, size=0.3), walk(rng, 50, 60, 2, size=0.3)
     wanted = branchsig.branched_sig_kernel_gram(x, y, 4)
     derivs = rng.standard_normal((60, 50))
     gradients = branchsig.branched_sig_kernel_gram_backprop(derivs, x, y, 4, right_deriv=True)
