@@ -260,15 +260,18 @@ def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tupl
     Within the package results have one axis of pairs for each stack of paths; they get the batch axes of the caller
     here, when all checks are made.
     """
-    complaint = ""
+    complaint = None
     with np.errstate(all="ignore"):
         if settings.rtol is None:
             result = _solved(problem, batch, settings)
         else:
             result, problem, complaint = _refined(problem, batch, settings)
-        _warn(complaint, _overflow(result, problem, settings))
-    shape = batch + tuple(result.shape[problem.axes :])
-    return (result if result.shape == shape else namespace_of(result).reshape(result, shape)), problem
+        overflow = _overflow(result, problem, settings)
+    if complaint or overflow:
+        _warn(complaint, overflow)
+    if result.shape[: problem.axes] == batch:
+        return result, problem
+    return namespace_of(result).reshape(result, batch + tuple(result.shape[problem.axes :])), problem
 
 
 def with_rule(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Problem:
@@ -282,7 +285,7 @@ def with_rule(problem: Problem, batch: tuple[int, ...], settings: Settings) -> P
     return dataclasses.replace(found, progress=problem.progress)
 
 
-def _warn(*complaints: str) -> None:
+def _warn(*complaints: str | None) -> None:
     """Give all complaints of a call in one warning."""
     text = ". ".join(filter(None, complaints))
     if text:
