@@ -1,66 +1,94 @@
 """Control of the error: the Gauss–Lobatto rule that reaches a relative tolerance on the paths at hand.
 
-A problem comes in; it is solved with rules of rising order until two neighbouring ones agree. The difference of the two
-is more than the error of the higher one, whose result is the one that goes out, so nothing is solved again.
+A problem comes in; it is solved with rules of rising order until two neighbouring ones agree, and not by chance. The
+difference of the two is more than the error of the higher one, whose result is the one that goes out, so nothing is
+solved again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 
-from branchsig._arrays import Array, namespace_of
+from branchsig._arrays import Array, constant, namespace_of
 from branchsig._options import Settings
-from branchsig._progress import one_pass
+from branchsig._progress import share
 from branchsig.backends import Problem
-from branchsig.quadrature import LARGEST_ORDER, GaussLobatto
+from branchsig.backends._schedule import count
+from branchsig.quadrature import LARGEST_ORDER, TRAPEZOID, GaussLobatto, Quadrature
 
 _RESOLVED = 8.0
 """Neighbouring numbers of a dtype that a tolerance must span at least: the rounding of a logarithm and its exponential
 takes a few."""
 
 
-def refined(
-    problem: Problem, settings: Settings, solve: Callable[[Problem], Array], *, stacklevel: int
-) -> tuple[Array, Problem]:
-    """Solve a problem to within ``settings.rtol``; return the result and the problem with the rule that gave it.
+_FIRST_RATE, _BEST_RATE = 0.01, 0.003
+"""The rates at which the differences of neighbouring rules are taken to fall from one order to the next: the first,
+which nothing is known of, and at best. Of 386,000 pairs of few points, and six tolerances from 1e-2 to 1e-10 each, they
+leave 4 errors above the tolerance where the last difference alone leaves 18."""
+
+
+def refined(problem: Problem, settings: Settings, solve: Callable[[Problem], Array]) -> tuple[Array, Problem, str]:
+    """Solve a problem to within ``settings.rtol``; return the result, the problem with the rule that gave it, and what
+    is to be warned of: that the rule of the largest order does not reach the tolerance.
 
     Raises
     ------
     ValueError
         If the tolerance is below what the dtype of the paths resolves.
-
-    Warns
-    -----
-    RuntimeWarning
-        If the rule of the largest order does not reach the tolerance.
     """
-    rtol = settings.rtol or 0.0
+    rtol, levels, order = settings.rtol or 0.0, settings.return_levels, problem.order
     _check_resolved(rtol, problem.path1)
-    lower = higher = None
-    tried, estimate = problem, math.inf
-    for index, p in enumerate(range(2, LARGEST_ORDER + 1)):
-        tried = dataclasses.replace(problem, quadrature=GaussLobatto(p))
-        # How many orders it takes is not known before: at least two, and this one.
-        lower, higher = higher, solve(one_pass(tried, index, max(2, index + 1)))
-        if lower is not None:
+    result: Array | None = None
+    tried, work = problem, 0
+    gaps: list[float] = []
+    for p in range(1, LARGEST_ORDER + 1):
+        rule: Quadrature = GaussLobatto(p) if p > 1 else TRAPEZOID
+        tried = dataclasses.replace(problem, quadrature=rule)
+        lower, result = result, solve(share(tried, _done(work), _done(work + p**2)))
+        work += p**2
+        exact = order is not None and p > 1 and p >= order - 1
+        if lower is not None and not exact:
             # Without truncation a rule may find no solution where one of higher order does.
-            final = problem.depth < math.inf or problem.order is not None or p == LARGEST_ORDER
-            estimate = difference(lower, higher, log=settings.log, levels=settings.return_levels, final=final)
-            if estimate <= rtol:
-                return higher, tried
-    warnings.warn(
+            final = problem.depth < math.inf or order is not None or p == LARGEST_ORDER
+            gaps.append(difference(constant(lower), constant(result), log=settings.log, levels=levels, final=final))
+        if exact or (p > 2 and max(gaps[-1], _expected(gaps[:-1])) <= rtol):
+            return result, _ended(tried, problem), ""
+    complaint = (
         f"rtol is {rtol:g} and was not reached: the Gauss-Lobatto rules of orders {LARGEST_ORDER - 1} and "
-        f"{LARGEST_ORDER} differ by {estimate:.1e}. The rule of order {LARGEST_ORDER} was used; for a smaller error "
-        f"take a higher dyadic_order, which is {problem.dyadic_order}",
-        RuntimeWarning,
-        stacklevel=stacklevel + 1,
+        f"{LARGEST_ORDER} differ by {gaps[-1]:.1e}, the two before by {gaps[-2]:.1e}. The rule of order "
+        f"{LARGEST_ORDER} was used; for a smaller error take a higher dyadic_order, which is {problem.dyadic_order}"
     )
-    return higher, tried
+    return result, _ended(tried, problem), complaint
+
+
+def _expected(gaps: list[float]) -> float:
+    """The next one of differences of neighbouring rules, if it goes on as it did, or falls by the best rate allowed.
+
+    Errors may change their sign from one order to the next, or nearly vanish for one: then two rules agree by chance,
+    and their difference is far below the one before.
+    """
+    rate = _FIRST_RATE
+    if len(gaps) > 1 and gaps[-2] > 0.0:
+        rate = min(1.0, max(_BEST_RATE, gaps[-1] / gaps[-2]))
+    return gaps[-1] * rate
+
+
+def _done(work: int) -> float:
+    """Which part of all is done after some work, in units of that of one sub-cell a cell. How much there will be is
+    not known, but hardly ever less than with the rules up to order 3: after that it is a half."""
+    return work / (work + 14.0)
+
+
+def _ended(tried: Problem, problem: Problem) -> Problem:
+    """The problem with the rule found, after the report that all is done."""
+    if problem.progress is not None:
+        pairs = count(problem.pairing, problem.path1.shape[0], problem.path2.shape[0])
+        problem.progress(pairs, pairs)
+    return tried
 
 
 def _check_resolved(rtol: float, path: Array) -> None:

@@ -68,6 +68,15 @@ def all_finite(array: Array) -> bool:
     return bool(xp.all(xp.isfinite(array)))
 
 
+def count_true(array: Array) -> int:
+    """Return how many entries of an array of truth values are true."""
+    here = to_numpy(array)
+    if here is not None:
+        return int(np.count_nonzero(here))
+    xp = namespace_of(array)
+    return int(xp.sum(xp.astype(array, xp.int64)))
+
+
 def device_of(array: Array) -> Any:
     """Return the device an array lies on, in the words of its own library."""
     library = _library_of(array)
@@ -109,6 +118,33 @@ def is_recorded(array: Array) -> bool:
     return torch is None or torch.is_grad_enabled()
 
 
+def is_traced(array: Array) -> bool:
+    """Tell whether the values of an array are not there: it is traced by its library (`jit`, `vmap`), or lazy (Dask).
+
+    Nothing is computed to find out, and no device waited for, where an array has memory.
+    """
+    if isinstance(array, np.ndarray) or _has_memory(array):
+        return False
+    if array_api_compat.is_dask_array(array):
+        return True
+    try:
+        bool(namespace_of(array).any(array != array))
+    except Exception:  # every library has errors of its own
+        return True
+    return False
+
+
+def _has_memory(array: Array) -> bool:
+    """Tell whether an array has memory of its own. A wrapper without any may still have values, as under `grad`."""
+    if not _library_of(array).is_torch:
+        return _device_type(array) is not None
+    try:
+        array.data_ptr()  # the tensors of torch.vmap name a device for DLPack all the same
+    except RuntimeError:
+        return False
+    return True
+
+
 def unrecorded(array: Array) -> Array:
     """Return an array, or a view of it from which no derivatives flow back."""
     return array.detach() if getattr(array, "requires_grad", False) else array
@@ -120,6 +156,13 @@ def in_float64(array: Array) -> Array:
     if array.dtype != xp.float32 or "float64" not in xp.__array_namespace_info__().dtypes(kind="real floating"):
         return array
     return xp.astype(array, xp.float64)
+
+
+def constant(array: Array) -> Array:
+    """Return an array of the same values to look at while PyTorch or JAX differentiates what is done with it."""
+    if array_api_compat.is_jax_array(array) and not _has_memory(array):
+        return sys.modules["jax"].lax.stop_gradient(array)
+    return unrecorded(array)
 
 
 def is_packed(array: np.ndarray) -> bool:

@@ -135,7 +135,7 @@ lead_lag : bool, default: False
     before time is appended.""",
     "end_time": """\
 end_time : float, default: 1.0
-    Time of the last point, in the unit of time of the paths. Used with `time_aug`.""",
+    Time of the last point, in the unit of time of the paths. Only with `time_aug`.""",
     "n_jobs": """\
 n_jobs : int or None, default: 1
     Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
@@ -181,9 +181,9 @@ check_finite : bool, optional
     "rtol": """\
 rtol : float, optional
     Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand Gauss-Lobatto
-    rules of orders 2, 3, ... are tried until two in a row differ by no more than this. With `log`, logarithms below 1
-    in size may have this error itself; with `return_levels` errors are relative to the largest sum of a pair. A
-    gradient is that of the rule found.""",
+    rules of orders 2, 3, ... are tried until two in a row differ by no more than this, and not by chance. With `log`,
+    logarithms below 1 in size may have this error itself; with `return_levels` errors are relative to the largest sum
+    of a pair. A gradient is that of the rule found.""",
 }
 
 
@@ -267,7 +267,8 @@ def _bound_by_order(options: Mapping[str, Any]) -> float:
 
 
 def _check_together(settings: Settings) -> None:
-    """Check the options that exclude each other."""
+    """Check the options that exclude or need each other."""
+    _validation.end_time_is_used(settings.end_time, settings.time_aug)
     if settings.order is None:
         if settings.return_levels:
             raise ValueError("return_levels=True without order: give the largest number of nodes, such as order=4")

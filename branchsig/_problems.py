@@ -48,6 +48,7 @@ def gram_problem(
         triangle and y is x and lengths[0] is lengths[1] and settings.dyadic_order[0] == settings.dyadic_order[1]
     )
     max_batch, devices = _validation.max_batch(max_batch), _validation.devices(devices, path1)
+    _validation.fits_memory(batch, x, "the Gram matrix", _IN_BLOCKS)
     pairing = "symmetric" if symmetric else "gram"
     return _problem(x, y, pairing, settings, lengths, max_batch, report, devices, batches=batches), batch
 
@@ -139,6 +140,11 @@ def samples_problem(
     return _problem(x, y, "gram", settings, lengths), given
 
 
+_IN_BLOCKS = (
+    "compute it in blocks of rows, as in branched_sig_kernel_gram(path1[:1000], path2, ...), or with paths of float32, "
+    "which take half of it"
+)
+
 _Lengths = npt.NDArray[np.int64] | None
 
 
@@ -163,7 +169,12 @@ def _problem(
     devices: tuple[int, ...] = (),
     batches: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
 ) -> Problem:
+    if type(x) is not np.ndarray:
+        for path, name in ((x, "path1"), (y, "path2")):
+            _validation.values_at_hand(path, name, settings.depth, settings.order, settings.rtol)
     lengths1, lengths2 = lengths
+    if settings.time_aug:
+        _validation.end_time_in_range(settings.end_time, x)
     if settings.time_aug or settings.lead_lag:
         same = y is x and lengths2 is lengths1
         x, lengths1 = _transformed(x, lengths1, settings)

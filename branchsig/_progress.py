@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,18 @@ def reporting(progress: Any) -> Iterator[Report | None]:
         yield report
 
 
-def one_pass(problem: Problem, index: int, count: int) -> Problem:
-    """Return a problem that reports its progress as pass number `index` of `count` passes over the same pairs."""
+def share(problem: Problem, start: float, stop: float) -> Problem:
+    """Return a problem that reports its progress as the part from `start` to `stop`, of 0 to 1, of all that is done."""
     report = problem.progress
     if report is None:
         return problem
-    return dataclasses.replace(problem, progress=lambda done, pairs: report(done + index * pairs, count * pairs))
+
+    def of_whole(done: int, pairs: int) -> None:
+        report(math.floor(pairs * (start + (stop - start) * done / pairs) + 1e-6), pairs)
+
+    return dataclasses.replace(problem, progress=of_whole)
+
+
+def one_pass(problem: Problem, index: int, count: int) -> Problem:
+    """Return a problem that reports its progress as pass number `index` of `count` passes over the same pairs."""
+    return share(problem, index / count, (index + 1) / count)

@@ -25,6 +25,7 @@ from branchsig._arrays import (
     device_of,
     is_known,
     is_packed,
+    is_traced,
     lies_on_cpu,
     lies_on_cuda,
     namespace_of,
@@ -180,6 +181,26 @@ def end_time(value: Any) -> float:
     if not (math.isfinite(number) and number > 0.0):
         raise ValueError(f"end_time is {value!r}: expected a finite number > 0, the time of the last point")
     return number
+
+
+def end_time_in_range(value: float, path: Array) -> None:
+    """Check that the end time is a number > 0 in the dtype of the paths too."""
+    limits = namespace_of(path).finfo(path.dtype)
+    if not float(limits.smallest_normal) <= value <= float(limits.max):
+        raise ValueError(
+            f"end_time is {value!r}, and the paths have dtype {path.dtype}: expected a time from "
+            f"{float(limits.smallest_normal):.1e} to {float(limits.max):.1e}, what they can hold. Take another unit of "
+            "time, or paths of float64"
+        )
+
+
+def end_time_is_used(value: float, time_aug: bool) -> None:
+    """Check that an end time is not given in vain."""
+    if value != 1.0 and not time_aug:
+        raise ValueError(
+            f"end_time is {value!r} and time_aug is False: no time is appended to the paths. Give time_aug=True, or "
+            "leave end_time out"
+        )
 
 
 def n_jobs(value: Any) -> int:
@@ -392,7 +413,10 @@ def _different_dimensions(
 
 
 def lengths(value: Any, name: str, path: Array) -> npt.NDArray[np.int64] | None:
-    """Check the valid lengths of padded paths; return them as one axis, or None where nothing is padded."""
+    """Check the valid lengths of padded paths; return them as one axis, or None where nothing is padded.
+
+    They are copied: pullbacks keep them.
+    """
     if value is None:
         return None
     batch, length = tuple(path.shape[:-2]), path.shape[-2]
@@ -412,7 +436,25 @@ def lengths(value: Any, name: str, path: Array) -> npt.NDArray[np.int64] | None:
         raise ValueError(
             f"{name} has values from {array.min()} to {array.max()}: expected from 1 to {length}, the number of points"
         )
-    return np.ascontiguousarray(array, dtype=np.int64).reshape(-1)
+    return np.array(array, dtype=np.int64).reshape(-1)
+
+
+def values_at_hand(array: Array, name: str, depth: float, order: int | None, rtol: float | None) -> None:
+    """Check that the values of an array can be looked at, where options take iterations that look at them."""
+    if type(array) is np.ndarray:
+        return
+    if rtol is not None:
+        option, remedy = f"rtol is {rtol:g}", 'leave rtol out and name a rule, such as quadrature="lobatto4"'
+    elif depth == math.inf and order is None:
+        option, remedy = "depth is math.inf", "give a finite depth, or an order"
+    else:
+        return
+    if is_traced(array):
+        raise ValueError(
+            f"{option}, and {name} is traced or lazy (a {type(array).__name__} of {_library(array)}): this looks at "
+            f"values, which are not there yet. {remedy[0].upper()}{remedy[1:]}, or call with arrays that have values: "
+            "outside of jit, vmap or compile, or after compute()"
+        )
 
 
 def _is_array(value: Any) -> bool:
@@ -491,11 +533,17 @@ def fits_memory(shape: tuple[int, ...], like: Array, what: str, remedy: str) -> 
     if items * 8 <= _UNCHECKED_BYTES or not (isinstance(like, np.ndarray) or lies_on_cpu(like)):
         return
     itemsize = 4 if like.dtype == namespace_of(like).float32 else 8
+    bytes_fit_memory(items * itemsize, f"{what} of shape {shape}", lambda: remedy)
+
+
+def bytes_fit_memory(size: int, what: str, remedy: Callable[[], str]) -> None:
+    """Check that so many bytes fit the memory of the machine, where it says how much there is."""
+    if size <= _UNCHECKED_BYTES:
+        return
     available = _available_memory()
-    if available is not None and items * itemsize > available:
+    if available is not None and size > available:
         raise MemoryError(
-            f"{what} of shape {shape} takes {items * itemsize / 2**30:.1f} GiB, "
-            f"and {available / 2**30:.1f} GiB are available: {remedy}"
+            f"{what} takes {size / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are available: {remedy()}"
         )
 
 

@@ -6,7 +6,6 @@ Arguments come in, text goes out on standard output, and the exit status is 0 wh
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -44,11 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 where the demo found a wrong gradient or could not write the picture it was told to.
     """
     parser = argparse.ArgumentParser(prog="branchsig", description="Branched signature kernels of paths.")
+    parser.add_argument("--version", action="version", version=f"branchsig {branchsig.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{info,demo}")
-    commands.add_parser("info", help="version, backends, instruction set and devices of this installation")
+    commands.add_parser("info", help="version, backends, instruction set and CUDA of this installation")
     demo = commands.add_parser("demo", help="classify recorded motions, check a gradient, draw a Gram matrix")
-    demo.add_argument("--depth", type=_depth, default=5, help="largest depth of the trees (default: 5)")
-    demo.add_argument("--jobs", type=_jobs, default=1, help="threads, -1 for all cores (default: 1)")
+    demo.add_argument("--depth", type=_depth, metavar="N", default=5, help="largest depth of the trees (default: 5)")
+    demo.add_argument("--jobs", type=_jobs, metavar="N", default=1, help="threads, -1 for all cores (default: 1)")
     demo.add_argument(
         "--picture",
         type=Path,
@@ -62,21 +62,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         demo.error("--picture needs matplotlib: pip install 'branchsig[demo]'")
     if chosen.picture is not None and not chosen.picture.absolute().parent.is_dir():
         demo.error(f"--picture: the folder {chosen.picture.parent} does not exist")
+    if chosen.picture is not None and chosen.picture.suffix[1:].lower() not in (formats := _formats()):
+        demo.error(
+            f"--picture: {chosen.picture.name} does not end in a file type that matplotlib can write: give one of "
+            + ", ".join(formats)
+        )
     return _demo(chosen.depth, chosen.jobs, chosen.picture)
 
 
 def _depth(text: str) -> int:
-    depth = int(text)
+    depth = _integer(text)
     if depth < 1:
         raise argparse.ArgumentTypeError(f"{depth} is not a depth that tells paths apart: give 1 or more")
     return depth
 
 
 def _jobs(text: str) -> int:
-    jobs = int(text)
+    jobs = _integer(text)
     if jobs == 0:
         raise argparse.ArgumentTypeError("0 threads can do nothing: give 1 or more, or -1 for all cores")
     return jobs
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer") from None
+
+
+def _formats() -> list[str]:
+    """The endings of the pictures that matplotlib writes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    return sorted(FigureCanvasAgg.get_supported_filetypes())
 
 
 def _has(module: str) -> bool:
@@ -87,11 +106,12 @@ def _info() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     extras = [name for name in ("matplotlib", "tqdm") if _has(name)]
     rows = [
-        ("branchsig", importlib.metadata.version("branchsig")),
+        ("branchsig", branchsig.__version__),
         ("Python", platform.python_version()),
         ("NumPy", np.__version__),
         ("backends", _backends()),
-        ("devices", f"cpu ({platform.machine()}, {cores} cores usable)"),
+        ("CPU", f"{platform.machine()}, {cores} cores usable"),
+        ("CUDA", _cuda()),
         ("optional", ", ".join(extras) or "none installed"),
     ]
     for name, value in rows:
@@ -104,9 +124,20 @@ def _backends() -> str:
         from branchsig.backends import cpu
     except ImportError:
         return "reference (the C core is missing)"
-    if not cpu.available():
-        return "reference (the C core is missing)"
+    cpu.warn_of_environment()
     return f"cpu (C core, instruction set {cpu.instruction_set()}), reference"
+
+
+def _cuda() -> str:
+    """What CuPy finds, which serves arrays on CUDA devices."""
+    if not _has("cupy"):
+        return "CuPy is not installed (pip install 'branchsig[cuda12]', or 'branchsig[cuda13]' for CUDA 13)"
+    import cupy
+
+    if not cupy.is_available():
+        return f"CuPy {cupy.__version__} finds no device"
+    number = int(cupy.cuda.runtime.getDeviceCount())
+    return f"CuPy {cupy.__version__}, {number} device{'' if number == 1 else 's'}"
 
 
 def _demo(depth: int, jobs: int, picture: Path | None) -> int:

@@ -15,14 +15,15 @@ import numpy as np
 
 from branchsig import _validation
 from branchsig._accuracy import refined
-from branchsig._arrays import Array, all_finite, filled, in_float64, lies_on_cpu, namespace_of
+from branchsig._arrays import Array, all_finite, count_true, filled, in_float64, lies_on_cpu, namespace_of
 from branchsig._inputs import axis_order, not_finite
 from branchsig._options import KernelOptions, Settings, StackOptions, gather, public
 from branchsig._problems import given, gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import reporting
 from branchsig._warnings import warn
-from branchsig.backends import Backend, Problem, backend_for
+from branchsig.backends import Problem, backend_for
 from branchsig.normalization import dilated, unit_kernel, unit_kernel_less_one
+from branchsig.static_kernels import BOUNDED
 
 __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kernel_stack"]
 
@@ -251,19 +252,30 @@ def branched_sig_kernel_stack(
     problem, batch = paired_problem(path1, path2, settings)
     shape = stack_shape(problem, batch)
     _validation.fits_memory(shape, problem.path1, "the stack", "take fewer pairs at a time, or leave k_stack out")
-    stack = backend_for(problem).grid(problem, all_levels=True)
-    _warn(*_complaints(stack, problem, settings))
+    with np.errstate(all="ignore"):
+        stack = backend_for(problem).grid(problem, all_levels=True)
+        _warn(*_complaints(stack, problem, settings))
     return namespace_of(stack).reshape(stack, shape)
 
 
 def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tuple[Array, Problem]:
-    """Solve a problem for what the settings ask for, and warn of overflow; return the problem with its rule too."""
-    if settings.rtol is None:
-        result = _solved(backend_for(problem), problem, batch, settings)
-    else:
-        result, problem = refined(problem, settings, _solver(batch, settings), stacklevel=3)
-    _warn(*_complaints(result, problem, settings))
-    return result, problem
+    """Solve a problem for what the settings ask for, and warn of what went wrong; return the problem with its rule too.
+
+    Within the package results have one axis of pairs for each stack of paths; they get the batch axes of the caller
+    here, when all checks are made.
+    """
+    missed = ""
+    with np.errstate(all="ignore"):
+        if settings.rtol is None:
+            result = _solved(problem, batch, settings)
+        else:
+            result, problem, missed = _refined(problem, batch, settings)
+        complaints = _complaints(result, problem, settings)
+    if missed or complaints:
+        _warn(missed, *complaints)
+    if result.shape[: problem.axes] == batch:
+        return result, problem
+    return namespace_of(result).reshape(result, batch + tuple(result.shape[problem.axes :])), problem
 
 
 def less_one(problem: Problem, settings: Settings) -> Array:
@@ -286,51 +298,56 @@ def with_rule(problem: Problem, batch: tuple[int, ...], settings: Settings) -> P
     if settings.rtol is None:
         return problem
     silent = dataclasses.replace(problem, progress=None)
-    _, found = refined(silent, settings, _solver(batch, settings), stacklevel=3)
+    with np.errstate(all="ignore"):
+        _, found, complaint = _refined(silent, batch, settings)
+    _warn(complaint)
     return dataclasses.replace(found, progress=problem.progress)
 
 
-def _solver(batch: tuple[int, ...], settings: Settings) -> Callable[[Problem], Array]:
-    """What solves a problem with whatever rule it has: which backend does depends on the rule."""
-    return lambda problem: _solved(backend_for(problem), problem, batch, settings)
+def _warn(*complaints: str | None) -> None:
+    """Give all complaints of a call in one warning."""
+    text = ". ".join(filter(None, complaints))
+    if text:
+        warn(text)
 
 
-def _solved(backend: Backend, problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
-    """What the settings ask for, by the rule of the problem."""
+def _refined(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tuple[Array, Problem, str]:
+    return refined(problem, settings, lambda tried: _solved(tried, batch, settings))
+
+
+def _solved(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
+    """What the settings ask for, by the rule of the problem, shape (*pairs, ...)."""
+    backend = backend_for(problem)  # which may depend on the rule
     if settings.normalize == "dilation":
         problem = dilated(problem).problem
-    shape = batch
     if settings.return_grid:
-        shape = grid_shape(problem, batch)
-        in_all = shape if problem.order is None else (*shape, problem.order + 1)
+        in_all = grid_shape(problem, batch)
+        in_all = in_all if problem.order is None else (*in_all, problem.order + 1)
         _validation.fits_memory(in_all, problem.path1, "the grid", "take fewer pairs at a time or a lower dyadic order")
-    with np.errstate(all="ignore"):
-        if settings.normalize is True:
-            result = unit_kernel(backend, problem, log=settings.log)
-        elif problem.order is not None:
-            result = backend.parts(problem, grid=settings.return_grid)
-            if settings.return_levels:
-                shape = (*shape, problem.order + 1)
-            else:
-                xp = namespace_of(result)
-                # The sum over no nodes is 1; without it logarithms of kernels near 1 keep their digits.
-                result = xp.log1p(xp.sum(result[..., 1:], axis=-1)) if settings.log else xp.sum(result, axis=-1)
-        elif settings.return_grid:
-            result = backend.grid(problem, all_levels=False)
-        else:
-            result = backend.log_kernel(problem) if settings.log else backend.kernel(problem)
+    if settings.normalize is True:
+        result = unit_kernel(backend, problem, log=settings.log)
+    elif problem.order is not None:
+        result = backend.parts(problem, grid=settings.return_grid)
+        if not settings.return_levels:
+            xp = namespace_of(result)
+            # The sum over no nodes is 1; without it logarithms of kernels near 1 keep their digits.
+            result = xp.log1p(xp.sum(result[..., 1:], axis=-1)) if settings.log else xp.sum(result, axis=-1)
+    elif settings.return_grid:
+        result = backend.grid(problem, all_levels=False)
+    else:
+        result = backend.log_kernel(problem) if settings.log else backend.kernel(problem)
     if problem.depth == math.inf and problem.order is None:
         result = _nan_where_paths_are(result, problem)
-    return result if result.shape == shape else namespace_of(result).reshape(result, shape)
+    return result
 
 
-def _finite_pairs(problem: Problem, axes: int) -> Array:
-    """Whether both paths of a pair are finite, for every pair, with so many axes."""
+def _finite_pairs(result: Array, problem: Problem) -> Array:
+    """Whether both paths of a pair are finite, for every pair, with as many axes as the result."""
     xp = namespace_of(problem.path1)
     finite1 = xp.all(xp.isfinite(filled(problem.path1, problem.lengths1)), axis=(1, 2))
     finite2 = xp.all(xp.isfinite(filled(problem.path2, problem.lengths2)), axis=(1, 2))
-    finite = finite1 & finite2 if problem.pairing == "paired" else finite1[:, None] & finite2[None, :]
-    return xp.reshape(finite, (*finite.shape, *(1,) * (axes - finite.ndim)))
+    finite = finite1 & finite2 if problem.axes == 1 else finite1[:, None] & finite2[None, :]
+    return xp.reshape(finite, (*finite.shape, *(1,) * (result.ndim - problem.axes)))
 
 
 def _nan_where_paths_are(result: Array, problem: Problem) -> Array:
@@ -338,15 +355,8 @@ def _nan_where_paths_are(result: Array, problem: Problem) -> Array:
     if lies_on_cpu(result) and all_finite(result):
         return result
     xp = namespace_of(result)
-    known = xp.isfinite(result) | _finite_pairs(problem, result.ndim)
+    known = xp.isfinite(result) | _finite_pairs(result, problem)
     return xp.where(known, result, xp.full_like(result, math.nan))
-
-
-def _warn(*complaints: str) -> None:
-    """Give all complaints of a call in one warning."""
-    text = ". ".join(filter(None, complaints))
-    if text:
-        warn(text)
 
 
 def _complaints(result: Array, problem: Problem, settings: Settings) -> list[str]:
@@ -370,34 +380,25 @@ def _complaints(result: Array, problem: Problem, settings: Settings) -> list[str
 
 def _spoilt(result: Array, problem: Problem) -> str:
     """How many values are not finite since their paths are not, which are named before."""
-    flat = _by_pairs(result, problem)
-    xp = namespace_of(flat)
-    spoilt = int(xp.sum(xp.astype(~(_finite_pairs(problem, flat.ndim) | xp.isfinite(flat)), xp.int64)))
+    spoilt = count_true(~(_finite_pairs(result, problem) | namespace_of(result).isfinite(result)))
     return f"{spoilt} of {math.prod(result.shape)} values are not finite because of this" if spoilt else ""
 
 
 def _overflow(result: Array, problem: Problem, settings: Settings) -> str:
     """How many values are not finite although their paths are, and why."""
-    flat = _by_pairs(result, problem)
-    xp = namespace_of(flat)
-    overflowed = int(xp.sum(xp.astype(_finite_pairs(problem, flat.ndim) & ~xp.isfinite(flat), xp.int64)))
+    overflowed = count_true(_finite_pairs(result, problem) & ~namespace_of(result).isfinite(result))
     if not overflowed:
         return ""
     return f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, settings)}"
 
 
-def _by_pairs(result: Array, problem: Problem) -> Array:
-    """A result with one axis of pairs for each stack of paths, and one for all else."""
-    n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
-    pairs = (n1,) if problem.pairing == "paired" else (n1, n2)
-    return namespace_of(result).reshape(result, (*pairs, -1))
-
-
 def _what_happened(problem: Problem, settings: Settings) -> str:
     """Why values are not finite, and the ways out."""
-    scale = (
-        'Take normalize="dilation", which scales every path for itself and never overflows, scale the paths down, or '
-        "use a bounded static kernel such as RBFKernel"
+    bounded = isinstance(problem.static_kernel, BOUNDED)
+    scale = 'Take normalize="dilation", which scales every path for itself and never overflows, ' + (
+        "or scale the paths down"
+        if bounded
+        else "scale the paths down, or use a bounded static kernel such as RBFKernel"
     )
     if settings.normalize == "dilation":
         scale = (
@@ -410,9 +411,11 @@ def _what_happened(problem: Problem, settings: Settings) -> str:
             "where it is not. Take log=False or a higher order. " + scale
         )
     if problem.depth == math.inf and problem.order is None:
+        fine = settings.rtol is not None or problem.quadrature.p >= 4
+        rule = "" if fine else 'a rule of higher order (quadrature="lobatto4", or rtol=1e-6), or '
         return (
             "are inf or NaN: the paths lie past the point where the kernel of unbounded depth blows up, or so close to "
-            "it that the equation of a cell has no solution, or was not solved within the iterations allowed; there a "
-            'rule of higher order (quadrature="lobatto4", or rtol=1e-6) helps, or a higher dyadic_order. ' + scale
+            "it that the equation of a cell has no solution, or was not solved within the iterations allowed; there "
+            f"{rule}a higher dyadic_order helps. {scale}"
         )
     return "overflowed and are inf or NaN: the branched signature kernel grows far faster than the paths do. " + scale

@@ -238,7 +238,7 @@ def branched_sig_kernel_vjp(
     pullback : callable
         ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` and returns those with respect to
         `path1` and `path2`, lists for lists. It may be called any number of times, and reads the paths again: do not
-        write to them before.
+        write to them before. Of all else, lengths too, it has copies.
 
     Raises
     ------
@@ -316,7 +316,8 @@ def branched_sig_kernel_gram_vjp(
     pullback : callable
         ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` and returns those with respect to
         `path1` and `path2`, lists for lists; with ``path2=None`` the whole gradient and None. It may be called any
-        number of times, and reads the paths again: do not write to them before.
+        number of times, and reads the paths again: do not write to them before. Of all else, lengths too, it has
+        copies.
 
     Raises
     ------
@@ -350,20 +351,18 @@ def branched_sig_kernel_gram_vjp(
     """
     settings = gather(depth, dyadic_order, options)
     total = path2 is None
-
-    def prepared(report: Any) -> tuple[Problem, tuple[int, ...]]:
-        return gram_problem(path1, path2, settings, max_batch, report, devices, triangle=not settings.return_grid)
+    with reporting(progress) as report:
+        triangle = not settings.return_grid
+        problem, batch = gram_problem(path1, path2, settings, max_batch, report, devices, triangle=triangle)
+        value, solved = values(problem, batch, settings)
 
     def pullback(derivs: Array) -> Gradients:
+        checked = _checked_derivs(derivs, problem, batch, settings)
         with reporting(progress) as report:
-            problem, batch = prepared(report)
-            problem = dataclasses.replace(problem, quadrature=solved.quadrature)
-            checked = _checked_derivs(derivs, problem, batch, settings)
-            d_path1, d_path2 = _gradients(problem, checked, settings, left=True, right=not total, total=total)
+            again = dataclasses.replace(solved, progress=report)
+            d_path1, d_path2 = _gradients(again, checked, settings, left=True, right=not total, total=total)
         return _as_path(d_path1, path1, settings), _as_path(d_path2, path2, settings)
 
-    with reporting(progress) as report:
-        value, solved = values(*prepared(report), settings)
     return value, pullback
 
 
@@ -377,6 +376,7 @@ def _checked_derivs(derivs: Any, problem: Problem, batch: tuple[int, ...], setti
     if settings.return_levels:
         shape = (*shape, settings.order + 1)  # type: ignore[operator]
     derivs = _validation.same_shape(derivs, "derivs", shape, problem.path1, "path1")
+    _validation.values_at_hand(derivs, "derivs", problem.depth, problem.order, None)
     return _with_pairs(derivs, problem, batch)
 
 
@@ -444,7 +444,8 @@ def _gradients(
         if settings.normalize:
             return unit_kernel_backprop(backend, problem, derivs, log=settings.log, left=left, right=right, total=total)
         if problem.order is not None and not settings.return_levels:
-            derivs = _parts_derivs(backend, problem, derivs, settings)
+            derivs = _parts_derivs(backend, one_pass(problem, 0, 2), derivs, settings)
+            problem = one_pass(problem, 1, 2) if settings.log else problem
         if problem.pairing == "symmetric":
             return _symmetric_gradients(backend, problem, derivs, settings, left=left, right=right, total=total)
         d_path1, d_path2 = backend.gradients(

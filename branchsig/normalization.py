@@ -32,7 +32,7 @@ from branchsig._arrays import (
 from branchsig._inputs import not_finite
 from branchsig._options import DilationOptions, gather, public
 from branchsig._problems import given, self_problem
-from branchsig._progress import one_pass
+from branchsig._progress import one_pass, share
 from branchsig._warnings import warn
 from branchsig.backends import Backend, Problem, backend_for
 from branchsig.static_kernels import Context, DilatedKernel, increments, is_linear
@@ -102,7 +102,8 @@ def _gradients_of_log(
 ) -> tuple[Array | None, Array | None]:
     """Gradients for derivatives with respect to log K."""
     if problem.order is not None:
-        derivs = of_log_of_sum(derivs, problem, backend.parts(problem, grid=False))
+        derivs = of_log_of_sum(derivs, problem, backend.parts(one_pass(problem, 0, 2), grid=False))
+        problem = one_pass(problem, 1, 2)
     return backend.gradients(problem, derivs, wrt_log=True, left=left, right=right)
 
 
@@ -161,15 +162,13 @@ def unit_kernel_backprop(
     """
     xp = namespace_of(problem.path1)
     # d log k_unit(x, y) = d log k(x, y) − d log k(x, x) / 2 − d log k(y, y) / 2
-    passes = 3 if problem.pairing == "symmetric" and left and right else 2
     weights = derivs
     if not log:
-        weights = weighted(derivs, unit_kernel(backend, one_pass(problem, 0, passes), log=False))
+        weights = weighted(derivs, unit_kernel(backend, one_pass(problem, 0, 3), log=False))
+        problem = share(problem, 1 / 3, 1.0)
     if problem.pairing == "symmetric":
         return _symmetric(backend, problem, weights, left=left, right=right, total=total)
-    d_path1, d_path2 = _gradients_of_log(
-        backend, one_pass(problem, 1, passes), weights, left=left or total, right=right or total
-    )
+    d_path1, d_path2 = _gradients_of_log(backend, problem, weights, left=left or total, right=right or total)
     paired = problem.pairing == "paired"
     if d_path1 is not None:
         of_rows = weights if paired else xp.sum(weights, axis=1)
@@ -196,7 +195,7 @@ def _symmetric(
     diagonal = index[:, None] == index[None, :]
     transposed = xp.permute_dims(weights, (1, 0))
 
-    passes = 3 if left and right else 2
+    passes = 2 if left and right and not total else 1
 
     def gradient(of: Array, row_sums: Array, index: int) -> Array:
         of = contiguous(xp.where(diagonal, of - row_sums[:, None], of))
@@ -205,9 +204,9 @@ def _symmetric(
 
     rows, columns = xp.sum(weights, axis=1), xp.sum(weights, axis=0)
     if total:
-        return gradient(weights + transposed, rows + columns, 1), None
+        return gradient(weights + transposed, rows + columns, 0), None
     return (
-        gradient(weights, rows, 1) if left else None,
+        gradient(weights, rows, 0) if left else None,
         gradient(transposed, columns, passes - 1) if right else None,
     )
 

@@ -704,3 +704,7 @@ def _check_returned(kernel: StaticKernel, method: str, result: Array, like: Arra
         raise ValueError(f"{title} returned an array of shape {tuple(result.shape)}: expected {shape}")
     if result.dtype != like.dtype:
         raise TypeError(f"{title} returned an array of dtype {result.dtype}: expected {like.dtype}, that of the paths")
+
+
+BOUNDED = (RBFKernel, Matern12Kernel, Matern32Kernel, Matern52Kernel, RationalQuadraticKernel)
+"""Static kernels whose values have a bound."""

@@ -32,7 +32,7 @@ def transform_path(
     lead_lag : bool, default: False
         Replace a path by its lead-lag transform, before time is appended.
     end_time : float, default: 1.0
-        Time of the last point, in the unit of time of the paths. Used with `time_aug`.
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     n_jobs : int or None, default: 1
         Checked like everywhere, and of no effect: copying points is bound by memory.
 
@@ -79,6 +79,8 @@ def transform_path(
         return [transform_path(one, time_aug=time_aug, lead_lag=lead_lag, end_time=end_time) for one in path]
     _validation.single_path(path)
     path = contiguous(path)
+    if time_aug:
+        _validation.end_time_in_range(end_time, path)
     if time_aug or lead_lag:
         return transformed(path, time_aug, lead_lag, end_time)
     return namespace_of(path).asarray(path, copy=True)
@@ -98,7 +100,7 @@ def transform_path_backprop(
     lead_lag : bool, default: False
         Replace a path by its lead-lag transform, before time is appended.
     end_time : float, default: 1.0
-        Time of the last point, in the unit of time of the paths. Used with `time_aug`.
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     n_jobs : int or None, default: 1
         Checked like everywhere, and of no effect: copying points is bound by memory.
 
@@ -204,11 +206,10 @@ def padded(paths: Sequence[Array]) -> Array:
 
 def _checked(time_aug: Any, lead_lag: Any, end_time: Any, n_jobs: Any) -> tuple[bool, bool, float]:
     _validation.n_jobs(n_jobs)
-    return (
-        _validation.flag(time_aug, "time_aug"),
-        _validation.flag(lead_lag, "lead_lag"),
-        _validation.end_time(end_time),
-    )
+    time_aug, lead_lag = _validation.flag(time_aug, "time_aug"), _validation.flag(lead_lag, "lead_lag")
+    end_time = _validation.end_time(end_time)
+    _validation.end_time_is_used(end_time, time_aug)
+    return time_aug, lead_lag, end_time
 
 
 def transformed(

@@ -42,9 +42,9 @@ def rng(request):
 
 
 def _serving(backend):
-    """Let the public functions use `backend` for NumPy arrays, and take it back."""
+    """Let the public functions use `backend` for arrays of NumPy and others on the CPU, and take it back."""
     saved = branchsig.backends._for_numpy, branchsig.backends._for_others
-    branchsig.backends._for_numpy, branchsig.backends._for_others = backend, None
+    branchsig.backends._for_numpy, branchsig.backends._for_others = backend, branchsig.backends.ThroughNumpy(backend)
     yield backend
     branchsig.backends._for_numpy, branchsig.backends._for_others = saved
 

@@ -1,5 +1,6 @@
 """Control of the error: a tolerance finds the rule of quadrature, for values and gradients alike."""
 
+import itertools
 import math
 
 import mpmath
@@ -72,6 +73,56 @@ def test_the_error_is_within_the_tolerance(name, option, form, depth, orders, rt
         finer = tuple(order + 1 for order in orders) if isinstance(orders, tuple) else orders + 1
         wanted = function(x, second, depth, finer, quadrature="lobatto8", **options)
     assert error(found, wanted, options) <= rtol
+
+
+RBF = branchsig.RBFKernel(sigma=1.0)
+
+
+@pytest.mark.parametrize(
+    ("rtol", "depth", "kappa", "x", "y"),
+    [
+        (1e-4, 4, RBF, [0.0, 3.4, 1.8], [0.0, 1.4, -0.7, -1.5]),
+        (1e-3, 4, RBF, [0.0, -3.1, -1.9], [0.0, -1.8, -2.6]),
+        (1e-7, 5, RBF, [0.0, 0.8, 1.3, 0.3], [0.0, 1.1, 3.6, 4.6]),
+        (1e-3, 4, RBF, [0.0, 2.0, 4.2], [0.0, 0.0, 2.7, 1.9]),
+        (1e-8, 4, None, [0.0, -3.1, -1.0], [0.0, 0.2, 0.9, -0.2]),
+    ],
+)
+def test_two_rules_that_agree_by_chance_do_not_end_the_search(backend, rtol, depth, kappa, x, y):
+    # Two neighbouring rules agree to within the tolerance, and are 9 to 15 times the tolerance off.
+    x, y = (np.array(path)[:, None] for path in (x, y))
+    wanted = kernel(x, y, depth, 3, quadrature="lobatto8", static_kernel=kappa)
+    by_rule = [float(kernel(x, y, depth, quadrature=f"lobatto{p}", static_kernel=kappa)) for p in range(2, 9)]
+    apart = [abs(higher / lower - 1) for lower, higher in itertools.pairwise(by_rule)]
+    first = next(k for k, gap in enumerate(apart) if gap <= rtol)
+    assert abs(by_rule[first + 1] / wanted - 1) > 5 * rtol
+    assert abs(kernel(x, y, depth, rtol=rtol, static_kernel=kappa) / wanted - 1) <= rtol
+
+
+@pytest.mark.parametrize(
+    ("rtol", "depth", "kappa", "x", "y"),
+    [
+        (1e-7, 2, None, [0.0, 8.9, 7.0], [0.0, -1.8, -5.3, -0.9]),
+        (1e-6, 3, None, [0.0, 0.6, 3.1, 3.9], [0.0, -0.1, -0.4, -4.7]),
+        (1e-4, 5, None, [0.0, 1.1, 0.9, -2.3], [0.0, 1.6]),
+        (1e-6, 5, RBF, [0.0, -0.3, 2.3, 1.6], [0.0, 1.6, 3.5, 2.6]),
+        (1e-5, 3, None, [0.0, 1.3, 2.0, 4.7], [0.0, -3.6, -1.9, 0.2]),
+    ],
+)
+def test_rules_that_agree_by_chance_alone_leave_the_tolerance_unreached(backend, rtol, depth, kappa, x, y):
+    # Two neighbouring rules agree to within the tolerance, and are 10 to 400 times the tolerance off.
+    x, y = (np.array(path)[:, None] for path in (x, y))
+    with pytest.warns(RuntimeWarning, match=f"rtol is {rtol:g} and was not reached"):
+        kernel(x, y, depth, rtol=rtol, static_kernel=kappa)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3, 5])
+def test_a_rule_that_is_exact_ends_the_search(backend, order, rng):
+    x, y = walk(rng, 3, 4, 2), walk(rng, 3, 5, 2)
+    wanted = kernel(x, y, math.inf, 2, quadrature="lobatto8", order=order)
+    for rtol in (1e-2, 1e-13):
+        found = kernel(x, y, math.inf, rtol=rtol, order=order)
+        np.testing.assert_allclose(found, wanted, rtol=max(rtol, 1e-12) if order > 3 else 1e-12)
 
 
 def test_two_rules_without_a_solution_do_not_agree(backend):

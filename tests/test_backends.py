@@ -26,7 +26,6 @@ KERNELS = [*STATIC_KERNELS, "quartic"]
 
 def test_the_compiled_core_is_present():
     assert cpu is not None, "branchsig.backends.cpu cannot be imported: build branchsig with a C compiler"
-    assert cpu.available()
     assert cpu.instruction_set() in cpu.instruction_sets()
 
 
@@ -440,7 +439,7 @@ def test_public_functions_agree_between_core_and_reference(
         "static_kernel": QuarticKernel() if name == "quartic" else static_kernel(name)[0],
         "time_aug": time_aug,
         "lead_lag": lead_lag,
-        "end_time": 0.3,
+        "end_time": 0.3 if time_aug else 1.0,
         "return_grid": mode == "grid",
         "normalize": mode == "normalize",
     }

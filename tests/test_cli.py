@@ -17,7 +17,15 @@ def test_info_names_the_version_and_a_backend(capsys):
     assert printed["branchsig"] == importlib.metadata.version("branchsig")
     assert printed["NumPy"] == np.__version__
     assert "reference" in printed["backends"]
-    assert printed["devices"].startswith("cpu")
+    assert "cores usable" in printed["CPU"]
+    assert "CuPy" in printed["CUDA"]
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out.split() == ["branchsig", branchsig.__version__]
 
 
 def test_demo_classifies_the_motions_and_finds_the_gradient_right(capsys, tmp_path, monkeypatch):
@@ -47,11 +55,26 @@ def test_demo_runs_without_matplotlib_and_says_so(capsys, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_picture_in_no_known_format_is_not_written_and_ends_the_demo_with_status_one(capsys, tmp_path):
+@pytest.mark.parametrize("name", ["gram.nonsense", "gram"])
+def test_a_picture_in_no_known_format_is_refused_before_the_work(capsys, tmp_path, name):
     pytest.importorskip("matplotlib")
-    assert cli.main(["demo", "--depth", "1", "--picture", str(tmp_path / "gram.nonsense")]) == 1
-    assert "No picture: Format 'nonsense' is not supported" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["demo", "--depth", "1", "--picture", str(tmp_path / name)])
+    assert exit_.value.code == 2
+    printed = capsys.readouterr()
+    assert f"--picture: {name} does not end in a file type that matplotlib can write: give one of" in printed.err
+    assert "png" in printed.err
+    assert not printed.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--depth", "--jobs"])
+def test_messages_name_nothing_that_is_private(capsys, option):
+    with pytest.raises(SystemExit):
+        cli.main(["demo", option, "two"])
+    printed = capsys.readouterr().err
+    assert f"argument {option}: 'two' is no integer" in printed
+    assert "_" not in printed.replace("branchsig_gram", "")
 
 
 def test_a_wrong_gradient_ends_the_demo_with_status_one(capsys, tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from branchsig._arrays import Array, from_cupy, from_numpy, is_cupy, lies_on_cuda, to_cupy, to_numpy
+from branchsig._warnings import warn
 from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels import StaticKernel, is_built_in
@@ -85,6 +85,11 @@ class Problem:
     devices: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
     batches: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    @property
+    def axes(self) -> int:
+        """Number of axes of pairs in results: one for pairs of paths, two for Gram matrices."""
+        return 1 if self.pairing == "paired" else 2
 
     @property
     def itself(self) -> bool:
@@ -292,17 +297,16 @@ def _choose() -> None:
     """Find the backends of this process. The choice stands before the warning, which may be an exception, is given."""
     global _for_numpy, _for_others
     try:
-        from branchsig.backends.cpu import CpuBackend
+        from branchsig.backends import cpu
 
-        core = cast(Backend, CpuBackend())
+        core = cast(Backend, cpu.CpuBackend())
         _for_numpy, _for_others = core, ThroughNumpy(core)
+        cpu.warn_of_environment()
     except ImportError as error:
         _for_numpy = ReferenceBackend()
         _for_others = ThroughNumpy(_for_numpy)
-        warnings.warn(
+        warn(
             f"the compiled core of branchsig is not available ({error}): the reference implementation serves in its "
             "place, which is slower and needs more memory. Install branchsig where there is a C compiler, with "
-            "'pip install --force-reinstall --no-deps branchsig', to get the core",
-            RuntimeWarning,
-            stacklevel=5,
+            "'pip install --force-reinstall --no-deps branchsig', to get the core"
         )

@@ -7,10 +7,14 @@ that share it, so Gram matrices are walked in strips of columns as wide as a til
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -103,22 +107,80 @@ def _strips(pairing: str, n1: int, n2: int, size: int, lanes: int) -> Iterator[J
             yield np.repeat(rows, n2 - full), np.tile(np.arange(full, n2, dtype=np.int64), len(rows))
 
 
+_PATIENCE = 1.0
+"""Seconds that an error or an interruption waits for the calls under way, which end when they next look at `stop`."""
+
+
 def run(calls: Iterator[Callable[[], T]], n_jobs: int, stop: np.ndarray, collect: Callable[[T], None]) -> None:
     """Run calls in threads, and hand their results to `collect` in order, in the calling thread.
 
     This is for long work, even of one thread: a thread that waits can be interrupted, one inside the core cannot. On
-    any error, an interruption too, `stop` is set, which ends the calls under way.
+    any error, an interruption too, `stop` is set, which ends the calls under way. Where the system gives fewer threads
+    than `n_jobs`, those do the work, and without any the calling thread does.
     """
-    with ThreadPoolExecutor(n_jobs, thread_name_prefix="branchsig") as pool:
-        waiting: deque[Future[T]] = deque()
-        try:
-            for call in calls:
-                waiting.append(pool.submit(call))
-                if len(waiting) > 2 * n_jobs:  # what is not collected yet takes memory
-                    collect(waiting.popleft().result())
-            while waiting:
+    team: _Team[T] = _Team(n_jobs)
+    waiting: deque[Future[T]] = deque()
+    try:
+        for call in calls:
+            future = team.submit(call)
+            if future is None:
+                collect(call())
+                continue
+            waiting.append(future)
+            if len(waiting) > 2 * n_jobs:  # what is not collected yet takes memory
                 collect(waiting.popleft().result())
-        except BaseException:
-            stop[0] = 1
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        while waiting:
+            collect(waiting.popleft().result())
+    except BaseException:
+        stop[0] = 1
+        for future in waiting:
+            future.cancel()
+        team.end(_PATIENCE)
+        raise
+    team.end(None)
+
+
+class _Team(Generic[T]):
+    """Threads that are started as there is work for them, up to a number. A pool of `concurrent.futures` fails where a
+    thread cannot be started, and cannot be left."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._threads: list[threading.Thread] = []
+        self._tasks: SimpleQueue[tuple[Future[T], Callable[[], T]] | None] = SimpleQueue()
+
+    def submit(self, call: Callable[[], T]) -> Future[T] | None:
+        """Let a thread do a call; None where there are no threads."""
+        if len(self._threads) < self._most:
+            thread = threading.Thread(target=self._work, name=f"branchsig_{len(self._threads)}", daemon=True)
+            try:
+                thread.start()
+                self._threads.append(thread)
+            except RuntimeError:  # the system gives no more
+                self._most = len(self._threads)
+        if not self._threads:
+            return None
+        future: Future[T] = Future()
+        self._tasks.put((future, call))
+        return future
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, call = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = call()
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+                    del result
+            del task, future, call  # a thread that waits keeps no results
+
+    def end(self, patience: float | None) -> None:
+        """Wait until all threads have done what they were given, but not longer than so many seconds."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        until = math.inf if patience is None else time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(None if patience is None else max(0.0, until - time.monotonic()))

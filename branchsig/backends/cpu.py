@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from branchsig import _validation
 from branchsig import static_kernels as kernels
 from branchsig._arrays import filled
 from branchsig._core import ffi, lib
+from branchsig._warnings import warn
 from branchsig.backends import _schedule
 from branchsig.quadrature import TRAPEZOID, Quadrature
 
 if TYPE_CHECKING:
     from branchsig.backends import Problem
 
-__all__ = ["CpuBackend", "available", "instruction_set", "instruction_sets", "set_instruction_set"]
+__all__ = ["CpuBackend", "instruction_set", "instruction_sets", "set_instruction_set", "warn_of_environment"]
 
 _BLOCK_BYTES = 32 * 2**20
 """Memory for the increments of a user's own kernel, or for the derivatives of grids, that are handed in at once."""
@@ -34,13 +37,22 @@ _BLOCK_BYTES = 32 * 2**20
 _INLINE_NODES = 2e7
 """Up to so many nodes times levels one thread does in one job, which is the calling thread: a few milliseconds."""
 
+_INLINE_LEVELS = 10000
+"""Up to so many levels: more take their time even for a few nodes, and the calling thread could not be interrupted."""
+
 _JOB_NODES = 1e6
 """Nodes times levels that a job has at least where there are others at its side: enough to outweigh its overhead."""
+
+_RUNS = 32
+"""Jobs that are made where their number must not depend on the threads, and at least where progress is reported."""
 
 _NODE_BYTES = 4096
 _MOST_BYTES = 2**53
 """What a node and level of a row may take of a workspace, at most, and a workspace that no machine has: sizes up to it
 fit the integers of the core."""
+
+_MOST_LEVELS = 2**31 - 1
+"""The largest depth or order that the core takes."""
 
 _GIVEN = 0
 _FUSED: dict[type, tuple[int, Callable[[Any], tuple[float, ...]]]] = {
@@ -62,11 +74,6 @@ def _is_fused(kernel: kernels.StaticKernel) -> bool:
     if type(kernel) is kernels.DilatedKernel:
         return type(kernel.kernel) in _FUSED and not kernels.is_linear(kernel.kernel)
     return type(kernel) in _FUSED
-
-
-def available() -> bool:
-    """Tell whether the core is there; importing this module has shown it."""
-    return True
 
 
 def instruction_set() -> str:
@@ -94,6 +101,16 @@ def set_instruction_set(name: str) -> None:
         raise ValueError(f"instruction set {name!r} cannot be used here: expected one of {instruction_sets()}")
 
 
+def warn_of_environment() -> None:
+    """Warn if the environment variable BRANCHSIG_ISA names an instruction set that cannot be used here."""
+    name = os.environ.get("BRANCHSIG_ISA")
+    if name and name not in instruction_sets():
+        warn(
+            f"BRANCHSIG_ISA is {name!r}, which is no instruction set that this build and this machine can run: "
+            f"expected one of {', '.join(instruction_sets())}. {instruction_set()} is used"
+        )
+
+
 _DOUBLE = np.dtype(np.float64)
 _DOUBLES = ffi.typeof("double[]")
 _ELEMENTS = {
@@ -107,8 +124,9 @@ _Lengths = tuple[np.ndarray | None, ...]
 _Arrays = dict[str, Any]
 
 
-def _call(template: Any, *, backward: bool, flags: dict[str, bool], arrays: _Arrays) -> None:
-    """Call the core: `flags` and `arrays` are fields of a task, None a null pointer."""
+def _call(template: Any, *, backward: bool, flags: dict[str, bool], arrays: _Arrays, blame: Callable[[], str]) -> None:
+    """Call the core: `flags` and `arrays` are fields of a task, None a null pointer. `blame` says what a workspace that
+    does not fit is too large for."""
     task = ffi.new("bs_task *", template)
     for name, value in flags.items():
         setattr(task, name, value)
@@ -119,7 +137,9 @@ def _call(template: Any, *, backward: bool, flags: dict[str, bool], arrays: _Arr
             pointer = ffi.from_buffer(_ELEMENTS.get(name, _DOUBLES), array)
             alive.append(pointer)
             setattr(task, name, pointer)
-    workspace = ffi.from_buffer(np.empty(lib.bs_workspace(task, backward), dtype=np.uint8))
+    size = lib.bs_workspace(task, backward)
+    _validation.bytes_fit_memory(size, "the workspace of a thread", blame)
+    workspace = ffi.from_buffer(np.empty(size, dtype=np.uint8))
     task.workspace = workspace
     (lib.bs_backward if backward else lib.bs_forward)(task)
 
@@ -180,11 +200,8 @@ class _Sweep:
         self.levels = 1 if untruncated else int(problem.depth if problem.order is None else problem.order)
         rows = math.isqrt(self.rows) + 1 if untruncated else max(1, self.levels)
         longest = max(self.rows, self.columns) * rows * _NODE_BYTES * problem.quadrature.p**2
-        if longest > _MOST_BYTES:
-            raise MemoryError(
-                f"one row of the grids takes {longest:.1e} bytes: dyadic_order {problem.dyadic_order} is too large for "
-                f"paths of {self.lengths[0]} and {self.lengths[1]} points"
-            )
+        if longest > _MOST_BYTES or self.levels > _MOST_LEVELS:
+            raise MemoryError(f"one row of the grids takes {longest:.1e} bytes: {self.blame()}")
         levels = self.levels + 5 * untruncated
         self.nodes = max(1.0, float(self.rows) * self.columns * levels * problem.quadrature.p**2)
         # nothing to sweep: no pairs, a path that does not move, or no level
@@ -208,11 +225,22 @@ class _Sweep:
         self.valid: _Lengths = (problem.lengths1, problem.lengths2)
         self.stop = np.zeros(1, dtype=np.int32)
 
+    def blame(self) -> str:
+        """What a workspace is too large for, and what to do."""
+        problem, (length1, length2) = self.problem, self.lengths
+        if self.levels > max(self.rows, self.columns):
+            name = "depth" if problem.order is None else "order"
+            return f"{name} is {self.levels}, which takes memory for as many rows. Take a smaller {name}" + (
+                ", or math.inf for no bound" if problem.order is None else ""
+            )
+        return f"dyadic_order {problem.dyadic_order} is too large for paths of {length1} and {length2} points"
+
     def jobs(self, *, fixed: bool) -> Iterator[_schedule.Job]:
         """The pairs in jobs, which depend on the number of threads only where they are not `fixed`."""
         problem = self.problem
-        runs = 32 if fixed else 4 * problem.n_jobs
-        least = _JOB_NODES if fixed or problem.n_jobs > 1 else _INLINE_NODES
+        many = fixed or problem.progress is not None
+        runs = _RUNS if fixed else max(4 * problem.n_jobs, _RUNS * many)
+        least = _JOB_NODES if many or problem.n_jobs > 1 else _INLINE_NODES
         size = int(max(self.nodes * self.count / runs, least) / self.nodes)
         if not self.fused:
             size = min(size, self.pairs_in_block((self.lengths[0] - 1) * (self.lengths[1] - 1)))
@@ -264,7 +292,8 @@ class _Sweep:
                 return job, work(*job)
 
         with np.errstate(all="ignore"):
-            if self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES):
+            few = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES)
+            if few and self.levels <= _INLINE_LEVELS:
                 for job in self.jobs(fixed=fixed):
                     finish(job, work(*job))
                 return
@@ -334,7 +363,7 @@ class _Sweep:
             "out_of_range": out_of_range,
             "stop": self.stop,
         }
-        _call(self.template, backward=bool(derivs), flags=flags, arrays=arrays | results | derivs)
+        _call(self.template, backward=bool(derivs), flags=flags, arrays=arrays | results | derivs, blame=self.blame)
         if np.count_nonzero(out_of_range):
             self._call_again(
                 np.flatnonzero(out_of_range), paths, valid, job, given, flags | {"careful": True}, results, derivs

@@ -217,7 +217,7 @@ static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
     }
     for (int k = 0; k <= p; ++k) state->k[k] = splat(1);
   }
-  for (int64_t j = 0; j < t->blocks; ++j) {
+  for (int64_t j = 0; j < t->blocks && !stopped(t); ++j) {
     const block b = block_of(t, j, r);
     const vec bound = t->bound[j] * n->largest_sum, *sums = n->ones;
     vec largest = splat(1);

@@ -85,7 +85,7 @@ static void sweep_parts(order_tile *o, int64_t r, int up) {
   for (int64_t j = 0; j < t->blocks; ++j) {
     const block b = block_of(t, j, r);
     const vec *sums = o->n.ones;
-    for (int m = 0; m < o->order; ++m) {
+    for (int m = 0; m < o->order && !stopped(t); ++m) { /* a level takes as many steps as there are below it */
       vec *out = m + 1 < o->order ? o->n.sums[m & 1] : NULL;
       switch (o->n.p) {
         case 1: parts_1(o, up, r, m, b, sums, out); break;
@@ -184,7 +184,7 @@ BS_INLINE vec parts_adjoint_at(int p, int order, int unrolled, const order_tile 
     if (order > 1) sum += part_adjoint(p, 1, &cell, g);
     return sum + part_adjoint(p, 0, &cell, g);
   }
-  for (int m = order - 1; m >= 0; --m) sum += part_adjoint(p, m, &cell, g);
+  for (int m = order - 1; m >= 0 && !stopped(&o->n.t); --m) sum += part_adjoint(p, m, &cell, g);
   return sum;
 }
 

@@ -274,6 +274,9 @@ static void open_tile(tile *t, int64_t first) {
   t->total = t->grid_sum = splat(0);
 }
 
+/* Polled once a block of a band: with very many levels that alone takes a while. */
+BS_INLINE int stopped(const tile *t) { return *(const volatile int32_t *)t->in.task->stop; }
+
 /* Block k of row r of sub-cells: K on row r + 1 from row r or (up) the other way. The integral of the level above those of K is
    added to `integral`, unless that is NULL. */
 static void sweep_block(tile *t, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
@@ -332,7 +335,7 @@ static void keep_edges(tile *t, int64_t k, int64_t r0, int64_t r1) {
 /* The rows r0..r1-1 of sub-cells downwards: K on row r1 from K on row r0; the integral of each row is added to its `integral`. */
 static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
   const int integrating = t->levels < t->in.task->depth;
-  for (int64_t k = 0; k < t->blocks; ++k) {
+  for (int64_t k = 0; k < t->blocks && !stopped(t); ++k) {
     load_block(t, k);
     for (int64_t r = r0; r < r1; ++r) sweep_block(t, k, r, r0, 0, integrating ? &integral[r - r0] : NULL);
     if (!t->in.task->careful) look_at_row(t, k, r1);
@@ -342,7 +345,7 @@ static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
 
 /* The same upwards: K on the rows r0..r1-1 from K on row r1. */
 static void recover_band(tile *t, int64_t r0, int64_t r1) {
-  for (int64_t k = 0; k < t->blocks; ++k) {
+  for (int64_t k = 0; k < t->blocks && !stopped(t); ++k) {
     load_block(t, k);
     for (int64_t r = r1 - 1; r >= r0; --r) sweep_block(t, k, r, r0, 1, NULL);
   }
@@ -380,8 +383,6 @@ static void check_grid_row(tile *t, int64_t r) {
   const vec *k = t->in.task->careful && t->in.task->wrt_log ? t->logs + t->width * top : k_row(t, r, top);
   for (int64_t c = 0; c <= t->columns; ++c) t->grid_sum += k[c] - k[c];
 }
-
-BS_INLINE int stopped(const tile *t) { return *(const volatile int32_t *)t->in.task->stop; }
 
 /* All rows downwards. Returns nonzero if it was asked to stop. */
 static int sweep_down(tile *t, int64_t first) {
@@ -525,7 +526,7 @@ static void hand_on_row(tile *t, int64_t first_pair, int64_t r) {
 
 /* The adjoint of the rows r0..r1-1 of sub-cells, and the gradient of their cells. */
 static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
-  for (int64_t k = t->blocks - 1; k >= 0; --k) {
+  for (int64_t k = t->blocks - 1; k >= 0 && !stopped(t); --k) {
     load_block(t, k);
     if (is_edged(t, r0) && k + 1 < t->blocks) /* the column that was the left edge of the block before */
       for (int m = 0; m < t->levels; ++m) k_row(t, r1, m)[(k + 1) * t->block] = edge_of(t, r1, k + 1, m)->k;
