@@ -16,6 +16,7 @@ import math
 import numbers
 from typing import Any
 
+from branchsig import _corners as corners
 from branchsig._arrays import Array, device_of, namespace_of
 
 __all__ = [
@@ -146,72 +147,73 @@ def _transposed(a: Array) -> Array:
     return namespace_of(a).permute_dims(a, (0, 2, 1))
 
 
-class _DotKernel(StaticKernel):
-    """κ(x, y) = φ(⟨x, y⟩)."""
-
-    def _phi(self, xp: Any, t: Array) -> Array:
-        raise NotImplementedError
-
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        raise NotImplementedError
-
-    def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
-        xp = namespace_of(x)
-        products = xp.matmul(x, _transposed(y))
-        ctx.save_for_backward(x, y, products)
-        return _difference(_difference(self._phi(xp, products), -2), -1)
-
-    def grad_x(self, ctx: Context, derivs: Array) -> Array:
-        x, y, products = ctx.saved_tensors
-        xp = namespace_of(x)
-        slope = self._phi_derivative(xp, products)
-        ctx.save_for_grad_y(slope)
-        weights = slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1)
-        return xp.matmul(weights, y)
-
-    def grad_y(self, ctx: Context, derivs: Array) -> Array:
-        x, _, products = ctx.saved_tensors
-        xp = namespace_of(x)
-        slope = ctx.saved_for_y[0] if ctx.saved_for_y else self._phi_derivative(xp, products)
-        weights = slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1)
-        return xp.matmul(_transposed(weights), x)
-
-
 class _RadialKernel(StaticKernel):
-    """κ(x, y) = φ(‖x − y‖²)."""
+    """κ(x, y) = φ(‖x − y‖²), with a length scale `sigma` or its square.
 
-    def _phi(self, xp: Any, t: Array) -> Array:
+    The increments have an error of a few units in the last place of the products of their factors, not of φ: also where
+    all values of φ are nearly equal, and where the paths lie far from each other beside their size. Gradients then lose
+    the digits that the distance of the paths has more than their size.
+    """
+
+    sigma: float
+
+    _power = 1
+    """What power of a length `sigma` is."""
+
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        """Double differences of φ from the squared distances at the corners of all cells, the first the smallest."""
         raise NotImplementedError
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         raise NotImplementedError
+
+    def _units(self, *, single: bool) -> tuple[float, float, float]:
+        """Return a unit of length, `sigma` in it, and the largest difference of coordinates that has a finite square.
+
+        The unit is 1 but for extreme values of `sigma`, whose square or its inverse would leave the range of the
+        floats. Differences beyond the largest are as good as infinite.
+        """
+        least, most, largest = (-20, 40, 58) if single else (-100, 400, 500)
+        exponent = math.frexp(self.sigma)[1] // self._power
+        unit = 2.0 ** min(max(min(max(exponent, least), most) - exponent, -126 if single else -1000), 126 if single else 1000)
+        sigma = self.sigma * unit if self._power == 1 else self.sigma * unit * unit
+        return unit, max(sigma, 2.0**-80) if single else sigma, 2.0**largest
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
         xp = namespace_of(x)
+        unit, sigma, most = self._units(single=x.dtype == xp.float32)
+
+        def in_units(difference: Array) -> Array:
+            return xp.clip(difference if unit == 1.0 else unit * difference, -most, most)
+
         # Channel by channel, and by differences: ‖x‖² + ‖y‖² − 2⟨x, y⟩ would lose the distance of points close to each
-        # other.
-        squares = _channel_difference(x, y, 0) ** 2
-        for channel in range(1, x.shape[-1]):
-            squares = squares + _channel_difference(x, y, channel) ** 2
-        ctx.save_for_backward(x, y, squares)
-        return _difference(_difference(self._phi(xp, squares), -2), -1)
+        # other. So are the differences of distances: ‖x' − y‖² − ‖x − y‖² = ⟨x' − x, (x' − y) + (x − y)⟩.
+        dx, dy = in_units(_difference(x, -2)), in_units(_difference(y, -2))
+        squares, p, q, r = (xp.zeros_like(x[:, :1, :1]) for _ in range(4))
+        apart = [in_units(_channel_difference(x, y, channel)) for channel in range(x.shape[-1])]
+        for channel, u in enumerate(apart):
+            squares = squares + u**2
+            p = p + dx[:, :, None, channel] * (u[:, 1:, :] + u[:, :-1, :])
+            q = q - dy[:, None, :, channel] * (u[:, :, 1:] + u[:, :, :-1])
+            r = r - 2 * dx[:, :, None, channel] * dy[:, None, :, channel]
+        ctx.save_for_backward(apart, squares, unit, sigma)
+        t, sign = corners.from_extreme(corners.at_corners(squares, p, q, r), largest=False)
+        return sign * self._increments(xp, t, sigma)
 
     def grad_x(self, ctx: Context, derivs: Array) -> Array:
-        x, y, squares = ctx.saved_tensors
-        xp = namespace_of(x)
-        slope = self._phi_derivative(xp, squares)
+        apart, squares, unit, sigma = ctx.saved_tensors
+        xp = namespace_of(squares)
+        slope = self._phi_derivative(xp, squares, sigma)
         ctx.save_for_grad_y(slope)
         weights = 2 * slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1)
-        channels = range(x.shape[-1])
-        return xp.stack([xp.sum(weights * _channel_difference(x, y, k), axis=2) for k in channels], axis=-1)
+        return unit * xp.stack([xp.sum(weights * u, axis=2) for u in apart], axis=-1)
 
     def grad_y(self, ctx: Context, derivs: Array) -> Array:
-        x, y, squares = ctx.saved_tensors
-        xp = namespace_of(x)
-        slope = ctx.saved_for_y[0] if ctx.saved_for_y else self._phi_derivative(xp, squares)
+        apart, squares, unit, sigma = ctx.saved_tensors
+        xp = namespace_of(squares)
+        slope = ctx.saved_for_y[0] if ctx.saved_for_y else self._phi_derivative(xp, squares, sigma)
         weights = -2 * slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1)
-        channels = range(x.shape[-1])
-        return xp.stack([xp.sum(weights * _channel_difference(x, y, k), axis=1) for k in channels], axis=-1)
+        return unit * xp.stack([xp.sum(weights * u, axis=1) for u in apart], axis=-1)
 
 
 def _channel_difference(x: Array, y: Array, channel: int) -> Array:
@@ -219,9 +221,10 @@ def _channel_difference(x: Array, y: Array, channel: int) -> Array:
 
 
 class _LinearBody(StaticKernel):
-    """κ(x, y) = c ⟨x, y⟩.
+    """κ(x, y) = factor² ⟨x, y⟩.
 
-    Its increments are c ⟨Δx, Δy⟩: differences are taken first, so that an offset of the paths costs no digits.
+    Its increments are ⟨factor Δx, factor Δy⟩: differences are taken first, so that an offset of the paths costs no
+    digits, and each is scaled, so that the square of the factor need not be a finite float above 0.
     """
 
     @property
@@ -229,9 +232,9 @@ class _LinearBody(StaticKernel):
         return 1.0
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
-        dx, dy = _difference(x, -2), _difference(y, -2)
+        dx, dy = self._scaled(_difference(x, -2)), self._scaled(_difference(y, -2))
         ctx.save_for_backward(dx, dy)
-        return self._scaled(namespace_of(x).matmul(dx, _transposed(dy)))
+        return namespace_of(x).matmul(dx, _transposed(dy))
 
     def grad_x(self, ctx: Context, derivs: Array) -> Array:
         _, dy = ctx.saved_tensors
@@ -311,11 +314,11 @@ class ScaledLinearKernel(_LinearBody):
 
     @property
     def _factor(self) -> float:
-        return self.scale * self.scale
+        return self.scale
 
 
 @dataclasses.dataclass(frozen=True)
-class PolynomialKernel(_DotKernel):
+class PolynomialKernel(StaticKernel):
     r"""The polynomial kernel.
 
     .. math:: \kappa(x, y) = \mathrm{scale} \cdot (\langle x, y \rangle + \gamma)^{\mathrm{degree}}
@@ -357,13 +360,60 @@ class PolynomialKernel(_DotKernel):
         _real(self, "gamma")
         _real(self, "scale", least=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        return self.scale * (t + self.gamma) ** self.degree
+    def as_linear(self) -> ScaledLinearKernel | None:
+        """Return the linear kernel that has the same increments, if there is one: for degree 1."""
+        return ScaledLinearKernel(math.sqrt(self.scale)) if self.degree == 1.0 else None
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
+    def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
+        linear = self.as_linear()
+        if linear is not None:
+            return linear(ctx, x, y)
+        xp = namespace_of(x)
+        # Differences of ⟨x, y⟩ + γ by the steps: where the paths lie far from 0, its values are nearly equal.
+        dx, dy = _difference(x, -2), _transposed(_difference(y, -2))
+        base = xp.matmul(x, _transposed(y)) + self.gamma
+        ctx.save_for_backward(x, y, base)
+        v = corners.at_corners(base, xp.matmul(dx, _transposed(y)), xp.matmul(x, dy), xp.matmul(dx, dy))
         if self.degree == 0.0:
-            return xp.zeros_like(t)
-        return self.scale * self.degree * (t + self.gamma) ** (self.degree - 1.0)
+            return xp.zeros_like(v.r)
+        if self.degree == math.floor(self.degree):
+            return self.scale * corners.power(v, int(self.degree)).r
+        v, sign = corners.from_extreme(v, largest=True)
+        nothing = v.v00 == 0
+        over = xp.where(nothing, xp.ones_like(v.r), v.v00)
+        # v11 v00 / (v10 v01) − 1, which is as good as infinite where a factor below is 0
+        below = v.v10 * v.v01
+        bend = (v.r * v.v00 - v.p * v.q) / xp.where(below == 0, xp.ones_like(v.r), below)
+        bend = xp.where(below == 0, xp.full_like(v.r, math.inf), bend)
+        powers = (v.v00**self.degree, v.v10**self.degree, v.v01**self.degree, v.v11**self.degree)
+        logs = (self.degree * xp.log1p(a) for a in (v.p / over, v.q / over, bend))
+        g = sign * self.scale * corners.exponential(powers, *logs).r
+        negative = xp.minimum(xp.minimum(v.v10, v.v01), v.v11) < 0
+        return xp.where(negative, xp.full_like(g, math.nan), g)
+
+    def grad_x(self, ctx: Context, derivs: Array) -> Array:
+        linear = self.as_linear()
+        if linear is not None:
+            return linear.grad_x(ctx, derivs)
+        x, y, base = ctx.saved_tensors
+        xp = namespace_of(x)
+        slope = self._slope(xp, base)
+        ctx.save_for_grad_y(slope)
+        return xp.matmul(slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1), y)
+
+    def grad_y(self, ctx: Context, derivs: Array) -> Array:
+        linear = self.as_linear()
+        if linear is not None:
+            return linear.grad_y(ctx, derivs)
+        x, _, base = ctx.saved_tensors
+        xp = namespace_of(x)
+        slope = ctx.saved_for_y[0] if ctx.saved_for_y else self._slope(xp, base)
+        return xp.matmul(_transposed(slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1)), x)
+
+    def _slope(self, xp: Any, base: Array) -> Array:
+        if self.degree == 0.0:
+            return xp.zeros_like(base)
+        return self.scale * self.degree * base ** (self.degree - 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -397,14 +447,50 @@ class RBFKernel(_RadialKernel):
     def __post_init__(self) -> None:
         _real(self, "sigma", above=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        return xp.exp(t * (-1.0 / self.sigma))
+    _power = 2
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        return (-1.0 / self.sigma) * self._phi(xp, t)
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        return _of_logarithm(xp, corners.scaled(t, -1.0 / sigma)).r
+
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
+        return (-1.0 / sigma) * xp.exp(t * (-1.0 / sigma))
 
 
-def _root(xp: Any, t: Array) -> Array:
+def _of_logarithm(xp: Any, v: corners.Corners) -> corners.Corners:
+    """exp(v), v at most 0."""
+    return corners.exponential((xp.exp(v.v00), xp.exp(v.v10), xp.exp(v.v01), xp.exp(v.v11)), v.p, v.q, v.r)
+
+
+_SERIES_TO = 1.0 / 16
+"""Up to so many length scales, and by so many terms, a Matern kernel is its power series to rounding."""
+_SERIES_TERMS = 9
+
+
+def _matern_increments(xp: Any, t: corners.Corners, factor: float, polynomial: tuple[float, ...]) -> Array:
+    """Double differences of P(z) exp(−z), z = factor · distance, where P has no term but 1 and z, or these and z², and
+    is such that the series in z has no term of first order.
+
+    Near 0 that is 1 + z² S(z), and z² is known without a root. There the terms of first order of P and of exp(−z) would
+    leave nothing but rounding.
+    """
+    z = corners.scaled(corners.root(t), factor)
+    series = []
+    for n in range(2, 2 + _SERIES_TERMS):
+        series.append(
+            math.fsum(c * (-1.0) ** (n - k) / math.factorial(n - k) for k, c in enumerate(polynomial) if k <= n)
+        )
+    near = corners.product(corners.scaled(t, factor * factor), corners.polynomial(z, tuple(series))).r
+    far = corners.product(corners.polynomial(z, polynomial), _of_logarithm(xp, corners.scaled(z, -1.0))).r
+    largest = xp.maximum(xp.maximum(z.v10, z.v01), z.v11)
+    far = xp.where(z.v00 > _FARTHEST, xp.zeros_like(far), far)
+    return xp.where(largest <= _SERIES_TO, near, far)
+
+
+_FARTHEST = 1e4
+"""At so many length scales the exponential in any kernel is 0."""
+
+
+def _distance(xp: Any, t: Array) -> Array:
     """√t, whose derivative at 0 is 0 for a library that differentiates by itself."""
     nothing = t == 0
     return xp.where(nothing, xp.zeros_like(t), xp.sqrt(xp.where(nothing, xp.ones_like(t), t)))
@@ -445,13 +531,13 @@ class Matern12Kernel(_RadialKernel):
     def __post_init__(self) -> None:
         _real(self, "sigma", above=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        return xp.exp(_root(xp, t) * (-1.0 / self.sigma))
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        return _of_logarithm(xp, corners.scaled(corners.root(t), -1.0 / sigma)).r
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         coincide = t == 0
         distance = xp.sqrt(xp.where(coincide, xp.ones_like(t), t))
-        slope = xp.exp(distance * (-1.0 / self.sigma)) * (-0.5 / self.sigma) / distance
+        slope = xp.exp(distance * (-1.0 / sigma)) * (-0.5 / sigma) / distance
         return xp.where(coincide, xp.zeros_like(t), slope)
 
 
@@ -486,13 +572,11 @@ class Matern32Kernel(_RadialKernel):
     def __post_init__(self) -> None:
         _real(self, "sigma", above=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        a = _root(xp, t) * (math.sqrt(3.0) / self.sigma)
-        return (1.0 + a) * xp.exp(-a)
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        return _matern_increments(xp, t, math.sqrt(3.0) / sigma, (1.0, 1.0))
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        a = _root(xp, t) * (math.sqrt(3.0) / self.sigma)
-        return (-1.5 / self.sigma / self.sigma) * xp.exp(-a)
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
+        return (-1.5 / sigma / sigma) * xp.exp(_distance(xp, t) * (-math.sqrt(3.0) / sigma))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -526,13 +610,12 @@ class Matern52Kernel(_RadialKernel):
     def __post_init__(self) -> None:
         _real(self, "sigma", above=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        a = _root(xp, t) * (math.sqrt(5.0) / self.sigma)
-        return (1.0 + a + a * a / 3.0) * xp.exp(-a)
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        return _matern_increments(xp, t, math.sqrt(5.0) / sigma, (1.0, 1.0, 1.0 / 3.0))
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        a = _root(xp, t) * (math.sqrt(5.0) / self.sigma)
-        return (-5.0 / 6.0 / self.sigma / self.sigma) * (1.0 + a) * xp.exp(-a)
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
+        a = _distance(xp, t) * (math.sqrt(5.0) / sigma)
+        return (-5.0 / 6.0 / sigma / sigma) * (1.0 + a) * xp.exp(-a)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -571,12 +654,19 @@ class RationalQuadraticKernel(_RadialKernel):
         _real(self, "sigma", above=0.0)
         _real(self, "alpha", above=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        return (1.0 + t * (0.5 / self.alpha / self.sigma / self.sigma)) ** -self.alpha
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        alpha = min(self.alpha, LARGEST_ALPHA)
+        c = corners.scaled(t, 0.5 / alpha / sigma / sigma)
+        b00, b10, b01 = 1.0 + c.v00, 1.0 + c.v10, 1.0 + c.v01
+        bend = c.r / b10 * (b00 / b01) - c.p / b10 * (c.q / b01)  # b11 b00 / (b10 b01) − 1
+        p, q, r = (-alpha * xp.log1p(a) for a in (c.p / b00, c.q / b00, bend))
+        values = (xp.exp(-alpha * xp.log1p(a)) for a in c[:4])
+        return corners.exponential((*values,), p, q, r).r
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        base = 1.0 + t * (0.5 / self.alpha / self.sigma / self.sigma)
-        return (-0.5 / self.sigma / self.sigma) * base ** (-self.alpha - 1.0)
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
+        alpha = min(self.alpha, LARGEST_ALPHA)
+        c = t * (0.5 / alpha / sigma / sigma)
+        return (-0.5 / sigma / sigma) * xp.exp((-alpha - 1.0) * xp.log1p(c))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -614,6 +704,9 @@ def _with_channel(points: Array, first: Array) -> Array:
     return xp.concat([points, xp.concat([first[:, None, None], rest], axis=1)], axis=2)
 
 
+LARGEST_ALPHA = 1e20
+"""From here on a rational quadratic kernel is its limit, the radial basis function kernel, to rounding."""
+
 LINEAR = LinearKernel()
 """The static kernel of every function that is given none."""
 
@@ -638,8 +731,12 @@ def is_built_in(kernel: StaticKernel) -> bool:
 
 
 def is_linear(kernel: StaticKernel) -> bool:
-    """Tell whether the features of a kernel are the points themselves, up to a factor."""
-    return type(kernel) is LinearKernel or type(kernel) is ScaledLinearKernel
+    """Tell whether the features of a kernel are the points themselves, up to a factor and a constant."""
+    return (
+        type(kernel) is LinearKernel
+        or type(kernel) is ScaledLinearKernel
+        or (type(kernel) is PolynomialKernel and kernel.degree == 1.0)
+    )
 
 
 def increments(kernel: StaticKernel, ctx: Context, x: Array, y: Array) -> Array:
