@@ -168,16 +168,19 @@ class _RadialKernel(StaticKernel):
         raise NotImplementedError
 
     def _units(self, *, single: bool) -> tuple[float, float, float]:
-        """Return a unit of length, `sigma` in it, and the largest difference of coordinates that has a finite square.
+        """Return a unit of length, `sigma` in it, and the largest difference of coordinates, squared finite beside it.
 
         The unit is 1 but for extreme values of `sigma`, whose square or its inverse would leave the range of the
         floats. Differences beyond the largest are as good as infinite.
         """
-        least, most, largest = (-20, 40, 58) if single else (-100, 400, 500)
+        least, most, largest, ratio, range_ = (-10, 30, 55, 40, 126) if single else (-100, 400, 500, 400, 1000)
         exponent = math.frexp(self.sigma)[1] // self._power
-        unit = 2.0 ** min(max(min(max(exponent, least), most) - exponent, -126 if single else -1000), 126 if single else 1000)
+        shift = min(max(exponent, least), most) - exponent
+        unit = 2.0 ** min(max(shift, -range_), range_)
         sigma = self.sigma * unit if self._power == 1 else self.sigma * unit * unit
-        return unit, max(sigma, 2.0**-80) if single else sigma, 2.0**largest
+        if single:  # no two floats are so close that it would matter
+            sigma = max(sigma, 2.0 ** (2 * least * self._power))
+        return unit, sigma, 2.0 ** min(largest, exponent + shift + ratio)
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
         xp = namespace_of(x)
@@ -382,12 +385,12 @@ class PolynomialKernel(StaticKernel):
         nothing = v.v00 == 0
         over = xp.where(nothing, xp.ones_like(v.r), v.v00)
         # v11 v00 / (v10 v01) − 1, which is as good as infinite where a factor below is 0
-        below = v.v10 * v.v01
-        bend = (v.r * v.v00 - v.p * v.q) / xp.where(below == 0, xp.ones_like(v.r), below)
-        bend = xp.where(below == 0, xp.full_like(v.r, math.inf), bend)
+        below1, below2 = (xp.where(a == 0, xp.ones_like(a), a) for a in (v.v10, v.v01))
+        bend = v.r / below1 * (v.v00 / below2) - v.p / below1 * (v.q / below2)
+        bend = xp.where((v.v10 == 0) | (v.v01 == 0), xp.full_like(bend, math.inf), bend)
+        logs = (xp.log1p(v.p / over), xp.log1p(v.q / over), _log_ratio(xp, bend, v.v11 / below1, v.v00 / below2))
         powers = (v.v00**self.degree, v.v10**self.degree, v.v01**self.degree, v.v11**self.degree)
-        logs = (self.degree * xp.log1p(a) for a in (v.p / over, v.q / over, bend))
-        g = sign * self.scale * corners.exponential(powers, *logs).r
+        g = sign * self.scale * corners.exponential(powers, *(self.degree * a for a in logs)).r
         negative = xp.minimum(xp.minimum(v.v10, v.v01), v.v11) < 0
         return xp.where(negative, xp.full_like(g, math.nan), g)
 
@@ -456,9 +459,28 @@ class RBFKernel(_RadialKernel):
         return (-1.0 / sigma) * xp.exp(t * (-1.0 / sigma))
 
 
+def _log_ratio(xp: Any, bend: Array, ratio1: Array, ratio2: Array) -> Array:
+    """The logarithm of a product of two ratios, from what it differs by from 1, and where that is much from themselves.
+
+    Infinite where it differs by that.
+    """
+    near = ~(bend <= -0.5)
+    one = xp.ones_like(bend)
+    far = xp.log(xp.where(near, one, ratio1)) + xp.log(xp.where(near, one, ratio2))
+    return xp.where(near, xp.log1p(xp.where(near, bend, xp.zeros_like(bend))), far)
+
+
+_FALLING_ALPHA = 0.1
+"""From here on a rational quadratic kernel is 0 to rounding where coordinates are as good as infinite."""
+
+_FARTHEST = 1e4
+"""At so many length scales the exponential in any kernel is 0."""
+
+
 def _of_logarithm(xp: Any, v: corners.Corners) -> corners.Corners:
     """exp(v), v at most 0."""
-    return corners.exponential((xp.exp(v.v00), xp.exp(v.v10), xp.exp(v.v01), xp.exp(v.v11)), v.p, v.q, v.r)
+    e = corners.exponential((xp.exp(v.v00), xp.exp(v.v10), xp.exp(v.v01), xp.exp(v.v11)), v.p, v.q, v.r)
+    return e._replace(r=xp.where(v.v00 < -_FARTHEST, xp.zeros_like(e.r), e.r))
 
 
 _SERIES_TO = 1.0 / 16
@@ -466,28 +488,39 @@ _SERIES_TO = 1.0 / 16
 _SERIES_TERMS = 9
 
 
-def _matern_increments(xp: Any, t: corners.Corners, factor: float, polynomial: tuple[float, ...]) -> Array:
-    """Double differences of P(z) exp(−z), z = factor · distance, where P has no term but 1 and z, or these and z², and
-    is such that the series in z has no term of first order.
+def _matern_increments(xp: Any, t: corners.Corners, factor: float, second: float) -> Array:
+    """Double differences of P(z) exp(−z), z = factor · distance, for P = 1 + z + second · z² such that the series in z
+    has no term of first order.
 
-    Near 0 that is 1 + z² S(z), and z² is known without a root. There the terms of first order of P and of exp(−z) would
-    leave nothing but rounding.
+    Near 0 that is 1 + z² S(z), and z² is known without a root: there the terms of first order of P and of exp(−z) would
+    leave nothing but rounding. Where z itself changes by more than 1 in a cell, the difference along the larger step
+    may be one of values.
     """
     z = corners.scaled(corners.root(t), factor)
-    series = []
-    for n in range(2, 2 + _SERIES_TERMS):
-        series.append(
-            math.fsum(c * (-1.0) ** (n - k) / math.factorial(n - k) for k, c in enumerate(polynomial) if k <= n)
-        )
-    near = corners.product(corners.scaled(t, factor * factor), corners.polynomial(z, tuple(series))).r
-    far = corners.product(corners.polynomial(z, polynomial), _of_logarithm(xp, corners.scaled(z, -1.0))).r
+    powers = range(2, 2 + _SERIES_TERMS)
+    series = tuple((-1.0) ** n / math.factorial(n) * (1 - n + second * n * (n - 1)) for n in powers)
+    near = corners.product(corners.scaled(t, factor * factor), corners.polynomial(z, series)).r
+    polynomial = corners.polynomial(z, (1.0, 1.0, second) if second else (1.0, 1.0))
+    smooth = corners.product(polynomial, _of_logarithm(xp, corners.scaled(z, -1.0))).r
+
+    def difference(start: Array, end: Array, step: Array) -> Array:
+        """The difference of two values, z of the end less that of the start being the step."""
+        back = step < 0
+        low, high = xp.where(back, end, start), xp.where(back, start, end)
+        low, high, step = (xp.clip(a, 0.0, _FARTHEST) for a in (low, high, xp.where(back, -step, step)))
+        value = (1.0 + low + second * low * low) * xp.exp(-low) * xp.expm1(-step)
+        value = value + step * (1.0 + second * (low + high)) * xp.exp(-high)
+        return xp.where(back, -value, value)
+
+    along_x, along_y = xp.abs(z.p), xp.abs(z.q)
+    steep = xp.where(
+        along_x > along_y,
+        difference(z.v10, z.v11, z.q + z.r) - difference(z.v00, z.v01, z.q),
+        difference(z.v01, z.v11, z.p + z.r) - difference(z.v00, z.v10, z.p),
+    )
     largest = xp.maximum(xp.maximum(z.v10, z.v01), z.v11)
-    far = xp.where(z.v00 > _FARTHEST, xp.zeros_like(far), far)
+    far = xp.where(z.v00 > _FARTHEST, xp.zeros_like(steep), xp.where(xp.maximum(along_x, along_y) > 1, steep, smooth))
     return xp.where(largest <= _SERIES_TO, near, far)
-
-
-_FARTHEST = 1e4
-"""At so many length scales the exponential in any kernel is 0."""
 
 
 def _distance(xp: Any, t: Array) -> Array:
@@ -573,7 +606,7 @@ class Matern32Kernel(_RadialKernel):
         _real(self, "sigma", above=0.0)
 
     def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
-        return _matern_increments(xp, t, math.sqrt(3.0) / sigma, (1.0, 1.0))
+        return _matern_increments(xp, t, math.sqrt(3.0) / sigma, 0.0)
 
     def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         return (-1.5 / sigma / sigma) * xp.exp(_distance(xp, t) * (-math.sqrt(3.0) / sigma))
@@ -611,7 +644,7 @@ class Matern52Kernel(_RadialKernel):
         _real(self, "sigma", above=0.0)
 
     def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
-        return _matern_increments(xp, t, math.sqrt(5.0) / sigma, (1.0, 1.0, 1.0 / 3.0))
+        return _matern_increments(xp, t, math.sqrt(5.0) / sigma, 1.0 / 3.0)
 
     def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         a = _distance(xp, t) * (math.sqrt(5.0) / sigma)
@@ -657,11 +690,17 @@ class RationalQuadraticKernel(_RadialKernel):
     def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
         alpha = min(self.alpha, LARGEST_ALPHA)
         c = corners.scaled(t, 0.5 / alpha / sigma / sigma)
-        b00, b10, b01 = 1.0 + c.v00, 1.0 + c.v10, 1.0 + c.v01
-        bend = c.r / b10 * (b00 / b01) - c.p / b10 * (c.q / b01)  # b11 b00 / (b10 b01) − 1
-        p, q, r = (-alpha * xp.log1p(a) for a in (c.p / b00, c.q / b00, bend))
+        b00, b10, b01, b11 = (1.0 + a for a in c[:4])
+        bend = c.r / b10 * (b00 / b01) - c.p / b10 * (c.q / b01)
+        logs = (xp.log1p(c.p / b00), xp.log1p(c.q / b00), _log_ratio(xp, bend, b11 / b10, b00 / b01))
         values = (xp.exp(-alpha * xp.log1p(a)) for a in c[:4])
-        return corners.exponential((*values,), p, q, r).r
+        g = corners.exponential((*values,), *(-alpha * a for a in logs)).r
+        # Coordinates as good as infinite are not so for a kernel that hardly falls.
+        beyond = self._units(single=g.dtype == xp.float32)[2] ** 2
+        g = xp.where(t.v00 >= beyond, xp.zeros_like(g), g)
+        if alpha >= _FALLING_ALPHA:
+            return g
+        return xp.where(xp.maximum(xp.maximum(t.v10, t.v01), t.v11) >= beyond, xp.full_like(g, math.nan), g)
 
     def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         alpha = min(self.alpha, LARGEST_ALPHA)

@@ -10,6 +10,9 @@
 
 #include "elementary.h"
 
+/* At so many length scales the exponential in any kernel is 0. */
+#define BS_FARTHEST 1e4
+
 typedef struct {
   vec v00, v10, v01, v11, p, q, r;
 } corners;
@@ -60,7 +63,12 @@ BS_INLINE corners exponential_corners(vec e00, vec e11, vec p, vec q, vec r) {
   return (corners){e00, e00 * (p1 + 1.0), e00 * (q1 + 1.0), e11, e00 * p1, e00 * q1, e00 * p1 * q1 + cross};
 }
 
-BS_INLINE corners exponential_of(corners v) { return exponential_corners(exponential(v.v00), exponential(v.v11), v.p, v.q, v.r); }
+/* exp(v), v at most 0; beyond FARTHEST length scales it is 0, whatever the differences of what is as good as infinite are. */
+BS_INLINE corners exponential_of(corners v) {
+  corners e = exponential_corners(exponential(v.v00), exponential(v.v11), v.p, v.q, v.r);
+  e.r = choose(v.v00 < -BS_FARTHEST, splat(0), e.r);
+  return e;
+}
 
 /* a / b, and 0 where b is */
 BS_INLINE vec quotient(vec a, vec b) { return choose(b == splat(0), splat(0), a / b); }
@@ -75,34 +83,58 @@ BS_INLINE corners root_of(corners v) {
   return (corners){n00, n10, n01, n11, p, q, r};
 }
 
-/* Up to so many length scales, and by terms up to z^10, a Matern kernel of z = factor r is its power series to rounding; beyond
-   FARTHEST the exponential is 0. */
+/* Up to so many length scales, and by terms up to z^10, a Matern kernel is its power series in z = factor sqrt(t) to rounding. */
 #define BS_SERIES_TO 0x1p-4
-#define BS_FARTHEST 1e4
 
-/* P(z) exp(-z), z = factor sqrt(t), for P = 1 + z + third z^2 that leaves the series in z without a term of first order. Near 0 it is
-   1 + z^2 S(z), where z^2 is known without a root; there the terms of first order would leave nothing but rounding. */
-BS_INLINE vec matern_increment(double third, double factor, corners t) {
-  const double P[] = {1, 1, third};
+/* F(end) - F(start), F(z) = (1 + z + second z^2) exp(-z), where `step` is the end less the start */
+BS_INLINE vec matern_difference(double second, vec start, vec end, vec step) {
+  const vec most = splat(BS_FARTHEST);
+  const ivec back = step < splat(0);
+  const vec low = minimum(most, choose(back, end, start)), high = minimum(most, choose(back, start, end));
+  step = minimum(most, absolute(step));
+  vec value = (1.0 + low + second * low * low) * exponential(-low) * exponential_less_one(-step);
+  value += step * (1.0 + second * (low + high)) * exponential(-high);
+  return choose(back, -value, value);
+}
+
+/* P(z) exp(-z), z = factor sqrt(t), for P = 1 + z + second z^2 that leaves the series in z without a term of first order. Near 0 it is
+   1 + z^2 S(z), where z^2 is known without a root; there the terms of first order would leave nothing but rounding. Where z itself
+   changes by more than 1 in a cell, the difference along the larger step may be one of values. */
+BS_INLINE vec matern_increment(double second, double factor, corners t) {
+  const double P[] = {1, 1, second};
   double series[9], over = 0.5; /* 1 / k!, by sign */
   for (int k = 2; k <= 10; ++k) {
-    series[k - 2] = over * (1 - k + third * (k * (k - 1)));
+    series[k - 2] = over * (1 - k + second * (k * (k - 1)));
     over /= -(k + 1);
   }
   const corners z = times_number(root_of(t), factor);
   const vec near = times(times_number(t, factor * factor), polynomial_of(z, 8, series)).r;
-  const vec far = times(polynomial_of(z, third != 0 ? 2 : 1, P), exponential_of(times_number(z, -1))).r;
-  const vec largest = maximum(maximum(z.v10, z.v01), z.v11);
+  const vec smooth = times(polynomial_of(z, second != 0 ? 2 : 1, P), exponential_of(times_number(z, -1))).r;
+  const vec largest = maximum(maximum(z.v10, z.v01), z.v11), along_x = absolute(z.p), along_y = absolute(z.q);
+  const ivec by_x = along_x > along_y; /* the larger step: from v00 and its neighbour along y to the two others */
+  const vec other = matern_difference(second, choose(by_x, z.v10, z.v01), z.v11, choose(by_x, z.q, z.p) + z.r);
+  const vec own = matern_difference(second, z.v00, choose(by_x, z.v01, z.v10), choose(by_x, z.q, z.p));
+  const vec far = choose(maximum(along_x, along_y) > 1, other - own, smooth);
   return choose(largest <= BS_SERIES_TO, near, choose(z.v00 > BS_FARTHEST, splat(0), far));
+}
+
+/* log(v11 v00 / (v10 v01)): from what the ratio differs by from 1, formed without a product that could overflow, and where that is much
+   from the values. Infinite where it divides by 0. */
+BS_INLINE vec log_ratio(corners v) {
+  const vec bend = v.r / v.v10 * (v.v00 / v.v01) - v.p / v.v10 * (v.q / v.v01), zero = splat(0);
+  const vec result = choose(bend <= -0.5, logarithm(v.v11 / v.v10) + logarithm(v.v00 / v.v01), log_one_plus(bend));
+  return choose((v.v10 == zero) | (v.v01 == zero), splat(__builtin_inf()), result);
 }
 
 /* (1 + t c)^-alpha, c = 1 / (2 alpha sigma^2) */
 BS_INLINE vec rational_quadratic_increment(double alpha, double c, corners t) {
-  const corners u = times_number(t, c);
-  const vec b00 = 1.0 + u.v00, b10 = 1.0 + u.v10, b01 = 1.0 + u.v01;
-  const vec bend = u.r / b10 * (b00 / b01) - u.p / b10 * (u.q / b01); /* b11 b00 / (b10 b01) - 1 */
-  return exponential_corners(exponential(-alpha * log_one_plus(u.v00)), exponential(-alpha * log_one_plus(u.v11)),
-                             -alpha * log_one_plus(u.p / b00), -alpha * log_one_plus(u.q / b00), -alpha * log_one_plus(bend)).r;
+  corners u = times_number(t, c);
+  const vec e00 = exponential(-alpha * log_one_plus(u.v00)), e11 = exponential(-alpha * log_one_plus(u.v11));
+  u.v00 += 1.0;
+  u.v10 += 1.0;
+  u.v01 += 1.0;
+  u.v11 += 1.0;
+  return exponential_corners(e00, e11, -alpha * log_one_plus(u.p / u.v00), -alpha * log_one_plus(u.q / u.v00), -alpha * log_ratio(u)).r;
 }
 
 /* v^degree for a whole degree, at least 1, by repeated multiplication */
@@ -121,12 +153,10 @@ BS_INLINE vec whole_power_increment(int64_t degree, corners v) {
 
 /* v^degree for any other degree: not a number where v is negative */
 BS_INLINE vec power_increment(double degree, corners v) {
-  const vec sign = from_extreme(1, &v), zero = splat(0), below = v.v10 * v.v01;
-  vec bend = (v.r * v.v00 - v.p * v.q) / below; /* v11 v00 / (v10 v01) - 1, as good as infinite where that divides by 0 */
-  bend = choose(below == zero, splat(__builtin_inf()), bend);
+  const vec sign = from_extreme(1, &v), zero = splat(0);
   const vec e00 = exponential(degree * logarithm(v.v00)), e11 = exponential(degree * logarithm(v.v11));
   const vec g = exponential_corners(e00, e11, degree * log_one_plus(quotient(v.p, v.v00)),
-                                    degree * log_one_plus(quotient(v.q, v.v00)), degree * log_one_plus(bend)).r;
+                                    degree * log_one_plus(quotient(v.q, v.v00)), degree * log_ratio(v)).r;
   const ivec negative = minimum(minimum(v.v10, v.v01), v.v11) < zero;
   return choose(negative, splat(__builtin_nan("")), sign * g);
 }

@@ -278,14 +278,13 @@ BS_KAPPA_ROW(rational_quadratic, BS_RATIONAL_QUADRATIC)
 
 /* Increments from the steps of the paths. */
 
-/* Radial kernels: a unit of length, sigma in it, and the largest difference of coordinates that has a finite square; those beyond are as
-   good as infinite. The unit is 1 but for extreme sigma, whose square or its inverse would leave the range of a double. */
+/* Radial kernels: a unit of length, sigma in it, and the largest difference of coordinates, whose square is finite beside it; those
+   beyond are as good as infinite. The unit is 1 but for extreme sigma, whose square or its inverse would leave the range of a double. */
 typedef struct {
-  double unit, sigma;
+  double unit, sigma, most;
 } measure;
 
-enum { LEAST_LENGTH = -100, MOST_LENGTH = 400 }; /* exponents of the lengths in units */
-#define BS_MOST_DIFFERENCE 0x1p500
+enum { LEAST_LENGTH = -100, MOST_LENGTH = 400, MOST_DIFFERENCE = 500, MOST_RATIO = 400 }; /* exponents of lengths in units */
 
 static int exponent_of_length(const bs_task *task) {
   int exponent;
@@ -299,11 +298,12 @@ static measure measure_of(const bs_task *task) {
   if (!is_radial(task)) shift = 0;
   if (shift > 1000) shift = 1000;
   const double unit = ldexp(1, shift), sigma = task->parameter[0] * unit;
-  return (measure){unit, task->static_kernel == BS_RBF ? sigma * unit : sigma};
+  const double most = ldexp(1, (int)least(MOST_DIFFERENCE, exponent + shift + MOST_RATIO));
+  return (measure){unit, task->static_kernel == BS_RBF ? sigma * unit : sigma, most};
 }
 
 BS_INLINE vec in_units(measure by, vec difference) {
-  const vec most = splat(BS_MOST_DIFFERENCE);
+  const vec most = splat(by.most);
   return minimum(most, maximum(-most, difference * by.unit)); /* a NaN in the second argument is the result */
 }
 
@@ -311,6 +311,27 @@ BS_INLINE vec in_units(measure by, vec difference) {
    of kappa are to keep their digits: they are off by a unit in the last place of kappa over this. Exponents of 2. */
 #define BS_LEAVES 0x1p-6
 #define BS_LEAVES_ORIGIN 0x1p-8
+
+/* For gradients of radial kernels: the points of both paths lie within so many lengths of each other that sums of x_i and y_j, weighted,
+   have the digits of sums of their differences. Only the largest and least coordinates are looked at. */
+#define BS_SPREAD 0x1p12
+
+static void widen_range(const double *x, int64_t count, double *lowest, double *highest) {
+  vec low = splat(*lowest), high = splat(*highest);
+  int64_t k = 0;
+  for (; k + W <= count; k += W) {
+    low = minimum(low, load(x + k));
+    high = maximum(high, load(x + k));
+  }
+  for (int w = 0; w < W; ++w) {
+    if (low[w] < *lowest) *lowest = low[w];
+    if (high[w] > *highest) *highest = high[w];
+  }
+  for (; k < count; ++k) {
+    if (x[k] < *lowest) *lowest = x[k];
+    if (x[k] > *highest) *highest = x[k];
+  }
+}
 
 static int leaves(const bs_task *task, const double *x, int64_t points) {
   const int64_t d = coordinates(task), channels = task->dimension;
@@ -335,7 +356,7 @@ static int leaves(const bs_task *task, const double *x, int64_t points) {
 
 /* The increments of pair k are made from the steps of the paths: one of them is small beside what differences of kappa resolve, or
    the parameters are extreme. */
-static int is_by_steps(const bs_task *task, int64_t k) {
+static int is_by_steps(const bs_task *task, int64_t k, int backward) {
   if (task->static_kernel == BS_GIVEN || is_linear(task)) return 0;
   if (is_radial(task)) {
     const int exponent = exponent_of_length(task);
@@ -344,8 +365,14 @@ static int is_by_steps(const bs_task *task, int64_t k) {
   }
   const int64_t index1 = task->index1[k], index2 = task->index2[k];
   const int64_t points1 = task->lengths1 ? task->lengths1[index1] : task->length1, points2 = task->lengths2 ? task->lengths2[index2] : task->length2;
-  return !leaves(task, task->path1 + index1 * task->stride1 * task->dimension, points1) ||
-         !leaves(task, task->path2 + index2 * task->stride2 * task->dimension, points2);
+  const double *x = task->path1 + index1 * task->stride1 * task->dimension, *y = task->path2 + index2 * task->stride2 * task->dimension;
+  if (!leaves(task, x, points1) || !leaves(task, y, points2)) return 1;
+  if (!backward || task->static_kernel == BS_POLYNOMIAL) return 0;
+  double low = x[0], high = x[0];
+  widen_range(x, points1 * task->dimension, &low, &high);
+  widen_range(y, points2 * task->dimension, &low, &high);
+  const double sigma = task->parameter[0], length = task->static_kernel == BS_RBF ? sqrt(sigma) : sigma;
+  return !(high - low <= BS_SPREAD * length);
 }
 
 /* b at (x_i, y_j) for first <= j < last, x_i in row `slot` of x_rows, in units, and kappa' where it is wanted */
@@ -384,8 +411,11 @@ static vec increment_of(const bs_task *task, measure by, corners b) {
     case BS_MATERN12: return sign * exponential_of(times_number(root_of(b), -1 / by.sigma)).r;
     case BS_MATERN32: return sign * matern_increment(0, 1.7320508075688772 / by.sigma, b);
     case BS_MATERN52: return sign * matern_increment(1.0 / 3, 2.23606797749979 / by.sigma, b);
-    default: return sign * rational_quadratic_increment(alpha, 0.5 / alpha / by.sigma / by.sigma, b);
   }
+  const vec g = sign * rational_quadratic_increment(alpha, 0.5 / alpha / by.sigma / by.sigma, b);
+  const double beyond = by.most * by.most; /* coordinates as good as infinite, but not for a kernel that hardly falls */
+  if (alpha >= 0.1) return choose(b.v00 >= beyond, splat(0), g);
+  return choose(maximum(maximum(b.v10, b.v01), b.v11) >= beyond, splat(__builtin_nan("")), g);
 }
 
 /* The cells of a row between the rows of b `above`, at the points x, and `below`, at those `next` of them, d registers each. */
@@ -623,7 +653,7 @@ static void weigh_points(increments *in, int64_t i, const vec *cells_above, int6
 /* What a run of channels adds to the gradient of a radial kernel, sum_j a_ij (x_i - y_j) by differences in units. */
 BS_INLINE void distances_of(increments *in, int64_t run, int64_t d, int64_t from, int64_t i, int64_t rows, int64_t slot, int64_t first,
                             int64_t last) {
-  const measure by = in->task->by_steps ? measure_of(in->task) : (measure){1, 1};
+  const measure by = in->task->by_steps ? measure_of(in->task) : (measure){1, 1, __builtin_inf()};
   for (int64_t row = 0; row < rows; ++row) {
     const vec *x = in->x_rows + (slot + row) * d + from, *weights = in->weights + row * (BLOCK + 1) - first;
     vec sum[RUN];

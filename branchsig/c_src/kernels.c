@@ -15,7 +15,7 @@ BS_ENTRY(int32_t, lanes)(void) { return W; }
 /* Picks the pairs that come next, from `first` on, and their task. Returns nonzero where it is one pair that goes through strips:
    in the backward sweep every long pair, so that its length alone decides on the bits; otherwise those too few to fill the lanes. */
 static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task *own) {
-  const int by_steps = is_by_steps(task, first);
+  const int by_steps = is_by_steps(task, first, backward);
   int64_t count = least(W, task->pairs - first);
   trim(own, task, first, 1);
   own->by_steps = by_steps;
@@ -26,7 +26,7 @@ static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task 
       if (is_long(own)) count = k;
     }
   for (int64_t k = 1; k < count; ++k)
-    if (is_by_steps(task, first + k) != by_steps) count = k;
+    if (is_by_steps(task, first + k, backward) != by_steps) count = k;
   trim(own, task, first, count);
   own->by_steps = by_steps;
   return 0;
