@@ -9,7 +9,7 @@ of the steps times the slope, whichever is larger.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from branchsig._arrays import Array, namespace_of
 
