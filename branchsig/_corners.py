@@ -42,7 +42,7 @@ def at_corners(values: Array, p: Array, q: Array, r: Array) -> Corners:
 
 def scaled(v: Corners, factor: float) -> Corners:
     """The function times a number."""
-    return Corners(*(factor * a for a in v))
+    return Corners._make(factor * a for a in v)
 
 
 def product(f: Corners, h: Corners) -> Corners:
@@ -74,10 +74,11 @@ def polynomial(v: Corners, coefficients: tuple[float, ...]) -> Corners:
     """The polynomial of the function with these coefficients, from the constant on, two at least."""
     xp = namespace_of(v.r)
     zero = xp.zeros_like(v.r)
-    result = Corners(*(xp.full_like(v.r, coefficients[-1]) for _ in range(4)), zero, zero, zero)
+    last = xp.full_like(v.r, coefficients[-1])
+    result = Corners(last, last, last, last, zero, zero, zero)
     for c in coefficients[-2::-1]:
         values = product(result, v)
-        result = Corners(values.v00 + c, values.v10 + c, values.v01 + c, values.v11 + c, *values[4:])
+        result = values._replace(v00=values.v00 + c, v10=values.v10 + c, v01=values.v01 + c, v11=values.v11 + c)
     return result
 
 
@@ -89,9 +90,12 @@ def from_extreme(v: Corners, *, largest: bool) -> tuple[Corners, Array]:
     """
     xp = namespace_of(v.r)
     sign = xp.ones_like(v.r)
-    before = (lambda a, b: a > b) if largest else (lambda a, b: a < b)
     extreme = xp.maximum if largest else xp.minimum
-    swap = before(extreme(v.v10, v.v11), extreme(v.v00, v.v01))
+
+    def comes_before(a: Array, b: Array) -> Array:
+        return a > b if largest else a < b
+
+    swap = comes_before(extreme(v.v10, v.v11), extreme(v.v00, v.v01))
 
     def either(a: Array, b: Array) -> Array:
         return xp.where(swap, a, b)
@@ -106,7 +110,7 @@ def from_extreme(v: Corners, *, largest: bool) -> tuple[Corners, Array]:
         either(-v.r, v.r),
     )
     sign = either(-sign, sign)
-    swap = before(v.v01, v.v00)
+    swap = comes_before(v.v01, v.v00)
     v = Corners(
         either(v.v01, v.v00),
         either(v.v11, v.v10),

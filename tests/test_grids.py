@@ -1,5 +1,5 @@
-"""Options crossed with the granularity of the work: what is kept between blocks of columns, bands of rows and tiles must
-be that of the block, band and tile at hand.
+"""Options crossed with the granularity of the work: what is kept between blocks of columns, bands of rows and tiles is
+that of the block, band and tile at hand.
 
 Every problem here spans several blocks (32 columns of sub-cells, or 16 where rows are kept) and several bands (8 rows).
 """

@@ -133,20 +133,22 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
     case BS_POLYNOMIAL: { /* scale (b + gamma)^degree */
       const double degree = parameter[0], scale = parameter[2];
       vec base = b + parameter[1], power, kappa; /* power: base^(degree - 1) */
-      if (degree == 0) {
-        kappa = splat(scale);
-        power = splat(0);
-      } else if (is_integer(degree) && degree <= 64) {
+      if (degree == (double)(int)degree && degree >= 1 && degree <= 64) {
         power = whole_power(base, (int)degree - 1);
         kappa = scale * (power * base);
       } else {
-        const vec size = is_integer(degree) ? absolute(base) : base, log_base = logarithm(size);
+        const int whole = is_integer(degree), even = fmod(degree, 2) == 0;
+        const vec log_base = logarithm(whole ? absolute(base) : base);
         power = exponential((degree - 1) * log_base);
         kappa = scale * exponential(degree * log_base);
-        if (is_integer(degree) && fmod(degree, 2) == 0)
+        if (whole && even)
           power = choose(base < splat(0), -power, power);
-        else if (is_integer(degree))
+        else if (whole)
           kappa = choose(base < splat(0), -kappa, kappa);
+        if (degree == 0) {
+          kappa = splat(scale);
+          power = splat(0);
+        }
       }
       if (slope) *slope = scale * degree * power;
       return kappa;
@@ -174,8 +176,10 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
     default: { /* BS_RATIONAL_QUADRATIC: (1 + b / (2 alpha sigma^2))^-alpha */
       const double alpha = parameter[1];
       vec u = b * (0.5 / alpha / sigma / sigma), base = 1.0 + u, over_base = 1 / base, kappa;
-      if (is_integer(alpha) && alpha <= 64)
+      if (alpha == (double)(int)alpha && alpha <= 64)
         kappa = whole_power(over_base, (int)alpha);
+      else if (alpha <= 64)
+        kappa = exponential(-alpha * logarithm(base));
       else /* log(1 + u), what 1 + u has lost of u made up for */
         kappa = exponential(-alpha * (logarithm(base) + (u - (base - 1.0)) * over_base));
       if (slope) *slope = kappa * over_base * -(over_sigma * over_sigma);
@@ -313,24 +317,19 @@ BS_INLINE vec in_units(measure by, vec difference) {
 #define BS_LEAVES_ORIGIN 0x1p-8
 
 /* For gradients of radial kernels: the points of both paths lie within so many lengths of each other that sums of x_i and y_j, weighted,
-   have the digits of sums of their differences. Only the largest and least coordinates are looked at. */
+   have the digits of sums of their differences. All coordinates are held against one of them. */
 #define BS_SPREAD 0x1p12
 
-static void widen_range(const double *x, int64_t count, double *lowest, double *highest) {
-  vec low = splat(*lowest), high = splat(*highest);
-  int64_t k = 0;
-  for (; k + W <= count; k += W) {
-    low = minimum(low, load(x + k));
-    high = maximum(high, load(x + k));
+static int is_near(const double *x, int64_t count, double centre, double radius) {
+  vec most = splat(0);
+  if (count < W) {
+    for (int64_t k = 0; k < count; ++k)
+      if (!(fabs(x[k] - centre) <= radius)) return 0;
+    return 1;
   }
-  for (int w = 0; w < W; ++w) {
-    if (low[w] < *lowest) *lowest = low[w];
-    if (high[w] > *highest) *highest = high[w];
-  }
-  for (; k < count; ++k) {
-    if (x[k] < *lowest) *lowest = x[k];
-    if (x[k] > *highest) *highest = x[k];
-  }
+  for (int64_t k = 0; k + W < count; k += W) most = maximum(most, absolute(load(x + k) - centre));
+  most = maximum(most, absolute(load(x + count - W) - centre));
+  return !any_beyond(most, radius);
 }
 
 static int leaves(const bs_task *task, const double *x, int64_t points) {
@@ -359,8 +358,8 @@ static int leaves(const bs_task *task, const double *x, int64_t points) {
 static int is_by_steps(const bs_task *task, int64_t k, int backward) {
   if (task->static_kernel == BS_GIVEN || is_linear(task)) return 0;
   if (is_radial(task)) {
-    const int exponent = exponent_of_length(task);
-    if (exponent < LEAST_LENGTH || exponent > MOST_LENGTH) return 1;
+    const int rbf = task->static_kernel == BS_RBF;
+    if (!(task->parameter[0] >= (rbf ? 0x1p-200 : 0x1p-100) && task->parameter[0] <= (rbf ? 0x1p800 : 0x1p400))) return 1;
     if (task->static_kernel == BS_RATIONAL_QUADRATIC && task->parameter[1] < BS_LEAVES) return 1;
   }
   const int64_t index1 = task->index1[k], index2 = task->index2[k];
@@ -368,11 +367,8 @@ static int is_by_steps(const bs_task *task, int64_t k, int backward) {
   const double *x = task->path1 + index1 * task->stride1 * task->dimension, *y = task->path2 + index2 * task->stride2 * task->dimension;
   if (!leaves(task, x, points1) || !leaves(task, y, points2)) return 1;
   if (!backward || task->static_kernel == BS_POLYNOMIAL) return 0;
-  double low = x[0], high = x[0];
-  widen_range(x, points1 * task->dimension, &low, &high);
-  widen_range(y, points2 * task->dimension, &low, &high);
-  const double sigma = task->parameter[0], length = task->static_kernel == BS_RBF ? sqrt(sigma) : sigma;
-  return !(high - low <= BS_SPREAD * length);
+  const double sigma = task->parameter[0], radius = 0.5 * BS_SPREAD * (task->static_kernel == BS_RBF ? sqrt(sigma) : sigma);
+  return !is_near(x, points1 * task->dimension, x[0], radius) || !is_near(y, points2 * task->dimension, x[0], radius);
 }
 
 /* b at (x_i, y_j) for first <= j < last, x_i in row `slot` of x_rows, in units, and kappa' where it is wanted */
@@ -400,11 +396,12 @@ static void base_row(increments *in, int64_t i, int64_t slot, int64_t first, int
 
 /* What the corners of b say of the increment. */
 static vec increment_of(const bs_task *task, measure by, corners b) {
-  const double alpha = task->parameter[1], degree = task->parameter[0];
   if (task->static_kernel == BS_POLYNOMIAL) {
+    const double degree = task->parameter[0];
     if (degree == 0) return splat(0);
     return task->parameter[2] * (is_integer(degree) ? whole_power_increment((int64_t)fmin(degree, 0x1p62), b) : power_increment(degree, b));
   }
+  const double alpha = task->parameter[1];
   const vec sign = from_extreme(0, &b);
   switch (task->static_kernel) {
     case BS_RBF: return sign * exponential_of(times_number(b, -1 / by.sigma)).r;
@@ -651,26 +648,40 @@ static void weigh_points(increments *in, int64_t i, const vec *cells_above, int6
 }
 
 /* What a run of channels adds to the gradient of a radial kernel, sum_j a_ij (x_i - y_j) by differences in units. */
-BS_INLINE void distances_of(increments *in, int64_t run, int64_t d, int64_t from, int64_t i, int64_t rows, int64_t slot, int64_t first,
-                            int64_t last) {
-  const measure by = in->task->by_steps ? measure_of(in->task) : (measure){1, 1, __builtin_inf()};
+BS_INLINE void distances_of(increments *in, int in_unit, int64_t run, int64_t d, int64_t from, int64_t i, int64_t rows, int64_t slot,
+                            int64_t first, int64_t last) {
+  const measure by = measure_of(in->task);
+  vec *grad_y = in->grad_y + from;
   for (int64_t row = 0; row < rows; ++row) {
-    const vec *x = in->x_rows + (slot + row) * d + from, *weights = in->weights + row * (BLOCK + 1) - first;
-    vec sum[RUN];
-    for (int64_t k = 0; k < run; ++k) sum[k] = splat(0);
+    const vec *weights = in->weights + row * (BLOCK + 1) - first, *y = in->y_packed + from;
+    vec x[RUN], sum[RUN];
+    for (int64_t k = 0; k < run; ++k) {
+      x[k] = in->x_rows[(slot + row) * d + from + k];
+      sum[k] = splat(0);
+    }
     for (int64_t j = first; j < last; ++j)
       for (int64_t k = 0; k < run; ++k) {
-        const vec moment = weights[j] * in_units(by, x[k] - in->y_packed[j * d + from + k]);
+        vec moment = x[k] - y[j * d + k];
+        if (in_unit) moment = in_units(by, moment);
+        moment *= weights[j];
         sum[k] += moment;
-        in->grad_y[j * d + from + k] += moment * by.unit;
+        if (in_unit) moment *= by.unit;
+        grad_y[j * d + k] += moment;
       }
-    for (int64_t k = 0; k < run; ++k) in->grad_x[(i + row) * d + from + k] -= sum[k] * by.unit;
+    for (int64_t k = 0; k < run; ++k) {
+      if (in_unit) sum[k] *= by.unit;
+      in->grad_x[(i + row) * d + from + k] -= sum[k];
+    }
   }
 }
 
 static void distances_gradient(increments *in, int64_t i, int64_t rows, int64_t slot, int64_t first, int64_t last) {
   const int64_t channels = coordinates(in->task);
-#define BS_OF_RUN(run, d, from) distances_of(in, run, d, from, i, rows, slot, first, last)
+  if (in->task->by_steps) {
+    for (int64_t k = 0; k < channels; ++k) distances_of(in, 1, 1, channels, k, i, rows, slot, first, last);
+    return;
+  }
+#define BS_OF_RUN(run, d, from) distances_of(in, 0, run, d, from, i, rows, slot, first, last)
   BS_FOR_RUNS(channels, channels)
 #undef BS_OF_RUN
 }

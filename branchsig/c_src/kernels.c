@@ -32,20 +32,33 @@ static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task 
   return 0;
 }
 
+static int64_t size_of_pairs(const bs_task *own, int backward, int strips_next) {
+  tile t = {0};
+  strips s = {0};
+  untruncated u = {0};
+  order_tile o = {0};
+  if (strips_next) return lay_out_strips(&s, own, backward, NULL);
+  if (own->order) return lay_out_order(&o, own, backward, NULL);
+  if (own->untruncated) return lay_out_untruncated(&u, own, backward, NULL);
+  if (own->nodes) return lay_out_collocation(&u.n, own, backward, backward ? own->nodes + 1 : 1, 1, NULL);
+  return lay_out(&t, own, backward, 1, NULL);
+}
+
 BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   int64_t most = 0;
+  if (!is_trimmed(task)) { /* all tiles are of one size, whichever pairs they hold, and so are all strips */
+    const int long_pairs = is_long(task);
+    if (long_pairs) most = size_of_pairs(task, backward, 1);
+    if (!long_pairs || (!backward && task->pairs > W / 2)) {
+      const int64_t size = size_of_pairs(task, backward, 0);
+      if (size > most) most = size;
+    }
+    return most + 64;
+  }
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs) {
-    tile t = {0};
-    strips s = {0};
-    untruncated u = {0};
-    order_tile o = {0};
     const int strips_next = next_pairs(task, first, backward, &own);
-    const int64_t size = strips_next ? lay_out_strips(&s, &own, backward, NULL)
-                         : own.order ? lay_out_order(&o, &own, backward, NULL)
-                         : own.untruncated ? lay_out_untruncated(&u, &own, backward, NULL)
-                         : own.nodes ? lay_out_collocation(&u.n, &own, backward, backward ? own.nodes + 1 : 1, 1, NULL)
-                                     : lay_out(&t, &own, backward, 1, NULL);
+    const int64_t size = size_of_pairs(&own, backward, strips_next);
     if (size > most) most = size;
   }
   return most + 64;
