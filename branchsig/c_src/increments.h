@@ -126,30 +126,40 @@ static void gather_steps(increments *in, int64_t first, int64_t rows) {
 
 BS_INLINE int is_integer(double a) { return a == floor(a); }
 
+/* Forms of profile of its own for exponents that are no small whole number: for the compiler a loop over points has but one. */
+enum { BS_OTHER_POLYNOMIAL = BS_RATIONAL_QUADRATIC + 1, BS_OTHER_RATIONAL_QUADRATIC };
+
+static int profile_of(const bs_task *task) {
+  const int kernel = task->static_kernel;
+  if (kernel != BS_POLYNOMIAL && kernel != BS_RATIONAL_QUADRATIC) return kernel;
+  const double exponent = task->parameter[kernel == BS_RATIONAL_QUADRATIC];
+  if (is_integer(exponent) && exponent >= 1 && exponent <= 64) return kernel;
+  return kernel == BS_POLYNOMIAL ? BS_OTHER_POLYNOMIAL : BS_OTHER_RATIONAL_QUADRATIC;
+}
+
 /* kappa and, where `slope` is not NULL, kappa' from b: see the table at the top. Parameters enter by their reciprocals. */
 BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
   const double sigma = parameter[0], over_sigma = 1 / sigma;
   switch (kernel) {
     case BS_POLYNOMIAL: { /* scale (b + gamma)^degree */
       const double degree = parameter[0], scale = parameter[2];
-      vec base = b + parameter[1], power, kappa; /* power: base^(degree - 1) */
-      if (degree == (double)(int)degree && degree >= 1 && degree <= 64) {
-        power = whole_power(base, (int)degree - 1);
-        kappa = scale * (power * base);
-      } else {
-        const int whole = is_integer(degree), even = fmod(degree, 2) == 0;
-        const vec log_base = logarithm(whole ? absolute(base) : base);
-        power = exponential((degree - 1) * log_base);
-        kappa = scale * exponential(degree * log_base);
-        if (whole && even)
-          power = choose(base < splat(0), -power, power);
-        else if (whole)
-          kappa = choose(base < splat(0), -kappa, kappa);
-        if (degree == 0) {
-          kappa = splat(scale);
-          power = splat(0);
-        }
+      vec base = b + parameter[1], power = whole_power(base, (int)degree - 1);
+      if (slope) *slope = scale * degree * power;
+      return scale * (power * base);
+    }
+    case BS_OTHER_POLYNOMIAL: {
+      const double degree = parameter[0], scale = parameter[2];
+      const int whole = is_integer(degree), even = fmod(degree, 2) == 0;
+      if (degree == 0) {
+        if (slope) *slope = splat(0);
+        return splat(scale);
       }
+      const vec base = b + parameter[1], log_base = logarithm(whole ? absolute(base) : base);
+      vec power = exponential((degree - 1) * log_base), kappa = scale * exponential(degree * log_base); /* power: base^(degree - 1) */
+      if (whole && even)
+        power = choose(base < splat(0), -power, power);
+      else if (whole)
+        kappa = choose(base < splat(0), -kappa, kappa);
       if (slope) *slope = scale * degree * power;
       return kappa;
     }
@@ -173,15 +183,16 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
       if (slope) *slope = (1.0 + z) * e * (-5.0 / 3 * over_sigma * over_sigma);
       return (1.0 + z + z * z * (1.0 / 3)) * e;
     }
-    default: { /* BS_RATIONAL_QUADRATIC: (1 + b / (2 alpha sigma^2))^-alpha */
+    case BS_RATIONAL_QUADRATIC: { /* (1 + b / (2 alpha sigma^2))^-alpha */
       const double alpha = parameter[1];
-      vec u = b * (0.5 / alpha / sigma / sigma), base = 1.0 + u, over_base = 1 / base, kappa;
-      if (alpha == (double)(int)alpha && alpha <= 64)
-        kappa = whole_power(over_base, (int)alpha);
-      else if (alpha <= 64)
-        kappa = exponential(-alpha * logarithm(base));
-      else /* log(1 + u), what 1 + u has lost of u made up for */
-        kappa = exponential(-alpha * (logarithm(base) + (u - (base - 1.0)) * over_base));
+      vec base = 1.0 + b * (0.5 / alpha / sigma / sigma), over_base = 1 / base, kappa = whole_power(over_base, (int)alpha);
+      if (slope) *slope = kappa * over_base * -(over_sigma * over_sigma);
+      return kappa;
+    }
+    default: { /* BS_OTHER_RATIONAL_QUADRATIC; log(1 + u), what 1 + u has lost of u made up for */
+      const double alpha = parameter[1];
+      vec u = b * (0.5 / alpha / sigma / sigma), base = 1.0 + u, over_base = 1 / base;
+      vec kappa = exponential(-alpha * (logarithm(base) + (u - (base - 1.0)) * over_base));
       if (slope) *slope = kappa * over_base * -(over_sigma * over_sigma);
       return kappa;
     }
@@ -246,7 +257,7 @@ BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t channels, int wi
   if (!channels) b_row(in, slot, first, last, kappa);
   for (int64_t k = 0; k < run; ++k) x[k] = in->x_rows[slot * d + (d - run) + k];
   for (int64_t j = 0; j < last - first; ++j, y += d) {
-    const vec b = b_of_run(kernel != BS_POLYNOMIAL, run, x, y, channels ? splat(0) : kappa[j]);
+    const vec b = b_of_run(kernel != BS_POLYNOMIAL && kernel != BS_OTHER_POLYNOMIAL, run, x, y, channels ? splat(0) : kappa[j]);
     kappa[j] = profile(kernel, parameter, b, slopes ? slopes + j : NULL);
   }
 }
@@ -279,6 +290,8 @@ BS_KAPPA_ROW(matern12, BS_MATERN12)
 BS_KAPPA_ROW(matern32, BS_MATERN32)
 BS_KAPPA_ROW(matern52, BS_MATERN52)
 BS_KAPPA_ROW(rational_quadratic, BS_RATIONAL_QUADRATIC)
+BS_KAPPA_ROW(other_polynomial, BS_OTHER_POLYNOMIAL)
+BS_KAPPA_ROW(other_rational_quadratic, BS_OTHER_RATIONAL_QUADRATIC)
 
 /* Increments from the steps of the paths. */
 
@@ -375,6 +388,7 @@ static int is_by_steps(const bs_task *task, int64_t k, int backward) {
 static void base_row(increments *in, int64_t i, int64_t slot, int64_t first, int64_t last, vec *b) {
   const bs_task *task = in->task;
   const measure by = measure_of(task);
+  const int form = profile_of(task);
   const double parameter[] = {by.sigma, task->parameter[1], task->parameter[2]};
   const int64_t d = coordinates(task);
   const vec *x = in->x_rows + slot * d, *y = in->y_packed + first * d;
@@ -388,7 +402,7 @@ static void base_row(increments *in, int64_t i, int64_t slot, int64_t first, int
       } else {
         sum += x[k] * y[k];
       }
-    if (slopes) profile(task->static_kernel, parameter, sum, slopes + j);
+    if (slopes) profile(form, parameter, sum, slopes + j);
     if (task->static_kernel == BS_POLYNOMIAL) sum += parameter[1];
     b[j] = sum;
   }
@@ -444,8 +458,10 @@ static void kappa_row(increments *in, int64_t i, int64_t slot, int64_t first, in
     base_row(in, i, slot, first, last, kappa);
     return;
   }
-  switch (in->task->static_kernel) {
+  switch (profile_of(in->task)) {
     case BS_POLYNOMIAL: polynomial_row(in, i, slot, first, last, kappa); break;
+    case BS_OTHER_POLYNOMIAL: other_polynomial_row(in, i, slot, first, last, kappa); break;
+    case BS_OTHER_RATIONAL_QUADRATIC: other_rational_quadratic_row(in, i, slot, first, last, kappa); break;
     case BS_RBF: rbf_row(in, i, slot, first, last, kappa); break;
     case BS_MATERN12: matern12_row(in, i, slot, first, last, kappa); break;
     case BS_MATERN32: matern32_row(in, i, slot, first, last, kappa); break;
