@@ -154,9 +154,10 @@ def _integral_against(g: Array, k: Array, weights: Matrix) -> Array:
     """Integral of K against κ up to every node (or corner, by the weights), from the increments of the cells."""
     xp = namespace_of(g)
     g = _repeated(g, len(weights), len(weights))
-    cells = g * _mean(k, weights)
-    # Where nothing moves nothing is added, even if K is inf there: 0 · inf must not make NaN of it.
-    return _integral(xp.where(g == 0, xp.zeros_like(g), cells))
+    means = _mean(k, weights)
+    # Where nothing moves nothing is added, even if K is inf there: 0 · inf must not make NaN of it. A finite K stays a
+    # factor, for a library that differentiates by itself.
+    return _integral(g * xp.where((g == 0) & ~xp.isfinite(means), xp.zeros_like(means), means))
 
 
 def _increments_adjoint(k: Array, weights: Matrix, w: Array) -> Array:
