@@ -378,7 +378,7 @@ class PolynomialKernel(StaticKernel):
         ctx.save_for_backward(x, y, base)
         v = corners.at_corners(base, xp.matmul(dx, _transposed(y)), xp.matmul(x, dy), xp.matmul(dx, dy))
         if self.degree == 0.0:
-            return xp.zeros_like(v.r)
+            return 0.0 * xp.where(xp.isfinite(v.r), v.r, xp.zeros_like(v.r))  # which a library can differentiate
         if self.degree == math.floor(self.degree):
             return self.scale * corners.power(v, int(self.degree)).r
         v, sign = corners.from_extreme(v, largest=True)
