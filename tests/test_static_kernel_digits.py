@@ -327,31 +327,3 @@ def test_long_pairs_of_wide_kernels_are_those_of_the_reference(core, rng):
         pairs = (one.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True) for one in both)
         for mine, its in zip(*pairs, strict=True):
             np.testing.assert_allclose(mine, its, rtol=0, atol=1e-9 * np.abs(its).max())
-
-
-# A library that differentiates by itself
-
-
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        branchsig.LinearKernel(),
-        *(kind(sigma=sigma, **rest) for kind, _, rest in RADIAL.values() for sigma in (0.7, 1e6)),
-        *(branchsig.PolynomialKernel(degree, 9.0, 1e-3) for degree in (0, 1, 3, 2.5)),
-    ],
-    ids=str,
-)
-def test_a_framework_that_differentiates_by_itself_finds_the_gradients(kernel):
-    """Of points that coincide, steps of 0 and at right angles, and distances that are equal, too."""
-    torch = pytest.importorskip("torch")
-    x = np.array([[0.0, 0.5], [1.0, 0.5], [1.0, 0.5], [1.0, -0.5], [-0.5, -0.5], [0.0, 1.0]])
-    for y in (x.copy(), x[::-1] + np.array([0.25, 0.0])):
-        paths = [torch.tensor(path, requires_grad=True) for path in (x, y)]
-        value = branchsig.branched_sig_kernel(*paths, 2, static_kernel=kernel, log=True)
-        found = torch.autograd.grad(value, paths, allow_unused=True)
-        wanted = branchsig.branched_sig_kernel_backprop(
-            np.array(1.0), x, y, 2, static_kernel=kernel, log=True, right_deriv=True
-        )
-        for mine, its in zip(found, wanted, strict=True):
-            mine = np.zeros_like(its) if mine is None else mine.numpy()
-            np.testing.assert_allclose(mine, its, rtol=0, atol=1e-10 * np.abs(its).max() + 1e-300)
