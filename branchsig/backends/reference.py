@@ -38,6 +38,9 @@ __all__ = ["ReferenceBackend"]
 _BLOCK_BYTES = 64 * 2**20
 """Memory that the grids of the pairs in flight may take together."""
 
+_POINT_ARRAYS = 30
+"""Arrays of the size of all pairs of points that the increments of a static kernel are made of."""
+
 
 def _repeated(g: Array, times1: int, times2: int) -> Array:
     """Each entry repeated along rows and columns."""
@@ -671,7 +674,7 @@ def _pairs_in_flight(problem: Problem) -> int:
         levels = 4.0 * problem.order
     grids = (levels + 6.0) * problem.quadrature.p**2
     points = problem.path1.shape[1] * problem.path2.shape[1]
-    return max(1, int(_BLOCK_BYTES / ((grids * size1 * size2 + 6 * points) * itemsize)))
+    return max(1, int(_BLOCK_BYTES / ((grids * size1 * size2 + _POINT_ARRAYS * points) * itemsize)))
 
 
 def _slices(size: int, step: int) -> Iterator[slice]:
