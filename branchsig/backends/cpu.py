@@ -57,13 +57,13 @@ _MOST_LEVELS = 2**31 - 1
 _GIVEN = 0
 _FUSED: dict[type, tuple[int, Callable[[Any], tuple[float, ...]]]] = {
     kernels.LinearKernel: (1, lambda k: (1.0,)),
-    kernels.ScaledLinearKernel: (1, lambda k: (k.scale**2,)),
+    kernels.ScaledLinearKernel: (1, lambda k: (k.scale,)),
     kernels.PolynomialKernel: (2, lambda k: (k.degree, k.gamma, k.scale)),
     kernels.RBFKernel: (3, lambda k: (k.sigma,)),
     kernels.Matern12Kernel: (4, lambda k: (k.sigma,)),
     kernels.Matern32Kernel: (5, lambda k: (k.sigma,)),
     kernels.Matern52Kernel: (6, lambda k: (k.sigma,)),
-    kernels.RationalQuadraticKernel: (7, lambda k: (k.sigma, k.alpha)),
+    kernels.RationalQuadraticKernel: (7, lambda k: (k.sigma, min(k.alpha, kernels.LARGEST_ALPHA))),
 }
 """Static kernels whose increments the core makes itself: its number for them, and their parameters."""
 
@@ -176,6 +176,8 @@ def _template(
     if static_kernel is not None:
         if type(static_kernel) is kernels.DilatedKernel:
             task.dilated, static_kernel = True, static_kernel.kernel
+        if type(static_kernel) is kernels.PolynomialKernel:
+            static_kernel = static_kernel.as_linear() or static_kernel
         task.static_kernel, parameters = _FUSED[type(static_kernel)]
         for k, value in enumerate(parameters(static_kernel)):
             task.parameter[k] = value

@@ -38,6 +38,9 @@ __all__ = ["ReferenceBackend"]
 _BLOCK_BYTES = 64 * 2**20
 """Memory that the grids of the pairs in flight may take together."""
 
+_POINT_ARRAYS = 30
+"""Arrays of the size of all pairs of points that the increments of a static kernel are made of."""
+
 
 def _repeated(g: Array, times1: int, times2: int) -> Array:
     """Each entry repeated along rows and columns."""
@@ -154,9 +157,10 @@ def _integral_against(g: Array, k: Array, weights: Matrix) -> Array:
     """Integral of K against κ up to every node (or corner, by the weights), from the increments of the cells."""
     xp = namespace_of(g)
     g = _repeated(g, len(weights), len(weights))
-    cells = g * _mean(k, weights)
-    # Where nothing moves nothing is added, even if K is inf there: 0 · inf must not make NaN of it.
-    return _integral(xp.where(g == 0, xp.zeros_like(g), cells))
+    means = _mean(k, weights)
+    # Where nothing moves nothing is added, even if K is inf there: 0 · inf must not make NaN of it. A finite K stays a
+    # factor, for a library that differentiates by itself.
+    return _integral(g * xp.where((g == 0) & ~xp.isfinite(means), xp.zeros_like(means), means))
 
 
 def _increments_adjoint(k: Array, weights: Matrix, w: Array) -> Array:
@@ -670,7 +674,7 @@ def _pairs_in_flight(problem: Problem) -> int:
         levels = 4.0 * problem.order
     grids = (levels + 6.0) * problem.quadrature.p**2
     points = problem.path1.shape[1] * problem.path2.shape[1]
-    return max(1, int(_BLOCK_BYTES / ((grids * size1 * size2 + 6 * points) * itemsize)))
+    return max(1, int(_BLOCK_BYTES / ((grids * size1 * size2 + _POINT_ARRAYS * points) * itemsize)))
 
 
 def _slices(size: int, step: int) -> Iterator[slice]:

@@ -15,32 +15,50 @@ BS_ENTRY(int32_t, lanes)(void) { return W; }
 /* Picks the pairs that come next, from `first` on, and their task. Returns nonzero where it is one pair that goes through strips:
    in the backward sweep every long pair, so that its length alone decides on the bits; otherwise those too few to fill the lanes. */
 static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task *own) {
+  const int by_steps = is_by_steps(task, first, backward);
   int64_t count = least(W, task->pairs - first);
   trim(own, task, first, 1);
+  own->by_steps = by_steps;
   if (is_long(own) && (backward || count <= W / 2)) return 1;
   if (backward && is_trimmed(task))
     for (int64_t k = 1; k < count; ++k) {
       trim(own, task, first + k, 1);
       if (is_long(own)) count = k;
     }
+  for (int64_t k = 1; k < count; ++k)
+    if (is_by_steps(task, first + k, backward) != by_steps) count = k;
   trim(own, task, first, count);
+  own->by_steps = by_steps;
   return 0;
+}
+
+static int64_t size_of_pairs(const bs_task *own, int backward, int strips_next) {
+  tile t = {0};
+  strips s = {0};
+  untruncated u = {0};
+  order_tile o = {0};
+  if (strips_next) return lay_out_strips(&s, own, backward, NULL);
+  if (own->order) return lay_out_order(&o, own, backward, NULL);
+  if (own->untruncated) return lay_out_untruncated(&u, own, backward, NULL);
+  if (own->nodes) return lay_out_collocation(&u.n, own, backward, backward ? own->nodes + 1 : 1, 1, NULL);
+  return lay_out(&t, own, backward, 1, NULL);
 }
 
 BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   int64_t most = 0;
+  if (!is_trimmed(task)) { /* all tiles are of one size, whichever pairs they hold, and so are all strips */
+    const int long_pairs = is_long(task);
+    if (long_pairs) most = size_of_pairs(task, backward, 1);
+    if (!long_pairs || (!backward && task->pairs > W / 2)) {
+      const int64_t size = size_of_pairs(task, backward, 0);
+      if (size > most) most = size;
+    }
+    return most + 64;
+  }
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs) {
-    tile t = {0};
-    strips s = {0};
-    untruncated u = {0};
-    order_tile o = {0};
     const int strips_next = next_pairs(task, first, backward, &own);
-    const int64_t size = strips_next ? lay_out_strips(&s, &own, backward, NULL)
-                         : own.order ? lay_out_order(&o, &own, backward, NULL)
-                         : own.untruncated ? lay_out_untruncated(&u, &own, backward, NULL)
-                         : own.nodes ? lay_out_collocation(&u.n, &own, backward, backward ? own.nodes + 1 : 1, 1, NULL)
-                                     : lay_out(&t, &own, backward, 1, NULL);
+    const int64_t size = size_of_pairs(&own, backward, strips_next);
     if (size > most) most = size;
   }
   return most + 64;

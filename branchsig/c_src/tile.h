@@ -193,11 +193,11 @@ static void load_block(tile *t, int64_t k) {
 }
 
 /* Makes ready for the increments of the rows r0..r1-1 of sub-cells: their blocks are loaded in the pass over blocks that comes
-   first. A band is a number of whole rows of cells, or lies within one. */
+   first. A band is a number of whole rows of cells, or lies within one, and then finds the row loaded, unless g holds one block. */
 static void open_increments(tile *t, int64_t r0, int64_t r1, int up) {
   const int64_t refinement = (int64_t)1 << t->in.task->dyadic1, first = coarse(t, r0), last = coarse(t, r1 - 1);
   t->pending = 0;
-  if (up ? r1 % refinement : r0 % refinement) return; /* within a row that is loaded already */
+  if (!t->local && (up ? r1 : r0) % refinement) return;
   t->pending = up && t->remembered ? 0 : last - first + 1;
   t->pending_from = first;
   t->first_row = t->remembered ? 0 : first;
