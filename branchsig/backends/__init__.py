@@ -112,6 +112,14 @@ class Backend(Protocol):
         With `grid` at every node, shape (*pairs, grid1, grid2, order + 1). For problems with an `order` alone.
         """
 
+    def diagonal(self, problem: Problem) -> Array:
+        """Return log K_depth of every path x[:i + 1] with itself, shape (n1, length1).
+
+        With an `order` k_0 to k_order, shape (n1, length1, order + 1). For paired problems alone whose second paths are
+        the first, lengths and dyadic orders included: these are the nodes of their grids that belong to two equal
+        points. Constant behind the last valid point. Memory grows with the lengths, not with their squares.
+        """
+
     def gradients(
         self,
         problem: Problem,
@@ -159,6 +167,10 @@ class ThroughNumpy:
     def parts(self, problem: Problem, *, grid: bool) -> Array:
         """See `Backend.parts`."""
         return self._through(problem, lambda backend, there: backend.parts(there, grid=grid))
+
+    def diagonal(self, problem: Problem) -> Array:
+        """See `Backend.diagonal`."""
+        return self._through(problem, lambda backend, there: backend.diagonal(there))
 
     def _through(self, problem: Problem, work: Callable[[Backend, Problem], Array]) -> Array:
         converted = self._converted(problem)

@@ -34,7 +34,7 @@ typedef struct {
 
 /* Long enough for every lane to have its strip, and for the lanes to be busy most of the time. */
 static int is_long(const bs_task *task) {
-  const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated;
+  const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated && !task->diagonal;
   return plain && ((task->length1 - 1) << task->dyadic1) >= 512 && ((task->length2 - 1) << task->dyadic2) >= BLOCK * BLOCKS / 2 &&
          task->length1 > 4 * W && task->length2 > BLOCKS;
 }
