@@ -221,7 +221,7 @@ static void open_cells(collocation *n) {
 
 /* All levels of the cells of b, which lie in block j of row r of cells, downwards or upwards; the integral of the top level is added to
    `integral`, unless that is NULL. */
-static void sweep_cells_of(collocation *n, block b, int64_t j, int64_t r, int up, vec *integral) {
+BS_INLINE void sweep_cells_of(collocation *n, block b, int64_t j, int64_t r, int up, vec *integral) {
   tile *t = &n->t;
   const int p = n->p, careful = t->in.task->careful, levels = t->levels;
   const vec bound = t->bound[j] * n->largest_sum, *sums = n->ones;

@@ -276,7 +276,7 @@ static void open_tile(tile *t, int64_t first) {
 
 /* The columns of b, which lie in block k of row r of sub-cells: K on row r + 1 from row r or (up) the other way. The integral of the
    level above those of K is added to `integral`, unless that is NULL. */
-static void sweep_columns(tile *t, block b, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
+BS_INLINE void sweep_columns(tile *t, block b, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
   const int careful = t->in.task->careful, last = t->levels - 1;
   const int64_t from = up ? r + 1 : r, to = up ? r : r + 1;
   const vec bound = t->bound[(coarse(t, r) - t->first_row) * t->blocks + k], *sums = t->fours;
@@ -368,13 +368,15 @@ static void sweep_band_of_itself(tile *t, int64_t r0, int64_t r1, vec *left, vec
     for (int64_t r = r0; r < r1; ++r) {
       block part[3];
       split_block(block_of(t, k, r), r, part);
-      if (part[0].first <= part[0].last) sweep_columns(t, part[0], k, r, r0, 0, &left[r - r0]);
-      if (part[1].first > part[1].last) continue;
-      for (int m = 0; m < t->levels; ++m) {
-        k_row(t, r, m)[r + 1] = t->states[(r - r0) * t->levels + m].k;
-        if (task->careful) t->logs[t->width * m + r + 1] = t->logs[t->width * m + r];
+      if (part[0].first <= part[0].last) {
+        sweep_columns(t, part[0], k, r, r0, 0, &left[r - r0]);
+        /* above the diagonal, at once: the next row takes the place of this one */
+        for (int m = 0; m < t->levels && part[0].last == r; ++m) {
+          k_row(t, r, m)[r + 1] = k_row(t, r + 1, m)[r];
+          if (task->careful) t->logs[t->width * m + r + 1] = t->logs[t->width * m + r];
+        }
       }
-      sweep_columns(t, part[1], k, r, r0, 0, &own[r - r0]);
+      if (part[1].first <= part[1].last) sweep_columns(t, part[1], k, r, r0, 0, &own[r - r0]);
     }
     if (!task->careful) look_at_row(t, k, r1);
   }
