@@ -21,7 +21,8 @@ from branchsig._options import KernelOptions, Settings, StackOptions, gather, pu
 from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import reporting
 from branchsig.backends import Backend, Problem, backend_for
-from branchsig.normalization import dilated, unit_kernel
+from branchsig.dilation import dilated
+from branchsig.normalization import unit_kernel
 
 __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kernel_stack"]
 
@@ -279,7 +280,9 @@ def _solver(batch: tuple[int, ...], settings: Settings) -> Callable[[Problem], A
 def _solved(backend: Backend, problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
     """What the settings ask for, by the rule of the problem."""
     if settings.normalize == "dilation":
-        problem = dilated(problem).problem
+        scaled = dilated(problem)
+        plain = dataclasses.replace(settings, normalize=False)
+        return scaled.result(_solved(backend_for(scaled.problem), scaled.problem, batch, plain))
     shape = batch
     if settings.return_grid:
         shape = grid_shape(problem, batch)
@@ -350,8 +353,8 @@ def _what_happened(problem: Problem, settings: Settings) -> str:
     )
     if settings.normalize == "dilation":
         scale = (
-            'With normalize="dilation" this is left to paths that return on a grid too coarse for them, to increments '
-            "beyond the range of the dtype, and to a static_kernel that is not positive semi-definite"
+            'With normalize="dilation" this is left to increments beyond the range of the dtype, and to a '
+            "static_kernel that is not positive semi-definite"
         )
     if problem.order is not None and settings.log:
         return (

@@ -63,6 +63,9 @@ class Problem:
     share : tuple of int
         (k, n): the k-th of n runs of pairs alone is to be done, and all else in the results is to be 0. For the CUDA
         backend alone.
+    dilations : tuple or None
+        What `branchsig.dilation.dilated` has found of these paths, so that gradients need not search again. No backend
+        looks at it.
     """
 
     path1: Array
@@ -81,6 +84,7 @@ class Problem:
     log_grid: bool = False
     devices: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
+    dilations: Any = None
 
     @property
     def itself(self) -> bool:
