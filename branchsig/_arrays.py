@@ -111,11 +111,14 @@ def _says_cpu(array: Array) -> bool:
 
 
 def is_recorded(array: Array) -> bool:
-    """Tell whether the library of an array records what is done with it, to differentiate it by itself (PyTorch)."""
-    if not getattr(array, "requires_grad", False):
-        return False
+    """Tell whether the library of an array is to differentiate what is done with it by itself (PyTorch): backward, for
+    which it records that, or forward, by a tangent that the array carries."""
     torch = sys.modules.get("torch")
-    return torch is None or torch.is_grad_enabled()
+    if torch is None or not _library_of(array).is_torch:
+        return bool(getattr(array, "requires_grad", False))
+    if array.requires_grad and torch.is_grad_enabled():
+        return True
+    return torch.autograd.forward_ad.unpack_dual(array).tangent is not None
 
 
 def is_traced(array: Array) -> bool:
@@ -142,12 +145,12 @@ def _has_memory(array: Array) -> bool:
         array.data_ptr()  # the tensors of torch.vmap name a device for DLPack all the same
     except RuntimeError:
         return False
-    return True
+    return bool(array.device.type != "meta")
 
 
 def unrecorded(array: Array) -> Array:
     """Return an array, or a view of it from which no derivatives flow back."""
-    return array.detach() if getattr(array, "requires_grad", False) else array
+    return array.detach() if _library_of(array).is_torch else array
 
 
 def in_float64(array: Array) -> Array:

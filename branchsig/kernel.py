@@ -22,7 +22,8 @@ from branchsig._problems import given, gram_problem, grid_shape, paired_problem,
 from branchsig._progress import reporting
 from branchsig._warnings import warn
 from branchsig.backends import Problem, backend_for
-from branchsig.normalization import dilated, unit_kernel, unit_kernel_less_one
+from branchsig.dilation import dilated
+from branchsig.normalization import unit_kernel, unit_kernel_less_one
 from branchsig.static_kernels import BOUNDED
 
 __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kernel_stack"]
@@ -317,9 +318,10 @@ def _refined(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tu
 
 def _solved(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
     """What the settings ask for, by the rule of the problem, shape (*pairs, ...)."""
-    backend = backend_for(problem)  # which may depend on the rule
     if settings.normalize == "dilation":
-        problem = dilated(problem).problem
+        scaled = dilated(problem)
+        return scaled.result(_solved(scaled.problem, batch, dataclasses.replace(settings, normalize=False)))
+    backend = backend_for(problem)  # which may depend on the rule
     if settings.return_grid:
         in_all = grid_shape(problem, batch)
         in_all = in_all if problem.order is None else (*in_all, problem.order + 1)
@@ -402,8 +404,8 @@ def _what_happened(problem: Problem, settings: Settings) -> str:
     )
     if settings.normalize == "dilation":
         scale = (
-            'With normalize="dilation" this is left to paths that return on a grid too coarse for them, to increments '
-            "beyond the range of the dtype, and to a static_kernel that is not positive semi-definite"
+            'With normalize="dilation" this is left to increments beyond the range of the dtype, and to a '
+            "static_kernel that is not positive semi-definite"
         )
     if problem.order is not None and settings.log:
         return (

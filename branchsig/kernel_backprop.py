@@ -18,8 +18,9 @@ from branchsig._options import KernelOptions, Settings, gather, public
 from branchsig._problems import as_given, gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import one_pass, reporting
 from branchsig.backends import Backend, Problem, backend_for
+from branchsig.dilation import dilated
 from branchsig.kernel import values, with_rule
-from branchsig.normalization import dilated, of_log_of_sum, of_sum, sides, unit_kernel_backprop
+from branchsig.normalization import of_log_of_sum, of_sum, sides, unit_kernel_backprop
 from branchsig.transforms import transformed_adjoint
 
 __all__ = [
@@ -436,7 +437,7 @@ def _gradients(
         # One stack with two lists of factors, for unequal dyadic orders, has a way back for each.
         apart = total and not scaled.problem.itself
         gradients = _gradients(
-            scaled.problem, derivs, plain, left=left, right=right or apart, total=total and not apart
+            scaled.problem, scaled.derivs(derivs), plain, left=left, right=right or apart, total=total and not apart
         )
         return sides(*scaled.adjoint(*gradients), total=apart)
     backend = backend_for(problem)

@@ -24,9 +24,9 @@ from branchsig._options import MetricOptions, Settings, TwoSampleOptions, gather
 from branchsig._problems import as_given, samples_problem
 from branchsig._warnings import warn
 from branchsig.backends import Problem
+from branchsig.dilation import Dilated, dilated
 from branchsig.kernel import _what_happened, less_one
 from branchsig.kernel_backprop import _gradients
-from branchsig.normalization import Dilated, dilated
 from branchsig.transforms import transformed_adjoint
 
 __all__ = [

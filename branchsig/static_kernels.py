@@ -731,26 +731,26 @@ class DilatedKernel(StaticKernel):
     """A static kernel κ times a scale of each path, which stands in a last channel: s_x s_y κ(x, y).
 
     That is κ of features multiplied by the scales. The derivatives with respect to the scale stand in the last channel
-    of the first point.
+    of the first point. What a kernel of the user's own returns is checked before it is multiplied.
     """
 
     kernel: StaticKernel
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
-        inner = Context()
-        g = self.kernel(inner, x[:, :, :-1], y[:, :, :-1])
+        inner, points1, points2 = Context(), x[:, :, :-1], y[:, :, :-1]
+        g = increments(self.kernel, inner, points1, points2)
         scale1, scale2 = x[:, 0, -1], y[:, 0, -1]
-        ctx.save_for_backward(inner, g, scale1, scale2)
+        ctx.save_for_backward(inner, g, scale1, scale2, points1, points2)
         return g * (scale1 * scale2)[:, None, None]
 
     def grad_x(self, ctx: Context, derivs: Array) -> Array:
-        inner, g, scale1, scale2 = ctx.saved_tensors
-        points = self.kernel.grad_x(inner, derivs * (scale1 * scale2)[:, None, None])
+        inner, g, scale1, scale2, points1, _ = ctx.saved_tensors
+        points = gradient_x(self.kernel, inner, derivs * (scale1 * scale2)[:, None, None], points1)
         return _with_channel(points, scale2 * namespace_of(g).sum(derivs * g, axis=(1, 2)))
 
     def grad_y(self, ctx: Context, derivs: Array) -> Array:
-        inner, g, scale1, scale2 = ctx.saved_tensors
-        points = self.kernel.grad_y(inner, derivs * (scale1 * scale2)[:, None, None])
+        inner, g, scale1, scale2, _, points2 = ctx.saved_tensors
+        points = gradient_y(self.kernel, inner, derivs * (scale1 * scale2)[:, None, None], points2)
         return _with_channel(points, scale1 * namespace_of(g).sum(derivs * g, axis=(1, 2)))
 
 
@@ -796,6 +796,11 @@ def is_linear(kernel: StaticKernel) -> bool:
     )
 
 
+def _is_checked(kernel: StaticKernel) -> bool:
+    """Tell whether a kernel is the user's own. One that is dilated looks at the kernel inside by itself."""
+    return type(kernel) is not DilatedKernel and not is_built_in(kernel)
+
+
 def increments(kernel: StaticKernel, ctx: Context, x: Array, y: Array) -> Array:
     """Call a static kernel, and check what one of the user's own returns.
 
@@ -807,7 +812,7 @@ def increments(kernel: StaticKernel, ctx: Context, x: Array, y: Array) -> Array:
         If they are no array of the library and dtype of the paths.
     """
     result = kernel(ctx, x, y)
-    if not is_built_in(kernel):
+    if _is_checked(kernel):
         _check_returned(kernel, "__call__", result, x, (x.shape[0], x.shape[1] - 1, y.shape[1] - 1))
     return result
 
@@ -815,7 +820,7 @@ def increments(kernel: StaticKernel, ctx: Context, x: Array, y: Array) -> Array:
 def gradient_x(kernel: StaticKernel, ctx: Context, derivs: Array, x: Array) -> Array:
     """Call `grad_x` of a static kernel, and check what one of the user's own returns; raises as `increments` does."""
     result = kernel.grad_x(ctx, derivs)
-    if not is_built_in(kernel):
+    if _is_checked(kernel):
         _check_returned(kernel, "grad_x", result, x, tuple(x.shape))
     return result
 
@@ -823,7 +828,7 @@ def gradient_x(kernel: StaticKernel, ctx: Context, derivs: Array, x: Array) -> A
 def gradient_y(kernel: StaticKernel, ctx: Context, derivs: Array, y: Array) -> Array:
     """Call `grad_y` of a static kernel, and check what one of the user's own returns; raises as `increments` does."""
     result = kernel.grad_y(ctx, derivs)
-    if not is_built_in(kernel):
+    if _is_checked(kernel):
         _check_returned(kernel, "grad_y", result, y, tuple(y.shape))
     return result
 

@@ -66,6 +66,9 @@ class Problem:
     batches : tuple of tuple of int
         The batch shapes of the two arguments that the stacks were made from, to name single paths by. Backends see
         stacks alone.
+    dilations : tuple or None
+        What `branchsig.dilation.dilated` has found of these paths, so that gradients need not search again. No backend
+        looks at it.
     """
 
     path1: Array
@@ -85,6 +88,7 @@ class Problem:
     devices: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
     batches: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    dilations: Any = None
 
     @property
     def axes(self) -> int:
@@ -119,6 +123,14 @@ class Backend(Protocol):
         """Return k_0 to k_order at the end of both paths, shape (*pairs, order + 1).
 
         With `grid` at every node, shape (*pairs, grid1, grid2, order + 1). For problems with an `order` alone.
+        """
+
+    def diagonal(self, problem: Problem) -> Array:
+        """Return log K_depth of every path x[:i + 1] with itself, shape (n1, length1).
+
+        With an `order` k_0 to k_order, shape (n1, length1, order + 1). For paired problems alone whose second paths are
+        the first, lengths and dyadic orders included: these are the nodes of their grids that belong to two equal
+        points. Constant behind the last valid point. Memory grows with the lengths, not with their squares.
         """
 
     def gradients(
@@ -168,6 +180,10 @@ class ThroughNumpy:
     def parts(self, problem: Problem, *, grid: bool) -> Array:
         """See `Backend.parts`."""
         return self._through(problem, lambda backend, there: backend.parts(there, grid=grid))
+
+    def diagonal(self, problem: Problem) -> Array:
+        """See `Backend.diagonal`."""
+        return self._through(problem, lambda backend, there: backend.diagonal(there))
 
     def _through(self, problem: Problem, work: Callable[[Backend, Problem], Array]) -> Array:
         converted = self._converted(problem)

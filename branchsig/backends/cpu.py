@@ -485,6 +485,28 @@ class CpuBackend:
         sweep.run(work, collect, fixed=False)
         return result.reshape(*sweep.shape, *shape)
 
+    def diagonal(self, problem: Problem) -> np.ndarray:
+        """Return log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
+        sweep = _Sweep(problem, grids=False)
+        of_order = () if problem.order is None else (problem.order + 1,)
+        result = np.zeros((sweep.count, sweep.lengths[0], *of_order), dtype=problem.path1.dtype)
+        if sweep.trivial:
+            if of_order:
+                result[..., 0] = 1
+            return result
+
+        def work(index1: np.ndarray, index2: np.ndarray) -> Any:
+            made = np.empty((len(index1), *result.shape[1:]))
+            sweep.forward((index1, index2), sweep.given(index1, index2)[1], diagonal=made)
+            return index1, made
+
+        def collect(done: Any) -> None:
+            index1, made = done
+            result[index1] = made
+
+        sweep.run(work, collect, fixed=False)
+        return result
+
     def gradients(
         self,
         problem: Problem,

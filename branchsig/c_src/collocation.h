@@ -204,11 +204,11 @@ BS_CELLS(cells_up_2, 2, 0, -1)
 BS_CELLS(cells_up_3, 3, 0, -1)
 BS_CELLS(cells_up_any, n->p, 1, -1)
 
-/* All levels of row r of cells, downwards or upwards; the integral of the top level is added to `integral`, unless that is NULL. */
-static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
-  tile *t = &n->t;
-  const int p = n->p, careful = t->in.task->careful, levels = t->levels;
-  for (int m = 0; m < levels; ++m) {
+/* Before the first cell of a row. */
+static void open_cells(collocation *n) {
+  const tile *t = &n->t;
+  const int p = n->p, careful = t->in.task->careful;
+  for (int m = 0; m < t->levels; ++m) {
     edge_state *state = &n->states[m];
     for (int a = 0; a < p; ++a) {
       state->E[a] = splat(careful ? 0 : 1);
@@ -217,28 +217,61 @@ static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
     }
     for (int k = 0; k <= p; ++k) state->k[k] = splat(1);
   }
-  for (int64_t j = 0; j < t->blocks && !stopped(t); ++j) {
-    const block b = block_of(t, j, r);
-    const vec bound = t->bound[j] * n->largest_sum, *sums = n->ones;
-    vec largest = splat(1);
-    for (int m = 0; m < levels; ++m) {
-      vec *rows[BS_MOST_NODES + 1], *out = n->sums[m & 1], *logs = careful ? n->logs + n->width * m : NULL;
-      for (int k = 0; k <= p; ++k) rows[k] = node_row(n, n->k, m, r * p + k);
-      vec *above = m == levels - 1 ? integral : NULL;
+}
+
+/* All levels of the cells of b, which lie in block j of row r of cells, downwards or upwards; the integral of the top level is added to
+   `integral`, unless that is NULL. */
+BS_INLINE void sweep_cells_of(collocation *n, block b, int64_t j, int64_t r, int up, vec *integral) {
+  tile *t = &n->t;
+  const int p = n->p, careful = t->in.task->careful, levels = t->levels;
+  const vec bound = t->bound[j] * n->largest_sum, *sums = n->ones;
+  vec largest = splat(1);
+  for (int m = 0; m < levels; ++m) {
+    vec *rows[BS_MOST_NODES + 1], *out = n->sums[m & 1], *logs = careful ? n->logs + n->width * m : NULL;
+    for (int k = 0; k <= p; ++k) rows[k] = node_row(n, n->k, m, r * p + k);
+    vec *above = m == levels - 1 ? integral : NULL;
 #define BS_ARGUMENTS n, careful, largest * bound, b, sums, n->slots > 1 ? rows : NULL, rows[up ? p : 0], logs, out, above, &n->states[m], t->extent
-      switch (careful ? 0 : up ? -p : p) {
-        case 1: largest = cells_down_1(BS_ARGUMENTS); break;
-        case 2: largest = cells_down_2(BS_ARGUMENTS); break;
-        case 3: largest = cells_down_3(BS_ARGUMENTS); break;
-        case -1: largest = cells_up_1(BS_ARGUMENTS); break;
-        case -2: largest = cells_up_2(BS_ARGUMENTS); break;
-        case -3: largest = cells_up_3(BS_ARGUMENTS); break;
-        default: largest = up ? cells_up_any(BS_ARGUMENTS) : cells_down_any(BS_ARGUMENTS);
-      }
-#undef BS_ARGUMENTS
-      sums = out;
+    switch (careful ? 0 : up ? -p : p) {
+      case 1: largest = cells_down_1(BS_ARGUMENTS); break;
+      case 2: largest = cells_down_2(BS_ARGUMENTS); break;
+      case 3: largest = cells_down_3(BS_ARGUMENTS); break;
+      case -1: largest = cells_up_1(BS_ARGUMENTS); break;
+      case -2: largest = cells_up_2(BS_ARGUMENTS); break;
+      case -3: largest = cells_up_3(BS_ARGUMENTS); break;
+      default: largest = up ? cells_up_any(BS_ARGUMENTS) : cells_down_any(BS_ARGUMENTS);
     }
-    if (integral && levels == 0) integrate_block(b, t->fours, integral);
+#undef BS_ARGUMENTS
+    sums = out;
+  }
+  if (integral && levels == 0) integrate_block(b, t->fours, integral);
+}
+
+/* Row r of cells. */
+static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
+  open_cells(n);
+  for (int64_t j = 0; j < n->t.blocks && !stopped(&n->t); ++j) sweep_cells_of(n, block_of(&n->t, j, r), j, r, up, integral);
+}
+
+/* What K is above the cell of a path with itself on the diagonal of row r, it is to the left of that cell. */
+static void mirror_edge(const collocation *n, int64_t r) {
+  for (int m = 0; m < n->t.levels; ++m)
+    for (int l = 1; l <= n->p; ++l) node_row(n, n->k, m, r * n->p)[r * n->p + l] = n->states[m].k[l];
+}
+
+/* Row r of cells of a path with itself downwards: its integrals left of the diagonal and on it. Careful, logarithms of K to the left of
+   a cell are not known, so the row has no end there. */
+static void sweep_cells_of_itself(collocation *n, int64_t r, vec *left, vec *own) {
+  const int careful = n->t.in.task->careful;
+  vec *const integrals[] = {left, own, NULL};
+  open_cells(n);
+  for (int64_t j = 0; j < n->t.blocks && !stopped(&n->t); ++j) {
+    block part[3];
+    split_block(block_of(&n->t, j, r), r, part);
+    for (int i = 0; i < (careful ? 3 : 2); ++i) {
+      if (part[i].first > part[i].last) continue;
+      if (i == 1 && !careful) mirror_edge(n, r);
+      sweep_cells_of(n, part[i], j, r, 0, integrals[i]);
+    }
   }
 }
 
@@ -404,10 +437,16 @@ static int collocation_down(collocation *n, int64_t first) {
   const bs_task *task = t->in.task;
   start_rows(&t->in, 0);
   if (task->grid) store_corners(n, first, 0);
+  if (task->diagonal) store_diagonal(t, first, 0);
   for (int64_t r = 0; r < t->rows; ++r) {
     if (stopped(t)) return 1;
     load_increments(t, r, r + 1, 0);
-    vec integral = splat(0);
+    vec integral = splat(0), own = splat(0);
+    if (task->diagonal) {
+      sweep_cells_of_itself(n, r, &integral, &own);
+      finish_row_of_itself(t, first, r, integral, own);
+      continue;
+    }
     sweep_cells(n, r, 0, t->levels < task->depth ? &integral : NULL);
     t->total += integral;
     if (task->grid) store_corners(n, first, r + 1);

@@ -69,7 +69,7 @@ static int forward_strips(const bs_task *task, int64_t k) {
   strips s = {0};
   lay_out_strips(&s, task, 0, aligned(task->workspace));
   if (sweep_strips(&s, k)) return 1;
-  task->log_k[k] = s.total;
+  if (task->log_k) task->log_k[k] = s.total;
   task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
   return 0;
 }

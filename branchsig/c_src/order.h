@@ -270,6 +270,10 @@ static void finish_corners(order_tile *o, int64_t first, int64_t r) {
   tile *t = &o->n.t;
   const bs_task *task = t->in.task;
   const int64_t corners = (t->rows + 1) * (t->columns + 1);
+  if (task->diagonal && is_whole(t, r)) { /* behind the end of the longest path of a tile it stays as it is */
+    const int64_t last = r < t->rows ? coarse(t, r) : task->stride1 - 1;
+    for (int64_t point = coarse(t, r); point <= last; ++point) store_parts(o, first, r, r, task->stride1, point, task->diagonal);
+  }
   if (task->grid)
     for (int64_t c = 0; c <= t->columns; ++c) store_parts(o, first, r, c, corners, r * (t->columns + 1) + c, task->grid);
   for (int64_t c = task->grid_derivs ? 0 : t->columns; c <= t->columns; ++c)

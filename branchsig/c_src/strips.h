@@ -51,6 +51,7 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   s->step = *task;
   s->step.length1 = s->strip_cells + 1;
   s->step.length2 = s->block_cells + 1;
+  s->step.grid = task->diagonal; /* K_depth on the rows of a band is looked at */
   int64_t used = lay_out(&s->t, &s->step, backward, 0, base);
   tile *t = &s->t;
   s->states = take(base, &used, t->rows * (t->levels + 1), sizeof(row_state));
@@ -129,10 +130,28 @@ static void keep_strip_edges(strips *s, int64_t step) {
   }
 }
 
+/* log K at the corners on the diagonal that the rows r0..r1-1 of the strips end in at a step, for a path with itself. Lanes come to the
+   diagonal at different places of their blocks, so it is taken from K itself. */
+static void store_strip_diagonal(const strips *s, int64_t k, int64_t step, int64_t r0, int64_t r1) {
+  const tile *t = &s->t;
+  const bs_task *task = s->task;
+  const int64_t refinement = (int64_t)1 << task->dyadic1, rows = (task->length1 - 1) << task->dyadic1;
+  for (int w = 0; w < W; ++w)
+    for (int64_t r = r0 + 1; busy(s, step, w) && r <= r1; ++r) {
+      const int64_t node = w * t->rows + r, column = node - (step - w) * t->columns;
+      if (node % refinement || node > rows || column < 1 || column > t->columns) continue;
+      const vec log_k = logarithm(k_row(t, r, t->levels - 1)[column]);
+      const int64_t point = node / refinement, last = node < rows ? point : task->stride1 - 1;
+      for (int64_t i = point; i <= last; ++i) task->diagonal[k * task->stride1 + i] = log_k[w];
+    }
+}
+
 /* All steps of pair k downwards: its log K, and for the way back the edges. Returns nonzero if it was asked to stop. */
 static int sweep_strips(strips *s, int64_t k) {
   tile *t = &s->t;
   const int backward = s->edges != NULL;
+  const bs_task *task = s->task;
+  if (task->diagonal) task->diagonal[k * task->stride1] = 0;
   fill(t->fours, BLOCK, 4);
   fill(t->zeros, BLOCK, 0);
   fill(s->integral, t->rows, 0);
@@ -154,6 +173,7 @@ static int sweep_strips(strips *s, int64_t k) {
       open_increments(t, r0, r1, 0);
       t->states = s->states + r0 * t->levels;
       sweep_band(t, r0, r1, s->integral + r0);
+      if (task->diagonal) store_strip_diagonal(s, k, step, r0, r1);
     }
     for (int m = 0; m < t->levels; ++m) {
       vec *last = k_row(t, t->rows, m), *next = k_row(t, 0, m);

@@ -277,12 +277,11 @@ static void open_tile(tile *t, int64_t first) {
 /* Polled once a block of a band: with very many levels that alone takes a while. */
 BS_INLINE int stopped(const tile *t) { return *(const volatile int32_t *)t->in.task->stop; }
 
-/* Block k of row r of sub-cells: K on row r + 1 from row r or (up) the other way. The integral of the level above those of K is
-   added to `integral`, unless that is NULL. */
-static void sweep_block(tile *t, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
+/* The columns of b, which lie in block k of row r of sub-cells: K on row r + 1 from row r or (up) the other way. The integral of the
+   level above those of K is added to `integral`, unless that is NULL. */
+BS_INLINE void sweep_columns(tile *t, block b, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
   const int careful = t->in.task->careful, last = t->levels - 1;
   const int64_t from = up ? r + 1 : r, to = up ? r : r + 1;
-  const block b = block_of(t, k, r);
   const vec bound = t->bound[(coarse(t, r) - t->first_row) * t->blocks + k], *sums = t->fours;
   vec largest = splat(4);
   const vec *known = k_row(t, from, 0);
@@ -301,6 +300,11 @@ static void sweep_block(tile *t, int64_t k, int64_t r, int64_t r0, int up, vec *
     sums = out;
   }
   if (integral && (careful || last < 0)) integrate_block(b, sums, integral);
+}
+
+/* All of block k. */
+static void sweep_block(tile *t, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
+  sweep_columns(t, block_of(t, k, r), k, r, r0, up, integral);
 }
 
 static void open_states(tile *t) {
@@ -341,6 +345,60 @@ static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
     if (!t->in.task->careful) look_at_row(t, k, r1);
     if (is_edged(t, r1)) keep_edges(t, k, r0, r1);
   }
+}
+
+/* A path with itself. K is symmetric, and so are the integrals over cells: log K at the corner (r + 1, r + 1) is that at (r, r), twice
+   the integral over row r to the left of the diagonal, and that over the cell on it. So the rows end there. What K is above that cell it
+   is to the left of it. */
+
+/* The columns of a block of row r to the left of the diagonal, on it, and to the right; those behind their last one are none. */
+static void split_block(block b, int64_t r, block part[3]) {
+  part[0] = part[1] = part[2] = b;
+  part[0].last = least(b.last, r);
+  part[1].first = b.first > r + 1 ? b.first : r + 1;
+  part[1].last = least(b.last, r + 1);
+  part[2].first = b.first > r + 2 ? b.first : r + 2;
+}
+
+/* The rows r0..r1-1 of sub-cells downwards, up to the diagonal. The integrals of each row are added to `left` and `own`. */
+static void sweep_band_of_itself(tile *t, int64_t r0, int64_t r1, vec *left, vec *own) {
+  const bs_task *task = t->in.task;
+  const int64_t refinement = (int64_t)1 << task->dyadic1, end = (coarse(t, r1 - 1) + 1) * refinement;
+  /* a band begins with the values of the static kernel that the one before has left */
+  const int64_t reach = is_linear(task) ? end : end + (refinement > BAND ? refinement : BAND);
+  for (int64_t k = 0; k < t->blocks && k * t->block < reach && !stopped(t); ++k) {
+    load_block(t, k);
+    for (int64_t r = r0; r < r1; ++r) {
+      block part[3];
+      split_block(block_of(t, k, r), r, part);
+      if (part[0].first <= part[0].last) {
+        sweep_columns(t, part[0], k, r, r0, 0, &left[r - r0]);
+        /* above the diagonal, at once: the next row takes the place of this one */
+        for (int m = 0; m < t->levels && part[0].last == r; ++m) {
+          k_row(t, r, m)[r + 1] = k_row(t, r + 1, m)[r];
+          if (task->careful) t->logs[t->width * m + r + 1] = t->logs[t->width * m + r];
+        }
+      }
+      if (part[1].first <= part[1].last) sweep_columns(t, part[1], k, r, r0, 0, &own[r - r0]);
+    }
+    if (!task->careful) look_at_row(t, k, r1);
+  }
+}
+
+/* log K of the paths of all lanes, up to the given point, with themselves. */
+static void store_diagonal(const tile *t, int64_t first, int64_t point) {
+  const bs_task *task = t->in.task;
+  for (int w = 0; w < W && first + w < task->pairs; ++w) task->diagonal[(first + w) * task->stride1 + point] = t->total[w];
+}
+
+/* The integrals of row r of a path with itself, left of the diagonal and on it, to the total, and that to where it belongs. Behind the
+   end of the longest path of a tile it stays as it is. */
+static void finish_row_of_itself(tile *t, int64_t first, int64_t r, vec left, vec own) {
+  const bs_task *task = t->in.task;
+  t->total += 2 * left + own;
+  if (!is_whole(t, r + 1)) return;
+  const int64_t last = r + 1 < t->rows ? coarse(t, r + 1) : task->stride1 - 1;
+  for (int64_t point = coarse(t, r + 1); point <= last; ++point) store_diagonal(t, first, point);
 }
 
 /* The same upwards: K on the rows r0..r1-1 from K on row r1. */
@@ -391,13 +449,20 @@ static int sweep_down(tile *t, int64_t first) {
   const int64_t band = (task->grid_derivs && task->careful) || task->log_grid ? 1 : BAND;
   start_rows(&t->in, 0);
   if (task->grid) store_grid_row(t, first, 0);
+  if (task->diagonal) store_diagonal(t, first, 0);
   for (int64_t r0 = 0; r0 < t->rows; r0 += band) {
     const int64_t r1 = r0 + band < t->rows ? r0 + band : t->rows;
     if (stopped(t)) return 1;
     open_increments(t, r0, r1, 0);
-    vec integral[BAND];
+    vec integral[BAND], own[BAND];
     fill(integral, BAND, 0);
+    fill(own, BAND, 0);
     open_states(t);
+    if (task->diagonal) {
+      sweep_band_of_itself(t, r0, r1, integral, own);
+      for (int64_t r = r0; r < r1; ++r) finish_row_of_itself(t, first, r, integral[r - r0], own[r - r0]);
+      continue;
+    }
     sweep_band(t, r0, r1, integral);
     for (int64_t r = r0; r < r1; ++r) t->total += integral[r - r0];
     for (int64_t r = r0 + 1; r <= r1; ++r) {
