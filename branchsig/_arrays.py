@@ -8,6 +8,7 @@ arrays and nothing else.
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -19,7 +20,7 @@ Array = Any
 
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2
 _NOT_HANDED_OUT = (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What the libraries raise that do not hand an array out by DLPack."""
+"""What the libraries raise that do not hand an array out by DLPack, or have no double precision."""
 
 
 class _Library(NamedTuple):
@@ -170,6 +171,19 @@ def contiguous(array: Array) -> Array:
     if isinstance(array, np.ndarray):
         return np.require(array, array.dtype.newbyteorder("="), ["C", "A", "E"])
     return array
+
+
+def in_double(array: Array) -> Array:
+    """Return an array in double precision, or as it is where its library or device has none (JAX without x64)."""
+    xp = namespace_of(array)
+    if array.dtype == xp.float64:
+        return array
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return xp.astype(array, xp.float64)
+        except _NOT_HANDED_OUT:
+            return array
 
 
 def weighted(weights: Array, values: Array) -> Array:

@@ -63,6 +63,10 @@ class Problem:
     share : tuple of int
         (k, n): the k-th of n runs of pairs alone is to be done, and all else in the results is to be 0. For the CUDA
         backend alone.
+    purpose : {"kernel", "log", "difference"} or None
+        What values are wanted for, which decides how many digits they must have: a value whose error may be too large
+        is NaN (see `_digits`). None goes by the method: "kernel" or "log", and for `Backend.parts` every part for
+        itself. "difference" is for logarithms, or logarithms of the sum of parts, that others are subtracted from.
     """
 
     path1: Array
@@ -81,6 +85,7 @@ class Problem:
     log_grid: bool = False
     devices: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
+    purpose: str | None = None
 
     @property
     def itself(self) -> bool:
@@ -130,6 +135,7 @@ class Backend(Protocol):
         j] d_1 k(x_i, x_j)`` alone. Derivatives for a problem with an `order`, which is never symmetric, are those of
         `parts`, whatever `wrt_log`. A pair whose value (any value of its grid) is not finite gives NaN in every entry
         of its own two paths, unless all its derivatives are 0: such a pair contributes nothing, whatever its value.
+        A value that has lost its digits is not finite either.
         """
 
 
