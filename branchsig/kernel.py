@@ -22,6 +22,7 @@ from branchsig._problems import gram_problem, grid_shape, paired_problem, stack_
 from branchsig._progress import reporting
 from branchsig.backends import Backend, Problem, backend_for
 from branchsig.normalization import dilated, unit_kernel
+from branchsig.static_kernels import LinearKernel, PolynomialKernel, ScaledLinearKernel
 
 __all__ = ["branched_sig_kernel", "branched_sig_kernel_gram", "branched_sig_kernel_stack"]
 
@@ -61,9 +62,9 @@ def branched_sig_kernel(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. With
-        ``depth=math.inf`` also if a cell was not solved within the iterations allowed, which gives NaN. And if no rule
-        reaches `rtol`.
+        Once, with their number, if values overflow: they are inf; or if the terms they are sums of cancel beyond the
+        digits of a double, as they may where paths return: they are NaN. With ``depth=math.inf`` also if a cell was not
+        solved within the iterations allowed, which gives NaN. And if no rule reaches `rtol`.
 
     See Also
     --------
@@ -153,7 +154,7 @@ def branched_sig_kernel_gram(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+        Once, with their number, if values overflow, which are inf, or have lost their digits, which are NaN.
 
     See Also
     --------
@@ -220,7 +221,7 @@ def branched_sig_kernel_stack(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel.
+        Once, with their number, if values overflow, which are inf, or have lost their digits, which are NaN.
 
     See Also
     --------
@@ -289,7 +290,8 @@ def _solved(backend: Backend, problem: Problem, batch: tuple[int, ...], settings
         if settings.normalize is True:
             result = unit_kernel(backend, problem, log=settings.log)
         elif problem.order is not None:
-            result = backend.parts(problem, grid=settings.return_grid)
+            purpose = None if settings.return_levels else "log" if settings.log else "kernel"
+            result = backend.parts(dataclasses.replace(problem, purpose=purpose), grid=settings.return_grid)
             if settings.return_levels:
                 shape = (*shape, problem.order + 1)
             else:
@@ -333,21 +335,27 @@ def _warn_of_overflow(result: Array, problem: Problem, settings: Settings, *, st
         return
     xp = namespace_of(result)
     expected = _finite_pairs(problem, result.ndim) & ~xp.isfinite(result)
-    overflowed = int(xp.sum(xp.astype(expected, xp.int64)))
-    if overflowed:
+    count = int(xp.sum(xp.astype(expected, xp.int64)))
+    if count:
+        undefined = int(xp.sum(xp.astype(expected & xp.isnan(result), xp.int64)))
         warnings.warn(
-            f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, settings)}",
+            f"{count} of {math.prod(result.shape)} values {_what_happened(problem, settings, count, undefined)}",
             RuntimeWarning,
             stacklevel=stacklevel + 1,
         )
 
 
-def _what_happened(problem: Problem, settings: Settings) -> str:
-    """Why values are not finite, and the ways out."""
-    scale = (
-        'Take normalize="dilation", which scales every path for itself and never overflows, scale the paths down, or '
-        "use a bounded static kernel such as RBFKernel"
-    )
+def _what_happened(problem: Problem, settings: Settings, count: int, undefined: int) -> str:
+    """Why `count` values are not finite, `undefined` of them NaN and the others infinite, and the ways out."""
+    ways = [
+        'take normalize="dilation", which scales every path for itself and never overflows',
+        "scale the paths down",
+        "use a bounded static kernel such as RBFKernel",
+    ]
+    if not isinstance(problem.static_kernel, (LinearKernel, ScaledLinearKernel, PolynomialKernel)):
+        ways.pop()
+    scale = ", ".join(ways[:-1]) + ", or " + ways[-1]
+    scale = scale[0].upper() + scale[1:]
     if settings.normalize == "dilation":
         scale = (
             'With normalize="dilation" this is left to paths that return on a grid too coarse for them, to increments '
@@ -356,7 +364,8 @@ def _what_happened(problem: Problem, settings: Settings) -> str:
     if problem.order is not None and settings.log:
         return (
             "are NaN or infinite: a kernel truncated by the number of nodes need not be positive, and has no logarithm "
-            "where it is not. Take log=False or a higher order. " + scale
+            "where it is not, or where its terms cancel beyond the digits of a double. Take log=False or a higher "
+            "order. " + scale
         )
     if problem.depth == math.inf and problem.order is None:
         return (
@@ -364,4 +373,15 @@ def _what_happened(problem: Problem, settings: Settings) -> str:
             "it that the equation of a cell has no solution, or was not solved within the iterations allowed; there a "
             'rule of higher order (quadrature="lobatto4", or rtol=1e-6) helps, or a higher dyadic_order. ' + scale
         )
-    return "overflowed and are inf or NaN: the branched signature kernel grows far faster than the paths do. " + scale
+    if undefined == 0:
+        return "overflowed and are inf: the branched signature kernel grows far faster than the paths do. " + scale
+    cancel = (
+        "the terms they are sums of cancel beyond the digits, or the range, of a double, as they do where paths return "
+        "on their way"
+    )
+    if undefined == count:
+        return f"lost all their digits and are NaN: {cancel}. {scale}"
+    return (
+        f"overflowed or lost all their digits: {count - undefined} are inf, for the branched signature kernel grows "
+        f"far faster than the paths do, and {undefined} are NaN, for {cancel}. {scale}"
+    )

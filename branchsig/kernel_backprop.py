@@ -440,6 +440,7 @@ def _gradients(
         if settings.normalize:
             return unit_kernel_backprop(backend, problem, derivs, log=settings.log, left=left, right=right, total=total)
         if problem.order is not None and not settings.return_levels:
+            problem = dataclasses.replace(problem, purpose="log" if settings.log else "kernel")
             derivs = _parts_derivs(backend, problem, derivs, settings)
         if problem.pairing == "symmetric":
             return _symmetric_gradients(backend, problem, derivs, settings, left=left, right=right, total=total)

@@ -64,11 +64,15 @@ def of_sum(derivs: Array, problem: Problem) -> Array:
     return 1.0 * xp.broadcast_to(derivs[..., None], (*derivs.shape, order + 1))  # in memory of its own
 
 
-def of_log_of_sum(derivs: Array, problem: Problem, parts: Array) -> Array:
-    """Derivatives with respect to k_0..k_order, from those with respect to the logarithm of their sum."""
+def of_log_of_sum(derivs: Array, problem: Problem, parts: Array, *, signed: bool = False) -> Array:
+    """Derivatives with respect to k_0..k_order, from those with respect to the logarithm of their sum.
+
+    Where the sum is below 0 there is no logarithm, nor a derivative of it, unless that of log |K| is meant (`signed`).
+    """
     xp = namespace_of(derivs)
     total = xp.sum(parts, axis=-1)
-    slope = xp.where(xp.isfinite(total), 1.0 / total, xp.full_like(total, math.nan))  # not 0 where the sum is infinite
+    usable = xp.isfinite(total) & (signed | (total >= 0))  # an infinite sum has no slope either, not 0
+    slope = xp.where(usable, 1.0 / total, xp.full_like(total, math.nan))
     return of_sum(weighted(derivs, slope), problem)
 
 
@@ -81,22 +85,26 @@ def _log_and_sign(backend: Backend, problem: Problem) -> tuple[Array, Array | fl
 
 
 def _gradients_of_log(
-    backend: Backend, problem: Problem, derivs: Array, *, left: bool, right: bool
+    backend: Backend, problem: Problem, derivs: Array, *, left: bool, right: bool, signed: bool = False
 ) -> tuple[Array | None, Array | None]:
-    """Gradients for derivatives with respect to log K."""
+    """Gradients for derivatives with respect to log K or, where `signed`, to log |K|."""
     if problem.order is not None:
-        derivs = of_log_of_sum(derivs, problem, backend.parts(problem, grid=False))
+        derivs = of_log_of_sum(derivs, problem, backend.parts(problem, grid=False), signed=signed)
     return backend.gradients(problem, derivs, wrt_log=True, left=left, right=right)
 
 
-def _norms(backend: Backend, problem: Problem, log_k: Array) -> Array:
-    """(log k(x, x) + log k(y, y)) / 2 for every pair."""
+def _norms(backend: Backend, problem: Problem, log_k: Array, sign: Array | float) -> Array:
+    """(log k(x, x) + log k(y, y)) / 2 for every pair, NaN where a kernel of a path with itself is not above 0."""
     xp = namespace_of(log_k)
+
+    def above_zero(log_k: Array, sign: Array | float) -> Array:
+        return log_k if problem.order is None else xp.where(sign > 0, log_k, xp.full_like(log_k, math.nan))
+
     if problem.itself:
-        log_k1 = log_k2 = log_k if problem.pairing == "paired" else _diagonal(log_k)
+        own = above_zero(log_k, sign)
+        log_k1 = log_k2 = own if problem.pairing == "paired" else _diagonal(own)
     else:
-        log_k1, _ = _log_and_sign(backend, _self_problem(problem, 1))
-        log_k2, _ = _log_and_sign(backend, _self_problem(problem, 2))
+        log_k1, log_k2 = (above_zero(*_log_and_sign(backend, _self_problem(problem, side))) for side in (1, 2))
     if problem.pairing != "paired":
         log_k1, log_k2 = log_k1[:, None], log_k2[None, :]
     norm = 0.5 * (log_k1 + log_k2)
@@ -107,8 +115,9 @@ def _norms(backend: Backend, problem: Problem, log_k: Array) -> Array:
 def unit_kernel(backend: Backend, problem: Problem, *, log: bool) -> Array:
     """Return the normalised kernels of a problem, or their logarithms, shape (*pairs,)."""
     xp = namespace_of(problem.path1)
+    problem = dataclasses.replace(problem, purpose="difference")
     log_k, sign = _log_and_sign(backend, problem)
-    log_unit = log_k - _norms(backend, problem, log_k)
+    log_unit = log_k - _norms(backend, problem, log_k, sign)
     if problem.order is None:
         return log_unit if log else xp.exp(log_unit)
     return xp.where(sign > 0, log_unit, xp.full_like(log_unit, math.nan)) if log else sign * xp.exp(log_unit)
@@ -123,6 +132,7 @@ def unit_kernel_backprop(
     places.
     """
     xp = namespace_of(problem.path1)
+    problem = dataclasses.replace(problem, purpose="difference")
     # d log k_unit(x, y) = d log k(x, y) − d log k(x, x) / 2 − d log k(y, y) / 2
     passes = 3 if problem.pairing == "symmetric" and left and right else 2
     weights = derivs
@@ -131,7 +141,7 @@ def unit_kernel_backprop(
     if problem.pairing == "symmetric":
         return _symmetric(backend, problem, weights, left=left, right=right, total=total)
     d_path1, d_path2 = _gradients_of_log(
-        backend, one_pass(problem, 1, passes), weights, left=left or total, right=right or total
+        backend, one_pass(problem, 1, passes), weights, left=left or total, right=right or total, signed=not log
     )
     paired = problem.pairing == "paired"
     if d_path1 is not None:

@@ -1,13 +1,15 @@
 """Which values have lost their digits: where terms that cancel leave nothing of a double but its rounding.
 
-A bound of the error of log K comes in, with log K; out goes which values are to be NaN, by what they are asked for. The
-bound is
+A bound of the error of log K comes in, with log K; out goes which values are to be NaN, by what they are asked for.
+Over the cells above and to the left of a node, with S the sum of |g|, M_m the largest mean of K_m over a cell that
+moves, and L_m the largest |log K_m| at a node, the bound is::
 
-    |error of log K_m| <= ε · (largest mean of K_{m-1}, ..., K_0 over a cell) · (sum of |g| over all cells),
+    e_0 = 0,   e_m = ε S M_{m-1} + e_{m-1} L_m / 2
 
-over the cells above and to the left of a node: log K_m is a sum of terms g K_{m-1}, which is right to within the
-rounding of the largest of them, however small it is itself. So is a result that has become small because a path
-returns.
+log K_m is a sum of terms g K_{m-1}, which is right to within the rounding of the largest of them, however small it is
+itself: where a path returns they cancel. And an error of K_{m-1}, which builds up along the way, comes in as log K_m
+does. On thousands of paths that return or do not, no error came to more than 0.6 of this. Without truncation K is the
+integral of itself, and the bound is ε S M (1 + L).
 """
 
 from __future__ import annotations

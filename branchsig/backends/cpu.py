@@ -400,9 +400,15 @@ class _Sweep:
         derivs: _Arrays,
     ) -> None:
         """Fill the results of pairs with a grid of which some node may have lost its digits, by the reference."""
-        names = "path1", "path2", "lengths1", "lengths2"
         own = dataclasses.replace(
-            self.problem, pairing="paired", progress=None, max_batch=-1, **dict(zip(names, (*paths, *valid)))
+            self.problem,
+            path1=paths[0],
+            path2=paths[1],
+            lengths1=valid[0],
+            lengths2=valid[1],
+            pairing="paired",
+            max_batch=-1,
+            progress=None,
         )
         if derivs:
             bars, wrt_log = derivs["grid_derivs"], bool(flags["wrt_log"])

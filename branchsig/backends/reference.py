@@ -284,7 +284,7 @@ def _errors(g: Array, levels: list[Array], logs: list[Array], problem: Problem, 
         if problem.depth == math.inf:  # K is the integral of itself
             errors = own * (1.0 + reach)
         else:
-            errors = own + xp.where(errors == 0, xp.zeros_like(errors), errors * reach)
+            errors = own + xp.where(errors == 0, xp.zeros_like(errors), errors * (0.5 * reach))
     # Where nothing has moved yet there is no error, even if K is infinite elsewhere.
     errors = xp.where(xp.isnan(errors), xp.full_like(errors, math.inf), errors)
     return xp.where(sizes == 0, xp.zeros_like(errors), errors)
@@ -893,7 +893,10 @@ def _map_pairs(problem: Problem, function: Callable[[_Paths, _Paths], Array]) ->
 
 
 def _in_dtype_of(like: Array, values: Array) -> Array:
-    return values if values.dtype == like.dtype else namespace_of(values).astype(values, like.dtype)
+    if values.dtype == like.dtype:
+        return values
+    with np.errstate(all="ignore"):
+        return namespace_of(values).astype(values, like.dtype)
 
 
 def _mapped(problem: Problem, function: Callable[[_Paths, _Paths], Array]) -> Array:

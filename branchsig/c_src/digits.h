@@ -1,9 +1,10 @@
 /* How far rounding may have carried log K_m away. With e_0 = 0, eps the rounding of a double, S the sum of |g| over all cells, M_m the
    largest mean of K_m over a cell that has an increment and L_m the largest |log K_m| at a node,
 
-     e_m = eps S M_{m-1} + e_{m-1} L_m:
+     e_m = eps S M_{m-1} + e_{m-1} L_m / 2:
 
-   the terms of log K_m are rounded as the largest of them is, and an error of K_{m-1} comes in as log K_m does. Running products watch
+   the terms of log K_m are rounded as the largest of them is, and an error of K_{m-1}, which builds up along the way, comes in as
+   log K_m does. Running products watch
    upper bounds of S, M and L, which cost nothing; a pair for which they allow too much is swept again carefully, where all three are
    exact and decide. */
 #ifndef BS_DIGITS_H
@@ -32,7 +33,7 @@ static void open_watch(watch *at, int64_t count) {
 
 /* e_{m+1} from e_m */
 BS_INLINE vec next_error(vec error, vec size, vec mean, vec reach) {
-  const vec carried = choose(error == splat(0), splat(0), error * reach), own = BS_EPSILON * size * mean;
+  const vec carried = choose(error == splat(0), splat(0), error * (0.5 * reach)), own = BS_EPSILON * size * mean;
   return choose(size == splat(0), splat(0), own + carried);
 }
 
