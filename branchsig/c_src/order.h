@@ -59,7 +59,7 @@ BS_INLINE void parts_at(int p, double sign, const order_tile *o, int64_t r, int 
           total += u[to][at + l - level * (m + 1 - j)] * k[to][at + l - level * j];
         total *= over_n;
         k[to][at + l] = total;
-        most = widened(most, total);
+        if (sums_out && sign > 0) most = widened(most, total); /* that of the highest n is never asked for */
       }
     }
     if (!sums_out) continue;

@@ -485,18 +485,17 @@ static void strike_out(tile *t) {
   t->total = choose(lost(t->in.task->purpose, t->total, error_bound(t, 0), BS_TOLERANCE), splat(__builtin_nan("")), t->total);
 }
 
-/* A row of K_{m+1} that was handed in. */
+/* A row of K_{m+1} that was handed in. One that has lost digits on its way is not a number at its end, or infinite, or 0. */
 static void watch_row(tile *t, int64_t r, int m) {
-  const vec *row = k_row(t, r, m);
-  vec low = t->watched[m].least, high = t->watched[m].extent[1], spoilt = splat(0);
+  const vec *row = k_row(t, r, m), end = row[t->columns];
+  watch *at = &t->watched[m];
+  vec low = at->least, high = 0.25 * at->extent[1];
   for (int64_t c = 1; c <= t->columns; ++c) {
     low = minimum(low, row[c]);
-    high = maximum(high, 4 * row[c]);
-    spoilt += row[c] - row[c];
+    high = maximum(high, row[c]);
   }
-  t->watched[m].least = low;
-  t->watched[m].extent[1] = choose(spoilt == splat(0), high, splat(__builtin_inf()));
-  t->watched[m].extent[0] = low;
+  at->least = low;
+  at->extent[1] = choose((end - end) == splat(0), 4 * high, splat(__builtin_inf()));
 }
 
 /* K on the rows r0..r1-1, where it is not kept: handed in, or recovered from row r1; block by block where there are edges. */
