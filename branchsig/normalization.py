@@ -505,6 +505,8 @@ series in λ² with coefficients >= 0 and no constant."""
 
 
 def _of_log_kernel(own: Problem, guard: Floats) -> _Growth:
+    own = dataclasses.replace(own, purpose="rough")
+
     def log_kernel(index: npt.NDArray[np.intp], v: Floats) -> Floats:
         part = own
         if len(index) < own.path1.shape[0]:
@@ -521,6 +523,7 @@ def _of_log_kernel(own: Problem, guard: Floats) -> _Growth:
 
 def _of_parts(own: Problem, guard: Floats) -> _Growth:
     """K − 1, with λ² = s the polynomial sum of s^n k_n from n = 1 on. log K would be no such series."""
+    own = dataclasses.replace(own, purpose="rough")
     parts = backend_for(own).parts(own, grid=False)
     k = np.stack([_host(parts[:, n]) for n in range(int(own.order or 0) + 1)], axis=1)[:, 1:]
     powers = np.arange(1, k.shape[1] + 1)

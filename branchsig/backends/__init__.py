@@ -63,10 +63,11 @@ class Problem:
     share : tuple of int
         (k, n): the k-th of n runs of pairs alone is to be done, and all else in the results is to be 0. For the CUDA
         backend alone.
-    purpose : {"kernel", "log", "difference"} or None
+    purpose : {"kernel", "log", "difference", "rough"} or None
         What values are wanted for, which decides how many digits they must have: a value whose error may be too large
         is NaN (see `_digits`). None goes by the method: "kernel" or "log", and for `Backend.parts` every part for
-        itself. "difference" is for logarithms, or logarithms of the sum of parts, that others are subtracted from.
+        itself. "difference" is for logarithms, or logarithms of the sum of parts, that others are subtracted from, and
+        "rough" for ends alone that are taken as they come: a search looks on both sides of what has digits.
     """
 
     path1: Array

@@ -29,7 +29,7 @@ _LARGEST, _SMALLEST = math.log(1.7976931348623157e308), math.log(5e-324)
 
 
 def purpose_of(problem: Any, *, log: bool) -> str:
-    """Return what a problem is solved for: "kernel", "log" or "difference"."""
+    """Return what a problem is solved for: "kernel", "log", "difference" or "rough"."""
     return problem.purpose or ("log" if log else "kernel")
 
 
@@ -37,10 +37,13 @@ def lost(log_k: Array, error: Array, purpose: str) -> Array:
     """Tell which values have no digits, given log K and bounds of their errors.
 
     `purpose` is "kernel" where K is asked for, "log" for its logarithm, and "difference" for a logarithm that others
-    are subtracted from, so that its absolute error counts. An infinite logarithm stays what it is.
+    are subtracted from, so that its absolute error counts; "rough" takes whatever comes out. An infinite logarithm
+    stays what it is.
     """
     xp = namespace_of(log_k)
     size = abs(log_k)
+    if purpose == "rough":
+        return xp.zeros_like(size, dtype=xp.bool)
     if purpose == "log":
         gone = error > TOLERANCE * xp.where(size > 1.0, size, xp.ones_like(size))
     else:
@@ -56,6 +59,8 @@ def lost_parts(parts: Array, errors: Array, purpose: str | None) -> Array:
     Where K = k_0 + ... + k_order is asked for ("kernel"), or its logarithm ("log", "difference"), all or none of them.
     """
     xp = namespace_of(parts)
+    if purpose == "rough":
+        return xp.zeros_like(parts, dtype=xp.bool)
 
     def at_least_one(values: Array) -> Array:
         size = abs(values)

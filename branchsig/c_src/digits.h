@@ -17,7 +17,7 @@
 #define BS_CONTENT (BS_TOLERANCE / 16)
 #define BS_EPSILON 0x1p-52
 
-enum { BS_KERNEL, BS_LOG, BS_DIFFERENCE, BS_PARTS };
+enum { BS_KERNEL, BS_LOG, BS_DIFFERENCE, BS_PARTS, BS_ROUGH };
 
 /* Of one level K_m, and of what it is the exponential of */
 typedef struct {
@@ -40,9 +40,11 @@ BS_INLINE vec next_error(vec error, vec size, vec mean, vec reach) {
 /* Lanes whose error is not within a bound; one that is not a number is not. */
 static ivec beyond(vec error, vec allowed) { return ~(ivec)(error <= allowed); }
 
-/* Lanes whose value has no digits, by what it is wanted for: K, log K, or a log K that others are subtracted from. What is infinite
+/* Lanes whose value has no digits, by what it is wanted for: K, log K, a log K that others are subtracted from, or (rough) whatever
+   comes out. What is infinite
    stays so, as does a K that overflows or vanishes in any case. */
 static ivec lost(int purpose, vec log_k, vec error, double tolerance) {
+  if (purpose == BS_ROUGH) return (ivec){0};
   const vec size = absolute(log_k);
   vec allowed = splat(tolerance);
   if (purpose == BS_LOG) allowed = maximum(splat(1), size) * tolerance;

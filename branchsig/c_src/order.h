@@ -328,6 +328,7 @@ static ivec lost_parts(const order_tile *o, double tolerance) {
   const int grid = task->grid || task->grid_derivs;
   vec value = splat(1), error = splat(0);
   ivec gone = (ivec){0};
+  if (task->purpose == BS_ROUGH) return gone;
   for (int m = 0; m < o->order; ++m) {
     const vec k = node_row(&o->n, o->n.k, m, t->rows * o->n.p)[t->columns * o->n.p], own = part_error(o, m);
     if (task->purpose == BS_PARTS && grid)
