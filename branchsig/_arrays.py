@@ -8,6 +8,7 @@ arrays and nothing else.
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -19,7 +20,7 @@ Array = Any
 
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2
 _NOT_HANDED_OUT = (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What the libraries raise that do not hand an array out by DLPack."""
+"""What the libraries raise that do not hand an array out by DLPack, or have no double precision."""
 
 
 class _Library(NamedTuple):
@@ -153,14 +154,6 @@ def unrecorded(array: Array) -> Array:
     return array.detach() if _library_of(array).is_torch else array
 
 
-def in_float64(array: Array) -> Array:
-    """Return an array of float32 in float64, where its library has that dtype (JAX has not, unless told)."""
-    xp = namespace_of(array)
-    if array.dtype != xp.float32 or "float64" not in xp.__array_namespace_info__().dtypes(kind="real floating"):
-        return array
-    return xp.astype(array, xp.float64)
-
-
 def constant(array: Array) -> Array:
     """Return an array of the same values to look at while PyTorch or JAX differentiates what is done with it."""
     if array_api_compat.is_jax_array(array) and not _has_memory(array):
@@ -229,6 +222,19 @@ def contiguous(array: Array) -> Array:
     if isinstance(array, np.ndarray):
         return np.require(array, array.dtype.newbyteorder("="), ["C", "A", "E"])
     return array
+
+
+def in_float64(array: Array) -> Array:
+    """Return an array in float64, or as it is where its library or device has none (JAX without x64)."""
+    xp = namespace_of(array)
+    if array.dtype == xp.float64:
+        return array
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return xp.astype(array, xp.float64)
+        except _NOT_HANDED_OUT:
+            return array
 
 
 def weighted(weights: Array, values: Array) -> Array:

@@ -574,6 +574,7 @@ class _Sizes:
 
 def _factors(own: Problem, target: float, room: float) -> tuple[Floats, _Limits]:
     """The factors of all paths, and what keeps them from being larger."""
+    own = dataclasses.replace(own, purpose="rough")  # closed paths may have lost digits where they are too large
     sizes = _Sizes.of(own)
     paths, length = own.path1.shape[:2]
     guard, nothing = sizes.guard(target), np.full(paths, -1, dtype=np.intp)

@@ -64,9 +64,10 @@ def branched_sig_kernel(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
-        that hold NaN or infinities. With ``depth=math.inf`` also if a cell was not solved within the iterations
-        allowed, which gives NaN. And if no rule reaches `rtol`.
+        Once, with their number, if values overflow: they are inf; or if the terms they are sums of cancel beyond the
+        digits of a double, as they may where paths return: they are NaN. It names the paths that hold NaN or
+        infinities. With ``depth=math.inf`` also if a cell was not solved within the iterations allowed, which gives
+        NaN. And if no rule reaches `rtol`.
 
     See Also
     --------
@@ -156,9 +157,9 @@ def branched_sig_kernel_gram(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
-        that hold NaN or infinities. Also where the axes look like those of other libraries: if every path has
-        one point, or both arguments have two dimensions.
+        Once, with their number, if values overflow, which are inf, or have lost their digits, which are NaN. It names
+        the paths that hold NaN or infinities. Also where the axes look like those of other libraries: if every path
+        has one point, or both arguments have two dimensions.
 
     See Also
     --------
@@ -225,8 +226,8 @@ def branched_sig_kernel_stack(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
-        that hold NaN or infinities.
+        Once, with their number, if values overflow, which are inf, or have lost their digits, which are NaN. It names
+        the paths that hold NaN or infinities.
 
     See Also
     --------
@@ -282,6 +283,7 @@ def values(problem: Problem, batch: tuple[int, ...], settings: Settings) -> tupl
 def less_one(problem: Problem, settings: Settings) -> Array:
     """Return K - 1 for all pairs of a problem, from logarithms, so that kernels near 1 keep all their digits."""
     backend, xp = backend_for(problem), namespace_of(problem.path1)
+    problem = dataclasses.replace(problem, purpose="kernel")
     with np.errstate(all="ignore"):
         if settings.normalize is True:
             result = unit_kernel_less_one(backend, problem)
@@ -329,7 +331,8 @@ def _solved(problem: Problem, batch: tuple[int, ...], settings: Settings) -> Arr
     if settings.normalize is True:
         result = unit_kernel(backend, problem, log=settings.log)
     elif problem.order is not None:
-        result = backend.parts(problem, grid=settings.return_grid)
+        purpose = None if settings.return_levels else "log" if settings.log else "kernel"
+        result = backend.parts(dataclasses.replace(problem, purpose=purpose), grid=settings.return_grid)
         if not settings.return_levels:
             xp = namespace_of(result)
             # The sum over no nodes is 1; without it logarithms of kernels near 1 keep their digits.
@@ -376,7 +379,7 @@ def _complaints(result: Array, problem: Problem, settings: Settings) -> list[str
     if checked or not finite:
         complaints += map(not_finite, paths)
     if not finite:
-        complaints += [_spoilt(result, problem), _overflow(result, problem, settings)]
+        complaints += [_spoilt(result, problem), _undefined(result, problem, settings)]
     return complaints
 
 
@@ -386,16 +389,18 @@ def _spoilt(result: Array, problem: Problem) -> str:
     return f"{spoilt} of {math.prod(result.shape)} values are not finite because of this" if spoilt else ""
 
 
-def _overflow(result: Array, problem: Problem, settings: Settings) -> str:
+def _undefined(result: Array, problem: Problem, settings: Settings) -> str:
     """How many values are not finite although their paths are, and why."""
-    overflowed = count_true(_finite_pairs(result, problem) & ~namespace_of(result).isfinite(result))
-    if not overflowed:
+    xp, finite = namespace_of(result), _finite_pairs(result, problem)
+    count = count_true(finite & ~xp.isfinite(result))
+    if not count:
         return ""
-    return f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, settings)}"
+    undefined = count_true(finite & xp.isnan(result))
+    return f"{count} of {math.prod(result.shape)} values {what_happened(problem, settings, count, undefined)}"
 
 
-def _what_happened(problem: Problem, settings: Settings) -> str:
-    """Why values are not finite, and the ways out."""
+def what_happened(problem: Problem, settings: Settings, count: int, undefined: int) -> str:
+    """Why `count` values are not finite, `undefined` of them NaN and the others infinite, and the ways out."""
     bounded = isinstance(problem.static_kernel, BOUNDED)
     scale = 'Take normalize="dilation", which scales every path for itself and never overflows, ' + (
         "or scale the paths down"
@@ -410,7 +415,8 @@ def _what_happened(problem: Problem, settings: Settings) -> str:
     if problem.order is not None and settings.log:
         return (
             "are NaN or infinite: a kernel truncated by the number of nodes need not be positive, and has no logarithm "
-            "where it is not. Take log=False or a higher order. " + scale
+            "where it is not, or where its terms cancel beyond the digits of a double. Take log=False or a higher "
+            "order. " + scale
         )
     if problem.depth == math.inf and problem.order is None:
         fine = settings.rtol is not None or problem.quadrature.p >= 4
@@ -420,4 +426,15 @@ def _what_happened(problem: Problem, settings: Settings) -> str:
             "it that the equation of a cell has no solution, or was not solved within the iterations allowed; there "
             f"{rule}a higher dyadic_order helps. {scale}"
         )
-    return "overflowed and are inf or NaN: the branched signature kernel grows far faster than the paths do. " + scale
+    if undefined == 0:
+        return "overflowed and are inf: the branched signature kernel grows far faster than the paths do. " + scale
+    cancel = (
+        "the terms they are sums of cancel beyond the digits, or the range, of a double, as they do where paths return "
+        "on their way"
+    )
+    if undefined == count:
+        return f"lost all their digits and are NaN: {cancel}. {scale}"
+    return (
+        f"overflowed or lost all their digits: {count - undefined} are inf, for the branched signature kernel grows "
+        f"far faster than the paths do, and {undefined} are NaN, for {cancel}. {scale}"
+    )

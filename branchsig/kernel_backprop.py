@@ -445,6 +445,7 @@ def _gradients(
         if settings.normalize:
             return unit_kernel_backprop(backend, problem, derivs, log=settings.log, left=left, right=right, total=total)
         if problem.order is not None and not settings.return_levels:
+            problem = dataclasses.replace(problem, purpose="log" if settings.log else "kernel")
             derivs = _parts_derivs(backend, one_pass(problem, 0, 2), derivs, settings)
             problem = one_pass(problem, 1, 2) if settings.log else problem
         if problem.pairing == "symmetric":

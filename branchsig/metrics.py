@@ -19,13 +19,23 @@ import numpy.typing as npt
 from array_api_compat import is_array_api_obj
 
 from branchsig import _inputs, _validation
-from branchsig._arrays import Array, all_finite, as_numpy, device_of, filled, from_numpy, lies_on_cpu, namespace_of
+from branchsig._arrays import (
+    Array,
+    all_finite,
+    as_numpy,
+    count_true,
+    device_of,
+    filled,
+    from_numpy,
+    lies_on_cpu,
+    namespace_of,
+)
 from branchsig._options import MetricOptions, Settings, TwoSampleOptions, gather, public
 from branchsig._problems import as_given, samples_problem
 from branchsig._warnings import warn
 from branchsig.backends import Problem
 from branchsig.dilation import Dilated, dilated
-from branchsig.kernel import _what_happened, less_one
+from branchsig.kernel import less_one, what_happened
 from branchsig.kernel_backprop import _gradients
 from branchsig.transforms import transformed_adjoint
 
@@ -667,7 +677,7 @@ class _Means:
             self.plain = dataclasses.replace(settings, normalize=False)
             self.dilated = dilated(self.problem)
             self.problem = self.dilated.problem
-        self.kernels = self.overflowed = 0
+        self.kernels = self.overflowed = self.undefined = 0
         self.not_finite = False
 
     def _pairs(self, side: int, remedy: str) -> int:
@@ -725,7 +735,8 @@ class _Means:
         xp = namespace_of(values)
         finite1, finite2 = self._finite(side1), self._finite(side2)
         of_finite = finite1[rows][:, None] & finite2[columns][None, :]
-        self.overflowed += copies * int(xp.sum(xp.astype(~xp.isfinite(values) & of_finite, xp.int64)))
+        self.overflowed += copies * count_true(~xp.isfinite(values) & of_finite)
+        self.undefined += copies * count_true(xp.isnan(values) & of_finite)
 
     def _finite(self, side: int) -> Array:
         """Which paths of a sample are finite."""
@@ -790,7 +801,7 @@ class _Means:
         if checked or self.not_finite:
             sentences += [_inputs.not_finite(given) for given in self.given]
         if self.overflowed:
-            what = _what_happened(self.problem, self.settings)
+            what = what_happened(self.problem, self.settings, self.overflowed, self.undefined)
             sentences.append(f"{self.overflowed} of the {self.kernels} kernels that the result takes {what}")
         elif not self.not_finite and (checked or lies_on_cpu(result)) and not all_finite(result):
             sentences.append(f"the result is beyond the range of {result.dtype}, though all kernels are finite")

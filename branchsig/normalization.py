@@ -53,11 +53,15 @@ def of_sum(derivs: Array, problem: Problem) -> Array:
     return 1.0 * xp.broadcast_to(derivs[..., None], (*derivs.shape, order + 1))  # in memory of its own
 
 
-def of_log_of_sum(derivs: Array, problem: Problem, parts: Array) -> Array:
-    """Derivatives with respect to k_0..k_order, from those with respect to the logarithm of their sum."""
+def of_log_of_sum(derivs: Array, problem: Problem, parts: Array, *, signed: bool = False) -> Array:
+    """Derivatives with respect to k_0..k_order, from those with respect to the logarithm of their sum.
+
+    Where the sum is below 0 there is no logarithm, nor a derivative of it, unless that of log |K| is meant (`signed`).
+    """
     xp = namespace_of(derivs)
     total = xp.sum(parts, axis=-1)
-    slope = xp.where(xp.isfinite(total), 1.0 / total, xp.full_like(total, math.nan))  # not 0 where the sum is infinite
+    usable = xp.isfinite(total) & (signed | (total >= 0))  # an infinite sum has no slope either, not 0
+    slope = xp.where(usable, 1.0 / total, xp.full_like(total, math.nan))
     return of_sum(weighted(derivs, slope), problem)
 
 
@@ -72,11 +76,12 @@ def _log_and_sign(backend: Backend, problem: Problem) -> tuple[Array, Array | fl
 
 
 def _gradients_of_log(
-    backend: Backend, problem: Problem, derivs: Array, *, left: bool, right: bool
+    backend: Backend, problem: Problem, derivs: Array, *, left: bool, right: bool, signed: bool = False
 ) -> tuple[Array | None, Array | None]:
-    """Gradients for derivatives with respect to log K."""
+    """Gradients for derivatives with respect to log K or, where `signed`, to log |K|."""
     if problem.order is not None:
-        derivs = of_log_of_sum(derivs, problem, backend.parts(one_pass(problem, 0, 2), grid=False))
+        parts = backend.parts(one_pass(problem, 0, 2), grid=False)
+        derivs = of_log_of_sum(derivs, problem, parts, signed=signed)
         problem = one_pass(problem, 1, 2)
     return backend.gradients(problem, derivs, wrt_log=True, left=left, right=right)
 
@@ -122,6 +127,7 @@ def unit_kernel_less_one(backend: Backend, problem: Problem) -> Array:
 
 def _log_unit(backend: Backend, problem: Problem) -> tuple[Array, Array | float]:
     """log |k| of the normalised kernel, and its sign."""
+    problem = dataclasses.replace(problem, purpose="difference")
     log_k, sign = _log_and_sign(backend, problem)
     return log_k - _norms(backend, problem, log_k, sign), sign
 
@@ -135,6 +141,7 @@ def unit_kernel_backprop(
     places.
     """
     xp = namespace_of(problem.path1)
+    problem = dataclasses.replace(problem, purpose="difference")
     # d log k_unit(x, y) = d log k(x, y) − d log k(x, x) / 2 − d log k(y, y) / 2
     weights = derivs
     if not log:
@@ -142,7 +149,9 @@ def unit_kernel_backprop(
         problem = share(problem, 1 / 3, 1.0)
     if problem.pairing == "symmetric":
         return _symmetric(backend, problem, weights, left=left, right=right, total=total)
-    d_path1, d_path2 = _gradients_of_log(backend, problem, weights, left=left or total, right=right or total)
+    d_path1, d_path2 = _gradients_of_log(
+        backend, problem, weights, left=left or total, right=right or total, signed=not log
+    )
     paired = problem.pairing == "paired"
     if d_path1 is not None:
         of_rows = weights if paired else xp.sum(weights, axis=1)

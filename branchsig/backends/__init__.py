@@ -69,6 +69,11 @@ class Problem:
     dilations : tuple or None
         What `branchsig.dilation.dilated` has found of these paths, so that gradients need not search again. No backend
         looks at it.
+    purpose : {"kernel", "log", "difference", "rough"} or None
+        What values are wanted for, which decides how many digits they must have: a value whose error may be too large
+        is NaN (see `_digits`). None goes by the method: "kernel" or "log", and for `Backend.parts` every part for
+        itself. "difference" is for logarithms, or logarithms of the sum of parts, that others are subtracted from, and
+        "rough" for ends alone that are taken as they come: a search looks on both sides of what has digits.
     """
 
     path1: Array
@@ -89,6 +94,7 @@ class Problem:
     share: tuple[int, int] = (0, 1)
     batches: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     dilations: Any = None
+    purpose: str | None = None
 
     @property
     def axes(self) -> int:
@@ -151,6 +157,7 @@ class Backend(Protocol):
         j] d_1 k(x_i, x_j)`` alone. Derivatives for a problem with an `order`, which is never symmetric, are those of
         `parts`, whatever `wrt_log`. A pair whose value (any value of its grid) is not finite gives NaN in every entry
         of its own two paths, unless all its derivatives are 0: such a pair contributes nothing, whatever its value.
+        A value that has lost its digits is not finite either.
         """
 
 

@@ -27,6 +27,8 @@ typedef struct {
   int64_t points1[W], points2[W]; /* how many points of them there are: behind the last one a path stays where it is */
   int uniform;             /* every lane has the same first path */
   int ragged;              /* a path has fewer points than the tile has room for */
+  ivec still;              /* lanes with a path of one point, which have no increments even where the static kernel is not a number */
+  int any_still;
   int64_t stride;          /* from one row of cells to the next, of increments and of their gradient */
   vec scale;               /* the factors of both paths of a lane, multiplied: 1 where the kernel is not dilated */
   vec d_scale;             /* dilated: the gradient with respect to it, times it */

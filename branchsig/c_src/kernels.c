@@ -95,6 +95,7 @@ static int forward_tile(const bs_task *task, int64_t first, untruncated *u) {
   tile *t = &u->n.t;
   if (tile_down(task, first, 0, u)) return 1;
   const ivec bad = out_of_range(t);
+  strike_out(t);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
     if (task->log_k) task->log_k[first + w] = t->total[w];
     task->out_of_range[first + w] = bad[w] != 0;
@@ -107,16 +108,21 @@ static int forward_order(const bs_task *task, int64_t first) {
   order_tile o = {0};
   lay_out_order(&o, task, 0, aligned(task->workspace));
   open_order(&o, first);
-  return order_down(&o, first);
+  if (order_down(&o, first)) return 1;
+  judge_parts(&o, first);
+  return 0;
 }
 
 static int backward_order(const bs_task *task, int64_t first) {
   order_tile o = {0};
   lay_out_order(&o, task, 1, aligned(task->workspace));
   open_order(&o, first);
-  if (order_down(&o, first) || order_up(&o, first)) return 1;
+  if (order_down(&o, first)) return 1;
+  const ivec gone = judge_parts(&o, first);
+  if (order_up(&o, first)) return 1;
   part_gradients(&o.n.t);
-  for (int w = 0; w < W && first + w < task->pairs; ++w) flush(&o.n.t, w, first + w, o.n.t.grid_sum[w] == 0);
+  for (int w = 0; w < W && first + w < task->pairs; ++w)
+    if (!task->out_of_range[first + w]) flush(&o.n.t, w, first + w, o.n.t.grid_sum[w] == 0 && !gone[w]);
   return 0;
 }
 
@@ -132,13 +138,15 @@ static int backward_tile(const bs_task *task, int64_t first, untruncated *u) {
   collocation *n = &u->n;
   tile *t = &n->t;
   if (tile_down(task, first, 1, u)) return 1;
-  const ivec bad = task->k_stack ? (ivec){0} : out_of_range(t);
+  ivec bad = task->k_stack ? (ivec){0} : out_of_range(t);
+  if (!task->k_stack) strike_out(t);
   vec value = top_value(t, first), seed = splat(0);
   if (!task->grid_derivs) seed += t->factor;
   if (!task->grid_derivs && !task->wrt_log) seed *= value;
   if (task->untruncated ? untruncated_up(u, first, seed) : task->nodes ? collocation_up(n, first, seed) : sweep_up(t, first, seed))
     return 1;
   if (task->grid_derivs) value = t->grid_sum;
+  if (task->k_stack) bad = beyond(error_bound(t, 1), splat(BS_CONTENT));
   const ivec finite = (value - value) == splat(0);
   part_gradients(t);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {

@@ -97,6 +97,8 @@ static void open_step(strips *s, int64_t k, int64_t step) {
   const double *x = task->path1 + task->index1[k] * task->stride1 * d, *y = task->path2 + task->index2[k] * task->stride2 * d;
   in->uniform = 0;
   in->ragged = 1; /* parts of a path need not have the same length */
+  in->still = (ivec){0};
+  in->any_still = 0;
   in->scale = splat(1);
   for (int w = 0; w < W; ++w) {
     const int64_t row = least(w * s->strip_cells, task->length1 - 1);
@@ -107,6 +109,7 @@ static void open_step(strips *s, int64_t k, int64_t step) {
     in->points2[w] = least(task->length2 - column, s->block_cells + 1);
   }
   pack_second_path(in);
+  count_columns(&s->t);
 }
 
 /* Where a lane has done its last block, it goes on with paths that do not move. */
@@ -158,7 +161,8 @@ static int sweep_strips(strips *s, int64_t k) {
   fill(s->corner, t->levels, 1);
   for (int64_t j = 0; j < t->rows * t->levels; ++j) s->states[j] = (row_state){splat(1), splat(2), splat(1)};
   fill(k_row(t, 0, 0), t->width * t->levels, 1);
-  t->extent[0] = t->extent[1] = splat(1);
+  open_watch(t->watched, t->levels + 1);
+  t->size = splat(0);
   row_state *const band_states = t->states;
   for (int64_t step = 0; step < s->steps; ++step) {
     for (int w = 0; w < W; ++w)
@@ -188,11 +192,29 @@ static int sweep_strips(strips *s, int64_t k) {
   return 0;
 }
 
-static int strips_out_of_range(const strips *s) {
-  const ivec bad = out_of_range(&s->t);
-  for (int w = 0; w < W; ++w)
-    if (bad[w]) return 1;
-  return 0;
+/* What all lanes have watched, as one, into every lane. */
+static void pool_lanes(tile *t) {
+  double size = 0, reach = 0;
+  for (int w = 0; w < W; ++w) {
+    size += t->size[w];
+    reach += t->watched[t->levels].reach[w];
+  }
+  t->size = splat(size);
+  t->watched[t->levels].reach = splat(reach);
+  for (int m = 0; m < t->levels; ++m) {
+    watch *at = &t->watched[m], own = *at;
+    for (int w = 0; w < W; ++w) {
+      at->extent[0] = minimum(splat(own.extent[0][w]), at->extent[0]);
+      at->extent[1] = maximum(splat(own.extent[1][w]), at->extent[1]);
+      at->least = minimum(splat(own.least[w]), at->least);
+    }
+  }
+}
+
+static int strips_out_of_range(strips *s) {
+  pool_lanes(&s->t);
+  s->t.total = splat(s->total);
+  return out_of_range(&s->t)[0] != 0;
 }
 
 /* All steps of pair k upwards: its gradient, to where it belongs. Returns nonzero if it was asked to stop. */

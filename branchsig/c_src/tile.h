@@ -28,7 +28,9 @@ typedef struct {
   int64_t edged_from;
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order k_1 to k_order */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
-  vec extent[2];         /* smallest K (or E, scaled) looked at, and a bound for the sums of K at four corners */
+  watch *watched;        /* [level], and of the level above those */
+  vec size;              /* sum of |g| times factor over the cells of the rows done, or (products) a bound for it */
+  vec *counts;           /* [block]: its columns that lie before the end of the second path */
   vec total;             /* log K_depth at the end of the rows done */
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
   int remembered;        /* g and bound hold all rows of cells, as do slopes, once the sweep down is through */
@@ -103,7 +105,9 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
     t->edges = take(base, &used, (t->rows + 1 - t->edged_from) * row, sizeof(edge));
   }
   t->states = take(base, &used, BAND * (t->levels + 1), sizeof(row_state));
-  if (task->careful) t->logs = TAKE(state);
+  if (task->careful) t->logs = TAKE(state + t->width); /* those of the level above too */
+  t->counts = TAKE(t->blocks);
+  t->watched = take(base, &used, t->levels + 1, sizeof(watch));
   const int by_steps = is_linear(task);
   if (task->static_kernel != BS_GIVEN) {
     in->y_packed = TAKE(task->length2 * task->dimension);
@@ -179,7 +183,10 @@ static void load_block(tile *t, int64_t k) {
     linear_rows(&t->in, t->pending, first, last, t->factor, g);
   else if (t->in.task->static_kernel != BS_GIVEN)
     kappa_block(&t->in, t->pending_from, t->pending, t->up, first, last, t->factor, g);
-  if (t->up && (t->kept || t->in.task->k_stack)) return; /* nothing is recovered, and the adjoint takes cells of any size */
+  if (t->in.any_still)
+    for (int64_t i = 0; i < t->pending; ++i)
+      for (int64_t j = first; j < last; ++j) g[i * t->in.stride + j] = choose(t->in.still, splat(0), g[i * t->in.stride + j]);
+  if (t->up && t->kept) return; /* nothing is recovered, and the adjoint takes cells of any size */
   for (int64_t i = 0; i < t->pending; ++i, g += t->in.stride) {
     enum { APART = 4 }; /* at a time: each waits for the one before */
     vec bound[APART];
@@ -188,7 +195,13 @@ static void load_block(tile *t, int64_t k) {
     for (; j + APART <= last; j += APART)
       for (int64_t a = 0; a < APART; ++a) bound[a] = widened(bound[a], g[j + a]);
     for (; j < last; ++j) bound[0] = widened(bound[0], g[j]);
-    t->bound[(row + i) * t->blocks + k] = maximum(maximum(bound[0], bound[1]), maximum(bound[2], bound[3]));
+    const vec largest = maximum(maximum(bound[0], bound[1]), maximum(bound[2], bound[3]));
+    t->bound[(row + i) * t->blocks + k] = largest;
+    if (t->up && !t->in.task->k_stack) continue;
+    if (!t->in.task->careful)
+      t->size += largest * t->counts[k];
+    else
+      for (int64_t c = b.first; c <= b.last; ++c) t->size += absolute(g[(c - 1) >> b.shift]);
   }
 }
 
@@ -237,6 +250,17 @@ static void trim(bs_task *own, const bs_task *task, int64_t first, int64_t count
   }
 }
 
+/* Columns behind the end of a path have no say in what is watched. */
+static void count_columns(tile *t) {
+  for (int64_t k = 0; k < t->blocks; ++k) {
+    const int64_t before = k * t->block;
+    for (int w = 0; w < W; ++w) {
+      const int64_t columns = t->in.ragged ? (t->in.points2[w] - 1) << t->in.task->dyadic2 : t->columns;
+      t->counts[k][w] = columns <= before ? 0 : (double)least(columns - before, t->block);
+    }
+  }
+}
+
 /* The paths of the pairs first..first+W-1 into the lanes; the last pair fills the lanes that are left over. */
 static void open_tile(tile *t, int64_t first) {
   const bs_task *task = t->in.task;
@@ -245,6 +269,8 @@ static void open_tile(tile *t, int64_t first) {
   in->uniform = 1;
   in->ragged = 0;
   in->gradient = t->remembered;
+  in->still = (ivec){0};
+  in->any_still = 0;
   for (int w = 0; w < W; ++w) {
     const int64_t k = first + w < task->pairs ? first + w : task->pairs - 1;
     if (task->static_kernel == BS_GIVEN) {
@@ -257,6 +283,8 @@ static void open_tile(tile *t, int64_t first) {
     const double *y = task->path2 + task->index2[k] * task->stride2 * task->dimension;
     in->uniform &= in->x[w] == in->x[0];
     in->ragged |= in->points1[w] < task->length1 || in->points2[w] < task->length2;
+    in->still[w] = in->points1[w] == 1 || in->points2[w] == 1 ? -1 : 0;
+    in->any_still |= in->still[w] != 0;
     in->scale[w] = task->dilated ? in->x[w][task->dimension - 1] * y[task->dimension - 1] : 1;
     same_second &= y == in->y[w];
     in->y[w] = y;
@@ -269,9 +297,10 @@ static void open_tile(tile *t, int64_t first) {
   if (t->edges) /* the first one of every row, and those of row 0 */
     for (int64_t r = t->edged_from; r <= t->rows; ++r)
       for (int64_t j = 0; j < (r ? 1 : t->blocks) * t->levels; ++j) edge_of(t, r, 0, 0)[j] = (edge){splat(1), splat(1)};
-  if (task->careful) fill(t->logs, t->width * t->levels, 0);
-  t->extent[0] = t->extent[1] = splat(1);
-  t->total = t->grid_sum = splat(0);
+  if (task->careful) fill(t->logs, t->width * (t->levels + 1), 0);
+  open_watch(t->watched, t->levels + 1);
+  count_columns(t);
+  t->total = t->grid_sum = t->size = splat(0);
 }
 
 /* Polled once a block of a band: with very many levels that alone takes a while. */
@@ -287,19 +316,20 @@ BS_INLINE void sweep_columns(tile *t, block b, int64_t k, int64_t r, int64_t r0,
   const vec *known = k_row(t, from, 0);
   vec *next = k_row(t, to, 0);
   row_state *state = &t->states[(r - r0) * t->levels];
-  for (int m = 0; m <= last; ++m, known += t->width, next += t->width, ++state) {
+  watch *at = t->watched;
+  for (int m = 0; m <= last; ++m, known += t->width, next += t->width, ++state, ++at) {
     vec *out = t->sums[m & 1];
     if (careful)
-      careful_block(up ? -1 : 1, b, sums, known, next, t->logs + t->width * m, out, state);
+      careful_block(up ? -1 : 1, b, sums, known, next, t->logs + t->width * m, out, state, at);
     else if (up)
-      largest = recover_block(b, largest * bound, sums, known, next, out, state, t->extent);
+      largest = recover_block(b, largest * bound, sums, known, next, out, state, at->extent);
     else if (integral && m == last)
-      forward_last_block(b, largest * bound, sums, known, next, integral, state, t->extent);
+      at[1].reach += forward_last_block(b, largest * bound, sums, known, next, integral, state, at->extent) * bound * t->counts[k];
     else
-      largest = forward_block(b, largest * bound, sums, known, next, out, state, t->extent);
+      largest = forward_block(b, largest * bound, sums, known, next, out, state, at->extent);
     sums = out;
   }
-  if (integral && (careful || last < 0)) integrate_block(b, sums, integral);
+  if (integral && (careful || last < 0)) integrate_block(b, sums, integral, careful ? t->logs + t->width * (last + 1) : NULL, at);
 }
 
 /* All of block k. */
@@ -317,12 +347,12 @@ static void look_at_row(tile *t, int64_t k, int64_t r) {
   const block b = block_of(t, k, r);
   for (int m = 0; m < t->levels; ++m) {
     const vec *row = k_row(t, r, m);
-    vec low = t->extent[0], other = low; /* two at a time: each waits for the one before */
+    vec low = t->watched[m].least, other = low; /* two at a time: each waits for the one before */
     for (int64_t c = b.first; c <= b.last; ++c) {
       low = minimum(low, row[c]);
       if (++c <= b.last) other = minimum(other, row[c]);
     }
-    t->extent[0] = minimum(low, other);
+    t->watched[m].least = minimum(low, other);
   }
 }
 
@@ -473,10 +503,65 @@ static int sweep_down(tile *t, int64_t first) {
   return 0;
 }
 
-/* Lanes whose K left the range of the running products. */
+/* A bound for the error of log K_depth at the end or, with `all`, of all levels and nodes of a grid. */
+static vec error_bound(const tile *t, int all) {
+  const bs_task *task = t->in.task;
+  const vec size = t->size / (t->factor * (double)((int64_t)1 << task->dyadic2));
+  const double share = task->nodes ? 1 : 0.25; /* of a mean in what is watched */
+  vec error = splat(0), largest = error;
+  for (int m = 0; m < task->depth; ++m) {
+    const watch *at = &t->watched[m];
+    vec mean = at->mean, reach = at->reach;
+    if (task->untruncated) { /* K is the integral of itself */
+      if (!task->careful) mean = at->extent[1];
+      if (!task->careful) reach = maximum(logarithm(at->extent[1]), absolute(t->total));
+      return next_error(splat(0), size, mean * (1.0 + reach), splat(0));
+    }
+    if (!task->careful) {
+      mean = splat(1);
+      if (m) mean = share * at[-1].extent[1];
+      const vec least = minimum(at->least, task->nodes ? at->extent[0] : at->least); /* a tile scales its extent */
+      if (m < t->levels) reach = maximum(logarithm(2 * share * at->extent[1]), -logarithm(least));
+    }
+    error = next_error(error, size, mean, reach);
+    largest = choose(error <= largest, largest, error);
+  }
+  return all ? largest : error;
+}
+
+/* Lanes that are to be swept again: products that left their range, or may have lost their digits; careful, grids of which some node
+   may have. */
 static ivec out_of_range(const tile *t) {
-  if (t->in.task->careful) return (ivec){0};
-  return ~((t->extent[0] >= 1 / BS_LIMIT) & (t->extent[1] <= BS_LIMIT));
+  const bs_task *task = t->in.task;
+  const int grid = task->grid || task->grid_derivs;
+  const vec error = error_bound(t, grid);
+  ivec bad = beyond(error, splat(task->careful ? BS_TOLERANCE : BS_CONTENT));
+  if (!grid) bad = lost(task->purpose, t->total, error, BS_CONTENT);
+  if (task->careful) return grid ? bad : (ivec){0};
+  for (int m = 0; m < t->levels; ++m) {
+    const watch *at = &t->watched[m];
+    bad |= ~((minimum(at->extent[0], at->least) >= 1 / BS_LIMIT) & (at->extent[1] <= BS_LIMIT));
+  }
+  return bad;
+}
+
+/* Careful: not a number in the lanes whose digits are lost at the end. */
+static void strike_out(tile *t) {
+  if (!t->in.task->careful || t->in.task->grid || t->in.task->grid_derivs) return;
+  t->total = choose(lost(t->in.task->purpose, t->total, error_bound(t, 0), BS_TOLERANCE), splat(__builtin_nan("")), t->total);
+}
+
+/* A row of K_{m+1} that was handed in. One that has lost digits on its way is not a number at its end, or infinite, or 0. */
+static void watch_row(tile *t, int64_t r, int m) {
+  const vec *row = k_row(t, r, m), end = row[t->columns];
+  watch *at = &t->watched[m];
+  vec low = at->least, high = 0.25 * at->extent[1];
+  for (int64_t c = 1; c <= t->columns; ++c) {
+    low = minimum(low, row[c]);
+    high = maximum(high, row[c]);
+  }
+  at->least = low;
+  at->extent[1] = choose((end - end) == splat(0), 4 * high, splat(__builtin_inf()));
 }
 
 /* K on the rows r0..r1-1, where it is not kept: handed in, or recovered from row r1; block by block where there are edges. */
@@ -484,7 +569,10 @@ static void provide_rows(tile *t, int64_t first, int64_t r0, int64_t r1) {
   const bs_task *task = t->in.task;
   if (task->k_stack) {
     for (int64_t r = r0; r < r1; ++r) {
-      for (int m = 0; m < task->depth; ++m) grid_row(t, first, r, (double *)task->k_stack, task->depth + 1, m + 1, m, 1);
+      for (int m = 0; m < task->depth; ++m) {
+        grid_row(t, first, r, (double *)task->k_stack, task->depth + 1, m + 1, m, 1);
+        watch_row(t, r, m);
+      }
       if (task->grid_derivs) check_grid_row(t, r);
     }
     return;
@@ -665,6 +753,7 @@ static void flush(const tile *t, int w, int64_t k, int finite) {
     for (int64_t j = 0; j < (task->length1 - 1) * t->cells; ++j) to[j] *= weight1;
     return;
   }
+  if (t->in.still[w]) return; /* a path of one point: all is constant, whatever the static kernel */
   double *const grad1 = task->weight1[k] ? task->grad1 : NULL, *const grad2 = task->weight2[k] ? task->grad2 : NULL;
   flush_path(t, w, t->in.grad_x, t->in.points1[w], weight1, t->in.x[w], grad1, task->index1[k] * task->stride1);
   flush_path(t, w, t->in.grad_y, t->in.points2[w], weight2, t->in.y[w], grad2, task->index2[k] * task->stride2);

@@ -210,7 +210,8 @@ BS_INLINE void solve_carefully(int p, double A[BS_MOST_NODES + 1][BS_MOST_NODES 
 /* A block of cells of one row. K goes from the first row of nodes to the last, in `row`; all rows of nodes go to `rows`, unless that
    is NULL. `integral` is the integral of K over the row up to the block, and becomes that to its end. */
 BS_INLINE void solve_block_at(int p, int careful, const bs_task *task, block b, vec *row, vec *logs, vec *const *rows, vec *integral,
-                              edge_state *state, vec extent[2]) {
+                              edge_state *state, watch *watched) {
+  vec *const extent = watched->extent;
   const double *B = task->steps, *V = task->whole;
   double A[BS_MOST_NODES + 1][BS_MOST_NODES + 1], norm = 0;
   vec k[BS_MOST_NODES + 1][BS_MOST_NODES + 1], E[BS_MOST_NODES], low = extent[0], high = extent[1], hardest = splat(0), sum = *integral;
@@ -229,6 +230,10 @@ BS_INLINE void solve_block_at(int p, int careful, const bs_task *task, block b, 
     if (careful) {
       solve_carefully(p, A, g, k, logs + at, E);
       sum = E[p - 1];
+      for (int l = 1; l <= p; ++l) {
+        watched->reach = maximum(watched->reach, absolute(logs[at + l]));
+        for (int i = 1; i <= p; ++i) watched->mean = maximum(watched->mean, choose(g == splat(0), splat(0), k[i][l]));
+      }
     } else {
       const vec hard = p == 1 ? solve_corner(B, g, k, E) : solve_nodes(p, A, norm, g, k, E);
       vec total = splat(0);
@@ -260,11 +265,11 @@ BS_INLINE void solve_block_at(int p, int careful, const bs_task *task, block b, 
 
 /* The instances for any number of nodes are the careful ones too. */
 #define BS_SOLVE(name, p, ever_careful)                                                                                     \
-  static void name(const collocation *n, block b, vec *const *rows, vec *integral, vec extent[2]) {                         \
+  static void name(const collocation *n, block b, vec *const *rows, vec *integral, watch *watched) {                        \
     if (ever_careful && n->t.in.task->careful)                                                                              \
-      solve_block_at(p, 1, n->t.in.task, b, n->k, n->logs, rows, integral, n->states, extent);                              \
+      solve_block_at(p, 1, n->t.in.task, b, n->k, n->logs, rows, integral, n->states, watched);                             \
     else                                                                                                                    \
-      solve_block_at(p, 0, n->t.in.task, b, n->k, NULL, rows, integral, n->states, extent);                                 \
+      solve_block_at(p, 0, n->t.in.task, b, n->k, NULL, rows, integral, n->states, watched);                                \
   }
 BS_SOLVE(solve_block_1, 1, 0)
 BS_SOLVE(solve_block_2, 2, 0)
@@ -274,10 +279,10 @@ BS_SOLVE(solve_block_any, n->p, 1)
 /* The cells of b; arguments as above. */
 static void solve_cells(collocation *n, block b, vec *const *rows, vec *integral) {
   switch (n->t.in.task->careful ? 0 : n->p) {
-    case 1: solve_block_1(n, b, rows, integral, n->t.extent); break;
-    case 2: solve_block_2(n, b, rows, integral, n->t.extent); break;
-    case 3: solve_block_3(n, b, rows, integral, n->t.extent); break;
-    default: solve_block_any(n, b, rows, integral, n->t.extent);
+    case 1: solve_block_1(n, b, rows, integral, n->t.watched); break;
+    case 2: solve_block_2(n, b, rows, integral, n->t.watched); break;
+    case 3: solve_block_3(n, b, rows, integral, n->t.watched); break;
+    default: solve_block_any(n, b, rows, integral, n->t.watched);
   }
 }
 
@@ -326,7 +331,7 @@ static void solve_two_rows(collocation *n, int64_t r, vec *kept, vec *integral) 
   const double B[] = {task->steps[0], task->steps[1]};
   const int shift = task->dyadic2;
   const vec *g[] = {block_of(t, 0, r).g, block_of(t, 0, r + 1).g};
-  vec *row = n->k, k[2][2][BS_MOST_NODES + 1], E[2], sum[2], low = t->extent[0], high = t->extent[1], hardest = splat(0);
+  vec *row = n->k, k[2][2][BS_MOST_NODES + 1], E[2], sum[2], low = t->watched->extent[0], high = t->watched->extent[1], hardest = splat(0);
   for (int i = 0; i < 2; ++i) {
     k[i][0][1] = k[i][1][1] = E[i] = splat(1);
     sum[i] = splat(0);
@@ -352,8 +357,8 @@ static void solve_two_rows(collocation *n, int64_t r, vec *kept, vec *integral) 
     }
   }
   *integral = (*integral + sum[0]) + sum[1];
-  t->extent[0] = low;
-  t->extent[1] = choose(hardest <= BS_SOLVABLE, high, splat(__builtin_inf()));
+  t->watched->extent[0] = low;
+  t->watched->extent[1] = choose(hardest <= BS_SOLVABLE, high, splat(__builtin_inf()));
 }
 
 /* The rows r..r1-1 or the first few of them, likewise, with the increments loaded; returns the row that comes next. */
