@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 from cases import STATIC_KERNELS, problem, relative_to_path
-from test_cuda import RULES, alone, cupy, drawn, kernel_named, limit, relaying  # noqa: F401: fixtures
+from test_cuda import RULES, alone, cupy, drawn, kernel_named, limit, relaying  # noqa: F401
 
 ORDERS = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (1, 3), (3, 2)]
 

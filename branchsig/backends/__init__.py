@@ -63,6 +63,10 @@ class Problem:
     share : tuple of int
         (k, n): the k-th of n runs of pairs alone is to be done, and all else in the results is to be 0. For the CUDA
         backend alone.
+    purpose : {"kernel", "log", "difference"} or None
+        What values are wanted for, which decides how many digits they must have: a value whose error may be too large
+        is NaN (see `_digits`). None goes by the method: "kernel" or "log", and for `Backend.parts` every part for
+        itself. "difference" is for logarithms, or logarithms of the sum of parts, that others are subtracted from.
     """
 
     path1: Array
@@ -81,6 +85,7 @@ class Problem:
     log_grid: bool = False
     devices: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
+    purpose: str | None = None
 
     @property
     def itself(self) -> bool:
@@ -110,6 +115,14 @@ class Backend(Protocol):
         """Return k_0 to k_order at the end of both paths, shape (*pairs, order + 1).
 
         With `grid` at every node, shape (*pairs, grid1, grid2, order + 1). For problems with an `order` alone.
+        """
+
+    def diagonal(self, problem: Problem) -> Array:
+        """Return log K_depth of every path x[:i + 1] with itself, shape (n1, length1).
+
+        With an `order` k_0 to k_order, shape (n1, length1, order + 1). For paired problems alone whose second paths are
+        the first, lengths and dyadic orders included: these are the nodes of their grids that belong to two equal
+        points. Constant behind the last valid point. Memory grows with the lengths, not with their squares.
         """
 
     def gradients(
@@ -159,6 +172,10 @@ class ThroughNumpy:
     def parts(self, problem: Problem, *, grid: bool) -> Array:
         """See `Backend.parts`."""
         return self._through(problem, lambda backend, there: backend.parts(there, grid=grid))
+
+    def diagonal(self, problem: Problem) -> Array:
+        """See `Backend.diagonal`."""
+        return self._through(problem, lambda backend, there: backend.diagonal(there))
 
     def _through(self, problem: Problem, work: Callable[[Backend, Problem], Array]) -> Array:
         converted = self._converted(problem)

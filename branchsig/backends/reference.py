@@ -530,6 +530,28 @@ class ReferenceBackend:
 
         return _map_pairs(problem, by_order)
 
+    def diagonal(self, problem: Problem) -> Array:
+        """Return log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
+        xp, length = namespace_of(problem.path1), problem.path1.shape[1]
+        refinement = 2 ** problem.dyadic_order[0]
+
+        def on_diagonal(grid: Array) -> Array:
+            corners = grid[:, ::refinement, ::refinement]
+            return xp.reshape(corners, (corners.shape[0], length * length))[:, :: length + 1]
+
+        def prefixes(x: _Paths, y: _Paths) -> Array:
+            order = problem.order
+            if _still(problem, x, y):
+                nothing = _filled_array(x, 0.0, (x.points.shape[0], length))
+                return nothing if order is None else xp.stack([nothing + 1.0, *[nothing] * order], axis=-1)
+            g = _cell_increments(problem, Context(), x, y)
+            if order is None:
+                return on_diagonal(_log_corners(g, problem))
+            k, _ = _parts(g, order, problem.quadrature)
+            return xp.stack([on_diagonal(_at_corners(part, problem.quadrature.p)) for part in k], axis=-1)
+
+        return _map_pairs(problem, prefixes)
+
     def gradients(
         self,
         problem: Problem,

@@ -47,7 +47,7 @@ struct Order : Levels<DEPTH, true> {
     }
 
     // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
-    __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, bool, work (&edge)[ROOM][DOWN], work&,
+    __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, int, work (&edge)[ROOM][DOWN], work&,
                                         Watch<work>& watch) {
       work sums[P][P], at_u[P][P][ROOM], at_k[P][P][ROOM];  // at_u, at_k: of the nodes but the first of a row or column
       sums_of_ones<P>(weights, sums);
@@ -76,7 +76,7 @@ struct Order : Levels<DEPTH, true> {
     }
 
     // k_n at the lower right corner of the latest cell
-    __device__ __forceinline__ work corner(int m, int, bool) const { return k[m][P]; }
+    __device__ __forceinline__ work corner(int m, int, bool, int) const { return k[m][P]; }
 
     // u_n on the last row of nodes, (levels, columns * P + 1)
     __device__ __forceinline__ void keep(int N, work* last_row, int first, int C) const {
