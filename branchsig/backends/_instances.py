@@ -182,7 +182,7 @@ class Instance:
     @property
     def handed_on(self) -> int:
         """The values of a level in an edge: DOWN, or for the way back UP, of the rule, and no less than DOWN."""
-        bounds = 2 * (self.grid and self.careful)
+        bounds = 2 * (self.rule == "Order" or (self.grid and self.careful))
         if self.rule == "Staggered":
             down, up = 1, 3
         elif self.rule == "Trapezoid":

@@ -35,7 +35,7 @@ PAIRINGS = {"paired": 0, "gram": 1, "symmetric": 2}
 LAST_LEVEL, ALL_LEVELS, LOGARITHM, DIAGONAL = range(4)
 """What a result holds, as in sweep.cuh."""
 
-_PURPOSES = {"kernel": 0, "log": 1, "difference": 2}
+_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "part": 3}
 """What values are asked for, as in elementary.cuh."""
 
 LARGEST_DEPTH = 15
@@ -236,7 +236,7 @@ class Plan:
         (_, length1, dimension), (n2, length2, _) = self.shapes
         teams = launch.warps, launch.lanes, launch.stages, launch.by_pass
         in_logs = kind in (LOGARITHM, DIAGONAL) if kernel == "forward" else kind
-        purpose = _PURPOSES[self.purpose or ("log" if in_logs else "kernel")]
+        purpose = _PURPOSES[self.purpose or ("part" if self.parts else "log" if in_logs else "kernel")]
         kinds = (kind, 0, purpose) if kernel == "forward" else (0, kind, purpose)
         sizes = (length1, length2, dimension, *self.orders, self.depth)
         integers = (*sizes, self.dilated, PAIRINGS[self.pairing], fewest, most, *teams, *kinds)

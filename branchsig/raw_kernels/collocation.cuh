@@ -190,7 +190,7 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
     }
 
     // K, or its logarithm, at the lower right corner of the latest cell; NaN where it has lost its digits
-    __device__ __forceinline__ work corner(int m, int, bool logarithm, int purpose) const {
+    __device__ __forceinline__ work corner(int, int m, int, bool logarithm, int purpose) const {
       if (BOUNDED && bounds.wrong(m, logs[CAREFUL ? m : 0][P], purpose)) return not_a_number<work>();
       return CAREFUL && logarithm ? logs[CAREFUL ? m : 0][P] : k[m][P];
     }

@@ -61,8 +61,9 @@ struct Watch {
   __device__ __forceinline__ bool strayed() const { return wrong || farthest > MOST - LEAST || faintest > FAINT; }
 };
 
-// What a value is asked for: the kernel, its logarithm, or a logarithm that others are subtracted from.
-enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE };
+// What a value is asked for: the kernel, its logarithm, or a logarithm that others are subtracted from. PARTS: these of their sum, or
+// every part for itself.
+enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, EVERY_PART };
 
 // |error of log K_m| <= EPSILON (largest mean of K_{m-1}, ..., K_0 over a cell) (sum of |g|)
 constexpr double EPSILON = 0x1p-52, TOLERANCE = 1e-4;

@@ -57,7 +57,7 @@ __device__ __forceinline__ work slope_of(const double* parameter, work b) {
     const work a = distance_of(b, p0);
     return b == work(0) ? work(0) : (work(1) + a) * exp(-a) * (p0 * work(-1.0 / 3)) * p0;
   }
-  return b == work(0) ? work(0) : exp((-p1 - work(1)) * log1p(b * p0 * p0)) * (work(-2) * p1 * p0) * p0;
+  return b == work(0) ? work(0) : exp((-p1 - work(1)) * log1p(b * p0 * p0)) * p0 * p0 * (work(-2) * p1);
 }
 
 // A quantity at the corners of a cell, its differences down the left and the right side and along the upper and the lower one, and

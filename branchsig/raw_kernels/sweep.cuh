@@ -480,7 +480,7 @@ struct Sweep {
         strip.row(N, g, weights, purpose, handed, total, watch);
         if (Rule::GRID && !Rule::CAREFUL && !Rule::PARTS && sizeof(real) < sizeof(work) && !values && purpose == KERNEL_ITSELF) {
 #pragma unroll
-          for (int c = 0; c < COLUMNS; ++c) watch.wrong |= !is_finite(real(strip.corner(N - 1, c, false, purpose)));
+          for (int c = 0; c < COLUMNS; ++c) watch.wrong |= !is_finite(real(strip.corner(N, N - 1, c, false, purpose)));
         }
         if (hands_on && r >= 0) {
 #pragma unroll
@@ -502,7 +502,7 @@ struct Sweep {
       if (!Rule::GRID && values) values[0] = real(1);
 #pragma unroll
       for (int m = 0; m < N; ++m) {
-        const real end = real(strip.corner(m, 0, false, purpose));
+        const real end = real(strip.corner(N, m, 0, false, purpose));
         watch.wrong |= !is_finite(end);
         if (!Rule::GRID && values) values[m + 1] = end;
       }
@@ -529,7 +529,7 @@ struct Sweep {
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
         if (first + c >= C) continue;
-        row[(first + c + 1) * stride] = m < 0 ? real(1) : real(strip.corner(m < 0 ? 0 : m, c, content == LOGARITHM, purpose));
+        row[(first + c + 1) * stride] = m < 0 ? real(1) : real(strip.corner(N, m < 0 ? 0 : m, c, content == LOGARITHM, purpose));
         if (i == 0) level[(first + c + 1) * stride] = border;
       }
     }
@@ -545,7 +545,7 @@ struct Sweep {
     if (Rule::PARTS) node[0] = real(1);
 #pragma unroll
     for (int m = 0; m < N; ++m)
-      if (Rule::PARTS || m == N - 1) node[Rule::PARTS ? m + 1 : 0] = real(strip.corner(m, 0, true, purpose));
+      if (Rule::PARTS || m == N - 1) node[Rule::PARTS ? m + 1 : 0] = real(strip.corner(N, m, 0, true, purpose));
   }
   // Behind the last valid point it is constant.
   __device__ void extend_diagonal(real* diagonal) const {

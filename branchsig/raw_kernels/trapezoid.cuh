@@ -99,7 +99,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
     }
 
     // K, or its logarithm, at the end of column c of the strip on the latest row; NaN where it has lost its digits
-    __device__ __forceinline__ work corner(int m, int c, bool logarithm, int purpose) const {
+    __device__ __forceinline__ work corner(int, int m, int c, bool logarithm, int purpose) const {
       if (BOUNDED && bounds.wrong(m, logs[CAREFUL ? m : 0][c], purpose)) return not_a_number<work>();
       return CAREFUL && logarithm ? logs[CAREFUL ? m : 0][c] : k[m][c];
     }

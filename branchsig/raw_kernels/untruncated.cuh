@@ -357,7 +357,7 @@ struct Untruncated : Levels<1, true> {
     }
 
     // K, or its logarithm, at the lower right corner of the latest cell; NaN where it has lost its digits
-    __device__ __forceinline__ work corner(int, int, bool logarithm, int purpose) const {
+    __device__ __forceinline__ work corner(int, int, int, bool logarithm, int purpose) const {
       if (BOUNDED && bounds.wrong(0, logs[P], purpose)) return not_a_number<work>();
       return CAREFUL && logarithm ? logs[P] : nodes[P][P];
     }
