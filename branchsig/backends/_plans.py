@@ -343,8 +343,8 @@ class Plan:
         (_, length1, dimension), (_, length2, _) = self.shapes
         groups = 0 if self.static_kernel == GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)
         channels = groups * instance.channels
-        # Rows of points are laid out by blocks of 32, and the largest K that is trusted behind them; the two factors of a
-        # dilated kernel come last.
+        # Rows of points are laid out by blocks of 32, and the largest K that is trusted behind them; the two factors of
+        # a dilated kernel come last.
         rows1, rows2 = (-(-(length + 1) // 32) * 32 for length in (length1, length2))
         paths = channels * (rows1 + rows2) + 4
         handed_on = (self.rows + instance.lag(levels)) * instance.handed_on * levels

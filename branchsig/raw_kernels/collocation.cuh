@@ -118,8 +118,8 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
   typedef work Work;
   typedef Weights<P> At;
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, OF_GRID>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: K at the nodes of the left edge but the first, BOUNDED: what bounds the error of log K, and E_a; up: F_a, the suffix sums of Kbar K by rows of nodes but the first,
-  // and what the cell to the right gives to Kbar on the edge
+  // down: K at the nodes of the left edge but the first, BOUNDED what bounds the error of log K, and E_a; up: F_a, the suffix sums
+  // of Kbar K by rows of nodes but the first, and what the cell to the right gives to Kbar on the edge
   static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false, BOUNDED = GRID && CAREFUL;
   enum { DOWN = 2 * P + 2 * BOUNDED, UP = 3 * P + 1, RUNS = P, LAG = 0, E = DOWN - P };
   static constexpr int LOG = CAREFUL ? int(ROOM) : 1;

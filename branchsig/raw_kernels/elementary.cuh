@@ -54,9 +54,9 @@ struct Watch {
     const bool doubtful = !(most >= work(1));
     return wrong || doubtful || farthest > min(unsigned(MOST), high_word(most)) - LEAST || faintest > FAINT;
   }
-  // the largest K, or a little more
+  // the largest K, that of level 0 included, or a little more
   __device__ __forceinline__ work most() const {
-    return farthest > MOST - LEAST ? work(1) / work(0) : of_high_word<work>(farthest + LEAST + 1);
+    return farthest > MOST - LEAST ? work(1) / work(0) : max(work(1), of_high_word<work>(farthest + LEAST + 1));
   }
   __device__ __forceinline__ bool strayed() const { return wrong || farthest > MOST - LEAST || faintest > FAINT; }
 };
@@ -211,8 +211,8 @@ __device__ __forceinline__ real power(real base, real exponent) {
   return exp(exponent * log(base));
 }
 
-// The bounds of a column of nodes, over all cells above and to the left. Those of a row, as far as it goes, come and go with the
-// values `edge` of every level: from AT on the largest mean of the levels below, and the sum of |g|, of which that of level 0 counts.
+// The bounds of a column of nodes, over all cells above and to the left. Those of the columns before come and go with the values
+// `edge` of every level: from AT on the largest mean of the levels below, and the sum of |g| along the row, which level 0 has.
 template <int ROOM, int AT, bool USED, typename work>
 struct Bounds {
   enum { LARGEST = AT, MOVED = AT + 1 };

@@ -120,11 +120,11 @@ struct Paths {
     Extent extent1, extent2;
     lay_out<WATCHED>(problem, team, path1, problem.length1, points1, BEFORE, unit(problem, scale, false), false, extent1);
     lay_out<WATCHED>(problem, team, path2, problem.length2, points2(problem), 0, unit(problem, scale, true), true, extent2);
-    team.barrier();
-    if (!WATCHED) return;
-    team.sum_both(extent1.moved, extent2.moved, scratch);
-    if (KERNEL == POLYNOMIAL) team.most_both(extent1.farthest, extent2.farthest, scratch);
-    if (team.thread() == 0) *most(problem) = trusted(problem, scale, extent1, extent2);
+    if (WATCHED) {
+      team.sum_both(extent1.moved, extent2.moved, scratch);
+      if (KERNEL == POLYNOMIAL) team.most_both(extent1.farthest, extent2.farthest, scratch);
+      if (team.thread() == 0) *most(problem) = trusted(problem, scale, extent1, extent2);
+    }
     team.barrier();
   }
   // LINEAR: what the steps of a path are multiplied by, so that their products are the increments times `scale`.
@@ -173,7 +173,9 @@ struct Paths {
       const double degree = problem.parameter[0], product = double(extent1.farthest) * double(extent2.farthest);
       const double base = product + fabs(problem.parameter[1]), factor = problem.parameter[2];
       largest = factor * pow(base, degree) * (1.0 + degree);
-      of_cells = degree < 2.0 ? 4.0 * largest * cells : moved * factor * degree * pow(base, degree - 2.0) * (base + degree * product);
+      // by both derivatives of kappa, where they are finite
+      const double slopes = factor * degree * pow(base, degree - 2.0) * (base + degree * product);
+      of_cells = degree < 2.0 ? 4.0 * largest * cells : moved * slopes;
     }
     const bool kept = largest * sqrt(cells) <= Watch<work>::of_increments() * of_cells;
     const double factors = problem.dilated ? fabs(double(dilation(problem, false)) * double(dilation(problem, true))) : 1.0;

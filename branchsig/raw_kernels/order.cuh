@@ -20,8 +20,8 @@ struct Order : Levels<DEPTH, true> {
   typedef work Work;
   typedef Weights<P> At;
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, true>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: k at the nodes of the left edge but the first, what bounds errors, and the sums of cells along the row up to there; up: these sums, the
-  // suffix sums of ubar by rows of nodes but the first, and what the cell to the right gives to kbar on the edge
+  // down: k at the nodes of the left edge but the first, what bounds errors, and the sums of cells along the row up to there; up:
+  // these sums, the suffix sums of ubar by rows of nodes but the first, and what the cell to the right gives to kbar on the edge
   enum { DOWN = 2 * P + 2, UP = 3 * P + 1, RUNS = P, LAG = 0, SUMS = DOWN - P };
   static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = true, EVERY_ROW = false;
   static constexpr double OF_SUM = 1.0;
@@ -105,7 +105,10 @@ struct Order : Levels<DEPTH, true> {
     __device__ __forceinline__ work error_of(int m) const {
       work total = m ? bounds.largest[m ? m - 1 : 0] : work(1);
 #pragma unroll
-      for (int j = 1; j <= m; ++j) total += work(j + 1) * bounds.largest[j - 1] * (m - j ? bounds.largest[m - j ? m - j - 1 : 0] : work(1));
+      for (int j = 1; j <= m; ++j) {
+        const work other = m - j ? bounds.largest[m - j ? m - j - 1 : 0] : work(1);
+        total += work(j + 1) * bounds.largest[j - 1] * other;
+      }
       return work(EPSILON) * bounds.moved * total / work(m + 1);
     }
 

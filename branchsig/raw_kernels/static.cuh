@@ -141,8 +141,8 @@ __device__ inline work difference(work a, work d, work square) {
   return KERNEL == MATERN32 ? made : made + (a * a * e + square * (work(1) + e)) * work(1.0 / 3);
 }
 
-// The second difference of phi over a cell, from b (polynomial: b + gamma) and its differences. With phi = exp(-a), e() = exp(-d) - 1
-// for a difference d of a, and the values and differences of a where they meet in the corner 00,
+// The second difference of phi over a cell, from b (polynomial: b + gamma) and its differences. With phi = exp(-a), e(d) = exp(-d)
+// - 1 for a difference d of a, and the differences that meet in the corner 00,
 //
 //   phi_11 - phi_10 - phi_01 + phi_00 = phi_00 (e(down) e(along) + exp(-down - along) e(both)),
 //

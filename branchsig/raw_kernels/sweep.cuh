@@ -113,11 +113,7 @@ struct Team {
   template <typename work>
   __device__ work sum(work value, work* scratch) const {
     for (int distance = lanes / 2; distance; distance >>= 1) value += __shfl_xor_sync(ALL_LANES, value, distance);
-    if (warps == 1) return value;
-    if (lane == 0) scratch[warp] = value;
-    __syncthreads();
-    value = scratch[0];
-    for (int w = 1; w < warps; ++w) value += scratch[w];
+    if (warps > 1) gather(scratch, value, [](work a, work b) { return a + b; });
     return value;
   }
   // Sums of two values, or the largest of them, whose shuffles do not wait for each other.
@@ -381,9 +377,7 @@ struct Sweep {
     total = team.sum(total, scratch);
     watch.wrong = team.any(watch.wrong);
     if (BOUND) {
-      team.barrier();
       watch.moved = team.sum(watch.moved, scratch);
-      team.barrier();
       watch.largest = team.most(watch.largest, scratch);
     }
     if (relay.progress) {
@@ -536,7 +530,8 @@ struct Sweep {
   }
 
   // Stores the node below and to the right of cell (r, first), if it is one of two equal points of a path.
-  __device__ __forceinline__ void store_diagonal(real* diagonal, int purpose, int r, int first, const typename Rule::Down& strip) const {
+  __device__ __forceinline__ void store_diagonal(real* diagonal, int purpose, int r, int first,
+                                                 const typename Rule::Down& strip) const {
     const int N = levels(), stride = Rule::PARTS ? N + 1 : 1, mask = (1 << problem.order1) - 1;
     if (r == 0 && first == 0)
       for (int n = 0; n < stride; ++n) diagonal[n] = real(Rule::PARTS && n == 0);

@@ -79,7 +79,8 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
             logs[m][c] += edge[m][E];
             now = exp(logs[m][c]);
             bounds.level(m, g[c], largest, edge);
-            if (GRID && m == N - 1) watch.wrong |= bounds.wrong(m, logs[m][c], purpose) || !is_finite(purpose ? logs[m][c] : work(real(now)));
+            if (BOUNDED && m == N - 1)
+              watch.wrong |= bounds.wrong(m, logs[m][c], purpose) || !is_finite(purpose ? logs[m][c] : work(real(now)));
           } else {
             edge[m][E] *= cell_exp(g[c] * corners);
             now = k[m][c] * edge[m][E];

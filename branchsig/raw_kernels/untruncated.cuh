@@ -279,8 +279,8 @@ struct Untruncated : Levels<1, true> {
   typedef work Work;
   typedef EquationWeights<P> At;
   enum { COLUMNS = 1, ROOM = 1, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: K at the nodes of the left edge but the first, E, and BOUNDED what bounds the error of log K; up: the suffix sums of Kbar K by rows of nodes but the first, and what
-  // the cell to the right gives to Kbar on the edge
+  // down: K at the nodes of the left edge but the first, E, and BOUNDED what bounds the error of log K; up: the suffix sums of Kbar
+  // K by rows of nodes but the first, and what the cell to the right gives to Kbar on the edge
   static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = true, BOUNDED = GRID && CAREFUL;
   enum { DOWN = 2 * P + 2 * BOUNDED, UP = 2 * P + 1, RUNS = 0, LAG = 0 };
   static constexpr double OF_SUM = 1.0;
