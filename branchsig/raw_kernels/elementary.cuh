@@ -61,15 +61,15 @@ struct Watch {
   __device__ __forceinline__ bool strayed() const { return wrong || farthest > MOST - LEAST || faintest > FAINT; }
 };
 
-// What a value is asked for: the kernel, its logarithm, or a logarithm that others are subtracted from. PARTS: these of their sum, or
-// every part for itself.
+// What a value is asked for: the kernel, its logarithm, or a logarithm that others are subtracted from. PARTS: these of their sum,
+// or every part for itself.
 enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, EVERY_PART };
 
 // |error of log K_m| <= EPSILON (largest mean of K_{m-1}, ..., K_0 over a cell) (sum of |g|)
 constexpr double EPSILON = 0x1p-52, TOLERANCE = 1e-4;
 
-// Whether the digits of a value are lost, given log K and those two factors of the bound. Infinite logarithms stay, and so do kernels
-// that are inf or 0 for certain.
+// Whether the digits of a value are lost, given log K and those two factors of the bound. Infinite logarithms stay, and so do
+// kernels that are inf or 0 for certain.
 __device__ inline bool lost(double log_k, double largest, double moved, int purpose) {
   const double error = EPSILON * largest * moved, size = fabs(log_k);
   if (moved == 0.0 || size > 0x1.fffffffffffffp+1023) return false;

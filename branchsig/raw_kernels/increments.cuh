@@ -167,7 +167,7 @@ struct Paths {
   __device__ work trusted(const Problem<real, MORE>& problem, work scale, const Extent& extent1, const Extent& extent2) const {
     const double moved = double(extent1.moved) * double(extent2.moved);
     if (KERNEL == LINEAR) return work(Watch<work>::digits() / (moved / double(scale)));
-    double of_cells = moved, largest = 1.0;
+    double of_cells = moved, largest = KERNEL == RATIONAL_QUADRATIC ? 1.0 + problem.parameter[1] : 1.0;
     const double cells = double(problem.length1 - 1) * double(problem.length2 - 1);
     if (KERNEL == POLYNOMIAL) {
       const double degree = problem.parameter[0], product = double(extent1.farthest) * double(extent2.farthest);
@@ -314,7 +314,7 @@ struct Increments {
     work b[POINTS];
     arguments_of_row(row, up ? paths.first(problem, 0, row) : ahead, b);
 #pragma unroll
-    for (int p = 0; p < POINTS; ++p) kappa[p] = kappa_of<KERNEL>(problem.parameter, b[p]);
+    for (int p = 0; p < POINTS; ++p) kappa[p] = kappa_of<KERNEL, OF_CELLS>(problem.parameter, b[p]);
   }
 
   // The increment of the cell of coarse row i

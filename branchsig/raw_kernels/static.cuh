@@ -14,17 +14,21 @@ __device__ __forceinline__ work distance_of(work b, work rate) {
   return a > work(1e4) ? work(1e4) : a;
 }
 
-// base^degree. A whole degree has a real power of negative bases too.
+// base^degree. Whole degrees have powers of negative bases; int() ends at 2^31 - 1, and beyond these are NaN.
 template <typename work>
 __device__ __forceinline__ work power_of(work base, double degree) {
-  const double whole = floor(degree);
-  if (whole == degree && degree < 2147483648.0) return whole_power(base, int(degree));
-  const work of_size = power(whole == degree ? work(fabs(base)) : base, work(degree));
-  return base < work(0) && whole * 0.5 != floor(whole * 0.5) ? -of_size : of_size;
+  const int whole = int(degree);
+  return double(whole) == degree ? whole_power(base, whole) : power(base, work(degree));
+}
+
+// (1 + x)^exponent; EXACT: where x is small and the exponent large too
+template <bool EXACT, typename work>
+__device__ __forceinline__ work power_beside_one(work x, work exponent) {
+  return EXACT ? exp(exponent * log1p(x)) : power(work(1) + x, exponent);
 }
 
 // phi(b)
-template <int KERNEL, typename work>
+template <int KERNEL, bool EXACT, typename work>
 __device__ __forceinline__ work kappa_of(const double* parameter, work b) {
   const work p0 = work(parameter[0]), p1 = work(parameter[1]), p2 = work(parameter[2]);
   if (KERNEL == POLYNOMIAL) return p2 * power_of(b + p1, parameter[0]);
@@ -38,12 +42,12 @@ __device__ __forceinline__ work kappa_of(const double* parameter, work b) {
     const work a = distance_of(b, p0);
     return (work(1) + a + a * a * work(1.0 / 3)) * exp(-a);
   }
-  return exp(-p1 * log1p(b * p0 * p0));  // RATIONAL_QUADRATIC
+  return power_beside_one<EXACT>(b * p0 * p0, -p1);  // RATIONAL_QUADRATIC
 }
 
 // the factor of the gradients: d kappa / d x = slope y (polynomial) or slope (x - y) (radial). Where points coincide, which leaves
 // nothing of a gradient whatever the slope, it is finite.
-template <int KERNEL, typename work>
+template <int KERNEL, bool EXACT, typename work>
 __device__ __forceinline__ work slope_of(const double* parameter, work b) {
   const work p0 = work(parameter[0]), p1 = work(parameter[1]), p2 = work(parameter[2]);
   if (KERNEL == POLYNOMIAL) return p0 == work(0) ? work(0) : p2 * p0 * power_of(b + p1, parameter[0] - 1.0);
@@ -57,7 +61,7 @@ __device__ __forceinline__ work slope_of(const double* parameter, work b) {
     const work a = distance_of(b, p0);
     return b == work(0) ? work(0) : (work(1) + a) * exp(-a) * (p0 * work(-1.0 / 3)) * p0;
   }
-  return b == work(0) ? work(0) : exp((-p1 - work(1)) * log1p(b * p0 * p0)) * p0 * p0 * (work(-2) * p1);
+  return b == work(0) ? work(0) : power_beside_one<EXACT>(b * p0 * p0, -p1 - work(1)) * p0 * p0 * (work(-2) * p1);
 }
 
 // A quantity at the corners of a cell, its differences down the left and the right side and along the upper and the lower one, and
@@ -158,7 +162,7 @@ __device__ inline work second_difference(const double* parameter, const OverCell
   for (int i = 0; i < 2; ++i)
 #pragma unroll
     for (int j = 0; j < 2; ++j)
-      phi[i][j] = KERNEL == POLYNOMIAL ? power_of(b.at[i][j], parameter[0]) : kappa_of<KERNEL>(parameter, b.at[i][j]);
+      phi[i][j] = KERNEL == POLYNOMIAL ? power_of(b.at[i][j], parameter[0]) : kappa_of<KERNEL, true>(parameter, b.at[i][j]);
   if (KERNEL == RBF || KERNEL == RATIONAL_QUADRATIC) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
