@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
 from branchsig.backends.cuda import warm_up
+from branchsig.dilation import dilation
 from branchsig.kernel import branched_sig_kernel, branched_sig_kernel_gram, branched_sig_kernel_stack
 from branchsig.kernel_backprop import (
     branched_sig_kernel_backprop,
@@ -21,7 +22,6 @@ from branchsig.metrics import (
     expected_branched_sig_score,
     expected_branched_sig_score_backprop,
 )
-from branchsig.normalization import dilation
 from branchsig.quadrature import GaussLobatto, LeftPoint, Trapezoid
 from branchsig.static_kernels import (
     Context,

@@ -8,6 +8,7 @@ arrays and nothing else.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from types import EllipsisType
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -46,7 +47,7 @@ PathsT2 = TypeVar("PathsT2", bound=Indexable[Any] | Sequence[Indexable[Any]])
 
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2
 _NOT_HANDED_OUT = (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What the libraries raise that do not hand an array out by DLPack."""
+"""What the libraries raise that do not hand an array out by DLPack, or have no double precision."""
 
 
 class _Library(NamedTuple):
@@ -138,11 +139,14 @@ def _says_cpu(array: Array) -> bool:
 
 
 def is_recorded(array: Array) -> bool:
-    """Tell whether the library of an array records what is done with it, to differentiate it by itself (PyTorch)."""
-    if not getattr(array, "requires_grad", False):
-        return False
+    """Tell whether the library of an array is to differentiate what is done with it by itself (PyTorch): backward, for
+    which it records that, or forward, by a tangent that the array carries."""
     torch = sys.modules.get("torch")
-    return torch is None or torch.is_grad_enabled()
+    if torch is None or not _library_of(array).is_torch:
+        return bool(getattr(array, "requires_grad", False))
+    if array.requires_grad and torch.is_grad_enabled():
+        return True
+    return torch.autograd.forward_ad.unpack_dual(array).tangent is not None
 
 
 def is_traced(array: Array) -> bool:
@@ -169,20 +173,12 @@ def _has_memory(array: Array) -> bool:
         array.data_ptr()  # the tensors of torch.vmap name a device for DLPack all the same
     except RuntimeError:
         return False
-    return True
+    return bool(array.device.type != "meta")
 
 
 def unrecorded(array: Array) -> Array:
     """Return an array, or a view of it from which no derivatives flow back."""
-    return array.detach() if getattr(array, "requires_grad", False) else array
-
-
-def in_float64(array: Array) -> Array:
-    """Return an array of float32 in float64, where its library has that dtype (JAX has not, unless told)."""
-    xp = namespace_of(array)
-    if array.dtype != xp.float32 or "float64" not in xp.__array_namespace_info__().dtypes(kind="real floating"):
-        return array
-    return xp.astype(array, xp.float64)
+    return array.detach() if _library_of(array).is_torch else array
 
 
 def constant(array: Array) -> Array:
@@ -253,6 +249,19 @@ def contiguous(array: Array) -> Array:
     if isinstance(array, np.ndarray):
         return np.require(array, array.dtype.newbyteorder("="), ["C", "A", "E"])
     return array
+
+
+def in_float64(array: Array) -> Array:
+    """Return an array in float64, or as it is where its library or device has none (JAX without x64)."""
+    xp = namespace_of(array)
+    if array.dtype == xp.float64:
+        return array
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return xp.astype(array, xp.float64)
+        except _NOT_HANDED_OUT:
+            return array
 
 
 def weighted(weights: Array, values: Array) -> Array:

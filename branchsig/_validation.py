@@ -134,6 +134,16 @@ def target(value: Any) -> float:
     return number
 
 
+def room(value: Any) -> float:
+    """Check how far above the target the logarithms along the way may lie: a finite number above 0."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"room is {value!r}: expected a finite number > 0")
+    number = float(value)
+    if not (math.isfinite(number) and number > 0.0):
+        raise ValueError(f"room is {value!r}: expected a finite number > 0, which is added to the target")
+    return number
+
+
 def rtol(value: Any) -> float | None:
     """Check the tolerance: None, or a number above 0 and below 1."""
     if value is None:

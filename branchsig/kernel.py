@@ -31,7 +31,8 @@ from branchsig._problems import Lengths, given, gram_problem, grid_shape, paired
 from branchsig._progress import reporting
 from branchsig._warnings import warn
 from branchsig.backends import Problem, backend_for
-from branchsig.normalization import dilated, unit_kernel, unit_kernel_less_one
+from branchsig.dilation import dilated
+from branchsig.normalization import unit_kernel, unit_kernel_less_one
 from branchsig.quadrature import Quadrature
 from branchsig.spec import Execution, Spec, options_of
 from branchsig.static_kernels import BOUNDED, StaticKernel
@@ -141,9 +142,10 @@ def branched_sig_kernel(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
-        that hold NaN or infinities. With ``depth=math.inf`` also if a cell was not solved within the iterations
-        allowed, which gives NaN. And if no rule reaches `rtol`.
+        Once, with their number, if values overflow: they are inf; or if the terms they are sums of cancel beyond the
+        digits of a double, as they may where paths return: they are NaN. It names the paths that hold NaN or
+        infinities. With ``depth=math.inf`` also if a cell was not solved within the iterations allowed, which gives
+        NaN. And if no rule reaches `rtol`.
 
     See Also
     --------
@@ -320,9 +322,9 @@ def branched_sig_kernel_gram(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
-        that hold NaN or infinities. Also where the axes look like those of other libraries: if every path has
-        one point, or both arguments have two dimensions.
+        Once, with their number, if values overflow, which are inf, or have lost their digits, which are NaN. It names
+        the paths that hold NaN or infinities. Also where the axes look like those of other libraries: if every path
+        has one point, or both arguments have two dimensions.
 
     See Also
     --------
@@ -450,8 +452,8 @@ def branched_sig_kernel_stack(
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow: they are inf, or NaN where infinities cancel. It names the paths
-        that hold NaN or infinities.
+        Once, with their number, if values overflow, which are inf, or have lost their digits, which are NaN. It names
+        the paths that hold NaN or infinities.
 
     See Also
     --------
@@ -514,6 +516,7 @@ def values(
 def less_one(problem: Problem, spec: Spec) -> Array:
     """Return K - 1 for all pairs of a problem, from logarithms, so that kernels near 1 keep all their digits."""
     backend, xp = backend_for(problem), namespace_of(problem.path1)
+    problem = dataclasses.replace(problem, purpose="kernel")
     with np.errstate(all="ignore"):
         if spec.normalize is True:
             result = unit_kernel_less_one(backend, problem)
@@ -550,9 +553,10 @@ def _refined(problem: Problem, batch: tuple[int, ...], spec: Spec) -> tuple[Arra
 
 def _solved(problem: Problem, batch: tuple[int, ...], spec: Spec) -> Array:
     """What the spec asks for, by the rule of the problem, shape (*pairs, ...)."""
-    backend = backend_for(problem)  # which may depend on the rule
     if spec.normalize == "dilation":
-        problem = dilated(problem).problem
+        scaled = dilated(problem)
+        return scaled.result(_solved(scaled.problem, batch, dataclasses.replace(spec, normalize=False)))
+    backend = backend_for(problem)  # which may depend on the rule
     if spec.return_grid:
         in_all = grid_shape(problem, batch)
         in_all = in_all if problem.order is None else (*in_all, problem.order + 1)
@@ -560,7 +564,8 @@ def _solved(problem: Problem, batch: tuple[int, ...], spec: Spec) -> Array:
     if spec.normalize is True:
         result = unit_kernel(backend, problem, log=spec.log)
     elif problem.order is not None:
-        result = backend.parts(problem, grid=spec.return_grid)
+        purpose = None if spec.return_levels else "log" if spec.log else "kernel"
+        result = backend.parts(dataclasses.replace(problem, purpose=purpose), grid=spec.return_grid)
         if not spec.return_levels:
             xp = namespace_of(result)
             # The sum over no nodes is 1; without it logarithms of kernels near 1 keep their digits.
@@ -607,7 +612,7 @@ def _complaints(result: Array, problem: Problem, lengths: Lengths, spec: Spec, h
     if checked or not finite:
         complaints += map(not_finite, paths)
     if not finite:
-        complaints += [_spoilt(result, problem), _overflow(result, problem, spec)]
+        complaints += [_spoilt(result, problem), _undefined(result, problem, spec)]
     return complaints
 
 
@@ -617,16 +622,18 @@ def _spoilt(result: Array, problem: Problem) -> str:
     return f"{spoilt} of {math.prod(result.shape)} values are not finite because of this" if spoilt else ""
 
 
-def _overflow(result: Array, problem: Problem, spec: Spec) -> str:
+def _undefined(result: Array, problem: Problem, spec: Spec) -> str:
     """How many values are not finite although their paths are, and why."""
-    overflowed = count_true(_finite_pairs(result, problem) & ~namespace_of(result).isfinite(result))
-    if not overflowed:
+    xp, finite = namespace_of(result), _finite_pairs(result, problem)
+    count = count_true(finite & ~xp.isfinite(result))
+    if not count:
         return ""
-    return f"{overflowed} of {math.prod(result.shape)} values {_what_happened(problem, spec)}"
+    undefined = count_true(finite & xp.isnan(result))
+    return f"{count} of {math.prod(result.shape)} values {what_happened(problem, spec, count, undefined)}"
 
 
-def _what_happened(problem: Problem, spec: Spec) -> str:
-    """Why values are not finite, and the ways out."""
+def what_happened(problem: Problem, spec: Spec, count: int, undefined: int) -> str:
+    """Why `count` values are not finite, `undefined` of them NaN and the others infinite, and the ways out."""
     bounded = isinstance(problem.static_kernel, BOUNDED)
     scale = 'Take normalize="dilation", which scales every path for itself and never overflows, ' + (
         "or scale the paths down"
@@ -635,13 +642,14 @@ def _what_happened(problem: Problem, spec: Spec) -> str:
     )
     if spec.normalize == "dilation":
         scale = (
-            'With normalize="dilation" this is left to paths that return on a grid too coarse for them, to increments '
-            "beyond the range of the dtype, and to a static_kernel that is not positive semi-definite"
+            'With normalize="dilation" this is left to increments beyond the range of the dtype, and to a '
+            "static_kernel that is not positive semi-definite"
         )
     if problem.order is not None and spec.log:
         return (
             "are NaN or infinite: a kernel truncated by the number of nodes need not be positive, and has no logarithm "
-            "where it is not. Take log=False or a higher order. " + scale
+            "where it is not, or where its terms cancel beyond the digits of a double. Take log=False or a higher "
+            "order. " + scale
         )
     if problem.depth == math.inf and problem.order is None:
         fine = spec.rtol is not None or problem.quadrature.p >= 4
@@ -651,4 +659,15 @@ def _what_happened(problem: Problem, spec: Spec) -> str:
             "it that the equation of a cell has no solution, or was not solved within the iterations allowed; there "
             f"{rule}a higher dyadic_order helps. {scale}"
         )
-    return "overflowed and are inf or NaN: the branched signature kernel grows far faster than the paths do. " + scale
+    if undefined == 0:
+        return "overflowed and are inf: the branched signature kernel grows far faster than the paths do. " + scale
+    cancel = (
+        "the terms they are sums of cancel beyond the digits, or the range, of a double, as they do where paths return "
+        "on their way"
+    )
+    if undefined == count:
+        return f"lost all their digits and are NaN: {cancel}. {scale}"
+    return (
+        f"overflowed or lost all their digits: {count - undefined} are inf, for the branched signature kernel grows "
+        f"far faster than the paths do, and {undefined} are NaN, for {cancel}. {scale}"
+    )

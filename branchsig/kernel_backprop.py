@@ -17,8 +17,9 @@ from branchsig._arrays import Array, ArrayT, Paths, PathsT1, PathsT2, contiguous
 from branchsig._problems import as_given, gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import one_pass, reporting
 from branchsig.backends import Backend, Problem, backend_for
+from branchsig.dilation import dilated
 from branchsig.kernel import values, with_rule
-from branchsig.normalization import dilated, of_log_of_sum, of_sum, sides, unit_kernel_backprop
+from branchsig.normalization import of_log_of_sum, of_sum, sides, unit_kernel_backprop
 from branchsig.quadrature import Quadrature
 from branchsig.spec import Spec, Transforms, options_of
 from branchsig.static_kernels import StaticKernel
@@ -786,7 +787,7 @@ def _gradients(
         # One stack with two lists of factors, for unequal dyadic orders, has a way back for each.
         apart = total and not scaled.problem.itself
         gradients = _gradients(
-            scaled.problem, derivs, plain, left=left, right=right or apart, total=total and not apart
+            scaled.problem, scaled.derivs(derivs), plain, left=left, right=right or apart, total=total and not apart
         )
         return sides(*scaled.adjoint(*gradients), total=apart)
     backend = backend_for(problem)
@@ -794,6 +795,7 @@ def _gradients(
         if spec.normalize:
             return unit_kernel_backprop(backend, problem, derivs, log=spec.log, left=left, right=right, total=total)
         if problem.order is not None and not spec.return_levels:
+            problem = dataclasses.replace(problem, purpose="log" if spec.log else "kernel")
             derivs = _parts_derivs(backend, one_pass(problem, 0, 2), derivs, spec)
             problem = one_pass(problem, 1, 2) if spec.log else problem
         if problem.pairing == "symmetric":

@@ -27,6 +27,7 @@ from branchsig._arrays import (
     PathsT2,
     all_finite,
     as_numpy,
+    count_true,
     device_of,
     filled,
     from_numpy,
@@ -36,9 +37,9 @@ from branchsig._arrays import (
 from branchsig._problems import Lengths, as_given, samples_problem
 from branchsig._warnings import warn
 from branchsig.backends import Problem
-from branchsig.kernel import _what_happened, less_one
+from branchsig.dilation import Dilated, dilated
+from branchsig.kernel import less_one, what_happened
 from branchsig.kernel_backprop import _gradients
-from branchsig.normalization import Dilated, dilated
 from branchsig.quadrature import Quadrature
 from branchsig.spec import Execution, Spec, options_of
 from branchsig.static_kernels import StaticKernel
@@ -1130,7 +1131,7 @@ class _Means:
             self.plain = dataclasses.replace(spec, normalize=False)
             self.dilated = dilated(self.problem)
             self.problem = self.dilated.problem
-        self.kernels = self.overflowed = 0
+        self.kernels = self.overflowed = self.undefined = 0
         self.not_finite = False
 
     def _pairs(self, side: int, remedy: str) -> int:
@@ -1188,7 +1189,8 @@ class _Means:
         xp = namespace_of(values)
         finite1, finite2 = self._finite(side1), self._finite(side2)
         of_finite = finite1[rows][:, None] & finite2[columns][None, :]
-        self.overflowed += copies * int(xp.sum(xp.astype(~xp.isfinite(values) & of_finite, xp.int64)))
+        self.overflowed += copies * count_true(~xp.isfinite(values) & of_finite)
+        self.undefined += copies * count_true(xp.isnan(values) & of_finite)
 
     def _finite(self, side: int) -> Array:
         """Which paths of a sample are finite."""
@@ -1253,7 +1255,7 @@ class _Means:
         if checked or self.not_finite:
             sentences += [_inputs.not_finite(given) for given in self.given]
         if self.overflowed:
-            what = _what_happened(self.problem, self.spec)
+            what = what_happened(self.problem, self.spec, self.overflowed, self.undefined)
             sentences.append(f"{self.overflowed} of the {self.kernels} kernels that the result takes {what}")
         elif not self.not_finite and (checked or lies_on_cpu(result)) and not all_finite(result):
             sentences.append(f"the result is beyond the range of {result.dtype}, though all kernels are finite")

@@ -16,6 +16,7 @@ import math
 import numbers
 from typing import Any
 
+from branchsig import _corners as corners
 from branchsig._arrays import Array, device_of, namespace_of
 
 __all__ = [
@@ -164,72 +165,76 @@ class _Parameters(StaticKernel):
         )
 
 
-class _DotKernel(_Parameters):
-    """κ(x, y) = φ(⟨x, y⟩)."""
-
-    def _phi(self, xp: Any, t: Array) -> Array:
-        raise NotImplementedError
-
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        raise NotImplementedError
-
-    def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
-        xp = namespace_of(x)
-        products = xp.matmul(x, _transposed(y))
-        ctx.save_for_backward(x, y, products)
-        return _difference(_difference(self._phi(xp, products), -2), -1)
-
-    def grad_x(self, ctx: Context, derivs: Array) -> Array:
-        x, y, products = ctx.saved_tensors
-        xp = namespace_of(x)
-        slope = self._phi_derivative(xp, products)
-        ctx.save_for_grad_y(slope)
-        weights = slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1)
-        return xp.matmul(weights, y)
-
-    def grad_y(self, ctx: Context, derivs: Array) -> Array:
-        x, _, products = ctx.saved_tensors
-        xp = namespace_of(x)
-        slope = ctx.saved_for_y[0] if ctx.saved_for_y else self._phi_derivative(xp, products)
-        weights = slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1)
-        return xp.matmul(_transposed(weights), x)
-
-
 class _RadialKernel(_Parameters):
-    """κ(x, y) = φ(‖x − y‖²)."""
+    """κ(x, y) = φ(‖x − y‖²), with a length scale `sigma` or its square.
 
-    def _phi(self, xp: Any, t: Array) -> Array:
+    The increments have an error of a few units in the last place of the products of their factors, not of φ: also where
+    all values of φ are nearly equal, and where the paths lie far from each other beside their size. Gradients then lose
+    the digits that the distance of the paths has more than their size.
+    """
+
+    sigma: float
+
+    _power = 1
+    """What power of a length `sigma` is."""
+
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        """Double differences of φ from the squared distances at the corners of all cells, the first the smallest."""
         raise NotImplementedError
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         raise NotImplementedError
+
+    def _units(self, *, single: bool) -> tuple[float, float, float]:
+        """Return a unit of length, `sigma` in it, and the largest difference of coordinates, squared finite beside it.
+
+        The unit is 1 but for extreme values of `sigma`, whose square or its inverse would leave the range of the
+        floats. Differences beyond the largest are as good as infinite.
+        """
+        least, most, largest, ratio, range_ = (-10, 30, 55, 40, 126) if single else (-100, 400, 500, 400, 1000)
+        exponent = math.frexp(self.sigma)[1] // self._power
+        shift = min(max(exponent, least), most) - exponent
+        unit = 2.0 ** min(max(shift, -range_), range_)
+        sigma = self.sigma * unit if self._power == 1 else self.sigma * unit * unit
+        if single:  # no two floats are so close that it would matter
+            sigma = max(sigma, 2.0 ** (2 * least * self._power))
+        return unit, sigma, 2.0 ** min(largest, exponent + shift + ratio)
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
         xp = namespace_of(x)
+        unit, sigma, most = self._units(single=x.dtype == xp.float32)
+
+        def in_units(difference: Array) -> Array:
+            return xp.clip(difference if unit == 1.0 else unit * difference, -most, most)
+
         # Channel by channel, and by differences: ‖x‖² + ‖y‖² − 2⟨x, y⟩ would lose the distance of points close to each
-        # other.
-        squares = _channel_difference(x, y, 0) ** 2
-        for channel in range(1, x.shape[-1]):
-            squares = squares + _channel_difference(x, y, channel) ** 2
-        ctx.save_for_backward(x, y, squares)
-        return _difference(_difference(self._phi(xp, squares), -2), -1)
+        # other. So are the differences of distances: ‖x' − y‖² − ‖x − y‖² = ⟨x' − x, (x' − y) + (x − y)⟩.
+        dx, dy = in_units(_difference(x, -2)), in_units(_difference(y, -2))
+        squares, p, q, r = (xp.zeros_like(x[:, :1, :1]) for _ in range(4))
+        apart = [in_units(_channel_difference(x, y, channel)) for channel in range(x.shape[-1])]
+        for channel, u in enumerate(apart):
+            squares = squares + u**2
+            p = p + dx[:, :, None, channel] * (u[:, 1:, :] + u[:, :-1, :])
+            q = q - dy[:, None, :, channel] * (u[:, :, 1:] + u[:, :, :-1])
+            r = r - 2 * dx[:, :, None, channel] * dy[:, None, :, channel]
+        ctx.save_for_backward(apart, squares, unit, sigma)
+        t, sign = corners.from_extreme(corners.at_corners(squares, p, q, r), largest=False)
+        return sign * self._increments(xp, t, sigma)
 
     def grad_x(self, ctx: Context, derivs: Array) -> Array:
-        x, y, squares = ctx.saved_tensors
-        xp = namespace_of(x)
-        slope = self._phi_derivative(xp, squares)
+        apart, squares, unit, sigma = ctx.saved_tensors
+        xp = namespace_of(squares)
+        slope = self._phi_derivative(xp, squares, sigma)
         ctx.save_for_grad_y(slope)
         weights = 2 * slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1)
-        channels = range(x.shape[-1])
-        return xp.stack([xp.sum(weights * _channel_difference(x, y, k), axis=2) for k in channels], axis=-1)
+        return unit * xp.stack([xp.sum(weights * u, axis=2) for u in apart], axis=-1)
 
     def grad_y(self, ctx: Context, derivs: Array) -> Array:
-        x, y, squares = ctx.saved_tensors
-        xp = namespace_of(x)
-        slope = ctx.saved_for_y[0] if ctx.saved_for_y else self._phi_derivative(xp, squares)
+        apart, squares, unit, sigma = ctx.saved_tensors
+        xp = namespace_of(squares)
+        slope = ctx.saved_for_y[0] if ctx.saved_for_y else self._phi_derivative(xp, squares, sigma)
         weights = -2 * slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1)
-        channels = range(x.shape[-1])
-        return xp.stack([xp.sum(weights * _channel_difference(x, y, k), axis=1) for k in channels], axis=-1)
+        return unit * xp.stack([xp.sum(weights * u, axis=1) for u in apart], axis=-1)
 
 
 def _channel_difference(x: Array, y: Array, channel: int) -> Array:
@@ -237,9 +242,10 @@ def _channel_difference(x: Array, y: Array, channel: int) -> Array:
 
 
 class _LinearBody(_Parameters):
-    """κ(x, y) = c ⟨x, y⟩.
+    """κ(x, y) = factor² ⟨x, y⟩.
 
-    Its increments are c ⟨Δx, Δy⟩: differences are taken first, so that an offset of the paths costs no digits.
+    Its increments are ⟨factor Δx, factor Δy⟩: differences are taken first, so that an offset of the paths costs no
+    digits, and each is scaled, so that the square of the factor need not be a finite float above 0.
     """
 
     @property
@@ -247,9 +253,9 @@ class _LinearBody(_Parameters):
         return 1.0
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
-        dx, dy = _difference(x, -2), _difference(y, -2)
+        dx, dy = self._scaled(_difference(x, -2)), self._scaled(_difference(y, -2))
         ctx.save_for_backward(dx, dy)
-        return self._scaled(namespace_of(x).matmul(dx, _transposed(dy)))
+        return namespace_of(x).matmul(dx, _transposed(dy))
 
     def grad_x(self, ctx: Context, derivs: Array) -> Array:
         _, dy = ctx.saved_tensors
@@ -329,11 +335,11 @@ class ScaledLinearKernel(_LinearBody):
 
     @property
     def _factor(self) -> float:
-        return self.scale * self.scale
+        return self.scale
 
 
 @dataclasses.dataclass(frozen=True)
-class PolynomialKernel(_DotKernel):
+class PolynomialKernel(_Parameters):
     r"""The polynomial kernel.
 
     .. math:: \kappa(x, y) = \mathrm{scale} \cdot (\langle x, y \rangle + \gamma)^{\mathrm{degree}}
@@ -375,13 +381,60 @@ class PolynomialKernel(_DotKernel):
         _real(self, "gamma")
         _real(self, "scale", least=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        return self.scale * (t + self.gamma) ** self.degree
+    def as_linear(self) -> ScaledLinearKernel | None:
+        """Return the linear kernel that has the same increments, if there is one: for degree 1."""
+        return ScaledLinearKernel(math.sqrt(self.scale)) if self.degree == 1.0 else None
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
+    def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
+        linear = self.as_linear()
+        if linear is not None:
+            return linear(ctx, x, y)
+        xp = namespace_of(x)
+        # Differences of ⟨x, y⟩ + γ by the steps: where the paths lie far from 0, its values are nearly equal.
+        dx, dy = _difference(x, -2), _transposed(_difference(y, -2))
+        base = xp.matmul(x, _transposed(y)) + self.gamma
+        ctx.save_for_backward(x, y, base)
+        v = corners.at_corners(base, xp.matmul(dx, _transposed(y)), xp.matmul(x, dy), xp.matmul(dx, dy))
         if self.degree == 0.0:
-            return xp.zeros_like(t)
-        return self.scale * self.degree * (t + self.gamma) ** (self.degree - 1.0)
+            return 0.0 * xp.where(xp.isfinite(v.r), v.r, xp.zeros_like(v.r))  # which a library can differentiate
+        if self.degree == math.floor(self.degree):
+            return self.scale * corners.power(v, int(self.degree)).r
+        v, sign = corners.from_extreme(v, largest=True)
+        nothing = v.v00 == 0
+        over = xp.where(nothing, xp.ones_like(v.r), v.v00)
+        # v11 v00 / (v10 v01) − 1, which is as good as infinite where a factor below is 0
+        below1, below2 = (xp.where(a == 0, xp.ones_like(a), a) for a in (v.v10, v.v01))
+        bend = v.r / below1 * (v.v00 / below2) - v.p / below1 * (v.q / below2)
+        bend = xp.where((v.v10 == 0) | (v.v01 == 0), xp.full_like(bend, math.inf), bend)
+        logs = (xp.log1p(v.p / over), xp.log1p(v.q / over), _log_ratio(xp, bend, v.v11 / below1, v.v00 / below2))
+        powers = (v.v00**self.degree, v.v10**self.degree, v.v01**self.degree, v.v11**self.degree)
+        g = sign * self.scale * corners.exponential(powers, *(self.degree * a for a in logs)).r
+        negative = xp.minimum(xp.minimum(v.v10, v.v01), v.v11) < 0
+        return xp.where(negative, xp.full_like(g, math.nan), g)
+
+    def grad_x(self, ctx: Context, derivs: Array) -> Array:
+        linear = self.as_linear()
+        if linear is not None:
+            return linear.grad_x(ctx, derivs)
+        x, y, base = ctx.saved_tensors
+        xp = namespace_of(x)
+        slope = self._slope(xp, base)
+        ctx.save_for_grad_y(slope)
+        return xp.matmul(slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1), y)
+
+    def grad_y(self, ctx: Context, derivs: Array) -> Array:
+        linear = self.as_linear()
+        if linear is not None:
+            return linear.grad_y(ctx, derivs)
+        x, _, base = ctx.saved_tensors
+        xp = namespace_of(x)
+        slope = ctx.saved_for_y[0] if ctx.saved_for_y else self._slope(xp, base)
+        return xp.matmul(_transposed(slope * _difference_adjoint(_difference_adjoint(derivs, -2), -1)), x)
+
+    def _slope(self, xp: Any, base: Array) -> Array:
+        if self.degree == 0.0:
+            return xp.zeros_like(base)
+        return self.scale * self.degree * base ** (self.degree - 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -415,14 +468,80 @@ class RBFKernel(_RadialKernel):
     def __post_init__(self) -> None:
         _real(self, "sigma", above=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        return xp.exp(t * (-1.0 / self.sigma))
+    _power = 2
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        return (-1.0 / self.sigma) * self._phi(xp, t)
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        return _of_logarithm(xp, corners.scaled(t, -1.0 / sigma)).r
+
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
+        return (-1.0 / sigma) * xp.exp(t * (-1.0 / sigma))
 
 
-def _root(xp: Any, t: Array) -> Array:
+def _log_ratio(xp: Any, bend: Array, ratio1: Array, ratio2: Array) -> Array:
+    """The logarithm of a product of two ratios, from what it differs by from 1, and where that is much from themselves.
+
+    Infinite where it differs by that.
+    """
+    near = ~(bend <= -0.5)
+    one = xp.ones_like(bend)
+    far = xp.log(xp.where(near, one, ratio1)) + xp.log(xp.where(near, one, ratio2))
+    return xp.where(near, xp.log1p(xp.where(near, bend, xp.zeros_like(bend))), far)
+
+
+_FALLING_ALPHA = 0.1
+"""From here on a rational quadratic kernel is 0 to rounding where coordinates are as good as infinite."""
+
+_FARTHEST = 1e4
+"""At so many length scales the exponential in any kernel is 0."""
+
+
+def _of_logarithm(xp: Any, v: corners.Corners) -> corners.Corners:
+    """exp(v), v at most 0."""
+    e = corners.exponential((xp.exp(v.v00), xp.exp(v.v10), xp.exp(v.v01), xp.exp(v.v11)), v.p, v.q, v.r)
+    return e._replace(r=xp.where(v.v00 < -_FARTHEST, xp.zeros_like(e.r), e.r))
+
+
+_SERIES_TO = 1.0 / 16
+"""Up to so many length scales, and by so many terms, a Matern kernel is its power series to rounding."""
+_SERIES_TERMS = 9
+
+
+def _matern_increments(xp: Any, t: corners.Corners, factor: float, second: float) -> Array:
+    """Double differences of P(z) exp(−z), z = factor · distance, for P = 1 + z + second · z² such that the series in z
+    has no term of first order.
+
+    Near 0 that is 1 + z² S(z), and z² is known without a root: there the terms of first order of P and of exp(−z) would
+    leave nothing but rounding. Where z itself changes by more than 1 in a cell, the difference along the larger step
+    may be one of values.
+    """
+    z = corners.scaled(corners.root(t), factor)
+    powers = range(2, 2 + _SERIES_TERMS)
+    series = tuple((-1.0) ** n / math.factorial(n) * (1 - n + second * n * (n - 1)) for n in powers)
+    near = corners.product(corners.scaled(t, factor * factor), corners.polynomial(z, series)).r
+    polynomial = corners.polynomial(z, (1.0, 1.0, second) if second else (1.0, 1.0))
+    smooth = corners.product(polynomial, _of_logarithm(xp, corners.scaled(z, -1.0))).r
+
+    def difference(start: Array, end: Array, step: Array) -> Array:
+        """The difference of two values, z of the end less that of the start being the step."""
+        back = step < 0
+        low, high = xp.where(back, end, start), xp.where(back, start, end)
+        low, high, step = (xp.clip(a, 0.0, _FARTHEST) for a in (low, high, xp.where(back, -step, step)))
+        value = (1.0 + low + second * low * low) * xp.exp(-low) * xp.expm1(-step)
+        value = value + step * (1.0 + second * (low + high)) * xp.exp(-high)
+        return xp.where(back, -value, value)
+
+    along_x, along_y = xp.abs(z.p), xp.abs(z.q)
+    steep = xp.where(
+        along_x > along_y,
+        difference(z.v10, z.v11, z.q + z.r) - difference(z.v00, z.v01, z.q),
+        difference(z.v01, z.v11, z.p + z.r) - difference(z.v00, z.v10, z.p),
+    )
+    largest = xp.maximum(xp.maximum(z.v10, z.v01), z.v11)
+    far = xp.where(z.v00 > _FARTHEST, xp.zeros_like(steep), xp.where(xp.maximum(along_x, along_y) > 1, steep, smooth))
+    return xp.where(largest <= _SERIES_TO, near, far)
+
+
+def _distance(xp: Any, t: Array) -> Array:
     """√t, whose derivative at 0 is 0 for a library that differentiates by itself."""
     nothing = t == 0
     return xp.where(nothing, xp.zeros_like(t), xp.sqrt(xp.where(nothing, xp.ones_like(t), t)))
@@ -463,13 +582,13 @@ class Matern12Kernel(_RadialKernel):
     def __post_init__(self) -> None:
         _real(self, "sigma", above=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        return xp.exp(_root(xp, t) * (-1.0 / self.sigma))
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        return _of_logarithm(xp, corners.scaled(corners.root(t), -1.0 / sigma)).r
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         coincide = t == 0
         distance = xp.sqrt(xp.where(coincide, xp.ones_like(t), t))
-        slope = xp.exp(distance * (-1.0 / self.sigma)) * (-0.5 / self.sigma) / distance
+        slope = xp.exp(distance * (-1.0 / sigma)) * (-0.5 / sigma) / distance
         return xp.where(coincide, xp.zeros_like(t), slope)
 
 
@@ -504,13 +623,11 @@ class Matern32Kernel(_RadialKernel):
     def __post_init__(self) -> None:
         _real(self, "sigma", above=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        a = _root(xp, t) * (math.sqrt(3.0) / self.sigma)
-        return (1.0 + a) * xp.exp(-a)
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        return _matern_increments(xp, t, math.sqrt(3.0) / sigma, 0.0)
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        a = _root(xp, t) * (math.sqrt(3.0) / self.sigma)
-        return (-1.5 / self.sigma / self.sigma) * xp.exp(-a)
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
+        return (-1.5 / sigma / sigma) * xp.exp(_distance(xp, t) * (-math.sqrt(3.0) / sigma))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -544,13 +661,12 @@ class Matern52Kernel(_RadialKernel):
     def __post_init__(self) -> None:
         _real(self, "sigma", above=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        a = _root(xp, t) * (math.sqrt(5.0) / self.sigma)
-        return (1.0 + a + a * a / 3.0) * xp.exp(-a)
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        return _matern_increments(xp, t, math.sqrt(5.0) / sigma, 1.0 / 3.0)
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        a = _root(xp, t) * (math.sqrt(5.0) / self.sigma)
-        return (-5.0 / 6.0 / self.sigma / self.sigma) * (1.0 + a) * xp.exp(-a)
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
+        a = _distance(xp, t) * (math.sqrt(5.0) / sigma)
+        return (-5.0 / 6.0 / sigma / sigma) * (1.0 + a) * xp.exp(-a)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -589,12 +705,25 @@ class RationalQuadraticKernel(_RadialKernel):
         _real(self, "sigma", above=0.0)
         _real(self, "alpha", above=0.0)
 
-    def _phi(self, xp: Any, t: Array) -> Array:
-        return (1.0 + t * (0.5 / self.alpha / self.sigma / self.sigma)) ** -self.alpha
+    def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        alpha = min(self.alpha, LARGEST_ALPHA)
+        c = corners.scaled(t, 0.5 / alpha / sigma / sigma)
+        b00, b10, b01, b11 = (1.0 + a for a in c[:4])
+        bend = c.r / b10 * (b00 / b01) - c.p / b10 * (c.q / b01)
+        logs = (xp.log1p(c.p / b00), xp.log1p(c.q / b00), _log_ratio(xp, bend, b11 / b10, b00 / b01))
+        values = (xp.exp(-alpha * xp.log1p(a)) for a in c[:4])
+        g = corners.exponential((*values,), *(-alpha * a for a in logs)).r
+        # Coordinates as good as infinite are not so for a kernel that hardly falls.
+        beyond = self._units(single=g.dtype == xp.float32)[2] ** 2
+        g = xp.where(t.v00 >= beyond, xp.zeros_like(g), g)
+        if alpha >= _FALLING_ALPHA:
+            return g
+        return xp.where(xp.maximum(xp.maximum(t.v10, t.v01), t.v11) >= beyond, xp.full_like(g, math.nan), g)
 
-    def _phi_derivative(self, xp: Any, t: Array) -> Array:
-        base = 1.0 + t * (0.5 / self.alpha / self.sigma / self.sigma)
-        return (-0.5 / self.sigma / self.sigma) * base ** (-self.alpha - 1.0)
+    def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
+        alpha = min(self.alpha, LARGEST_ALPHA)
+        c = t * (0.5 / alpha / sigma / sigma)
+        return (-0.5 / sigma / sigma) * xp.exp((-alpha - 1.0) * xp.log1p(c))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -602,26 +731,26 @@ class DilatedKernel(StaticKernel):
     """A static kernel κ times a scale of each path, which stands in a last channel: s_x s_y κ(x, y).
 
     That is κ of features multiplied by the scales. The derivatives with respect to the scale stand in the last channel
-    of the first point.
+    of the first point. What a kernel of the user's own returns is checked before it is multiplied.
     """
 
     kernel: StaticKernel
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
-        inner = Context()
-        g = self.kernel(inner, x[:, :, :-1], y[:, :, :-1])
+        inner, points1, points2 = Context(), x[:, :, :-1], y[:, :, :-1]
+        g = increments(self.kernel, inner, points1, points2)
         scale1, scale2 = x[:, 0, -1], y[:, 0, -1]
-        ctx.save_for_backward(inner, g, scale1, scale2)
+        ctx.save_for_backward(inner, g, scale1, scale2, points1, points2)
         return g * (scale1 * scale2)[:, None, None]
 
     def grad_x(self, ctx: Context, derivs: Array) -> Array:
-        inner, g, scale1, scale2 = ctx.saved_tensors
-        points = self.kernel.grad_x(inner, derivs * (scale1 * scale2)[:, None, None])
+        inner, g, scale1, scale2, points1, _ = ctx.saved_tensors
+        points = gradient_x(self.kernel, inner, derivs * (scale1 * scale2)[:, None, None], points1)
         return _with_channel(points, scale2 * namespace_of(g).sum(derivs * g, axis=(1, 2)))
 
     def grad_y(self, ctx: Context, derivs: Array) -> Array:
-        inner, g, scale1, scale2 = ctx.saved_tensors
-        points = self.kernel.grad_y(inner, derivs * (scale1 * scale2)[:, None, None])
+        inner, g, scale1, scale2, _, points2 = ctx.saved_tensors
+        points = gradient_y(self.kernel, inner, derivs * (scale1 * scale2)[:, None, None], points2)
         return _with_channel(points, scale1 * namespace_of(g).sum(derivs * g, axis=(1, 2)))
 
 
@@ -631,6 +760,9 @@ def _with_channel(points: Array, first: Array) -> Array:
     rest = xp.zeros((points.shape[0], points.shape[1] - 1, 1), dtype=points.dtype, device=device_of(points))
     return xp.concat([points, xp.concat([first[:, None, None], rest], axis=1)], axis=2)
 
+
+LARGEST_ALPHA = 1e20
+"""From here on a rational quadratic kernel is its limit, the radial basis function kernel, to rounding."""
 
 LINEAR = LinearKernel()
 """The static kernel of every function that is given none."""
@@ -656,8 +788,17 @@ def is_built_in(kernel: StaticKernel) -> bool:
 
 
 def is_linear(kernel: StaticKernel) -> bool:
-    """Tell whether the features of a kernel are the points themselves, up to a factor."""
-    return type(kernel) is LinearKernel or type(kernel) is ScaledLinearKernel
+    """Tell whether the features of a kernel are the points themselves, up to a factor and a constant."""
+    return (
+        type(kernel) is LinearKernel
+        or type(kernel) is ScaledLinearKernel
+        or (type(kernel) is PolynomialKernel and kernel.degree == 1.0)
+    )
+
+
+def _is_checked(kernel: StaticKernel) -> bool:
+    """Tell whether a kernel is the user's own. One that is dilated looks at the kernel inside by itself."""
+    return type(kernel) is not DilatedKernel and not is_built_in(kernel)
 
 
 def increments(kernel: StaticKernel, ctx: Context, x: Array, y: Array) -> Array:
@@ -671,7 +812,7 @@ def increments(kernel: StaticKernel, ctx: Context, x: Array, y: Array) -> Array:
         If they are no array of the library and dtype of the paths.
     """
     result = kernel(ctx, x, y)
-    if not is_built_in(kernel):
+    if _is_checked(kernel):
         _check_returned(kernel, "__call__", result, x, (x.shape[0], x.shape[1] - 1, y.shape[1] - 1))
     return result
 
@@ -679,7 +820,7 @@ def increments(kernel: StaticKernel, ctx: Context, x: Array, y: Array) -> Array:
 def gradient_x(kernel: StaticKernel, ctx: Context, derivs: Array, x: Array) -> Array:
     """Call `grad_x` of a static kernel, and check what one of the user's own returns; raises as `increments` does."""
     result = kernel.grad_x(ctx, derivs)
-    if not is_built_in(kernel):
+    if _is_checked(kernel):
         _check_returned(kernel, "grad_x", result, x, tuple(x.shape))
     return result
 
@@ -687,7 +828,7 @@ def gradient_x(kernel: StaticKernel, ctx: Context, derivs: Array, x: Array) -> A
 def gradient_y(kernel: StaticKernel, ctx: Context, derivs: Array, y: Array) -> Array:
     """Call `grad_y` of a static kernel, and check what one of the user's own returns; raises as `increments` does."""
     result = kernel.grad_y(ctx, derivs)
-    if not is_built_in(kernel):
+    if _is_checked(kernel):
         _check_returned(kernel, "grad_y", result, y, tuple(y.shape))
     return result
 

@@ -1304,7 +1304,7 @@ def test_devices_that_do_not_exist_are_refused(emulated, rng):
 
 
 PADDED_MUTATIONS = {
-    "the grid is extended": ("if (GRID && PADDED) sweep.extend(grid + turns.pair() * nodes, grids, content);", ""),
+    "the grid is extended": ("sweep.extend(grid + turns.pair() * nodes, grids, content);", ""),
     "the padding has no gradient": ("if (PADDED) gradients.clear_padding(mine.out1, mine.out2);", ""),
     "a pair has its own first length": ("if (lengths1) problem.length1 = lengths1[pair.first];", "", 2),
     "a pair has its own second length": ("if (lengths2) problem.length2 = lengths2[pair.second];", "", 2),

@@ -87,7 +87,7 @@ SIGNATURES = {
     "expected_branched_sig_score_backprop": (["derivs", *SAMPLES], OF_METRICS | {"lam": 1.0} | SIDES),
     "dilation": (
         ["paths", "depth", "dyadic_order"],
-        SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None},
+        SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None, "room": 9.0},
     ),
     "pad_paths": (["paths"], {}),
     "transform_path": (["path"], TRANSFORM),

@@ -114,3 +114,15 @@ def test_gradients_are_linear_in_derivatives_of_zero(options, rng):
         one[place] = 1.0
         of_one, _ = branchsig.branched_sig_kernel_gram_backprop(one, x, y, **options)
         torch.testing.assert_close(derivs.grad[place], (of_one * weights).sum(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("normalize", [False, True, "dilation"])
+def test_one_of_two_stacks_of_paths_may_be_recorded(rng, normalize, side):
+    stacks = [paths(rng, 3, 5, 2), paths(rng, 3, 6, 2)]
+    wanted = branchsig.branched_sig_kernel_gram_backprop(
+        torch.ones(3, 3, dtype=torch.float64), *stacks, 2, normalize=normalize, right_deriv=True
+    )[side]
+    stacks[side] = stacks[side].clone().requires_grad_()
+    branchsig.branched_sig_kernel_gram(*stacks, 2, normalize=normalize).sum().backward()
+    torch.testing.assert_close(stacks[side].grad, wanted, rtol=1e-9, atol=1e-12)

@@ -66,6 +66,14 @@ class Problem:
     batches : tuple of tuple of int
         The batch shapes of the two arguments that the stacks were made from, to name single paths by. Backends see
         stacks alone.
+    dilations : tuple or None
+        What `branchsig.dilation.dilated` has found of these paths, so that gradients need not search again. No backend
+        looks at it.
+    purpose : {"kernel", "log", "difference", "rough"} or None
+        What values are wanted for, which decides how many digits they must have: a value whose error may be too large
+        is NaN (see `_digits`). None goes by the method: "kernel" or "log", and for `Backend.parts` every part for
+        itself. "difference" is for logarithms, or logarithms of the sum of parts, that others are subtracted from, and
+        "rough" for ends alone that are taken as they come: a search looks on both sides of what has digits.
     """
 
     path1: Array
@@ -85,6 +93,8 @@ class Problem:
     devices: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
     batches: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    dilations: Any = None
+    purpose: str | None = None
 
     @property
     def axes(self) -> int:
@@ -121,6 +131,14 @@ class Backend(Protocol):
         With `grid` at every node, shape (*pairs, grid1, grid2, order + 1). For problems with an `order` alone.
         """
 
+    def diagonal(self, problem: Problem) -> Array:
+        """Return log K_depth of every path x[:i + 1] with itself, shape (n1, length1).
+
+        With an `order` k_0 to k_order, shape (n1, length1, order + 1). For paired problems alone whose second paths are
+        the first, lengths and dyadic orders included: these are the nodes of their grids that belong to two equal
+        points. Constant behind the last valid point. Memory grows with the lengths, not with their squares.
+        """
+
     def gradients(
         self,
         problem: Problem,
@@ -139,6 +157,7 @@ class Backend(Protocol):
         j] d_1 k(x_i, x_j)`` alone. Derivatives for a problem with an `order`, which is never symmetric, are those of
         `parts`, whatever `wrt_log`. A pair whose value (any value of its grid) is not finite gives NaN in every entry
         of its own two paths, unless all its derivatives are 0: such a pair contributes nothing, whatever its value.
+        A value that has lost its digits is not finite either.
         """
 
 
@@ -168,6 +187,10 @@ class ThroughNumpy:
     def parts(self, problem: Problem, *, grid: bool) -> Array:
         """See `Backend.parts`."""
         return self._through(problem, lambda backend, there: backend.parts(there, grid=grid))
+
+    def diagonal(self, problem: Problem) -> Array:
+        """See `Backend.diagonal`."""
+        return self._through(problem, lambda backend, there: backend.diagonal(there))
 
     def _through(self, problem: Problem, work: Callable[[Backend, Problem], Array]) -> Array:
         converted = self._converted(problem)

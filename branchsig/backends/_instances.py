@@ -34,6 +34,7 @@ __all__ = [
 
 _SOURCES = (
     "elementary.cuh",
+    "static.cuh",
     "increments.cuh",
     "sweep.cuh",
     "trapezoid.cuh",
@@ -67,9 +68,12 @@ _RATES: dict[str, Callable[..., float]] = {
     "MATERN12": lambda sigma: 1.0 / sigma,
     "MATERN32": lambda sigma: math.sqrt(3.0) / sigma,
     "MATERN52": lambda sigma: math.sqrt(5.0) / sigma,
-    "RATIONAL_QUADRATIC": lambda sigma, alpha: 1.0 / sigma / sigma / 2.0 / alpha,
+    "RATIONAL_QUADRATIC": lambda sigma, alpha: 1.0 / sigma / math.sqrt(2.0) / math.sqrt(alpha),
 }
 """What the kernels multiply by, in the place of a division by sigma."""
+
+_LARGEST_RATE = 8e307
+"""Twice this is a number, and 0 times it is 0."""
 
 
 class Fused(NamedTuple):
@@ -83,16 +87,22 @@ class Fused(NamedTuple):
 def fused(kernel: kernels.StaticKernel) -> Fused:
     """Return how the kernels make the increments of a static kernel, dilated or not."""
     if type(kernel) is kernels.DilatedKernel and not kernels.is_linear(kernel.kernel):
-        inner = fused(kernel.kernel)
-        return inner._replace(dilated=inner.name != GIVEN)
+        return _in_words(kernel.kernel, dilated=True)
+    return _in_words(kernel, dilated=False)
+
+
+def _in_words(kernel: kernels.StaticKernel, *, dilated: bool) -> Fused:
     name, names = _FUSED.get(type(kernel), (GIVEN, ()))
     parameters = [float(getattr(kernel, parameter)) for parameter in names]
-    if name == "LINEAR":  # kappa = <scale x, scale y>
-        parameters = parameters or [1.0]
+    if name == "LINEAR":  # kappa = <scale x, scale y>: a factor for each of the two paths
+        parameters = 2 * (parameters or [1.0])
+    elif name == "POLYNOMIAL" and not dilated and parameters[0] in (0.0, 1.0):  # constants have no increments
+        degree, _, scale = parameters
+        name, parameters = "LINEAR", [scale if degree else 0.0, degree]
     elif name in _RATES:
-        parameters[0] = _RATES[name](*parameters)
+        parameters[0] = min(_RATES[name](*parameters), _LARGEST_RATE)
     first, second, third = (*parameters, 0.0, 0.0, 0.0)[:3]
-    return Fused(name, (first, second, third), dilated=False)
+    return Fused(name, (first, second, third), dilated=dilated and name != GIVEN)
 
 
 _UNROLLED_DEPTH = 6
@@ -171,21 +181,24 @@ class Instance:
 
     @property
     def handed_on(self) -> int:
-        """The values of a level that a lane hands to the next: DOWN, or UP for the way back, of the rule."""
+        """The values of a level in an edge: DOWN, or for the way back UP, of the rule, and no less than DOWN."""
+        bounds = 2 * (self.rule == "Order" or (self.grid and self.careful))
         if self.rule == "Staggered":
-            return 1 if self.kernel == "forward" else 3
-        if self.rule == "Trapezoid":
-            return 2 if self.kernel == "forward" else 3
-        if self.rule == "Untruncated":
-            return 2 * self.p + (self.kernel == "backward")
-        return 2 * self.p if self.kernel == "forward" else 3 * self.p + 1
+            down, up = 1, 3
+        elif self.rule == "Trapezoid":
+            down, up = 2 + bounds, 3
+        elif self.rule == "Untruncated":
+            return 2 * self.p + (1 if self.kernel == "backward" else bounds)
+        else:
+            down, up = 2 * self.p + bounds, 3 * self.p + 1
+        return down if self.kernel == "forward" else max(down, up)
 
     def kept(self, rows: int, columns: int, warps: int, *, by_pass: bool) -> int:
         """The values of a level that the sweep down leaves for the way back, beside one edge."""
         if self.rule != "Untruncated":
             return columns * self.p + 1
         parts = -(-columns // 32)
-        nodes, edge = (rows + 33) * 33 * self.p**2, rows * 2 * self.p
+        nodes, edge = (rows + 33) * 33 * self.p**2, rows * 2 * (self.p + (self.grid and self.careful))
         if not by_pass:
             return edge + parts * nodes
         edges, passes = 0, -(-parts // warps)
@@ -266,6 +279,7 @@ def weights_of(quadrature: Quadrature) -> np.ndarray:
 INTEGERS = (
     "length1", "length2", "dimension", "order1", "order2", "depth", "dilated",
     "pairing", "fewest", "most", "warps", "lanes", "stages", "by_pass", "content", "wrt_log",
+    "purpose",
 )  # fmt: skip
 
 

@@ -32,6 +32,12 @@ __all__ = ["LARGEST_DEPTH", "LIMITS", "PAIRINGS", "Launches", "Limits", "Plan"]
 
 PAIRINGS = {"paired": 0, "gram": 1, "symmetric": 2}
 
+LAST_LEVEL, ALL_LEVELS, LOGARITHM, DIAGONAL = range(4)
+"""What a result holds, as in sweep.cuh."""
+
+_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "part": 3}
+"""What values are asked for, as in elementary.cuh."""
+
 LARGEST_DEPTH = 15
 """Beyond it the reference serves; MOST_LEVELS in sweep.cuh holds one level more, for grids."""
 
@@ -170,6 +176,7 @@ class Plan:
         self.depth = 1 if untruncated else int(self.truncation)
         self.levels = self.depth - (not grid and not untruncated and not self.parts)
         self.static_kernel, self.parameters, self.dilated = made
+        self.purpose = problem.purpose
         self.padded = problem.lengths1 is not None or problem.lengths2 is not None
         self.made: dict[Any, Launches] = {}
 
@@ -179,7 +186,7 @@ class Plan:
         if problem.lengths1 is not None or problem.lengths2 is not None:
             return None
         shapes = problem.path1.shape, problem.path2.shape
-        rules = problem.depth, problem.order, problem.quadrature, problem.dyadic_order
+        rules = problem.depth, problem.order, problem.quadrature, problem.dyadic_order, problem.purpose
         return problem.pairing, grid, problem.path1.dtype, shapes, rules, made, LIMITS
 
     @property
@@ -209,8 +216,7 @@ class Plan:
         key = kernel, count, kind, careful_alone
         found = self.made.get(key)
         if found is None:
-            has_careful = self.levels and not self.parts
-            forms = (True,) if careful_alone else (False, True) if has_careful else (False,)
+            forms = (True,) if careful_alone else (False,) if self.parts else (False, True)
             made = [
                 self._prepared(kernel, count, kind, *strips)
                 for careful in forms
@@ -229,7 +235,9 @@ class Plan:
         task = np.zeros(1, dtype=task_type(weights.size))
         (_, length1, dimension), (n2, length2, _) = self.shapes
         teams = launch.warps, launch.lanes, launch.stages, launch.by_pass
-        kinds = (kind, 0) if kernel == "forward" else (0, kind)
+        in_logs = kind in (LOGARITHM, DIAGONAL) if kernel == "forward" else kind
+        purpose = _PURPOSES[self.purpose or ("part" if self.parts else "log" if in_logs else "kernel")]
+        kinds = (kind, 0, purpose) if kernel == "forward" else (0, kind, purpose)
         sizes = (length1, length2, dimension, *self.orders, self.depth)
         integers = (*sizes, self.dilated, PAIRINGS[self.pairing], fewest, most, *teams, *kinds)
         for name, value in zip(INTEGERS, integers, strict=True):
@@ -324,7 +332,7 @@ class Plan:
         passes = -(-parts // warps)
         stages = passes * (2 if instance.kernel == "backward" else 1)
         short = columns <= 32 * LIMITS.longest_team
-        workspace = _aligned(self.workspace(instance, 32, warps) + 2 * stages)
+        workspace = _aligned(self.workspace(instance, 32, warps) + 4 * stages)
         if short or passes == 1 or 2 * count > processors or count * stages > _MOST_STAGES or count * workspace > room:
             return None
         return _Launch(32, warps, min(count * passes, processors), count, workspace, stages=stages)
@@ -335,9 +343,10 @@ class Plan:
         (_, length1, dimension), (_, length2, _) = self.shapes
         groups = 0 if self.static_kernel == GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)
         channels = groups * instance.channels
-        # Rows of points are laid out by blocks of 32; the two factors of a dilated kernel come last.
+        # Rows of points are laid out by blocks of 32, and the largest K that is trusted behind them; the two factors of
+        # a dilated kernel come last.
         rows1, rows2 = (-(-(length + 1) // 32) * 32 for length in (length1, length2))
-        paths = channels * (rows1 + rows2)
+        paths = channels * (rows1 + rows2) + 4
         handed_on = (self.rows + instance.lag(levels)) * instance.handed_on * levels
         if instance.kernel == "forward":
             return _aligned(paths + handed_on)

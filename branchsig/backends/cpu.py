@@ -10,6 +10,7 @@ bounded size.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import os
@@ -23,7 +24,8 @@ from branchsig import static_kernels as kernels
 from branchsig._arrays import filled
 from branchsig._core import ffi, lib
 from branchsig._warnings import warn
-from branchsig.backends import _schedule
+from branchsig.backends import _schedule, reference
+from branchsig.backends._digits import purpose_of
 from branchsig.quadrature import TRAPEZOID, Quadrature
 
 if TYPE_CHECKING:
@@ -57,13 +59,13 @@ _MOST_LEVELS = 2**31 - 1
 _GIVEN = 0
 _FUSED: dict[type, tuple[int, Callable[[Any], tuple[float, ...]]]] = {
     kernels.LinearKernel: (1, lambda k: (1.0,)),
-    kernels.ScaledLinearKernel: (1, lambda k: (k.scale**2,)),
+    kernels.ScaledLinearKernel: (1, lambda k: (k.scale,)),
     kernels.PolynomialKernel: (2, lambda k: (k.degree, k.gamma, k.scale)),
     kernels.RBFKernel: (3, lambda k: (k.sigma,)),
     kernels.Matern12Kernel: (4, lambda k: (k.sigma,)),
     kernels.Matern32Kernel: (5, lambda k: (k.sigma,)),
     kernels.Matern52Kernel: (6, lambda k: (k.sigma,)),
-    kernels.RationalQuadraticKernel: (7, lambda k: (k.sigma, k.alpha)),
+    kernels.RationalQuadraticKernel: (7, lambda k: (k.sigma, min(k.alpha, kernels.LARGEST_ALPHA))),
 }
 """Static kernels whose increments the core makes itself: its number for them, and their parameters."""
 
@@ -124,7 +126,7 @@ _Lengths = tuple[np.ndarray | None, ...]
 _Arrays = dict[str, Any]
 
 
-def _call(template: Any, *, backward: bool, flags: dict[str, bool], arrays: _Arrays, blame: Callable[[], str]) -> None:
+def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: _Arrays, blame: Callable[[], str]) -> None:
     """Call the core: `flags` and `arrays` are fields of a task, None a null pointer. `blame` says what a workspace that
     does not fit is too large for."""
     task = ffi.new("bs_task *", template)
@@ -176,19 +178,28 @@ def _template(
     if static_kernel is not None:
         if type(static_kernel) is kernels.DilatedKernel:
             task.dilated, static_kernel = True, static_kernel.kernel
+        if type(static_kernel) is kernels.PolynomialKernel:
+            static_kernel = static_kernel.as_linear() or static_kernel
         task.static_kernel, parameters = _FUSED[type(static_kernel)]
         for k, value in enumerate(parameters(static_kernel)):
             task.parameter[k] = value
     return task
 
 
+_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "parts": 3, "rough": 4}
+"""What values are wanted for, in the words of the core."""
+
+
 class _Sweep:
     """A problem in the terms of the core: its paths, its pairs cut into jobs, and the calls that work on them."""
 
-    def __init__(self, problem: Problem, *, grids: bool, log_grid: bool = False) -> None:
+    def __init__(self, problem: Problem, *, grids: bool, log: bool = False, log_grid: bool = False) -> None:
         x, y = problem.path1, problem.path2
         self.problem = problem
         self.grids = grids
+        self.log_grid = log_grid
+        purpose = purpose_of(problem, log=log) if problem.order is None else problem.purpose or "parts"
+        self.purpose = _PURPOSES[purpose]
         self.lengths = x.shape[1], y.shape[1]
         order1, order2 = problem.dyadic_order
         self.rows, self.columns = (self.lengths[0] - 1) << order1, (self.lengths[1] - 1) << order2
@@ -345,7 +356,7 @@ class _Sweep:
         valid: _Lengths,
         job: _schedule.Job,
         given: np.ndarray | None,
-        flags: dict[str, bool],
+        flags: dict[str, Any],
         results: _Arrays,
         derivs: _Arrays,
     ) -> None:
@@ -363,11 +374,10 @@ class _Sweep:
             "out_of_range": out_of_range,
             "stop": self.stop,
         }
+        flags["purpose"] = self.purpose
         _call(self.template, backward=bool(derivs), flags=flags, arrays=arrays | results | derivs, blame=self.blame)
         if np.count_nonzero(out_of_range):
-            self._call_again(
-                np.flatnonzero(out_of_range), paths, valid, job, given, flags | {"careful": True}, results, derivs
-            )
+            self._call_again(np.flatnonzero(out_of_range), paths, valid, job, given, flags, results, derivs)
 
     def _call_again(
         self,
@@ -376,11 +386,16 @@ class _Sweep:
         valid: _Lengths,
         job: _schedule.Job,
         given: np.ndarray | None,
-        flags: dict[str, bool],
+        flags: dict[str, Any],
         results: _Arrays,
         derivs: _Arrays,
     ) -> None:
-        """Do some pairs of a job in the log domain, block by block, with results and derivatives of their own."""
+        """Do some pairs of a job once more, block by block, with results and derivatives of their own.
+
+        They are done in the log domain, without a stack that was handed in, which may lack digits too. Where that has
+        been done and every node of a grid is to be looked at, they are left to the reference.
+        """
+        careful = flags.get("careful") or self.log_grid
         points = (self.lengths[0] + self.lengths[1]) * paths[0].shape[2]
         step = self.pairs_in_block(points + self.grids * (self.rows + 1) * (self.columns + 1))
         for start in range(0, len(pairs), step):
@@ -391,9 +406,13 @@ class _Sweep:
             own_results: _Arrays = {
                 n: None if a is None else np.zeros((len(again), *a.shape[1:])) for n, a in results.items()
             }
-            own_derivs = {n: None if a is None else a[again] for n, a in derivs.items()}
+            own_derivs = {n: None if a is None or n == "k_stack" else a[again] for n, a in derivs.items()}
             own_given = None if given is None else given[again]
-            self._call(own_paths, own_valid, (own, own), own_given, flags, own_results, own_derivs)
+            if careful:
+                self._by_node(own_paths, own_valid, own_given, flags, own_results, own_derivs)
+            else:
+                own_flags = flags | {"careful": True}
+                self._call(own_paths, own_valid, (own, own), own_given, own_flags, own_results, own_derivs)
             for name, result in results.items():
                 if result is None:
                     continue
@@ -401,6 +420,43 @@ class _Sweep:
                     np.add.at(result, job[name == "grad2"][again], own_results[name])
                 else:
                     result[again] = own_results[name]
+
+    def _by_node(
+        self,
+        paths: _Paths,
+        valid: _Lengths,
+        given: np.ndarray | None,
+        flags: dict[str, Any],
+        results: _Arrays,
+        derivs: _Arrays,
+    ) -> None:
+        """Fill the results of pairs with a grid of which some node may have lost its digits, by the reference."""
+        own = dataclasses.replace(
+            self.problem,
+            path1=paths[0],
+            path2=paths[1],
+            lengths1=valid[0],
+            lengths2=valid[1],
+            pairing="paired",
+            max_batch=-1,
+            progress=None,
+        )
+        if derivs:
+            bars, wrt_log = derivs["grid_derivs"], bool(flags["wrt_log"])
+            if given is not None:
+                results["grad_increments"][...] = reference.increments_gradient(own, given, bars, wrt_log=wrt_log)
+                return
+            wanted = {"left": results["grad1"] is not None, "right": results["grad2"] is not None}
+            both = reference.ReferenceBackend().gradients(own, bars, wrt_log=wrt_log, **wanted)
+            for name, gradient in zip(("grad1", "grad2"), both, strict=True):
+                if gradient is not None:
+                    results[name][...] = gradient
+        elif given is not None:
+            results["grid"][...] = reference.grid_from_increments(own, given, all_levels=flags["all_levels"])
+        elif own.order is not None:
+            results["grid"][...] = reference.ReferenceBackend().parts(own, grid=True)
+        else:
+            results["grid"][...] = reference.ReferenceBackend().grid(own, all_levels=flags["all_levels"])
 
 
 class CpuBackend:
@@ -417,7 +473,7 @@ class CpuBackend:
         return self._ends(problem, log=False)
 
     def _ends(self, problem: Problem, *, log: bool) -> np.ndarray:
-        sweep = _Sweep(problem, grids=False)
+        sweep = _Sweep(problem, grids=False, log=log)
         if sweep.trivial:
             return np.full(sweep.shape, not log, dtype=problem.path1.dtype)
         result = np.empty(sweep.shape, dtype=problem.path1.dtype)
@@ -442,7 +498,7 @@ class CpuBackend:
 
     def grid(self, problem: Problem, *, all_levels: bool) -> np.ndarray:
         """Return K_depth, or K_0 to K_depth, at every node."""
-        sweep = _Sweep(problem, grids=True, log_grid=problem.log_grid)
+        sweep = _Sweep(problem, grids=True, log=problem.log_grid, log_grid=problem.log_grid)
         levels = (problem.depth + 1,) if all_levels else ()
         shape = (*levels, sweep.rows + 1, sweep.columns + 1)
         if sweep.trivial:
@@ -483,6 +539,28 @@ class CpuBackend:
         sweep.run(work, collect, fixed=False)
         return result.reshape(*sweep.shape, *shape)
 
+    def diagonal(self, problem: Problem) -> np.ndarray:
+        """Return log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
+        sweep = _Sweep(problem, grids=False)
+        of_order = () if problem.order is None else (problem.order + 1,)
+        result = np.zeros((sweep.count, sweep.lengths[0], *of_order), dtype=problem.path1.dtype)
+        if sweep.trivial:
+            if of_order:
+                result[..., 0] = 1
+            return result
+
+        def work(index1: np.ndarray, index2: np.ndarray) -> Any:
+            made = np.empty((len(index1), *result.shape[1:]))
+            sweep.forward((index1, index2), sweep.given(index1, index2)[1], diagonal=made)
+            return index1, made
+
+        def collect(done: Any) -> None:
+            index1, made = done
+            result[index1] = made
+
+        sweep.run(work, collect, fixed=False)
+        return result
+
     def gradients(
         self,
         problem: Problem,
@@ -501,7 +579,7 @@ class CpuBackend:
         paired, symmetric = problem.pairing == "paired", problem.pairing == "symmetric"
         of_parts = problem.order is not None
         of_grid = derivs.ndim > (1 if paired else 2) + of_parts
-        sweep = _Sweep(problem, grids=of_grid or k_stack is not None)
+        sweep = _Sweep(problem, grids=of_grid or k_stack is not None, log=wrt_log)
         totals = tuple(
             np.zeros(p.shape) if wanted else None for p, wanted in zip(sweep.paths, (left, right), strict=True)
         )

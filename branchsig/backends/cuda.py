@@ -21,7 +21,7 @@ from branchsig import _validation
 from branchsig import static_kernels as kernels
 from branchsig._arrays import Array, filled, weighted
 from branchsig.backends._instances import ANY_DIMENSION, GIVEN, REALS, Instance, fused, source
-from branchsig.backends._plans import LARGEST_DEPTH, PAIRINGS, Plan
+from branchsig.backends._plans import ALL_LEVELS, DIAGONAL, LARGEST_DEPTH, LAST_LEVEL, LOGARITHM, PAIRINGS, Plan
 from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import Quadrature
 
@@ -32,9 +32,6 @@ __all__ = ["CudaBackend", "Instance", "source", "warm_up"]
 
 _MOST_PLANS = 1024
 """Plans that a backend remembers."""
-
-_LAST_LEVEL, _ALL_LEVELS, _LOGARITHM = range(3)
-"""What a result holds, as in sweep.cuh."""
 
 _OLDEST_CUPY = 14
 """Before it a kernel that is handed None gets no null pointer."""
@@ -140,7 +137,7 @@ def _instances(
     depth, parts = (depth, False) if order is None else (order, True)
     if depth == 0 or LARGEST_DEPTH < depth < math.inf:
         return
-    for careful in (False, True) if not parts and depth > (not grid) else (False,):
+    for careful in (False,) if parts else (False, True):
         form = {"grid": grid, "careful": careful, "parts": parts}
         for each in dimensions:
             instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form, dimension=each)
@@ -179,17 +176,17 @@ class CudaBackend:
     def log_kernel(self, problem: Problem) -> Array:
         """Return log K_depth at the end of both paths."""
         plan = self.plan(problem, grid=False)
-        return self._ends(problem, plan, _LOGARITHM) if plan.serves else self._reference.log_kernel(problem)
+        return self._ends(problem, plan, LOGARITHM) if plan.serves else self._reference.log_kernel(problem)
 
     def kernel(self, problem: Problem) -> Array:
         """Return K_depth at the end of both paths."""
         plan = self.plan(problem, grid=False)
-        return self._ends(problem, plan, _LAST_LEVEL) if plan.serves else self._reference.kernel(problem)
+        return self._ends(problem, plan, LAST_LEVEL) if plan.serves else self._reference.kernel(problem)
 
     def _ends(self, problem: Problem, plan: Plan, content: int) -> Array:
         with _OnDeviceOf(problem.path1):
             if plan.trivial:
-                filled = self._cupy.zeros if content == _LOGARITHM else self._cupy.ones
+                filled = self._cupy.zeros if content == LOGARITHM else self._cupy.ones
                 return filled(plan.shape, dtype=plan.dtype)
             sweep = _Sweep(self, problem, plan)
             ends = sweep.room(plan.shape, dtype=plan.dtype)
@@ -209,7 +206,7 @@ class CudaBackend:
             if plan.trivial:
                 filled = self._cupy.zeros if problem.log_grid else self._cupy.ones
                 return filled((*plan.shape, *shape), dtype=plan.dtype)
-            content = _ALL_LEVELS if all_levels else _LOGARITHM if problem.log_grid else _LAST_LEVEL
+            content = ALL_LEVELS if all_levels else LOGARITHM if problem.log_grid else LAST_LEVEL
             sweep = _Sweep(self, problem, plan)
             grid = sweep.room((plan.count, *shape), dtype=plan.dtype)
             for first, count in sweep.chunks():
@@ -234,8 +231,29 @@ class CudaBackend:
             for first, count in sweep.chunks():
                 increments, _ = sweep.given(first, count)
                 results = (None, parts[first : first + count]) if grid else (parts, None)
-                sweep.launch("forward", first, count, _ALL_LEVELS, increments, *results)
+                sweep.launch("forward", first, count, ALL_LEVELS, increments, *results)
             return parts.reshape(*plan.shape, *shape)
+
+    def diagonal(self, problem: Problem) -> Array:
+        """Return log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
+        plan = self.plan(problem, grid=True)
+        if not plan.serves:
+            return self._reference.diagonal(problem)
+        with _OnDeviceOf(problem.path1):
+            shape = (plan.count, problem.path1.shape[1], *((plan.depth + 1,) if plan.parts else ()))
+            if plan.trivial:
+                diagonal = self._cupy.zeros(shape, dtype=plan.dtype)
+                if plan.parts:
+                    diagonal[..., 0] = 1
+                return diagonal
+            sweep = _Sweep(self, problem, plan)
+            diagonal = sweep.room(shape, dtype=plan.dtype)
+            for first, count in sweep.chunks():
+                increments, _ = sweep.given(first, count)
+                part = diagonal[first : first + count]
+                alone = not plan.parts
+                sweep.launch("forward", first, count, DIAGONAL, increments, None, part, careful_alone=alone)
+            return diagonal
 
     def gradients(
         self,

@@ -56,6 +56,10 @@ class OverDevices:
         """See `Backend.parts`."""
         return self._spread(problem, (), lambda there: (self.inner.parts(there, grid=grid),))[0]
 
+    def diagonal(self, problem: Problem) -> Array:
+        """See `Backend.diagonal`."""
+        return self._spread(problem, (), lambda there: (self.inner.diagonal(there),))[0]
+
     def gradients(
         self,
         problem: Problem,

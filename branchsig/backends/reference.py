@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from branchsig._arrays import Array, device_of, filled, namespace_of, weighted
+from branchsig._arrays import Array, device_of, filled, in_float64, namespace_of, unrecorded, weighted
+from branchsig.backends._digits import lost, lost_parts, purpose_of
 from branchsig.quadrature import Matrix, Quadrature
-from branchsig.static_kernels import Context, gradient_x, gradient_y, increments
+from branchsig.static_kernels import Context, gradient_x, gradient_y, increments, is_built_in
 
 if TYPE_CHECKING:
     from branchsig.backends import Problem
@@ -37,6 +38,9 @@ __all__ = ["ReferenceBackend"]
 
 _BLOCK_BYTES = 64 * 2**20
 """Memory that the grids of the pairs in flight may take together."""
+
+_POINT_ARRAYS = 30
+"""Arrays of the size of all pairs of points that the increments of a static kernel are made of."""
 
 
 def _repeated(g: Array, times1: int, times2: int) -> Array:
@@ -154,9 +158,10 @@ def _integral_against(g: Array, k: Array, weights: Matrix) -> Array:
     """Integral of K against κ up to every node (or corner, by the weights), from the increments of the cells."""
     xp = namespace_of(g)
     g = _repeated(g, len(weights), len(weights))
-    cells = g * _mean(k, weights)
-    # Where nothing moves nothing is added, even if K is inf there: 0 · inf must not make NaN of it.
-    return _integral(xp.where(g == 0, xp.zeros_like(g), cells))
+    means = _mean(k, weights)
+    # Where nothing moves nothing is added, even if K is inf there: 0 · inf must not make NaN of it. A finite K stays a
+    # factor, for a library that differentiates by itself.
+    return _integral(g * xp.where((g == 0) & ~xp.isfinite(means), xp.zeros_like(means), means))
 
 
 def _increments_adjoint(k: Array, weights: Matrix, w: Array) -> Array:
@@ -188,13 +193,17 @@ def _at_corners_adjoint(cornerbar: Array, p: int) -> Array:
     return cornerbar
 
 
-def _levels(g: Array, depth: int, rule: Quadrature) -> list[Array]:
-    """K_0 to K_depth at the nodes of all cells, each (pairs, R * p + 1, C * p + 1)."""
+def _levels(g: Array, depth: int, rule: Quadrature) -> tuple[list[Array], list[Array]]:
+    """K_0 to K_{depth-1} at the nodes of all cells, each (pairs, R * p + 1, C * p + 1), and log K_1 to log K_depth.
+
+    The last logarithm is that at the corners.
+    """
     xp = namespace_of(g)
-    levels = [_ones(g, rule.p)]
-    for _ in range(depth):
-        levels.append(xp.exp(_integral_against(g, levels[-1], rule.steps)))
-    return levels
+    levels, logs = [_ones(g, rule.p)], []
+    for _ in range(depth - 1):
+        logs.append(_integral_against(g, levels[-1], rule.steps))
+        levels.append(xp.exp(logs[-1]))
+    return levels, [*logs, _integral_against(g, levels[-1], rule.whole)]
 
 
 def _levels_adjoint(g: Array, levels: list[Array], w: Array, rule: Quadrature) -> Array:
@@ -211,12 +220,85 @@ def _levels_adjoint(g: Array, levels: list[Array], w: Array, rule: Quadrature) -
     return gbar
 
 
-def _log_corners(g: Array, problem: Problem) -> Array:
-    """log K at the corners of the cells, depth at least 1."""
+def _solved_levels(g: Array, problem: Problem) -> tuple[list[Array], list[Array]]:
+    """The kernels that log K is an integral of, at all nodes, and the logarithms of K_1 and so on.
+
+    The last of these is that at the corners. Depth at least 1. Without truncation K is the integral of itself.
+    """
     rule = problem.quadrature
-    if problem.depth == math.inf:
-        return _at_corners(_untruncated(g, rule), rule.p)
-    return _integral_against(g, _levels(g, int(problem.depth) - 1, rule)[-1], rule.whole)
+    if problem.depth < math.inf:
+        return _levels(g, int(problem.depth), rule)
+    log_k = _untruncated(g, rule)
+    return [namespace_of(g).exp(log_k)], [_at_corners(log_k, rule.p)]
+
+
+# Bounds of errors, and what has lost its digits (see `_digits`).
+
+
+def _largest_means(g: Array, k: Array, weights: Matrix, p: int) -> Array:
+    """The largest |mean| of K over a sub-cell, for every cell, and 0 where nothing moves."""
+    xp = namespace_of(g)
+    pairs, rows, columns = g.shape
+    widths, parts = [sum(row) for row in weights], len(weights)
+    areas = xp.reshape(_small_matrix(([a * b for b in widths] for a in widths), g), (1, 1, parts, 1, parts))
+    means = xp.reshape(_mean(k, weights), (pairs, rows, parts, columns, parts)) / areas
+    return xp.where(g == 0, xp.zeros_like(g), xp.max(abs(means), axis=(2, 4)))
+
+
+def _running_maximum(values: Array, axis: int) -> Array:
+    """The largest value up to every one along axis 1 or 2."""
+    xp, size, shift = namespace_of(values), values.shape[axis], 1
+    while shift < size:
+        first, rest = _along(values, axis, 0, shift, 1), _along(values, axis, shift, None, 1)
+        values = xp.concat([first, xp.maximum(rest, _along(values, axis, 0, size - shift, 1))], axis=axis)
+        shift *= 2
+    return values
+
+
+def _with_edges(values: Array) -> Array:
+    """Values of cells as those of the corners at their ends, with 0 on the first row and column."""
+    xp = namespace_of(values)
+    pairs, rows, columns = values.shape
+    values = xp.concat([_zeros(values, (pairs, rows, 1)), values], axis=2)
+    return xp.concat([_zeros(values, (pairs, 1, columns + 1)), values], axis=1)
+
+
+def _errors(g: Array, levels: list[Array], logs: list[Array], problem: Problem, *, nodes: bool) -> Array:
+    """Bounds of the errors of the last of `logs`, at the end or (nodes) at all corners.
+
+    `logs` are those of K_1, K_2, ... at all nodes, the last one at the corners, and `levels` the K_0, K_1, ... that
+    they are integrals of. See `_digits`.
+    """
+    g = unrecorded(g)
+    xp, rule = namespace_of(g), problem.quadrature
+    eps = float(xp.finfo(g.dtype).eps)
+    sizes = _with_edges(_integral(abs(g))[:, 1:, 1:]) if nodes else xp.sum(abs(g), axis=(1, 2))
+    errors = xp.zeros_like(sizes)
+    for m, (k, log) in enumerate(zip(levels, logs, strict=True)):
+        last = m == len(levels) - 1
+        mean = _largest_means(g, unrecorded(k), rule.whole if last and problem.depth < math.inf else rule.steps, rule.p)
+        reach = abs(unrecorded(log))
+        if nodes:
+            mean = _with_edges(_running_maximum(_running_maximum(mean, 1), 2))
+            reach = _running_maximum(_running_maximum(reach, 1), 2)
+            reach = reach if last else _at_corners(reach, rule.p)
+        else:
+            mean, reach = xp.max(mean, axis=(1, 2)), xp.max(reach, axis=(1, 2))
+        own = eps * sizes * mean
+        if problem.depth == math.inf:  # K is the integral of itself
+            errors = own * (1.0 + reach)
+        else:
+            errors = own + xp.where(errors == 0, xp.zeros_like(errors), errors * (0.5 * reach))
+    # Where nothing has moved yet there is no error, even if K is infinite elsewhere.
+    errors = xp.where(xp.isnan(errors), xp.full_like(errors, math.inf), errors)
+    return xp.where(sizes == 0, xp.zeros_like(errors), errors)
+
+
+def _nan_where(gone: Array, values: Array) -> Array:
+    """NaN in the place of values that are gone, for what a library records of them too."""
+    xp = namespace_of(values)
+    factor = xp.where(gone, xp.full_like(unrecorded(values), math.nan), xp.ones_like(unrecorded(values)))
+    return values * factor
 
 
 # Truncation by the number of nodes. With K = sum of k_n and log K = sum of u_n by the number of nodes,
@@ -248,6 +330,32 @@ def _parts_adjoint(g: Array, k: list[Array], u: list[Array], kbar: list[Array], 
         gbar = gbar + _increments_adjoint(k[n - 1], rule.steps, w)
         kbar[n - 1] = kbar[n - 1] + _k_adjoint(g, rule.steps, w)
     return gbar
+
+
+def _parts_errors(g: Array, k: list[Array], p: int, *, nodes: bool) -> Array:
+    """Bounds of the errors of k_0..k_order, on the last axis, at the end or (nodes) at all corners.
+
+    With M_n the largest |k_n| so far and S the sum of |g|, that of u_j is ε S M_{j-1}, and makes one of k_n of
+    (1/n) sum over j of j ε S M_{j-1} M_{n-j}.
+    """
+    g = unrecorded(g)
+    xp = namespace_of(g)
+    size = _integral(abs(g))
+    size = float(xp.finfo(g.dtype).eps) * (size if nodes else size[:, -1, -1])
+    most = []
+    for part in k:
+        part = abs(unrecorded(part))
+        if nodes:
+            most.append(_at_corners(_running_maximum(_running_maximum(part, 1), 2), p))
+        else:
+            most.append(xp.max(part, axis=(1, 2)))
+    errors = [xp.zeros_like(size)]
+    for n in range(1, len(k)):
+        total = most[0] * most[n - 1]
+        for j in range(2, n + 1):
+            total = total + (j * 1.0) * most[j - 1] * most[n - j]
+        errors.append(size * total / n)
+    return xp.stack(errors, axis=-1)
 
 
 # No truncation. log K = U solves U = integral of exp(U) against κ. Cells on one anti-diagonal do not need each other,
@@ -453,6 +561,13 @@ def _still(problem: Problem, x: _Paths, y: _Paths) -> bool:
     return levels == 0 or x.points.shape[1] == 1 or y.points.shape[1] == 1
 
 
+def _of_one_point(paths: _Paths) -> Array:
+    """Which of the paths have one valid point, (paths,)."""
+    count, length, _ = paths.points.shape
+    lengths = np.full(count, length) if paths.lengths is None else paths.lengths
+    return namespace_of(paths.points).asarray(lengths == 1, device=device_of(paths.points))
+
+
 def _moving(paths: _Paths, steps: int) -> Array:
     """Which of the steps of padded paths lie within the valid length, (paths, steps)."""
     xp = namespace_of(paths.points)
@@ -473,7 +588,61 @@ def _in_use(x: _Paths, y: _Paths, g: Array) -> Array:
 def _cell_increments(problem: Problem, ctx: Context, x: _Paths, y: _Paths) -> Array:
     """Increments of the static kernel over the cells, dyadic refinement included. Padding is not read."""
     points = [filled(paths.points, paths.lengths) for paths in (x, y)]
-    return _refined(_in_use(x, y, increments(problem.static_kernel, ctx, *points)), problem.dyadic_order)
+    g = in_float64(increments(problem.static_kernel, ctx, *points))
+    return _refined(_in_use(x, y, g), problem.dyadic_order)
+
+
+def grid_of(g: Array, problem: Problem, *, all_levels: bool) -> Array:
+    """K_depth, its logarithm, or K_0 to K_depth, at every corner, from the increments of the cells."""
+    xp, purpose, p = namespace_of(g), purpose_of(problem, log=problem.log_grid), problem.quadrature.p
+    levels, logs = _solved_levels(g, problem)
+
+    def judged(m: int, log_k: Array, values: Array) -> Array:
+        errors = _errors(g, levels[:m], [*logs[: m - 1], log_k], problem, nodes=True)
+        return _nan_where(lost(unrecorded(log_k), errors, purpose), values)
+
+    last = judged(len(levels), logs[-1], logs[-1] if problem.log_grid else xp.exp(logs[-1]))
+    if not all_levels:
+        return last
+    corners = [_at_corners(k, p) for k in levels]
+    below = [judged(m, _at_corners(logs[m - 1], p), corners[m]) for m in range(1, len(levels))]
+    return xp.stack([corners[0], *below, last], axis=1)
+
+
+def parts_of(g: Array, problem: Problem, *, grid: bool) -> Array:
+    """k_0 to k_order at the end, or at every corner, from the increments of the cells."""
+    p = problem.quadrature.p
+    k, _ = _parts(g, int(problem.order or 0), problem.quadrature)
+    corners = [_at_corners(part, p) for part in k]
+    parts = namespace_of(g).stack([part if grid else part[:, -1, -1] for part in corners], axis=-1)
+    return _nan_where(lost_parts(unrecorded(parts), _parts_errors(g, k, p, nodes=grid), problem.purpose), parts)
+
+
+def gradients_of(
+    g: Array, derivs: Array, problem: Problem, *, wrt_log: bool, k_stack: Array | None = None
+) -> tuple[Array, Array]:
+    """Which pairs have finite values, and derivatives with respect to the increments of the cells."""
+    if problem.order is not None:
+        return _order_gradients(g, derivs, problem)
+    return _depth_gradients(g, derivs, k_stack, problem, wrt_log=wrt_log)
+
+
+def grid_from_increments(problem: Problem, given: Array, *, all_levels: bool) -> Array:
+    """What `ReferenceBackend.grid`, or `ReferenceBackend.parts`, returns for pairs with these increments."""
+    g = _refined(in_float64(given), problem.dyadic_order)
+    with np.errstate(all="ignore"):
+        if problem.order is not None:
+            return parts_of(g, problem, grid=True)
+        return grid_of(g, problem, all_levels=all_levels)
+
+
+def increments_gradient(problem: Problem, given: Array, derivs: Array, *, wrt_log: bool) -> Array:
+    """Derivatives with respect to increments, for derivatives of grids; NaN for a pair without a finite value."""
+    xp = namespace_of(given)
+    with np.errstate(all="ignore"):
+        finite, gbar = gradients_of(_refined(in_float64(given), problem.dyadic_order), derivs, problem, wrt_log=wrt_log)
+        gbar = _refined_adjoint(gbar, problem.dyadic_order)
+    return xp.where(finite[:, None, None], gbar, xp.full_like(gbar, math.nan))
 
 
 class ReferenceBackend:
@@ -483,35 +652,32 @@ class ReferenceBackend:
 
     def log_kernel(self, problem: Problem) -> Array:
         """Return log K_depth at the end of both paths."""
-
-        def log_end(x: _Paths, y: _Paths) -> Array:
-            if _still(problem, x, y):
-                return _filled_array(x, 0.0, (x.points.shape[0],))
-            return _log_corners(_cell_increments(problem, Context(), x, y), problem)[:, -1, -1]
-
-        return _map_pairs(problem, log_end)
+        return self._ends(problem, log=True)
 
     def kernel(self, problem: Problem) -> Array:
         """Return K_depth at the end of both paths."""
-        log_k = self.log_kernel(problem)
-        return namespace_of(log_k).exp(log_k)
+        return self._ends(problem, log=False)
+
+    def _ends(self, problem: Problem, *, log: bool) -> Array:
+        def ends(x: _Paths, y: _Paths) -> Array:
+            if _still(problem, x, y):
+                return _filled_array(x, float(not log), (x.points.shape[0],))
+            g = _cell_increments(problem, Context(), x, y)
+            levels, logs = _solved_levels(g, problem)
+            end = logs[-1][:, -1, -1]
+            gone = lost(unrecorded(end), _errors(g, levels, logs, problem, nodes=False), purpose_of(problem, log=log))
+            return _nan_where(gone, end if log else namespace_of(end).exp(end))
+
+        return _map_pairs(problem, ends)
 
     def grid(self, problem: Problem, *, all_levels: bool) -> Array:
         """Return K_depth, its logarithm, or K_0 to K_depth, at every node."""
 
         def nodes(x: _Paths, y: _Paths) -> Array:
-            xp = namespace_of(x.points)
             if _still(problem, x, y):
                 shape = (x.points.shape[0], *((int(problem.depth) + 1,) if all_levels else ()), *_nodes(problem))
                 return _filled_array(x, 0.0 if problem.log_grid else 1.0, shape)
-            g = _cell_increments(problem, Context(), x, y)
-            if not all_levels:
-                log_k = _log_corners(g, problem)
-                return log_k if problem.log_grid else xp.exp(log_k)
-            rule = problem.quadrature
-            levels = _levels(g, int(problem.depth) - 1, rule)
-            last = xp.exp(_integral_against(g, levels[-1], rule.whole))
-            return xp.stack([*(_at_corners(k, rule.p) for k in levels), last], axis=1)
+            return grid_of(_cell_increments(problem, Context(), x, y), problem, all_levels=all_levels)
 
         return _map_pairs(problem, nodes)
 
@@ -524,11 +690,31 @@ class ReferenceBackend:
                 shape = (x.points.shape[0], *(_nodes(problem) if grid else ()))
                 first, rest = _filled_array(x, 1.0, shape), _filled_array(x, 0.0, shape)
                 return xp.stack([first, *[rest] * order], axis=-1)
-            k, _ = _parts(_cell_increments(problem, Context(), x, y), order, problem.quadrature)
-            corners = [_at_corners(part, problem.quadrature.p) for part in k]
-            return xp.stack([part if grid else part[:, -1, -1] for part in corners], axis=-1)
+            return parts_of(_cell_increments(problem, Context(), x, y), problem, grid=grid)
 
         return _map_pairs(problem, by_order)
+
+    def diagonal(self, problem: Problem) -> Array:
+        """Return log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
+        xp, length = namespace_of(problem.path1), problem.path1.shape[1]
+        refinement = 2 ** problem.dyadic_order[0]
+
+        def on_diagonal(grid: Array) -> Array:
+            corners = grid[:, ::refinement, ::refinement]
+            return xp.reshape(corners, (corners.shape[0], length * length))[:, :: length + 1]
+
+        def prefixes(x: _Paths, y: _Paths) -> Array:
+            order = problem.order
+            if _still(problem, x, y):
+                nothing = _filled_array(x, 0.0, (x.points.shape[0], length))
+                return nothing if order is None else xp.stack([nothing + 1.0, *[nothing] * order], axis=-1)
+            g = _cell_increments(problem, Context(), x, y)
+            if order is None:
+                return on_diagonal(_solved_levels(g, problem)[1][-1])
+            k, _ = _parts(g, order, problem.quadrature)
+            return xp.stack([on_diagonal(_at_corners(part, problem.quadrature.p)) for part in k], axis=-1)
+
+        return _map_pairs(problem, prefixes)
 
     def gradients(
         self,
@@ -541,9 +727,11 @@ class ReferenceBackend:
         k_stack: Array | None = None,
     ) -> tuple[Array | None, Array | None]:
         """Return the gradients with respect to `path1` and `path2`."""
-        if problem.pairing == "paired":
-            return _paired_gradients(problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack)
-        return _gram_gradients(problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack)
+        derivs, k_stack = in_float64(derivs), None if k_stack is None else in_float64(k_stack)
+        of_pairs = _paired_gradients if problem.pairing == "paired" else _gram_gradients
+        both = of_pairs(problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack)
+        d_path1, d_path2 = (None if d is None else _in_dtype_of(problem.path1, d) for d in both)
+        return d_path1, d_path2
 
 
 def _filled_array(like: _Paths, value: float, shape: tuple[int, ...]) -> Array:
@@ -568,17 +756,15 @@ def _pair_gradients(
         return xp.zeros_like(x.points) if left else None, xp.zeros_like(y.points) if right else None
     ctx = Context()
     g = _cell_increments(problem, ctx, x, y)
-    if problem.order is not None:
-        finite, gbar = _order_gradients(g, derivs, problem.order, problem.quadrature)
-    else:
-        finite, gbar = _depth_gradients(g, derivs, k_stack, problem, wrt_log=wrt_log)
-    gbar = _in_use(x, y, _refined_adjoint(gbar, problem.dyadic_order))
+    finite, gbar = gradients_of(g, derivs, problem, wrt_log=wrt_log, k_stack=k_stack)
+    gbar = _in_dtype_of(x.points, _in_use(x, y, _refined_adjoint(gbar, problem.dyadic_order)))
     counted = xp.any(xp.reshape(derivs != 0, (derivs.shape[0], -1)), axis=1)
+    alone = _of_one_point(x) | _of_one_point(y)  # κ may be NaN there, but is not asked for
 
     def marked(gradient: Array, paths: _Paths) -> Array:
         gradient = xp.where(finite[:, None, None], gradient, xp.full_like(gradient, math.nan))
         of_nothing = ~counted[:, None, None] & ~xp.isfinite(gradient)
-        gradient = xp.where(of_nothing, xp.zeros_like(gradient), gradient)
+        gradient = xp.where(of_nothing | alone[:, None, None], xp.zeros_like(gradient), gradient)
         if paths.lengths is None:
             return gradient
         lengths = xp.asarray(paths.lengths, device=device_of(gradient))
@@ -592,16 +778,17 @@ def _pair_gradients(
     )
 
 
-def _order_gradients(g: Array, derivs: Array, order: int, rule: Quadrature) -> tuple[Array, Array]:
+def _order_gradients(g: Array, derivs: Array, problem: Problem) -> tuple[Array, Array]:
     """Which pairs are finite, and derivatives with respect to the increments, for derivatives of k_0..k_order."""
-    xp = namespace_of(g)
+    xp, rule, order = namespace_of(g), problem.quadrature, int(problem.order or 0)
     k, u = _parts(g, order, rule)
     of_grid = derivs.ndim == 4
-    finite = xp.ones((g.shape[0],), dtype=xp.bool, device=device_of(g))
-    for part in k:
-        finite = finite & (xp.all(xp.isfinite(part), axis=(1, 2)) if of_grid else xp.isfinite(part[:, -1, -1]))
-    corners = [derivs[..., n] if of_grid else _at_end(derivs[:, n], g) for n in range(order + 1)]
-    return finite, _parts_adjoint(g, k, u, [_at_corners_adjoint(bar, rule.p) for bar in corners], rule)
+    corners = [_at_corners(part, rule.p) for part in k]
+    parts = xp.stack([part if of_grid else part[:, -1, -1] for part in corners], axis=-1)
+    gone = lost_parts(parts, _parts_errors(g, k, rule.p, nodes=of_grid), problem.purpose)
+    finite = xp.all(xp.reshape(xp.isfinite(parts) & ~gone, (parts.shape[0], -1)), axis=1)
+    bars = [derivs[..., n] if of_grid else _at_end(derivs[:, n], g) for n in range(order + 1)]
+    return finite, _parts_adjoint(g, k, u, [_at_corners_adjoint(bar, rule.p) for bar in bars], rule)
 
 
 def _at_end(bar: Array, g: Array) -> Array:
@@ -622,34 +809,33 @@ def _depth_gradients(
     """Which pairs are finite, and derivatives with respect to the increments, for derivatives of K_depth or its log."""
     xp, rule, of_grid = namespace_of(g), problem.quadrature, derivs.ndim == 3
     untruncated = problem.depth == math.inf
-    levels: list[Array] = []
     if untruncated:
         nodes = _untruncated(g, rule)
-        log_k = _at_corners(nodes, rule.p)
-        k = xp.exp(log_k)
+        levels, logs = [xp.exp(nodes)], [_at_corners(nodes, rule.p)]
     elif k_stack is None:
-        levels = _levels(g, int(problem.depth) - 1, rule)
-        log_k = _integral_against(g, levels[-1], rule.whole)
-        k = xp.exp(log_k)
+        levels, logs = _levels(g, int(problem.depth), rule)
     else:
         levels = [k_stack[:, m, :, :] for m in range(int(problem.depth))]
-        k = k_stack[:, int(problem.depth), :, :]
-        log_k = xp.log(k) if wrt_log else k
+        logs = [xp.log(k) for k in (*levels[1:], k_stack[:, int(problem.depth), :, :])]
+    log_k = logs[-1]
+    k = xp.exp(log_k) if k_stack is None else k_stack[:, int(problem.depth), :, :]
     value = log_k if wrt_log else k
+    errors = _errors(g, levels, logs, problem, nodes=of_grid)
+    gone = lost(log_k if of_grid else log_k[:, -1, -1], errors, purpose_of(problem, log=wrt_log))
     if of_grid:
-        finite = xp.all(xp.isfinite(value), axis=(1, 2))
+        finite = xp.all(xp.isfinite(value) & ~gone, axis=(1, 2))
         nodebar = derivs if wrt_log else derivs * k
         if not untruncated:
             w = _integral_adjoint(nodebar)
     else:
-        finite = xp.isfinite(value[:, -1, -1])
+        finite = xp.isfinite(value[:, -1, -1]) & ~gone
         end = derivs if wrt_log else derivs * k[:, -1, -1]
         if not untruncated:
             w = xp.broadcast_to(end[:, None, None], g.shape)
         else:
             nodebar = _at_end(end, g)
     if untruncated:
-        return finite, _untruncated_adjoint(g, xp.exp(nodes), _at_corners_adjoint(nodebar, rule.p), rule)
+        return finite, _untruncated_adjoint(g, levels[0], _at_corners_adjoint(nodebar, rule.p), rule)
     return finite, _levels_adjoint(g, levels, w, rule)
 
 
@@ -664,13 +850,12 @@ def _nodes(problem: Problem) -> tuple[int, int]:
 def _pairs_in_flight(problem: Problem) -> int:
     """Number of pairs whose grids fit the budget of a block."""
     size1, size2 = _nodes(problem)
-    itemsize = 4 if problem.path1.dtype == namespace_of(problem.path1).float32 else 8
     levels = 4.0 if problem.depth == math.inf else problem.depth
     if problem.order is not None:
         levels = 4.0 * problem.order
     grids = (levels + 6.0) * problem.quadrature.p**2
     points = problem.path1.shape[1] * problem.path2.shape[1]
-    return max(1, int(_BLOCK_BYTES / ((grids * size1 * size2 + 6 * points) * itemsize)))
+    return max(1, int(_BLOCK_BYTES / ((grids * size1 * size2 + _POINT_ARRAYS * points) * 8)))
 
 
 def _slices(size: int, step: int) -> Iterator[slice]:
@@ -693,7 +878,11 @@ def _block_sides(problem: Problem) -> tuple[int, int]:
 
 
 def _both(problem: Problem) -> tuple[_Paths, _Paths]:
-    return _Paths(problem.path1, problem.lengths1), _Paths(problem.path2, problem.lengths2)
+    """Both stacks, in double precision; a user's own kernel gets its paths as they are."""
+    path1, path2 = problem.path1, problem.path2
+    if is_built_in(problem.static_kernel):
+        path1, path2 = in_float64(path1), in_float64(path2)
+    return _Paths(path1, problem.lengths1), _Paths(path2, problem.lengths2)
 
 
 def _cross(x: _Paths, y: _Paths) -> tuple[_Paths, _Paths]:
@@ -726,6 +915,17 @@ class _Progress:
 
 def _map_pairs(problem: Problem, function: Callable[[_Paths, _Paths], Array]) -> Array:
     """Apply a function of stacks of pairs to every pair of a problem, block by block."""
+    return _in_dtype_of(problem.path1, _mapped(problem, function))
+
+
+def _in_dtype_of(like: Array, values: Array) -> Array:
+    if values.dtype == like.dtype:
+        return values
+    with np.errstate(all="ignore"):
+        return namespace_of(values).astype(values, like.dtype)
+
+
+def _mapped(problem: Problem, function: Callable[[_Paths, _Paths], Array]) -> Array:
     x, y = _both(problem)
     n1, n2 = x.points.shape[0], y.points.shape[0]
     xp = namespace_of(x.points)

@@ -32,7 +32,7 @@ typedef struct {
   double largest_sum;   /* of any sub-cell where |K| <= 1 */
   int64_t slots;        /* rows of nodes that lie in memory at once, row i in slot i % slots */
   vec *k;               /* [slot][level][node] */
-  vec *logs;            /* careful: [level][node] */
+  vec *logs;            /* careful: [level][node]; of the level above too, [corner] */
   vec *ones, *sums[2];  /* of a block: [cell][a][b], of K_0 and of other levels */
   edge_state *states;   /* [level] */
   vec *w, *gw;          /* backward: [level][node] w of the sub-cells below, and what the cells below give to Kbar */
@@ -60,7 +60,7 @@ static int64_t lay_out_collocation(collocation *n, const bs_task *task, int back
     if (n->slots < fewest) n->slots = fewest;
   }
   n->k = take(base, &used, n->width * levels * n->slots, sizeof(vec));
-  n->logs = task->careful ? take(base, &used, n->width * levels, sizeof(vec)) : NULL;
+  n->logs = task->careful ? take(base, &used, n->width * (levels + 1), sizeof(vec)) : NULL;
   n->ones = take(base, &used, BLOCK * p * p, sizeof(vec));
   n->sums[0] = take(base, &used, BLOCK * p * p, sizeof(vec));
   n->sums[1] = take(base, &used, BLOCK * p * p, sizeof(vec));
@@ -109,15 +109,23 @@ BS_INLINE void sub_cell_sums(int p, int careful, const double *B, const vec *con
   }
 }
 
+/* |mean of K| over sub-cell (a, e) of a cell, from its sums */
+BS_INLINE vec mean_of(int p, const double *B, const vec *sum, int a, int e) {
+  double side1 = 0, side2 = 0;
+  for (int k = 0; k <= p; ++k) side1 += B[a * (p + 1) + k], side2 += B[e * (p + 1) + k];
+  return absolute(sum[a * p + e]) * (1 / (side1 * side2));
+}
+
 /* One level over a block of cells. Downwards (sign = 1) from the first row of nodes to the last, upwards (sign = -1) the other
    way; `rows` NULL: only the row arrived at is kept, in place of the one set out from. Gives sums for the level above, or
    (`integral`) the integral of the top level. Returns the largest K met. */
 BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, vec largest_cell, const bs_task *task,
-                       const vec *sums, vec *const *rows, vec *row, vec *logs, vec *sums_out, vec *integral, edge_state *state, vec extent[2]) {
+                       const vec *sums, vec *const *rows, vec *row, vec *logs, vec *sums_out, vec *integral, vec *corners,
+                       edge_state *state, watch *at) {
   const double *B = task->steps, *V = task->whole;
   const growth how = growth_for(tier, largest_cell);
   vec k[BS_MOST_NODES + 1][BS_MOST_NODES + 1], column[BS_MOST_NODES], E[BS_MOST_NODES];
-  vec low = extent[0], high = splat(0), above = splat(0);
+  vec low = at->extent[0], high = splat(0), above = splat(0);
   const int start = sign > 0 ? 0 : p, end = p - start;
   for (int a = 0; a < p; ++a) E[a] = state->E[a], column[a] = state->sums[a];
   for (int i = 0; i <= p; ++i) {
@@ -127,20 +135,22 @@ BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, vec l
   for (int64_t c = b.first; c <= b.last; ++c) {
     const vec g = b.g[(c - 1) >> b.shift], *sum = sums + (c - b.first) * p * p;
     const ivec moves = g != splat(0);
-    const int64_t at = (c - 1) * p;
+    const int64_t place = (c - 1) * p;
     vec log_k[BS_MOST_NODES + 1];
     for (int l = 1; l <= p; ++l) {
-      k[start][l] = row[at + l];
+      k[start][l] = row[place + l];
       high = maximum(high, k[start][l]);
-      if (careful) log_k[l] = logs[at + l];
+      if (careful) log_k[l] = logs[place + l];
     }
     for (int step = 0; step < p; ++step) {
       const int a = sign > 0 ? step : p - 1 - step, from = sign > 0 ? a : a + 1, to = sign > 0 ? a + 1 : a;
       for (int l = 1; l <= p; ++l) {
         const vec cell = g * sum[a * p + l - 1];
         if (careful) {
+          at->mean = maximum(at->mean, (vec)((ivec)mean_of(p, B, sum, a, l - 1) & moves));
           E[a] += (vec)((ivec)cell & moves);
           log_k[l] += sign * E[a];
+          at->reach = maximum(at->reach, absolute(log_k[l]));
           k[to][l] = exponential(log_k[l]);
         } else {
           E[a] = grown(tier, how, E[a], sign * cell);
@@ -152,11 +162,11 @@ BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, vec l
     }
     if (rows)
       for (int i = 0; i <= p; ++i)
-        for (int l = 1; l <= p; ++l) rows[i][at + l] = k[i][l];
+        for (int l = 1; l <= p; ++l) rows[i][place + l] = k[i][l];
     else
-      for (int l = 1; l <= p; ++l) row[at + l] = k[end][l];
+      for (int l = 1; l <= p; ++l) row[place + l] = k[end][l];
     if (careful)
-      for (int l = 1; l <= p; ++l) logs[at + l] = log_k[l];
+      for (int l = 1; l <= p; ++l) logs[place + l] = log_k[l];
     if (integral) {
       vec total = splat(0);
       for (int l = 0; l <= p; ++l) {
@@ -164,11 +174,15 @@ BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, vec l
         for (int i = 0; i <= p; ++i) down += weighted(careful, V[i], k[i][l]);
         total += weighted(careful, V[l], down);
       }
+      if (careful) at[1].mean = maximum(at[1].mean, (vec)((ivec)absolute(total) & moves));
       total *= g;
-      if (careful)
+      if (careful) {
         above += (vec)((ivec)total & moves);
-      else
+        corners[c] += *integral + above;
+        at[1].reach = maximum(at[1].reach, absolute(corners[c]));
+      } else {
         above += total;
+      }
     } else {
       const vec *nodes[BS_MOST_NODES + 1];
       for (int i = 0; i <= p; ++i) nodes[i] = k[i];
@@ -178,8 +192,8 @@ BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, vec l
   }
   for (int a = 0; a < p; ++a) state->E[a] = E[a], state->sums[a] = column[a];
   for (int i = 0; i <= p; ++i) state->k[i] = k[i][0];
-  extent[0] = low;
-  extent[1] = maximum(extent[1], high);
+  at->extent[0] = low;
+  at->extent[1] = maximum(at->extent[1], high);
   if (integral) *integral += above;
   return high;
 }
@@ -187,13 +201,14 @@ BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, vec l
 /* The instances: how many nodes, which polynomial for exp, which way. Those for any number of nodes are the careful ones too. */
 #define BS_CELLS(name, p, ever_careful, sign)                                                                                  \
   static vec name(const collocation *n, int careful, vec largest_cell, block b, const vec *sums, vec *const *rows, vec *row,   \
-                  vec *logs, vec *sums_out, vec *integral, edge_state *state, vec extent[2]) {                                 \
+                  vec *logs, vec *sums_out, vec *integral, edge_state *state, watch *at) {                                     \
     const bs_task *task = n->t.in.task;                                                                                        \
     if (ever_careful && careful)                                                                                               \
-      return cells_at(p, TIER_ANY, 1, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, state, extent);  \
+      return cells_at(p, TIER_ANY, 1, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral,                  \
+                      n->logs + n->width * n->t.levels, state, at);                                                            \
     if (tier_for(largest_cell) <= TIER_SMALL)                                                                                  \
-      return cells_at(p, TIER_SMALL, 0, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, state, extent);\
-    return cells_at(p, TIER_ANY, 0, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, state, extent);    \
+      return cells_at(p, TIER_SMALL, 0, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, NULL, state, at);\
+    return cells_at(p, TIER_ANY, 0, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, NULL, state, at);  \
   }
 BS_CELLS(cells_down_1, 1, 0, 1)
 BS_CELLS(cells_down_2, 2, 0, 1)
@@ -204,11 +219,11 @@ BS_CELLS(cells_up_2, 2, 0, -1)
 BS_CELLS(cells_up_3, 3, 0, -1)
 BS_CELLS(cells_up_any, n->p, 1, -1)
 
-/* All levels of row r of cells, downwards or upwards; the integral of the top level is added to `integral`, unless that is NULL. */
-static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
-  tile *t = &n->t;
-  const int p = n->p, careful = t->in.task->careful, levels = t->levels;
-  for (int m = 0; m < levels; ++m) {
+/* Before the first cell of a row. */
+static void open_cells(collocation *n) {
+  const tile *t = &n->t;
+  const int p = n->p, careful = t->in.task->careful;
+  for (int m = 0; m < t->levels; ++m) {
     edge_state *state = &n->states[m];
     for (int a = 0; a < p; ++a) {
       state->E[a] = splat(careful ? 0 : 1);
@@ -217,28 +232,62 @@ static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
     }
     for (int k = 0; k <= p; ++k) state->k[k] = splat(1);
   }
-  for (int64_t j = 0; j < t->blocks && !stopped(t); ++j) {
-    const block b = block_of(t, j, r);
-    const vec bound = t->bound[j] * n->largest_sum, *sums = n->ones;
-    vec largest = splat(1);
-    for (int m = 0; m < levels; ++m) {
-      vec *rows[BS_MOST_NODES + 1], *out = n->sums[m & 1], *logs = careful ? n->logs + n->width * m : NULL;
-      for (int k = 0; k <= p; ++k) rows[k] = node_row(n, n->k, m, r * p + k);
-      vec *above = m == levels - 1 ? integral : NULL;
-#define BS_ARGUMENTS n, careful, largest * bound, b, sums, n->slots > 1 ? rows : NULL, rows[up ? p : 0], logs, out, above, &n->states[m], t->extent
-      switch (careful ? 0 : up ? -p : p) {
-        case 1: largest = cells_down_1(BS_ARGUMENTS); break;
-        case 2: largest = cells_down_2(BS_ARGUMENTS); break;
-        case 3: largest = cells_down_3(BS_ARGUMENTS); break;
-        case -1: largest = cells_up_1(BS_ARGUMENTS); break;
-        case -2: largest = cells_up_2(BS_ARGUMENTS); break;
-        case -3: largest = cells_up_3(BS_ARGUMENTS); break;
-        default: largest = up ? cells_up_any(BS_ARGUMENTS) : cells_down_any(BS_ARGUMENTS);
-      }
-#undef BS_ARGUMENTS
-      sums = out;
+}
+
+/* All levels of the cells of b, which lie in block j of row r of cells, downwards or upwards; the integral of the top level is added to
+   `integral`, unless that is NULL. */
+BS_INLINE void sweep_cells_of(collocation *n, block b, int64_t j, int64_t r, int up, vec *integral) {
+  tile *t = &n->t;
+  const int p = n->p, careful = t->in.task->careful, levels = t->levels;
+  const vec bound = t->bound[j] * n->largest_sum, *sums = n->ones;
+  vec largest = splat(1);
+  for (int m = 0; m < levels; ++m) {
+    vec *rows[BS_MOST_NODES + 1], *out = n->sums[m & 1], *logs = careful ? n->logs + n->width * m : NULL;
+    for (int k = 0; k <= p; ++k) rows[k] = node_row(n, n->k, m, r * p + k);
+    vec *above = m == levels - 1 ? integral : NULL;
+#define BS_ARGUMENTS n, careful, largest * bound, b, sums, n->slots > 1 ? rows : NULL, rows[up ? p : 0], logs, out, above, &n->states[m], &t->watched[m]
+    switch (careful ? 0 : up ? -p : p) {
+      case 1: largest = cells_down_1(BS_ARGUMENTS); break;
+      case 2: largest = cells_down_2(BS_ARGUMENTS); break;
+      case 3: largest = cells_down_3(BS_ARGUMENTS); break;
+      case -1: largest = cells_up_1(BS_ARGUMENTS); break;
+      case -2: largest = cells_up_2(BS_ARGUMENTS); break;
+      case -3: largest = cells_up_3(BS_ARGUMENTS); break;
+      default: largest = up ? cells_up_any(BS_ARGUMENTS) : cells_down_any(BS_ARGUMENTS);
     }
-    if (integral && levels == 0) integrate_block(b, t->fours, integral);
+    if (above && !careful) t->watched[m + 1].reach += largest * t->bound[j] * t->counts[j];
+#undef BS_ARGUMENTS
+    sums = out;
+  }
+  if (integral && levels == 0) integrate_block(b, t->fours, integral, careful ? n->logs : NULL, t->watched);
+}
+
+/* Row r of cells. */
+static void sweep_cells(collocation *n, int64_t r, int up, vec *integral) {
+  open_cells(n);
+  for (int64_t j = 0; j < n->t.blocks && !stopped(&n->t); ++j) sweep_cells_of(n, block_of(&n->t, j, r), j, r, up, integral);
+}
+
+/* What K is above the cell of a path with itself on the diagonal of row r, it is to the left of that cell. */
+static void mirror_edge(const collocation *n, int64_t r) {
+  for (int m = 0; m < n->t.levels; ++m)
+    for (int l = 1; l <= n->p; ++l) node_row(n, n->k, m, r * n->p)[r * n->p + l] = n->states[m].k[l];
+}
+
+/* Row r of cells of a path with itself downwards: its integrals left of the diagonal and on it. Careful, logarithms of K to the left of
+   a cell are not known, so the row has no end there. */
+static void sweep_cells_of_itself(collocation *n, int64_t r, vec *left, vec *own) {
+  const int careful = n->t.in.task->careful;
+  vec *const integrals[] = {left, own, NULL};
+  open_cells(n);
+  for (int64_t j = 0; j < n->t.blocks && !stopped(&n->t); ++j) {
+    block part[3];
+    split_block(block_of(&n->t, j, r), r, part);
+    for (int i = 0; i < (careful ? 3 : 2); ++i) {
+      if (part[i].first > part[i].last) continue;
+      if (i == 1 && !careful) mirror_edge(n, r);
+      sweep_cells_of(n, part[i], j, r, 0, integrals[i]);
+    }
   }
 }
 
@@ -375,7 +424,7 @@ static void open_collocation(collocation *n, int64_t first) {
     fill(node_row(n, n->k, m, 0), n->width, 1);
     for (int64_t i = 1; i < n->slots; ++i) *node_row(n, n->k, m, i) = splat(1);
   }
-  if (n->logs) fill(n->logs, n->width * t->levels, 0);
+  if (n->logs) fill(n->logs, n->width * (t->levels + 1), 0);
 }
 
 /* Row r of corners of K_depth, or of K_0 to K_depth, of every lane into the grid. */
@@ -404,10 +453,16 @@ static int collocation_down(collocation *n, int64_t first) {
   const bs_task *task = t->in.task;
   start_rows(&t->in, 0);
   if (task->grid) store_corners(n, first, 0);
+  if (task->diagonal) store_diagonal(t, first, 0);
   for (int64_t r = 0; r < t->rows; ++r) {
     if (stopped(t)) return 1;
     load_increments(t, r, r + 1, 0);
-    vec integral = splat(0);
+    vec integral = splat(0), own = splat(0);
+    if (task->diagonal) {
+      sweep_cells_of_itself(n, r, &integral, &own);
+      finish_row_of_itself(t, first, r, integral, own);
+      continue;
+    }
     sweep_cells(n, r, 0, t->levels < task->depth ? &integral : NULL);
     t->total += integral;
     if (task->grid) store_corners(n, first, r + 1);

@@ -96,6 +96,21 @@ BS_INLINE vec logarithm(vec x) {
   return choose((x == x) & (x < splat(__builtin_inf())), result, choose(x < splat(0), result, x));
 }
 
+/* exp(x) - 1 within a few units in its own last place: by its series where that is less than 1/2 */
+BS_INLINE vec exponential_less_one(vec x) {
+  vec s = splat(1.0 / 13);
+  for (int k = 12; k >= 1; --k) s = (s * x + 1.0) * (1.0 / k);
+  return choose(absolute(x) <= 0.35, x * s, exponential(x) - 1.0);
+}
+
+/* log(1 + x) within a few units in its own last place: by the series of logarithm where x is small */
+BS_INLINE vec log_one_plus(vec x) {
+  const vec f = x / (x + 2.0), u = f * f;
+  vec s = splat(2.0 / 27);
+  for (int j = 25; j >= 3; j -= 2) s = s * u + 2.0 / j;
+  return choose(absolute(x) <= 0.4, f * (u * s) + 2 * f, logarithm(1.0 + x));
+}
+
 /* base^exponent for a whole number, by repeated multiplication; the caller keeps |exponent| small */
 BS_INLINE vec whole_power(vec base, int exponent) {
   vec power = splat(1);

@@ -2,16 +2,21 @@
 
    g(i, j) = kappa(x_{i+1}, y_{j+1}) - kappa(x_i, y_{j+1}) - kappa(x_{i+1}, y_j) + kappa(x_i, y_j)
 
-   The linear kernels need only the steps of the paths: g = scale^2 <x_{i+1} - x_i, y_{j+1} - y_j>. All others are a function
+   The linear kernels need only the steps of the paths: g = <scale (x_{i+1} - x_i), scale (y_{j+1} - y_j)>. All others are a function
    of b = <x, y> (polynomial) or of b = |x - y|^2 (radial), and kappa' below is the factor of their gradients:
    d kappa / d x = kappa' y or kappa' (x - y). A row of kappa is kept, so each value is computed once a sweep. They may be
    dilated: g times a factor of x and one of y.
+
+   Differences of kappa have an error of some units in the last place of kappa. Where that is too much, increments are made from the
+   steps of the paths (corners.h), and a row of b is kept in the place of kappa. Every pair decides for itself (`is_by_steps`), and a
+   tile holds pairs of one kind.
 
    One pair per lane: y is packed as [points or steps][dimension] registers, x is gathered row by row. */
 #ifndef BS_INCREMENTS_H
 #define BS_INCREMENTS_H
 
 #include "bs.h"
+#include "corners.h"
 #include "sweep.h"
 
 enum { BS_GIVEN, BS_LINEAR, BS_POLYNOMIAL, BS_RBF, BS_MATERN12, BS_MATERN32, BS_MATERN52, BS_RATIONAL_QUADRATIC };
@@ -22,13 +27,15 @@ typedef struct {
   int64_t points1[W], points2[W]; /* how many points of them there are: behind the last one a path stays where it is */
   int uniform;             /* every lane has the same first path */
   int ragged;              /* a path has fewer points than the tile has room for */
+  ivec still;              /* lanes with a path of one point, which have no increments even where the static kernel is not a number */
+  int any_still;
   int64_t stride;          /* from one row of cells to the next, of increments and of their gradient */
   vec scale;               /* the factors of both paths of a lane, multiplied: 1 where the kernel is not dilated */
   vec d_scale;             /* dilated: the gradient with respect to it, times it */
   int gradient;            /* kappa' is wanted too */
   vec *y_packed;           /* steps (linear) or points of y */
   vec *x_rows;             /* steps (linear) of BAND rows of x, or points of one more */
-  vec *kappa, *fresh;      /* kappa(x_i, y_j) for the last i of the band before, and for that of this one */
+  vec *kappa, *fresh;      /* kappa(x_i, y_j), by steps b, for the last i of the band before, and for that of this one */
   int64_t slope_rows;      /* rows of slopes that there is room for */
   vec *slopes;             /* kappa' at (x_i, y_j) for the latest rows i, row i in slot i % slope_rows */
   vec *x_centred, *y_centred; /* radial: points less the first one of y */
@@ -61,6 +68,13 @@ static void into_lanes(const double *const from[W], int64_t count, int64_t apart
     for (int w = 0; w < W; ++w) ((double *)(to + k))[w] = apart ? from[w][k + apart] - from[w][k] : from[w][k];
 }
 
+/* Steps of a linear kernel times its scale, of both paths, so that the square of the scale need not be a finite number above 0. */
+static void scale_steps(const bs_task *task, int64_t count, vec *steps) {
+  const double scale = task->parameter[0];
+  if (scale == 1) return;
+  for (int64_t k = 0; k < count; ++k) steps[k] *= scale;
+}
+
 /* The points of y, or (linear) its steps, of every lane. */
 static void pack_second_path(increments *in) {
   const int64_t d = coordinates(in->task), channels = in->task->dimension, linear = is_linear(in->task);
@@ -76,6 +90,7 @@ static void pack_second_path(increments *in) {
       for (int64_t k = 0; k < d; ++k) to[(j * d + k) * W] = linear ? next[k] - y[k] : y[k];
     }
   }
+  if (linear) scale_steps(in->task, rows * d, in->y_packed);
 }
 
 /* Point i of the first paths to row `slot` of x_rows. */
@@ -108,6 +123,20 @@ static void gather_steps(increments *in, int64_t first, int64_t rows) {
       const int moves = first + i < in->points1[w] - 1;
       for (int64_t k = i * d; k < (i + 1) * d; ++k) ((double *)(in->x_rows + k))[w] = moves ? x[w][k + d] - x[w][k] : 0;
     }
+  scale_steps(in->task, rows * d, in->x_rows);
+}
+
+BS_INLINE int is_integer(double a) { return a == floor(a); }
+
+/* Forms of profile of its own for exponents that are no small whole number: for the compiler a loop over points has but one. */
+enum { BS_OTHER_POLYNOMIAL = BS_RATIONAL_QUADRATIC + 1, BS_OTHER_RATIONAL_QUADRATIC };
+
+static int profile_of(const bs_task *task) {
+  const int kernel = task->static_kernel;
+  if (kernel != BS_POLYNOMIAL && kernel != BS_RATIONAL_QUADRATIC) return kernel;
+  const double exponent = task->parameter[kernel == BS_RATIONAL_QUADRATIC];
+  if (is_integer(exponent) && exponent >= 1 && exponent <= 64) return kernel;
+  return kernel == BS_POLYNOMIAL ? BS_OTHER_POLYNOMIAL : BS_OTHER_RATIONAL_QUADRATIC;
 }
 
 /* kappa and, where `slope` is not NULL, kappa' from b: see the table at the top. Parameters enter by their reciprocals. */
@@ -116,15 +145,23 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
   switch (kernel) {
     case BS_POLYNOMIAL: { /* scale (b + gamma)^degree */
       const double degree = parameter[0], scale = parameter[2];
-      vec base = b + parameter[1], power, kappa; /* power: base^(degree - 1) */
-      if (degree == (double)(int)degree && degree >= 1 && degree <= 64) {
-        power = whole_power(base, (int)degree - 1);
-        kappa = scale * (power * base);
-      } else {
-        vec log_base = logarithm(base);
-        power = exponential((degree - 1) * log_base);
-        kappa = scale * exponential(degree * log_base);
+      vec base = b + parameter[1], power = whole_power(base, (int)degree - 1);
+      if (slope) *slope = scale * degree * power;
+      return scale * (power * base);
+    }
+    case BS_OTHER_POLYNOMIAL: {
+      const double degree = parameter[0], scale = parameter[2];
+      const int whole = is_integer(degree), even = fmod(degree, 2) == 0;
+      if (degree == 0) {
+        if (slope) *slope = splat(0);
+        return splat(scale);
       }
+      const vec base = b + parameter[1], log_base = logarithm(whole ? absolute(base) : base);
+      vec power = exponential((degree - 1) * log_base), kappa = scale * exponential(degree * log_base); /* power: base^(degree - 1) */
+      if (whole && even)
+        power = choose(base < splat(0), -power, power);
+      else if (whole)
+        kappa = choose(base < splat(0), -kappa, kappa);
       if (slope) *slope = scale * degree * power;
       return kappa;
     }
@@ -139,22 +176,25 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
       return kappa;
     }
     case BS_MATERN32: { /* (1 + z) exp(-z), z = sqrt(3) r / sigma */
-      vec z = square_root(b) * (1.7320508075688772 * over_sigma), e = decay(-z);
+      vec z = minimum(splat(BS_FARTHEST), square_root(b) * (1.7320508075688772 * over_sigma)), e = decay(-z);
       if (slope) *slope = e * (-3 * over_sigma * over_sigma);
       return (1.0 + z) * e;
     }
     case BS_MATERN52: { /* (1 + z + z^2 / 3) exp(-z), z = sqrt(5) r / sigma */
-      vec z = square_root(b) * (2.23606797749979 * over_sigma), e = decay(-z);
+      vec z = minimum(splat(BS_FARTHEST), square_root(b) * (2.23606797749979 * over_sigma)), e = decay(-z);
       if (slope) *slope = (1.0 + z) * e * (-5.0 / 3 * over_sigma * over_sigma);
       return (1.0 + z + z * z * (1.0 / 3)) * e;
     }
-    default: { /* BS_RATIONAL_QUADRATIC: (1 + b / (2 alpha sigma^2))^-alpha */
+    case BS_RATIONAL_QUADRATIC: { /* (1 + b / (2 alpha sigma^2))^-alpha */
       const double alpha = parameter[1];
-      vec base = 1.0 + b * (1 / (2 * alpha * sigma * sigma)), over_base = 1 / base, kappa;
-      if (alpha == (double)(int)alpha && alpha <= 64)
-        kappa = whole_power(over_base, (int)alpha);
-      else
-        kappa = exponential(-alpha * logarithm(base));
+      vec base = 1.0 + b * (0.5 / alpha / sigma / sigma), over_base = 1 / base, kappa = whole_power(over_base, (int)alpha);
+      if (slope) *slope = kappa * over_base * -(over_sigma * over_sigma);
+      return kappa;
+    }
+    default: { /* BS_OTHER_RATIONAL_QUADRATIC; log(1 + u), what 1 + u has lost of u made up for */
+      const double alpha = parameter[1];
+      vec u = b * (0.5 / alpha / sigma / sigma), base = 1.0 + u, over_base = 1 / base;
+      vec kappa = exponential(-alpha * (logarithm(base) + (u - (base - 1.0)) * over_base));
       if (slope) *slope = kappa * over_base * -(over_sigma * over_sigma);
       return kappa;
     }
@@ -219,7 +259,7 @@ BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t channels, int wi
   if (!channels) b_row(in, slot, first, last, kappa);
   for (int64_t k = 0; k < run; ++k) x[k] = in->x_rows[slot * d + (d - run) + k];
   for (int64_t j = 0; j < last - first; ++j, y += d) {
-    const vec b = b_of_run(kernel != BS_POLYNOMIAL, run, x, y, channels ? splat(0) : kappa[j]);
+    const vec b = b_of_run(kernel != BS_POLYNOMIAL && kernel != BS_OTHER_POLYNOMIAL, run, x, y, channels ? splat(0) : kappa[j]);
     kappa[j] = profile(kernel, parameter, b, slopes ? slopes + j : NULL);
   }
 }
@@ -252,10 +292,178 @@ BS_KAPPA_ROW(matern12, BS_MATERN12)
 BS_KAPPA_ROW(matern32, BS_MATERN32)
 BS_KAPPA_ROW(matern52, BS_MATERN52)
 BS_KAPPA_ROW(rational_quadratic, BS_RATIONAL_QUADRATIC)
+BS_KAPPA_ROW(other_polynomial, BS_OTHER_POLYNOMIAL)
+BS_KAPPA_ROW(other_rational_quadratic, BS_OTHER_RATIONAL_QUADRATIC)
+
+/* Increments from the steps of the paths. */
+
+/* Radial kernels: a unit of length, sigma in it, and the largest difference of coordinates, whose square is finite beside it; those
+   beyond are as good as infinite. The unit is 1 but for extreme sigma, whose square or its inverse would leave the range of a double. */
+typedef struct {
+  double unit, sigma, most;
+} measure;
+
+enum { LEAST_LENGTH = -100, MOST_LENGTH = 400, MOST_DIFFERENCE = 500, MOST_RATIO = 400 }; /* exponents of lengths in units */
+
+static int exponent_of_length(const bs_task *task) {
+  int exponent;
+  frexp(task->parameter[0], &exponent);
+  return task->static_kernel == BS_RBF ? exponent >> 1 : exponent;
+}
+
+static measure measure_of(const bs_task *task) {
+  const int exponent = exponent_of_length(task);
+  int shift = exponent < LEAST_LENGTH ? LEAST_LENGTH - exponent : exponent > MOST_LENGTH ? MOST_LENGTH - exponent : 0;
+  if (!is_radial(task)) shift = 0;
+  if (shift > 1000) shift = 1000;
+  const double unit = ldexp(1, shift), sigma = task->parameter[0] * unit;
+  const double most = ldexp(1, (int)least(MOST_DIFFERENCE, exponent + shift + MOST_RATIO));
+  return (measure){unit, task->static_kernel == BS_RBF ? sigma * unit : sigma, most};
+}
+
+BS_INLINE vec in_units(measure by, vec difference) {
+  const vec most = splat(by.most);
+  return minimum(most, maximum(-most, difference * by.unit)); /* a NaN in the second argument is the result */
+}
+
+/* A path leaves its first point by so much, squared and relative to the square of the length that the kernel has there, if differences
+   of kappa are to keep their digits: they are off by a unit in the last place of kappa over this. Exponents of 2. */
+#define BS_LEAVES 0x1p-6
+#define BS_LEAVES_ORIGIN 0x1p-8
+
+/* For gradients of radial kernels: the points of both paths lie within so many lengths of each other that sums of x_i and y_j, weighted,
+   have the digits of sums of their differences. All coordinates are held against one of them. */
+#define BS_SPREAD 0x1p12
+
+static int is_near(const double *x, int64_t count, double centre, double radius) {
+  vec most = splat(0);
+  if (count < W) {
+    for (int64_t k = 0; k < count; ++k)
+      if (!(fabs(x[k] - centre) <= radius)) return 0;
+    return 1;
+  }
+  for (int64_t k = 0; k + W < count; k += W) most = maximum(most, absolute(load(x + k) - centre));
+  most = maximum(most, absolute(load(x + count - W) - centre));
+  return !any_beyond(most, radius);
+}
+
+static int leaves(const bs_task *task, const double *x, int64_t points) {
+  const int64_t d = coordinates(task), channels = task->dimension;
+  double length = task->parameter[0] * BS_LEAVES;
+  if (!is_radial(task)) {
+    length = fabs(task->parameter[1]);
+    for (int64_t k = 0; k < d; ++k) length += x[k] * x[k];
+    length *= BS_LEAVES_ORIGIN;
+  } else if (task->static_kernel != BS_RBF) {
+    length *= task->parameter[0];
+  }
+  for (int64_t i = points - 1; i > 0; --i) {
+    double square = 0;
+    for (int64_t k = 0; k < d; ++k) {
+      const double step = x[i * channels + k] - x[k];
+      square += step * step;
+    }
+    if (square >= length) return 1;
+  }
+  return 0;
+}
+
+/* The increments of pair k are made from the steps of the paths: one of them is small beside what differences of kappa resolve, or
+   the parameters are extreme. */
+static int is_by_steps(const bs_task *task, int64_t k, int backward) {
+  if (task->static_kernel == BS_GIVEN || is_linear(task)) return 0;
+  if (is_radial(task)) {
+    const int rbf = task->static_kernel == BS_RBF;
+    if (!(task->parameter[0] >= (rbf ? 0x1p-200 : 0x1p-100) && task->parameter[0] <= (rbf ? 0x1p800 : 0x1p400))) return 1;
+    if (task->static_kernel == BS_RATIONAL_QUADRATIC && task->parameter[1] < BS_LEAVES) return 1;
+  }
+  const int64_t index1 = task->index1[k], index2 = task->index2[k];
+  const int64_t points1 = task->lengths1 ? task->lengths1[index1] : task->length1, points2 = task->lengths2 ? task->lengths2[index2] : task->length2;
+  const double *x = task->path1 + index1 * task->stride1 * task->dimension, *y = task->path2 + index2 * task->stride2 * task->dimension;
+  if (!leaves(task, x, points1) || !leaves(task, y, points2)) return 1;
+  if (!backward || task->static_kernel == BS_POLYNOMIAL) return 0;
+  const double sigma = task->parameter[0], radius = 0.5 * BS_SPREAD * (task->static_kernel == BS_RBF ? sqrt(sigma) : sigma);
+  return !is_near(x, points1 * task->dimension, x[0], radius) || !is_near(y, points2 * task->dimension, x[0], radius);
+}
+
+/* b at (x_i, y_j) for first <= j < last, x_i in row `slot` of x_rows, in units, and kappa' where it is wanted */
+static void base_row(increments *in, int64_t i, int64_t slot, int64_t first, int64_t last, vec *b) {
+  const bs_task *task = in->task;
+  const measure by = measure_of(task);
+  const int form = profile_of(task);
+  const double parameter[] = {by.sigma, task->parameter[1], task->parameter[2]};
+  const int64_t d = coordinates(task);
+  const vec *x = in->x_rows + slot * d, *y = in->y_packed + first * d;
+  vec *slopes = in->gradient ? in->slopes + i % in->slope_rows * task->length2 + first : NULL;
+  for (int64_t j = 0; j < last - first; ++j, y += d) {
+    vec sum = splat(0);
+    for (int64_t k = 0; k < d; ++k)
+      if (is_radial(task)) {
+        const vec u = in_units(by, x[k] - y[k]);
+        sum += u * u;
+      } else {
+        sum += x[k] * y[k];
+      }
+    if (slopes) profile(form, parameter, sum, slopes + j);
+    if (task->static_kernel == BS_POLYNOMIAL) sum += parameter[1];
+    b[j] = sum;
+  }
+}
+
+/* What the corners of b say of the increment. */
+static vec increment_of(const bs_task *task, measure by, corners b) {
+  if (task->static_kernel == BS_POLYNOMIAL) {
+    const double degree = task->parameter[0];
+    if (degree == 0) return splat(0);
+    return task->parameter[2] * (is_integer(degree) ? whole_power_increment((int64_t)fmin(degree, 0x1p62), b) : power_increment(degree, b));
+  }
+  const double alpha = task->parameter[1];
+  const vec sign = from_extreme(0, &b);
+  switch (task->static_kernel) {
+    case BS_RBF: return sign * exponential_of(times_number(b, -1 / by.sigma)).r;
+    case BS_MATERN12: return sign * exponential_of(times_number(root_of(b), -1 / by.sigma)).r;
+    case BS_MATERN32: return sign * matern_increment(0, 1.7320508075688772 / by.sigma, b);
+    case BS_MATERN52: return sign * matern_increment(1.0 / 3, 2.23606797749979 / by.sigma, b);
+  }
+  const vec g = sign * rational_quadratic_increment(alpha, 0.5 / alpha / by.sigma / by.sigma, b);
+  const double beyond = by.most * by.most; /* coordinates as good as infinite, but not for a kernel that hardly falls */
+  if (alpha >= 0.1) return choose(b.v00 >= beyond, splat(0), g);
+  return choose(maximum(maximum(b.v10, b.v01), b.v11) >= beyond, splat(__builtin_nan("")), g);
+}
+
+/* The cells of a row between the rows of b `above`, at the points x, and `below`, at those `next` of them, d registers each. */
+static void row_by_steps(increments *in, const vec *x, const vec *next, const vec *y, int64_t cells, const vec *above, const vec *below,
+                         vec factor, vec *g) {
+  const int64_t d = coordinates(in->task), radial = is_radial(in->task);
+  const measure by = measure_of(in->task);
+  for (int64_t j = 0; j < cells; ++j, y += d) {
+    corners b = {above[j], below[j], above[j + 1], below[j + 1], splat(0), splat(0), splat(0)};
+    for (int64_t k = 0; k < d; ++k) {
+      const vec dx = next[k] - x[k], dy = y[d + k] - y[k];
+      if (radial) {
+        const vec u = in_units(by, x[k] - y[k]), over_x = in_units(by, dx), over_y = in_units(by, dy);
+        b.p += over_x * (in_units(by, next[k] - y[k]) + u);
+        b.q -= over_y * (in_units(by, x[k] - y[d + k]) + u);
+        b.r -= 2.0 * over_x * over_y;
+      } else {
+        b.p += dx * y[k];
+        b.q += x[k] * dy;
+        b.r += dx * dy;
+      }
+    }
+    g[j] = increment_of(in->task, by, b) * factor;
+  }
+}
 
 static void kappa_row(increments *in, int64_t i, int64_t slot, int64_t first, int64_t last, vec *kappa) {
-  switch (in->task->static_kernel) {
+  if (in->task->by_steps) {
+    base_row(in, i, slot, first, last, kappa);
+    return;
+  }
+  switch (profile_of(in->task)) {
     case BS_POLYNOMIAL: polynomial_row(in, i, slot, first, last, kappa); break;
+    case BS_OTHER_POLYNOMIAL: other_polynomial_row(in, i, slot, first, last, kappa); break;
+    case BS_OTHER_RATIONAL_QUADRATIC: other_rational_quadratic_row(in, i, slot, first, last, kappa); break;
     case BS_RBF: rbf_row(in, i, slot, first, last, kappa); break;
     case BS_MATERN12: matern12_row(in, i, slot, first, last, kappa); break;
     case BS_MATERN32: matern32_row(in, i, slot, first, last, kappa); break;
@@ -297,6 +505,13 @@ static void kappa_block(increments *in, int64_t row, int64_t rows, int up, int64
     vec *next = step == rows - 1 ? in->fresh + first : room[step & 1], *to = g + i * in->stride;
     kappa_row(in, row + slot, slot, first, last + 1, next);
     const vec *after = up ? latest : next, *before = up ? next : latest;
+    if (in->task->by_steps) {
+      const int64_t d = coordinates(in->task);
+      const vec *x = in->x_rows + i * d;
+      row_by_steps(in, x, x + d, in->y_packed + first * d, last - first, before, after, by, to + first);
+      latest = next;
+      continue;
+    }
     vec left = after[0] - before[0];
     for (int64_t j = 0; j < last - first; ++j) {
       const vec right = after[j + 1] - before[j + 1];
@@ -338,7 +553,6 @@ BS_INLINE void linear_rows_of(const increments *in, int64_t run, int64_t d, int6
 
 /* factor times the increments of the linear kernel of the cells first..last-1 of so many rows, whose steps of x are in x_rows. */
 static void linear_rows(const increments *in, int64_t rows, int64_t first, int64_t last, double factor, vec *g) {
-  factor *= in->task->parameter[0];
 #define BS_OF_RUN(run, d, from) linear_rows_of(in, run, d, from, rows, first, last, factor, g)
   BS_FOR_RUNS(in->task->dimension, in->task->dimension)
 #undef BS_OF_RUN
@@ -451,11 +665,55 @@ static void weigh_points(increments *in, int64_t i, const vec *cells_above, int6
     weigh_points_of(0, in, i, cells_above, first, last, weight);
 }
 
+/* What a run of channels adds to the gradient of a radial kernel, sum_j a_ij (x_i - y_j) by differences in units. */
+BS_INLINE void distances_of(increments *in, int in_unit, int64_t run, int64_t d, int64_t from, int64_t i, int64_t rows, int64_t slot,
+                            int64_t first, int64_t last) {
+  const measure by = measure_of(in->task);
+  vec *grad_y = in->grad_y + from;
+  for (int64_t row = 0; row < rows; ++row) {
+    const vec *weights = in->weights + row * (BLOCK + 1) - first, *y = in->y_packed + from;
+    vec x[RUN], sum[RUN];
+    for (int64_t k = 0; k < run; ++k) {
+      x[k] = in->x_rows[(slot + row) * d + from + k];
+      sum[k] = splat(0);
+    }
+    for (int64_t j = first; j < last; ++j)
+      for (int64_t k = 0; k < run; ++k) {
+        vec moment = x[k] - y[j * d + k];
+        if (in_unit) moment = in_units(by, moment);
+        moment *= weights[j];
+        sum[k] += moment;
+        if (in_unit) moment *= by.unit;
+        grad_y[j * d + k] += moment;
+      }
+    for (int64_t k = 0; k < run; ++k) {
+      if (in_unit) sum[k] *= by.unit;
+      in->grad_x[(i + row) * d + from + k] -= sum[k];
+    }
+  }
+}
+
+static void distances_gradient(increments *in, int64_t i, int64_t rows, int64_t slot, int64_t first, int64_t last) {
+  const int64_t channels = coordinates(in->task);
+  if (in->task->by_steps) {
+    for (int64_t k = 0; k < channels; ++k) distances_of(in, 1, 1, channels, k, i, rows, slot, first, last);
+    return;
+  }
+#define BS_OF_RUN(run, d, from) distances_of(in, 0, run, d, from, i, rows, slot, first, last)
+  BS_FOR_RUNS(channels, channels)
+#undef BS_OF_RUN
+}
+
 /* The gradient at the points first..last-1 of `rows` rows from row i on, the first of them in row `slot` of x_rows, from their
    weights. A radial kernel has sum_j a_ij (x_i - y_j) = x_i sum_j a_ij - sum_j a_ij y_j, and likewise for y: with points counted
-   from one of their own, so that no difference of large numbers is taken that the points themselves are not. */
+   from one of their own, so that no difference of large numbers is taken that the points themselves are not. That takes half the time
+   of differences, but where weights grow as points come close to each other it leaves nothing but rounding of theirs. */
 static void points_gradient(increments *in, int64_t i, int64_t rows, int64_t slot, int64_t first, int64_t last) {
   const int64_t d = coordinates(in->task), radial = is_radial(in->task);
+  if (radial && (in->task->by_steps || in->task->static_kernel == BS_MATERN12)) {
+    distances_gradient(in, i, rows, slot, first, last);
+    return;
+  }
   const vec *x = (radial ? in->x_centred : in->x_rows) + slot * d, *y = radial ? in->y_centred : in->y_packed;
   weighted_sums(in, i, rows, BLOCK + 1, first, last, x, y, in->weights - first);
   if (!radial) return;

@@ -15,32 +15,50 @@ BS_ENTRY(int32_t, lanes)(void) { return W; }
 /* Picks the pairs that come next, from `first` on, and their task. Returns nonzero where it is one pair that goes through strips:
    in the backward sweep every long pair, so that its length alone decides on the bits; otherwise those too few to fill the lanes. */
 static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task *own) {
+  const int by_steps = is_by_steps(task, first, backward);
   int64_t count = least(W, task->pairs - first);
   trim(own, task, first, 1);
+  own->by_steps = by_steps;
   if (is_long(own) && (backward || count <= W / 2)) return 1;
   if (backward && is_trimmed(task))
     for (int64_t k = 1; k < count; ++k) {
       trim(own, task, first + k, 1);
       if (is_long(own)) count = k;
     }
+  for (int64_t k = 1; k < count; ++k)
+    if (is_by_steps(task, first + k, backward) != by_steps) count = k;
   trim(own, task, first, count);
+  own->by_steps = by_steps;
   return 0;
+}
+
+static int64_t size_of_pairs(const bs_task *own, int backward, int strips_next) {
+  tile t = {0};
+  strips s = {0};
+  untruncated u = {0};
+  order_tile o = {0};
+  if (strips_next) return lay_out_strips(&s, own, backward, NULL);
+  if (own->order) return lay_out_order(&o, own, backward, NULL);
+  if (own->untruncated) return lay_out_untruncated(&u, own, backward, NULL);
+  if (own->nodes) return lay_out_collocation(&u.n, own, backward, backward ? own->nodes + 1 : 1, 1, NULL);
+  return lay_out(&t, own, backward, 1, NULL);
 }
 
 BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   int64_t most = 0;
+  if (!is_trimmed(task)) { /* all tiles are of one size, whichever pairs they hold, and so are all strips */
+    const int long_pairs = is_long(task);
+    if (long_pairs) most = size_of_pairs(task, backward, 1);
+    if (!long_pairs || (!backward && task->pairs > W / 2)) {
+      const int64_t size = size_of_pairs(task, backward, 0);
+      if (size > most) most = size;
+    }
+    return most + 64;
+  }
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs) {
-    tile t = {0};
-    strips s = {0};
-    untruncated u = {0};
-    order_tile o = {0};
     const int strips_next = next_pairs(task, first, backward, &own);
-    const int64_t size = strips_next ? lay_out_strips(&s, &own, backward, NULL)
-                         : own.order ? lay_out_order(&o, &own, backward, NULL)
-                         : own.untruncated ? lay_out_untruncated(&u, &own, backward, NULL)
-                         : own.nodes ? lay_out_collocation(&u.n, &own, backward, backward ? own.nodes + 1 : 1, 1, NULL)
-                                     : lay_out(&t, &own, backward, 1, NULL);
+    const int64_t size = size_of_pairs(&own, backward, strips_next);
     if (size > most) most = size;
   }
   return most + 64;
@@ -51,7 +69,7 @@ static int forward_strips(const bs_task *task, int64_t k) {
   strips s = {0};
   lay_out_strips(&s, task, 0, aligned(task->workspace));
   if (sweep_strips(&s, k)) return 1;
-  task->log_k[k] = s.total;
+  if (task->log_k) task->log_k[k] = s.total;
   task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
   return 0;
 }
@@ -77,6 +95,7 @@ static int forward_tile(const bs_task *task, int64_t first, untruncated *u) {
   tile *t = &u->n.t;
   if (tile_down(task, first, 0, u)) return 1;
   const ivec bad = out_of_range(t);
+  strike_out(t);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
     if (task->log_k) task->log_k[first + w] = t->total[w];
     task->out_of_range[first + w] = bad[w] != 0;
@@ -89,16 +108,21 @@ static int forward_order(const bs_task *task, int64_t first) {
   order_tile o = {0};
   lay_out_order(&o, task, 0, aligned(task->workspace));
   open_order(&o, first);
-  return order_down(&o, first);
+  if (order_down(&o, first)) return 1;
+  judge_parts(&o, first);
+  return 0;
 }
 
 static int backward_order(const bs_task *task, int64_t first) {
   order_tile o = {0};
   lay_out_order(&o, task, 1, aligned(task->workspace));
   open_order(&o, first);
-  if (order_down(&o, first) || order_up(&o, first)) return 1;
+  if (order_down(&o, first)) return 1;
+  const ivec gone = judge_parts(&o, first);
+  if (order_up(&o, first)) return 1;
   part_gradients(&o.n.t);
-  for (int w = 0; w < W && first + w < task->pairs; ++w) flush(&o.n.t, w, first + w, o.n.t.grid_sum[w] == 0);
+  for (int w = 0; w < W && first + w < task->pairs; ++w)
+    if (!task->out_of_range[first + w]) flush(&o.n.t, w, first + w, o.n.t.grid_sum[w] == 0 && !gone[w]);
   return 0;
 }
 
@@ -114,13 +138,15 @@ static int backward_tile(const bs_task *task, int64_t first, untruncated *u) {
   collocation *n = &u->n;
   tile *t = &n->t;
   if (tile_down(task, first, 1, u)) return 1;
-  const ivec bad = task->k_stack ? (ivec){0} : out_of_range(t);
+  ivec bad = task->k_stack ? (ivec){0} : out_of_range(t);
+  if (!task->k_stack) strike_out(t);
   vec value = top_value(t, first), seed = splat(0);
   if (!task->grid_derivs) seed += t->factor;
   if (!task->grid_derivs && !task->wrt_log) seed *= value;
   if (task->untruncated ? untruncated_up(u, first, seed) : task->nodes ? collocation_up(n, first, seed) : sweep_up(t, first, seed))
     return 1;
   if (task->grid_derivs) value = t->grid_sum;
+  if (task->k_stack) bad = beyond(error_bound(t, 1), splat(BS_CONTENT));
   const ivec finite = (value - value) == splat(0);
   part_gradients(t);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {

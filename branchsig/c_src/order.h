@@ -33,6 +33,7 @@ static int64_t lay_out_order(order_tile *o, const bs_task *task, int backward, c
 
 /* u_n and k_n over a block of cells, n = m + 1, from the sums of k_m; gives the sums of k_n. */
 BS_INLINE void parts_at(int p, double sign, const order_tile *o, int64_t r, int m, block b, const vec *sums, vec *sums_out) {
+  vec most = o->n.t.watched[m].extent[1];
   const bs_task *task = o->n.t.in.task;
   const double *B = task->steps, over_n = 1.0 / (m + 1);
   edge_state *state = &o->n.states[m];
@@ -56,7 +57,9 @@ BS_INLINE void parts_at(int p, double sign, const order_tile *o, int64_t r, int 
         vec total = own;
         for (int j = 1; j <= m; ++j) /* j u_j k_{n-j} */
           total += u[to][at + l - level * (m + 1 - j)] * k[to][at + l - level * j];
-        k[to][at + l] = total * over_n;
+        total *= over_n;
+        k[to][at + l] = total;
+        if (sums_out && sign > 0) most = widened(most, total); /* that of the highest n is never asked for */
       }
     }
     if (!sums_out) continue;
@@ -64,6 +67,7 @@ BS_INLINE void parts_at(int p, double sign, const order_tile *o, int64_t r, int 
     for (int i = 0; i <= p; ++i) nodes[i] = k[i] + at;
     sub_cell_sums(p, 0, B, nodes, state->sums, sums_out + (c - b.first) * p * p);
   }
+  o->n.t.watched[m].extent[1] = most;
 }
 
 #define BS_PARTS(name, p)                                                                                     \
@@ -246,6 +250,7 @@ static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
 
 static void open_order(order_tile *o, int64_t first) {
   open_tile(&o->n.t, first);
+  for (int m = 0; m < o->order; ++m) o->n.t.watched[m].extent[1] = splat(0);
   fill_ones(o->n.t.in.task, o->n.ones);
   for (int i = 0; i < 2; ++i) {
     vec *values = i ? o->u : o->n.k;
@@ -270,6 +275,10 @@ static void finish_corners(order_tile *o, int64_t first, int64_t r) {
   tile *t = &o->n.t;
   const bs_task *task = t->in.task;
   const int64_t corners = (t->rows + 1) * (t->columns + 1);
+  if (task->diagonal && is_whole(t, r)) { /* behind the end of the longest path of a tile it stays as it is */
+    const int64_t last = r < t->rows ? coarse(t, r) : task->stride1 - 1;
+    for (int64_t point = coarse(t, r); point <= last; ++point) store_parts(o, first, r, r, task->stride1, point, task->diagonal);
+  }
   if (task->grid)
     for (int64_t c = 0; c <= t->columns; ++c) store_parts(o, first, r, c, corners, r * (t->columns + 1) + c, task->grid);
   for (int64_t c = task->grid_derivs ? 0 : t->columns; c <= t->columns; ++c)
@@ -293,6 +302,69 @@ static int order_down(order_tile *o, int64_t first) {
   }
   if (t->in.task->parts) store_parts(o, first, t->rows, t->columns, 1, 0, t->in.task->parts);
   return 0;
+}
+
+/* A bound for the error of k_n, n = m + 1: with S the sum of |g| and M_n the largest |k_n|, that of u_j is eps S M_{j-1}, and makes
+   one of k_n of (1/n) times the sum over j of j eps S M_{j-1} M_{n-j}. */
+static vec part_error(const order_tile *o, int m) {
+  const tile *t = &o->n.t;
+  const vec size = t->size / (t->factor * (double)((int64_t)1 << t->in.task->dyadic2));
+  vec sum = splat(0);
+  for (int j = 1; j <= m + 1; ++j) {
+    const vec below = j > 1 ? t->watched[j - 2].extent[1] : splat(1), beside = j <= m ? t->watched[m - j].extent[1] : splat(1);
+    sum += j * (below * beside);
+  }
+  return choose(size == splat(0), splat(0), sum * size * (BS_EPSILON / (m + 1)));
+}
+
+/* Lanes that have lost their digits: of k_n (value, error) by themselves, of their sum, or of its logarithm. */
+static ivec lost_sum(int purpose, vec value, vec error, double tolerance) {
+  const vec size = absolute(value);
+  vec allowed = maximum(splat(1), size);
+  if (purpose == BS_LOG) allowed = size * maximum(splat(1), absolute(logarithm(size)));
+  if (purpose == BS_DIFFERENCE) allowed = size;
+  return beyond(error, allowed * tolerance) & (ivec)((size < __builtin_inf()) & (allowed == allowed));
+}
+
+static ivec lost_parts(const order_tile *o, double tolerance) {
+  const tile *t = &o->n.t;
+  const bs_task *task = t->in.task;
+  const int grid = task->grid || task->grid_derivs;
+  vec value = splat(1), error = splat(0);
+  ivec gone = (ivec){0};
+  if (task->purpose == BS_ROUGH) return gone;
+  for (int m = 0; m < o->order; ++m) {
+    const vec k = node_row(&o->n, o->n.k, m, t->rows * o->n.p)[t->columns * o->n.p], own = part_error(o, m);
+    if (task->purpose == BS_PARTS && grid)
+      gone |= beyond(own, splat(tolerance));
+    else if (task->purpose == BS_PARTS)
+      gone |= lost_sum(BS_PARTS, k, own, tolerance);
+    value += k;
+    error += own;
+  }
+  if (task->purpose == BS_PARTS) return gone;
+  /* at a node of a grid the sum may be of any size */
+  if (grid) return beyond(error, splat(task->purpose == BS_KERNEL ? tolerance : 0));
+  return lost_sum(task->purpose, value, error, tolerance);
+}
+
+/* After the way down: which pairs are to be swept again, and which of k_n have no digits. Careful, those are not numbers. */
+static ivec judge_parts(const order_tile *o, int64_t first) {
+  const bs_task *task = o->n.t.in.task;
+  const int again = !task->careful || task->grid || task->grid_derivs;
+  const ivec gone = lost_parts(o, task->careful ? BS_TOLERANCE : BS_CONTENT);
+  for (int w = 0; w < W && first + w < task->pairs; ++w) {
+    task->out_of_range[first + w] = again && gone[w];
+    if (again || !task->parts) continue;
+    double *parts = task->parts + (first + w) * (o->order + 1);
+    for (int m = -1; m < o->order; ++m) {
+      const ivec own = task->purpose != BS_PARTS ? gone
+                       : m < 0                   ? (ivec){0}
+                                                 : lost_sum(BS_PARTS, splat(parts[m + 1]), part_error(o, m), BS_TOLERANCE);
+      if (own[w]) parts[m + 1] = __builtin_nan("");
+    }
+  }
+  return again ? (ivec){0} : gone;
 }
 
 /* All rows upwards: the gradient of every lane. Returns nonzero if it was asked to stop. */

@@ -51,6 +51,7 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   s->step = *task;
   s->step.length1 = s->strip_cells + 1;
   s->step.length2 = s->block_cells + 1;
+  s->step.grid = task->diagonal; /* K_depth on the rows of a band is looked at */
   int64_t used = lay_out(&s->t, &s->step, backward, 0, base);
   tile *t = &s->t;
   s->states = take(base, &used, t->rows * (t->levels + 1), sizeof(row_state));
@@ -96,6 +97,8 @@ static void open_step(strips *s, int64_t k, int64_t step) {
   const double *x = task->path1 + task->index1[k] * task->stride1 * d, *y = task->path2 + task->index2[k] * task->stride2 * d;
   in->uniform = 0;
   in->ragged = 1; /* parts of a path need not have the same length */
+  in->still = (ivec){0};
+  in->any_still = 0;
   in->scale = splat(1);
   for (int w = 0; w < W; ++w) {
     const int64_t row = least(w * s->strip_cells, task->length1 - 1);
@@ -106,6 +109,7 @@ static void open_step(strips *s, int64_t k, int64_t step) {
     in->points2[w] = least(task->length2 - column, s->block_cells + 1);
   }
   pack_second_path(in);
+  count_columns(&s->t);
 }
 
 /* Where a lane has done its last block, it goes on with paths that do not move. */
@@ -129,17 +133,36 @@ static void keep_strip_edges(strips *s, int64_t step) {
   }
 }
 
+/* log K at the corners on the diagonal that the rows r0..r1-1 of the strips end in at a step, for a path with itself. Lanes come to the
+   diagonal at different places of their blocks, so it is taken from K itself. */
+static void store_strip_diagonal(const strips *s, int64_t k, int64_t step, int64_t r0, int64_t r1) {
+  const tile *t = &s->t;
+  const bs_task *task = s->task;
+  const int64_t refinement = (int64_t)1 << task->dyadic1, rows = (task->length1 - 1) << task->dyadic1;
+  for (int w = 0; w < W; ++w)
+    for (int64_t r = r0 + 1; busy(s, step, w) && r <= r1; ++r) {
+      const int64_t node = w * t->rows + r, column = node - (step - w) * t->columns;
+      if (node % refinement || node > rows || column < 1 || column > t->columns) continue;
+      const vec log_k = logarithm(k_row(t, r, t->levels - 1)[column]);
+      const int64_t point = node / refinement, last = node < rows ? point : task->stride1 - 1;
+      for (int64_t i = point; i <= last; ++i) task->diagonal[k * task->stride1 + i] = log_k[w];
+    }
+}
+
 /* All steps of pair k downwards: its log K, and for the way back the edges. Returns nonzero if it was asked to stop. */
 static int sweep_strips(strips *s, int64_t k) {
   tile *t = &s->t;
   const int backward = s->edges != NULL;
+  const bs_task *task = s->task;
+  if (task->diagonal) task->diagonal[k * task->stride1] = 0;
   fill(t->fours, BLOCK, 4);
   fill(t->zeros, BLOCK, 0);
   fill(s->integral, t->rows, 0);
   fill(s->corner, t->levels, 1);
   for (int64_t j = 0; j < t->rows * t->levels; ++j) s->states[j] = (row_state){splat(1), splat(2), splat(1)};
   fill(k_row(t, 0, 0), t->width * t->levels, 1);
-  t->extent[0] = t->extent[1] = splat(1);
+  open_watch(t->watched, t->levels + 1);
+  t->size = splat(0);
   row_state *const band_states = t->states;
   for (int64_t step = 0; step < s->steps; ++step) {
     for (int w = 0; w < W; ++w)
@@ -154,6 +177,7 @@ static int sweep_strips(strips *s, int64_t k) {
       open_increments(t, r0, r1, 0);
       t->states = s->states + r0 * t->levels;
       sweep_band(t, r0, r1, s->integral + r0);
+      if (task->diagonal) store_strip_diagonal(s, k, step, r0, r1);
     }
     for (int m = 0; m < t->levels; ++m) {
       vec *last = k_row(t, t->rows, m), *next = k_row(t, 0, m);
@@ -168,11 +192,29 @@ static int sweep_strips(strips *s, int64_t k) {
   return 0;
 }
 
-static int strips_out_of_range(const strips *s) {
-  const ivec bad = out_of_range(&s->t);
-  for (int w = 0; w < W; ++w)
-    if (bad[w]) return 1;
-  return 0;
+/* What all lanes have watched, as one, into every lane. */
+static void pool_lanes(tile *t) {
+  double size = 0, reach = 0;
+  for (int w = 0; w < W; ++w) {
+    size += t->size[w];
+    reach += t->watched[t->levels].reach[w];
+  }
+  t->size = splat(size);
+  t->watched[t->levels].reach = splat(reach);
+  for (int m = 0; m < t->levels; ++m) {
+    watch *at = &t->watched[m], own = *at;
+    for (int w = 0; w < W; ++w) {
+      at->extent[0] = minimum(splat(own.extent[0][w]), at->extent[0]);
+      at->extent[1] = maximum(splat(own.extent[1][w]), at->extent[1]);
+      at->least = minimum(splat(own.least[w]), at->least);
+    }
+  }
+}
+
+static int strips_out_of_range(strips *s) {
+  pool_lanes(&s->t);
+  s->t.total = splat(s->total);
+  return out_of_range(&s->t)[0] != 0;
 }
 
 /* All steps of pair k upwards: its gradient, to where it belongs. Returns nonzero if it was asked to stop. */

@@ -10,7 +10,7 @@
 #ifndef BS_SWEEP_H
 #define BS_SWEEP_H
 
-#include "elementary.h"
+#include "digits.h"
 
 /* Columns of a block, at most, and rows of a band: a block of a band stays in the first cache while its rows are swept. Where rows
    of K are kept for the way back, those pass through it too; registers of 64 bytes fill it so fast that narrower blocks pay then. */
@@ -103,12 +103,15 @@ static vec recover_block(block b, vec largest_cell, const vec *sums, const vec *
    log K_m on the row `from` and becomes that on the row `to`. A cell without an increment contributes nothing, also where K
    is infinite. */
 static void careful_block(double sign, block b, const vec *sums, const vec *from, vec *to, vec *logs, vec *sums_out,
-                          row_state *state) {
+                          row_state *state, watch *at) {
   vec strip = state->E, left = state->left;
   for (int64_t c = b.first; c <= b.last; ++c) {
     const vec g = b.g[(c - 1) >> b.shift], k = from[c];
-    strip += choose(g == splat(0), splat(0), g * sums[c - b.first]);
+    const ivec still = g == splat(0);
+    strip += choose(still, splat(0), g * sums[c - b.first]);
+    at->mean = maximum(at->mean, choose(still, splat(0), 0.25 * sums[c - b.first]));
     logs[c] += sign * strip;
+    at->reach = maximum(at->reach, absolute(logs[c]));
     to[c] = exponential(logs[c]);
     vec both = k + to[c];
     sums_out[c - b.first] = left + both;
@@ -117,12 +120,18 @@ static void careful_block(double sign, block b, const vec *sums, const vec *from
   *state = (row_state){strip, left, to[b.last]};
 }
 
-/* The integral over the block from the four-corner sums of the level below, where no level has done it in passing. */
-static void integrate_block(block b, const vec *sums, vec *integral) {
+/* The integral over the block from the four-corner sums of the level below, where no level has done it in passing. `above` holds
+   log K of the level above on the row `from` at the columns, NULL where nobody asks for it; `at` is of that level. */
+static void integrate_block(block b, const vec *sums, vec *integral, vec *above, watch *at) {
   vec sum = splat(0);
   for (int64_t c = b.first; c <= b.last; ++c) {
     const vec g = b.g[(c - 1) >> b.shift];
-    sum += choose(g == splat(0), splat(0), g * sums[c - b.first]);
+    const ivec still = g == splat(0);
+    sum += choose(still, splat(0), g * sums[c - b.first]);
+    if (!above) continue;
+    at->mean = maximum(at->mean, choose(still, splat(0), 0.25 * sums[c - b.first]));
+    above[c] += *integral + sum;
+    at->reach = maximum(at->reach, absolute(above[c]));
   }
   *integral += sum;
 }

@@ -28,7 +28,9 @@ typedef struct {
   int64_t edged_from;
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order k_1 to k_order */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
-  vec extent[2];         /* smallest K (or E, scaled) looked at, and a bound for the sums of K at four corners */
+  watch *watched;        /* [level], and of the level above those */
+  vec size;              /* sum of |g| times factor over the cells of the rows done, or (products) a bound for it */
+  vec *counts;           /* [block]: its columns that lie before the end of the second path */
   vec total;             /* log K_depth at the end of the rows done */
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
   int remembered;        /* g and bound hold all rows of cells, as do slopes, once the sweep down is through */
@@ -103,7 +105,9 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
     t->edges = take(base, &used, (t->rows + 1 - t->edged_from) * row, sizeof(edge));
   }
   t->states = take(base, &used, BAND * (t->levels + 1), sizeof(row_state));
-  if (task->careful) t->logs = TAKE(state);
+  if (task->careful) t->logs = TAKE(state + t->width); /* those of the level above too */
+  t->counts = TAKE(t->blocks);
+  t->watched = take(base, &used, t->levels + 1, sizeof(watch));
   const int by_steps = is_linear(task);
   if (task->static_kernel != BS_GIVEN) {
     in->y_packed = TAKE(task->length2 * task->dimension);
@@ -179,7 +183,10 @@ static void load_block(tile *t, int64_t k) {
     linear_rows(&t->in, t->pending, first, last, t->factor, g);
   else if (t->in.task->static_kernel != BS_GIVEN)
     kappa_block(&t->in, t->pending_from, t->pending, t->up, first, last, t->factor, g);
-  if (t->up && (t->kept || t->in.task->k_stack)) return; /* nothing is recovered, and the adjoint takes cells of any size */
+  if (t->in.any_still)
+    for (int64_t i = 0; i < t->pending; ++i)
+      for (int64_t j = first; j < last; ++j) g[i * t->in.stride + j] = choose(t->in.still, splat(0), g[i * t->in.stride + j]);
+  if (t->up && t->kept) return; /* nothing is recovered, and the adjoint takes cells of any size */
   for (int64_t i = 0; i < t->pending; ++i, g += t->in.stride) {
     enum { APART = 4 }; /* at a time: each waits for the one before */
     vec bound[APART];
@@ -188,16 +195,22 @@ static void load_block(tile *t, int64_t k) {
     for (; j + APART <= last; j += APART)
       for (int64_t a = 0; a < APART; ++a) bound[a] = widened(bound[a], g[j + a]);
     for (; j < last; ++j) bound[0] = widened(bound[0], g[j]);
-    t->bound[(row + i) * t->blocks + k] = maximum(maximum(bound[0], bound[1]), maximum(bound[2], bound[3]));
+    const vec largest = maximum(maximum(bound[0], bound[1]), maximum(bound[2], bound[3]));
+    t->bound[(row + i) * t->blocks + k] = largest;
+    if (t->up && !t->in.task->k_stack) continue;
+    if (!t->in.task->careful)
+      t->size += largest * t->counts[k];
+    else
+      for (int64_t c = b.first; c <= b.last; ++c) t->size += absolute(g[(c - 1) >> b.shift]);
   }
 }
 
 /* Makes ready for the increments of the rows r0..r1-1 of sub-cells: their blocks are loaded in the pass over blocks that comes
-   first. A band is a number of whole rows of cells, or lies within one. */
+   first. A band is a number of whole rows of cells, or lies within one, and then finds the row loaded, unless g holds one block. */
 static void open_increments(tile *t, int64_t r0, int64_t r1, int up) {
   const int64_t refinement = (int64_t)1 << t->in.task->dyadic1, first = coarse(t, r0), last = coarse(t, r1 - 1);
   t->pending = 0;
-  if (up ? r1 % refinement : r0 % refinement) return; /* within a row that is loaded already */
+  if (!t->local && (up ? r1 : r0) % refinement) return;
   t->pending = up && t->remembered ? 0 : last - first + 1;
   t->pending_from = first;
   t->first_row = t->remembered ? 0 : first;
@@ -237,6 +250,17 @@ static void trim(bs_task *own, const bs_task *task, int64_t first, int64_t count
   }
 }
 
+/* Columns behind the end of a path have no say in what is watched. */
+static void count_columns(tile *t) {
+  for (int64_t k = 0; k < t->blocks; ++k) {
+    const int64_t before = k * t->block;
+    for (int w = 0; w < W; ++w) {
+      const int64_t columns = t->in.ragged ? (t->in.points2[w] - 1) << t->in.task->dyadic2 : t->columns;
+      t->counts[k][w] = columns <= before ? 0 : (double)least(columns - before, t->block);
+    }
+  }
+}
+
 /* The paths of the pairs first..first+W-1 into the lanes; the last pair fills the lanes that are left over. */
 static void open_tile(tile *t, int64_t first) {
   const bs_task *task = t->in.task;
@@ -245,6 +269,8 @@ static void open_tile(tile *t, int64_t first) {
   in->uniform = 1;
   in->ragged = 0;
   in->gradient = t->remembered;
+  in->still = (ivec){0};
+  in->any_still = 0;
   for (int w = 0; w < W; ++w) {
     const int64_t k = first + w < task->pairs ? first + w : task->pairs - 1;
     if (task->static_kernel == BS_GIVEN) {
@@ -257,6 +283,8 @@ static void open_tile(tile *t, int64_t first) {
     const double *y = task->path2 + task->index2[k] * task->stride2 * task->dimension;
     in->uniform &= in->x[w] == in->x[0];
     in->ragged |= in->points1[w] < task->length1 || in->points2[w] < task->length2;
+    in->still[w] = in->points1[w] == 1 || in->points2[w] == 1 ? -1 : 0;
+    in->any_still |= in->still[w] != 0;
     in->scale[w] = task->dilated ? in->x[w][task->dimension - 1] * y[task->dimension - 1] : 1;
     same_second &= y == in->y[w];
     in->y[w] = y;
@@ -269,38 +297,44 @@ static void open_tile(tile *t, int64_t first) {
   if (t->edges) /* the first one of every row, and those of row 0 */
     for (int64_t r = t->edged_from; r <= t->rows; ++r)
       for (int64_t j = 0; j < (r ? 1 : t->blocks) * t->levels; ++j) edge_of(t, r, 0, 0)[j] = (edge){splat(1), splat(1)};
-  if (task->careful) fill(t->logs, t->width * t->levels, 0);
-  t->extent[0] = t->extent[1] = splat(1);
-  t->total = t->grid_sum = splat(0);
+  if (task->careful) fill(t->logs, t->width * (t->levels + 1), 0);
+  open_watch(t->watched, t->levels + 1);
+  count_columns(t);
+  t->total = t->grid_sum = t->size = splat(0);
 }
 
 /* Polled once a block of a band: with very many levels that alone takes a while. */
 BS_INLINE int stopped(const tile *t) { return *(const volatile int32_t *)t->in.task->stop; }
 
-/* Block k of row r of sub-cells: K on row r + 1 from row r or (up) the other way. The integral of the level above those of K is
-   added to `integral`, unless that is NULL. */
-static void sweep_block(tile *t, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
+/* The columns of b, which lie in block k of row r of sub-cells: K on row r + 1 from row r or (up) the other way. The integral of the
+   level above those of K is added to `integral`, unless that is NULL. */
+BS_INLINE void sweep_columns(tile *t, block b, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
   const int careful = t->in.task->careful, last = t->levels - 1;
   const int64_t from = up ? r + 1 : r, to = up ? r : r + 1;
-  const block b = block_of(t, k, r);
   const vec bound = t->bound[(coarse(t, r) - t->first_row) * t->blocks + k], *sums = t->fours;
   vec largest = splat(4);
   const vec *known = k_row(t, from, 0);
   vec *next = k_row(t, to, 0);
   row_state *state = &t->states[(r - r0) * t->levels];
-  for (int m = 0; m <= last; ++m, known += t->width, next += t->width, ++state) {
+  watch *at = t->watched;
+  for (int m = 0; m <= last; ++m, known += t->width, next += t->width, ++state, ++at) {
     vec *out = t->sums[m & 1];
     if (careful)
-      careful_block(up ? -1 : 1, b, sums, known, next, t->logs + t->width * m, out, state);
+      careful_block(up ? -1 : 1, b, sums, known, next, t->logs + t->width * m, out, state, at);
     else if (up)
-      largest = recover_block(b, largest * bound, sums, known, next, out, state, t->extent);
+      largest = recover_block(b, largest * bound, sums, known, next, out, state, at->extent);
     else if (integral && m == last)
-      forward_last_block(b, largest * bound, sums, known, next, integral, state, t->extent);
+      at[1].reach += forward_last_block(b, largest * bound, sums, known, next, integral, state, at->extent) * bound * t->counts[k];
     else
-      largest = forward_block(b, largest * bound, sums, known, next, out, state, t->extent);
+      largest = forward_block(b, largest * bound, sums, known, next, out, state, at->extent);
     sums = out;
   }
-  if (integral && (careful || last < 0)) integrate_block(b, sums, integral);
+  if (integral && (careful || last < 0)) integrate_block(b, sums, integral, careful ? t->logs + t->width * (last + 1) : NULL, at);
+}
+
+/* All of block k. */
+static void sweep_block(tile *t, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
+  sweep_columns(t, block_of(t, k, r), k, r, r0, up, integral);
 }
 
 static void open_states(tile *t) {
@@ -313,12 +347,12 @@ static void look_at_row(tile *t, int64_t k, int64_t r) {
   const block b = block_of(t, k, r);
   for (int m = 0; m < t->levels; ++m) {
     const vec *row = k_row(t, r, m);
-    vec low = t->extent[0], other = low; /* two at a time: each waits for the one before */
+    vec low = t->watched[m].least, other = low; /* two at a time: each waits for the one before */
     for (int64_t c = b.first; c <= b.last; ++c) {
       low = minimum(low, row[c]);
       if (++c <= b.last) other = minimum(other, row[c]);
     }
-    t->extent[0] = minimum(low, other);
+    t->watched[m].least = minimum(low, other);
   }
 }
 
@@ -341,6 +375,60 @@ static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
     if (!t->in.task->careful) look_at_row(t, k, r1);
     if (is_edged(t, r1)) keep_edges(t, k, r0, r1);
   }
+}
+
+/* A path with itself. K is symmetric, and so are the integrals over cells: log K at the corner (r + 1, r + 1) is that at (r, r), twice
+   the integral over row r to the left of the diagonal, and that over the cell on it. So the rows end there. What K is above that cell it
+   is to the left of it. */
+
+/* The columns of a block of row r to the left of the diagonal, on it, and to the right; those behind their last one are none. */
+static void split_block(block b, int64_t r, block part[3]) {
+  part[0] = part[1] = part[2] = b;
+  part[0].last = least(b.last, r);
+  part[1].first = b.first > r + 1 ? b.first : r + 1;
+  part[1].last = least(b.last, r + 1);
+  part[2].first = b.first > r + 2 ? b.first : r + 2;
+}
+
+/* The rows r0..r1-1 of sub-cells downwards, up to the diagonal. The integrals of each row are added to `left` and `own`. */
+static void sweep_band_of_itself(tile *t, int64_t r0, int64_t r1, vec *left, vec *own) {
+  const bs_task *task = t->in.task;
+  const int64_t refinement = (int64_t)1 << task->dyadic1, end = (coarse(t, r1 - 1) + 1) * refinement;
+  /* a band begins with the values of the static kernel that the one before has left */
+  const int64_t reach = is_linear(task) ? end : end + (refinement > BAND ? refinement : BAND);
+  for (int64_t k = 0; k < t->blocks && k * t->block < reach && !stopped(t); ++k) {
+    load_block(t, k);
+    for (int64_t r = r0; r < r1; ++r) {
+      block part[3];
+      split_block(block_of(t, k, r), r, part);
+      if (part[0].first <= part[0].last) {
+        sweep_columns(t, part[0], k, r, r0, 0, &left[r - r0]);
+        /* above the diagonal, at once: the next row takes the place of this one */
+        for (int m = 0; m < t->levels && part[0].last == r; ++m) {
+          k_row(t, r, m)[r + 1] = k_row(t, r + 1, m)[r];
+          if (task->careful) t->logs[t->width * m + r + 1] = t->logs[t->width * m + r];
+        }
+      }
+      if (part[1].first <= part[1].last) sweep_columns(t, part[1], k, r, r0, 0, &own[r - r0]);
+    }
+    if (!task->careful) look_at_row(t, k, r1);
+  }
+}
+
+/* log K of the paths of all lanes, up to the given point, with themselves. */
+static void store_diagonal(const tile *t, int64_t first, int64_t point) {
+  const bs_task *task = t->in.task;
+  for (int w = 0; w < W && first + w < task->pairs; ++w) task->diagonal[(first + w) * task->stride1 + point] = t->total[w];
+}
+
+/* The integrals of row r of a path with itself, left of the diagonal and on it, to the total, and that to where it belongs. Behind the
+   end of the longest path of a tile it stays as it is. */
+static void finish_row_of_itself(tile *t, int64_t first, int64_t r, vec left, vec own) {
+  const bs_task *task = t->in.task;
+  t->total += 2 * left + own;
+  if (!is_whole(t, r + 1)) return;
+  const int64_t last = r + 1 < t->rows ? coarse(t, r + 1) : task->stride1 - 1;
+  for (int64_t point = coarse(t, r + 1); point <= last; ++point) store_diagonal(t, first, point);
 }
 
 /* The same upwards: K on the rows r0..r1-1 from K on row r1. */
@@ -391,13 +479,20 @@ static int sweep_down(tile *t, int64_t first) {
   const int64_t band = (task->grid_derivs && task->careful) || task->log_grid ? 1 : BAND;
   start_rows(&t->in, 0);
   if (task->grid) store_grid_row(t, first, 0);
+  if (task->diagonal) store_diagonal(t, first, 0);
   for (int64_t r0 = 0; r0 < t->rows; r0 += band) {
     const int64_t r1 = r0 + band < t->rows ? r0 + band : t->rows;
     if (stopped(t)) return 1;
     open_increments(t, r0, r1, 0);
-    vec integral[BAND];
+    vec integral[BAND], own[BAND];
     fill(integral, BAND, 0);
+    fill(own, BAND, 0);
     open_states(t);
+    if (task->diagonal) {
+      sweep_band_of_itself(t, r0, r1, integral, own);
+      for (int64_t r = r0; r < r1; ++r) finish_row_of_itself(t, first, r, integral[r - r0], own[r - r0]);
+      continue;
+    }
     sweep_band(t, r0, r1, integral);
     for (int64_t r = r0; r < r1; ++r) t->total += integral[r - r0];
     for (int64_t r = r0 + 1; r <= r1; ++r) {
@@ -408,10 +503,65 @@ static int sweep_down(tile *t, int64_t first) {
   return 0;
 }
 
-/* Lanes whose K left the range of the running products. */
+/* A bound for the error of log K_depth at the end or, with `all`, of all levels and nodes of a grid. */
+static vec error_bound(const tile *t, int all) {
+  const bs_task *task = t->in.task;
+  const vec size = t->size / (t->factor * (double)((int64_t)1 << task->dyadic2));
+  const double share = task->nodes ? 1 : 0.25; /* of a mean in what is watched */
+  vec error = splat(0), largest = error;
+  for (int m = 0; m < task->depth; ++m) {
+    const watch *at = &t->watched[m];
+    vec mean = at->mean, reach = at->reach;
+    if (task->untruncated) { /* K is the integral of itself */
+      if (!task->careful) mean = at->extent[1];
+      if (!task->careful) reach = maximum(logarithm(at->extent[1]), absolute(t->total));
+      return next_error(splat(0), size, mean * (1.0 + reach), splat(0));
+    }
+    if (!task->careful) {
+      mean = splat(1);
+      if (m) mean = share * at[-1].extent[1];
+      const vec least = minimum(at->least, task->nodes ? at->extent[0] : at->least); /* a tile scales its extent */
+      if (m < t->levels) reach = maximum(logarithm(2 * share * at->extent[1]), -logarithm(least));
+    }
+    error = next_error(error, size, mean, reach);
+    largest = choose(error <= largest, largest, error);
+  }
+  return all ? largest : error;
+}
+
+/* Lanes that are to be swept again: products that left their range, or may have lost their digits; careful, grids of which some node
+   may have. */
 static ivec out_of_range(const tile *t) {
-  if (t->in.task->careful) return (ivec){0};
-  return ~((t->extent[0] >= 1 / BS_LIMIT) & (t->extent[1] <= BS_LIMIT));
+  const bs_task *task = t->in.task;
+  const int grid = task->grid || task->grid_derivs;
+  const vec error = error_bound(t, grid);
+  ivec bad = beyond(error, splat(task->careful ? BS_TOLERANCE : BS_CONTENT));
+  if (!grid) bad = lost(task->purpose, t->total, error, BS_CONTENT);
+  if (task->careful) return grid ? bad : (ivec){0};
+  for (int m = 0; m < t->levels; ++m) {
+    const watch *at = &t->watched[m];
+    bad |= ~((minimum(at->extent[0], at->least) >= 1 / BS_LIMIT) & (at->extent[1] <= BS_LIMIT));
+  }
+  return bad;
+}
+
+/* Careful: not a number in the lanes whose digits are lost at the end. */
+static void strike_out(tile *t) {
+  if (!t->in.task->careful || t->in.task->grid || t->in.task->grid_derivs) return;
+  t->total = choose(lost(t->in.task->purpose, t->total, error_bound(t, 0), BS_TOLERANCE), splat(__builtin_nan("")), t->total);
+}
+
+/* A row of K_{m+1} that was handed in. One that has lost digits on its way is not a number at its end, or infinite, or 0. */
+static void watch_row(tile *t, int64_t r, int m) {
+  const vec *row = k_row(t, r, m), end = row[t->columns];
+  watch *at = &t->watched[m];
+  vec low = at->least, high = 0.25 * at->extent[1];
+  for (int64_t c = 1; c <= t->columns; ++c) {
+    low = minimum(low, row[c]);
+    high = maximum(high, row[c]);
+  }
+  at->least = low;
+  at->extent[1] = choose((end - end) == splat(0), 4 * high, splat(__builtin_inf()));
 }
 
 /* K on the rows r0..r1-1, where it is not kept: handed in, or recovered from row r1; block by block where there are edges. */
@@ -419,7 +569,10 @@ static void provide_rows(tile *t, int64_t first, int64_t r0, int64_t r1) {
   const bs_task *task = t->in.task;
   if (task->k_stack) {
     for (int64_t r = r0; r < r1; ++r) {
-      for (int m = 0; m < task->depth; ++m) grid_row(t, first, r, (double *)task->k_stack, task->depth + 1, m + 1, m, 1);
+      for (int m = 0; m < task->depth; ++m) {
+        grid_row(t, first, r, (double *)task->k_stack, task->depth + 1, m + 1, m, 1);
+        watch_row(t, r, m);
+      }
       if (task->grid_derivs) check_grid_row(t, r);
     }
     return;
@@ -600,6 +753,7 @@ static void flush(const tile *t, int w, int64_t k, int finite) {
     for (int64_t j = 0; j < (task->length1 - 1) * t->cells; ++j) to[j] *= weight1;
     return;
   }
+  if (t->in.still[w]) return; /* a path of one point: all is constant, whatever the static kernel */
   double *const grad1 = task->weight1[k] ? task->grad1 : NULL, *const grad2 = task->weight2[k] ? task->grad2 : NULL;
   flush_path(t, w, t->in.grad_x, t->in.points1[w], weight1, t->in.x[w], grad1, task->index1[k] * task->stride1);
   flush_path(t, w, t->in.grad_y, t->in.points2[w], weight2, t->in.y[w], grad2, task->index2[k] * task->stride2);

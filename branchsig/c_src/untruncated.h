@@ -210,7 +210,8 @@ BS_INLINE void solve_carefully(int p, double A[BS_MOST_NODES + 1][BS_MOST_NODES 
 /* A block of cells of one row. K goes from the first row of nodes to the last, in `row`; all rows of nodes go to `rows`, unless that
    is NULL. `integral` is the integral of K over the row up to the block, and becomes that to its end. */
 BS_INLINE void solve_block_at(int p, int careful, const bs_task *task, block b, vec *row, vec *logs, vec *const *rows, vec *integral,
-                              edge_state *state, vec extent[2]) {
+                              edge_state *state, watch *watched) {
+  vec *const extent = watched->extent;
   const double *B = task->steps, *V = task->whole;
   double A[BS_MOST_NODES + 1][BS_MOST_NODES + 1], norm = 0;
   vec k[BS_MOST_NODES + 1][BS_MOST_NODES + 1], E[BS_MOST_NODES], low = extent[0], high = extent[1], hardest = splat(0), sum = *integral;
@@ -229,6 +230,10 @@ BS_INLINE void solve_block_at(int p, int careful, const bs_task *task, block b, 
     if (careful) {
       solve_carefully(p, A, g, k, logs + at, E);
       sum = E[p - 1];
+      for (int l = 1; l <= p; ++l) {
+        watched->reach = maximum(watched->reach, absolute(logs[at + l]));
+        for (int i = 1; i <= p; ++i) watched->mean = maximum(watched->mean, choose(g == splat(0), splat(0), k[i][l]));
+      }
     } else {
       const vec hard = p == 1 ? solve_corner(B, g, k, E) : solve_nodes(p, A, norm, g, k, E);
       vec total = splat(0);
@@ -260,39 +265,63 @@ BS_INLINE void solve_block_at(int p, int careful, const bs_task *task, block b, 
 
 /* The instances for any number of nodes are the careful ones too. */
 #define BS_SOLVE(name, p, ever_careful)                                                                                     \
-  static void name(const collocation *n, block b, vec *const *rows, vec *integral, vec extent[2]) {                         \
+  static void name(const collocation *n, block b, vec *const *rows, vec *integral, watch *watched) {                        \
     if (ever_careful && n->t.in.task->careful)                                                                              \
-      solve_block_at(p, 1, n->t.in.task, b, n->k, n->logs, rows, integral, n->states, extent);                              \
+      solve_block_at(p, 1, n->t.in.task, b, n->k, n->logs, rows, integral, n->states, watched);                             \
     else                                                                                                                    \
-      solve_block_at(p, 0, n->t.in.task, b, n->k, NULL, rows, integral, n->states, extent);                                 \
+      solve_block_at(p, 0, n->t.in.task, b, n->k, NULL, rows, integral, n->states, watched);                                \
   }
 BS_SOLVE(solve_block_1, 1, 0)
 BS_SOLVE(solve_block_2, 2, 0)
 BS_SOLVE(solve_block_3, 3, 0)
 BS_SOLVE(solve_block_any, n->p, 1)
 
+/* The cells of b; arguments as above. */
+static void solve_cells(collocation *n, block b, vec *const *rows, vec *integral) {
+  switch (n->t.in.task->careful ? 0 : n->p) {
+    case 1: solve_block_1(n, b, rows, integral, n->t.watched); break;
+    case 2: solve_block_2(n, b, rows, integral, n->t.watched); break;
+    case 3: solve_block_3(n, b, rows, integral, n->t.watched); break;
+    default: solve_block_any(n, b, rows, integral, n->t.watched);
+  }
+}
+
+/* Before the first cell of a row. */
+static void open_row(collocation *n) {
+  for (int a = 0; a < n->p; ++a) n->states->E[a] = splat(n->t.in.task->careful ? 0 : 1);
+  for (int i = 0; i <= n->p; ++i) n->states->k[i] = splat(1);
+}
+
 /* Row r of cells downwards, from its first row of nodes in n->k to the last; all of them to `kept`, unless that is NULL, each `width`
    behind the one before. The integral over the row is added to `integral`. */
 static void solve_row(collocation *n, int64_t r, vec *kept, vec *integral) {
   tile *t = &n->t;
   vec sum = splat(0), *rows[BS_MOST_NODES + 1];
-  for (int a = 0; a < n->p; ++a) n->states->E[a] = splat(t->in.task->careful ? 0 : 1);
-  for (int i = 0; i <= n->p; ++i) {
-    n->states->k[i] = splat(1);
-    if (!kept) continue;
+  open_row(n);
+  for (int i = 0; kept && i <= n->p; ++i) {
     rows[i] = kept + i * n->width;
     *rows[i] = splat(1);
   }
-  for (int64_t j = 0; j < t->blocks; ++j) {
-    const block b = block_of(t, j, r);
-    switch (t->in.task->careful ? 0 : n->p) {
-      case 1: solve_block_1(n, b, kept ? rows : NULL, &sum, t->extent); break;
-      case 2: solve_block_2(n, b, kept ? rows : NULL, &sum, t->extent); break;
-      case 3: solve_block_3(n, b, kept ? rows : NULL, &sum, t->extent); break;
-      default: solve_block_any(n, b, kept ? rows : NULL, &sum, t->extent);
+  for (int64_t j = 0; j < t->blocks; ++j) solve_cells(n, block_of(t, j, r), kept ? rows : NULL, &sum);
+  *integral += sum;
+}
+
+/* Row r of cells of a path with itself: its integrals left of the diagonal and on it; see sweep_cells_of_itself. */
+static void solve_row_of_itself(collocation *n, int64_t r, vec *left, vec *own) {
+  const int careful = n->t.in.task->careful;
+  vec sum = splat(0);
+  open_row(n);
+  for (int64_t j = 0; j < n->t.blocks; ++j) {
+    block part[3];
+    split_block(block_of(&n->t, j, r), r, part);
+    for (int i = 0; i < (careful ? 3 : 2); ++i) {
+      if (part[i].first > part[i].last) continue;
+      if (i == 1 && !careful) mirror_edge(n, r);
+      solve_cells(n, part[i], NULL, &sum);
+      if (i == 0) *left = sum;
+      if (i == 1) *own = sum - *left;
     }
   }
-  *integral += sum;
 }
 
 /* The rows r and r + 1 together for p = 1, the second one a cell behind: what a cell waits for is long, and two can wait at once. */
@@ -302,7 +331,7 @@ static void solve_two_rows(collocation *n, int64_t r, vec *kept, vec *integral) 
   const double B[] = {task->steps[0], task->steps[1]};
   const int shift = task->dyadic2;
   const vec *g[] = {block_of(t, 0, r).g, block_of(t, 0, r + 1).g};
-  vec *row = n->k, k[2][2][BS_MOST_NODES + 1], E[2], sum[2], low = t->extent[0], high = t->extent[1], hardest = splat(0);
+  vec *row = n->k, k[2][2][BS_MOST_NODES + 1], E[2], sum[2], low = t->watched->extent[0], high = t->watched->extent[1], hardest = splat(0);
   for (int i = 0; i < 2; ++i) {
     k[i][0][1] = k[i][1][1] = E[i] = splat(1);
     sum[i] = splat(0);
@@ -328,8 +357,8 @@ static void solve_two_rows(collocation *n, int64_t r, vec *kept, vec *integral) 
     }
   }
   *integral = (*integral + sum[0]) + sum[1];
-  t->extent[0] = low;
-  t->extent[1] = choose(hardest <= BS_SOLVABLE, high, splat(__builtin_inf()));
+  t->watched->extent[0] = low;
+  t->watched->extent[1] = choose(hardest <= BS_SOLVABLE, high, splat(__builtin_inf()));
 }
 
 /* The rows r..r1-1 or the first few of them, likewise, with the increments loaded; returns the row that comes next. */
@@ -367,7 +396,15 @@ static int untruncated_down(untruncated *u, int64_t first) {
   const int64_t kept = u->rows ? last_segment(u) : t->rows;
   start_rows(&t->in, 0);
   if (task->grid) store_corners(&u->n, first, 0);
-  for (int64_t r = 0; r < t->rows;) {
+  if (task->diagonal) store_diagonal(t, first, 0);
+  for (int64_t r = 0; task->diagonal && r < t->rows; ++r) {
+    if (stopped(t)) return 1;
+    load_increments(t, r, r + 1, 0);
+    vec left = splat(0), own = splat(0);
+    solve_row_of_itself(&u->n, r, &left, &own);
+    finish_row_of_itself(t, first, r, left, own);
+  }
+  for (int64_t r = task->diagonal ? t->rows : 0; r < t->rows;) {
     if (stopped(t)) return 1;
     if (u->rows && r % u->segment == 0) copy_start(u, r, 0);
     const int64_t end = u->rows ? least((r / u->segment + 1) * u->segment, t->rows) : t->rows;

@@ -29,7 +29,9 @@ struct Adjoint {
   typedef typename Rule::Work work;
   typedef typename Forward::IncrementsOfStrip IncrementsOfStrip;
   typedef Gradients<KERNEL, Rule::COLUMNS, MORE, IncrementsOfStrip, real, work> GradientsOfStrip;
+  // STRIDE: the values of a row of the edge, of which the sweep down takes the last
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS, UP = Rule::UP };
+  enum { STRIDE = Rule::EVERY_ROW || int(Rule::UP) > int(Rule::DOWN) ? int(Rule::UP) : int(Rule::DOWN) };
   // What a lane holds fills its registers, even where it keeps nothing that can be made again.
   static constexpr bool FULL = sizeof(work) == 8 && COLUMNS > 1 && (CHANNELS > 4 || KERNEL != LINEAR);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -45,6 +47,7 @@ struct Adjoint {
   PairMemory<CHANNELS, real, work>& memory;
   RowSums<CHANNELS, work>& row_sums;
   bool wrt_log;
+  int purpose;
 
   // The derivative given for the corner below and to the right of cell (r, c); PARTS: that of k_part there
   __device__ __forceinline__ work deriv(int r, int c, int part = 0) const {
@@ -54,7 +57,7 @@ struct Adjoint {
   }
 
   __device__ __forceinline__ work* edge_of(int row, int value) const {
-    return memory.edge + ((long long)row * UP + value) * sweep.levels();
+    return memory.edge + ((long long)row * STRIDE + value) * sweep.levels();
   }
 
   // Makes what the sweep down has left at its right end, the running products last among its values, what a right neighbour
@@ -91,14 +94,14 @@ struct Adjoint {
   // Relayed: tells the stages of the way back whether there is one, and the factors of the gradients. Called behind a barrier.
   __device__ void announce(bool goes_up) const {
     if (team.thread() == 0) {
-      work* told = relay.messages + 2 * relay.stage;
+      work* told = relay.messages + 4 * relay.stage;
       told[1] = work(goes_up);
       for (int i = 0; i < 2; ++i) told[2 + i] = memory.factors[i];
     }
     relay.tell(team, relay.ALL_DONE);
   }
   __device__ bool announced() const {
-    const work* told = relay.messages + 2 * (relay.passes - 1);
+    const work* told = relay.messages + 4 * (relay.passes - 1);
     if (team.lane == 0)
       for (int i = 0; i < 2; ++i) memory.factors[i] = told[2 + i];
     __syncwarp();
@@ -122,7 +125,7 @@ struct Adjoint {
     for (; start >= 0; start = relay.progress ? -1 : start - width) {
       const int first = start + team.lane * COLUMNS;
       if constexpr (Rule::EVERY_ROW)
-        if (sweep.by_pass) sweep.down_again(start / width, wrt_log);
+        if (sweep.by_pass) sweep.down_again(start / width, purpose);
       typename Rule::Up strip;
       work handed[ROOM][UP], g[COLUMNS], gbar[COLUMNS], factors = work(0);
       IncrementsOfStrip increments(problem, sweep.paths);
@@ -145,7 +148,7 @@ struct Adjoint {
         const int end = mine < 0 || mine >= phases || start >= C ? 0 : min(steps, PHASE * mine + PHASE);
         if (end && team.warp == team.warps - 1) relay.follow(team, min(mine + APART, phases));
         if (Rule::LAG && end)
-          sweep.staged.template bring<ROOM * UP>(edge_of(0, 0), UP * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane,
+          sweep.staged.template bring<ROOM * UP>(edge_of(0, 0), STRIDE * N, UP * N, R + lag - PHASE * (mine + 1), R + lag, team.lane,
                                                  team.lanes);
 #pragma unroll(STEPS_AT_A_TIME)
         for (int s = PHASE * max(mine, 0); s < end; ++s) {
@@ -252,14 +255,14 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
                      {KERNEL == GIVEN ? increments + k * cells : path1 + pair.first * length1 * dimension,
                       KERNEL == GIVEN ? increments : path2 + pair.second * length2 * dimension},
                      nullptr,
-                     Rule::EVERY_ROW ? int(Rule::DOWN) : int(Rule::UP),
+                     Rule::EVERY_ROW ? int(Rule::DOWN) : int(Backward::STRIDE),
                      staged[within],
                      relay};
     if (relay.progress && relay.stage >= 2 * sweep.passes()) continue;
-    sweep.take_up(free);
+    sweep.take_up(free, scratch);
     const int N = sweep.levels();
     const long long given = (GRID ? problem.grid_rows() * problem.grid_columns() : 1) * (PARTS ? task.depth + 1 : 1);
-    Backward adjoint = {problem, team, sweep, relay, mine, row_sums[within], bool(task.wrt_log)};
+    Backward adjoint = {problem, team, sweep, relay, mine, row_sums[within], bool(task.wrt_log), task.purpose};
     typedef typename Backward::GradientsOfStrip Strip;
     GradientsOfPair<KERNEL, Rule::COLUMNS, MORE, Strip, real, work> gradients = {problem, team, mine.gradients};
     if (team.lane == 0) {
@@ -280,7 +283,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       free += (long long)R * Rule::UP;
       sweep.nodes = free;
     } else {
-      free += (long long)sweep.edge_rows() * Rule::UP * N;
+      free += (long long)sweep.edge_rows() * Backward::STRIDE * N;
     }
     if (team.lane == 0) {
       mine.edge = edge;
@@ -301,15 +304,15 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     const bool moves = !PADDED || (R && C);  // not where one of the paths is a point
     bool goes_up;
     if (!relay.progress || relay.stage < sweep.passes()) {
-      bool strayed;
+      Watch<work> watch;
       work* kept = Rule::EVERY_ROW && task.by_pass ? nullptr : mine.last_row;
-      work log_k = team.sum(sweep.down(kept, nullptr, LAST_LEVEL, task.wrt_log, strayed), scratch);
-      strayed = team.any(strayed);
-      if (!sweep.collect(log_k, strayed)) continue;
-      if (!CAREFUL && team.thread() == 0) *mine.flag = strayed;
-      goes_up = CAREFUL || PARTS || team.some(!strayed);
+      work log_k = sweep.down(kept, nullptr, LAST_LEVEL, task.purpose, watch);
+      if (!sweep.collect(log_k, watch, scratch)) continue;
+      if (!CAREFUL && team.thread() == 0) *mine.flag = watch.wrong;
+      goes_up = CAREFUL || PARTS || team.some(!watch.wrong);
       if (goes_up) {
-        bool finite = GRID || PARTS ? !strayed : is_finite(real(log_k));
+        bool finite = GRID || PARTS ? !watch.wrong : is_finite(real(log_k));
+        if (CAREFUL && !GRID) finite = finite && !lost(log_k, watch.largest, watch.moved, task.purpose);
         if (!GRID && !PARTS && !task.wrt_log) finite = finite && is_finite(real(exp(log_k)));
         work deriv[2] = {work(1), work(1)};
         if (!GRID && !PARTS) {

@@ -57,6 +57,18 @@ __device__ __forceinline__ void sums_of_cell(const work* weights, const work (&n
   }
 }
 
+// The largest |mean| over the sub-cells, from their sums
+template <int P, typename work>
+__device__ __forceinline__ work largest_mean(const work* weights, const work (&sums)[P][P]) {
+  work largest = work(0);
+#pragma unroll(Weights<P>::UNROLLED)
+  for (int a = 0; a < P; ++a)
+#pragma unroll(Weights<P>::UNROLLED)
+    for (int b = 0; b < P; ++b)
+      largest = larger(largest, work(fabs(sums[a][b])) / (weights[Weights<P>::side(a)] * weights[Weights<P>::side(b)]));
+  return largest;
+}
+
 // The integral over a cell of side 1 from the values at its nodes
 template <int P, bool CAREFUL, typename work>
 __device__ __forceinline__ work integral_of_cell(const work* weights, const work (&nodes)[P + 1][P + 1]) {
@@ -106,10 +118,10 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
   typedef work Work;
   typedef Weights<P> At;
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, OF_GRID>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: K at the nodes of the left edge but the first, E_a; up: F_a, the suffix sums of Kbar K by rows of nodes but the first,
-  // and what the cell to the right gives to Kbar on the edge
-  enum { DOWN = 2 * P, UP = 3 * P + 1, RUNS = P, LAG = 0 };
-  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false;
+  // down: K at the nodes of the left edge but the first, BOUNDED what bounds the error of log K, and E_a; up: F_a, the suffix sums
+  // of Kbar K by rows of nodes but the first, and what the cell to the right gives to Kbar on the edge
+  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false, BOUNDED = GRID && CAREFUL;
+  enum { DOWN = 2 * P + 2 * BOUNDED, UP = 3 * P + 1, RUNS = P, LAG = 0, E = DOWN - P };
   static constexpr int LOG = CAREFUL ? int(ROOM) : 1;
   static constexpr double OF_SUM = 1.0;
 
@@ -120,8 +132,10 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
   struct Down {
     // on the latest row of nodes
     work k[ROOM][P + 1], logs[LOG][P + 1];
+    Bounds<ROOM, P, BOUNDED, work> bounds;
 
     __device__ __forceinline__ void start(int N) {
+      bounds.start();
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll(UNROLLED)
@@ -132,10 +146,11 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
     }
 
     // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
-    __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, bool wrt_log, work (&edge)[ROOM][DOWN],
+    __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, int purpose, work (&edge)[ROOM][DOWN],
                                         work& total, Watch<work>& watch) {
-      work sums[P][P], integral = work(1);
+      work sums[P][P], integral = work(1), largest = work(1);
       sums_of_ones<P>(weights, sums);
+      bounds.move(fabs(g[0]), edge);
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         work nodes[P + 1][P + 1];
@@ -143,7 +158,7 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
         for (int l = 0; l <= P; ++l) nodes[0][l] = k[m][l];
 #pragma unroll(UNROLLED)
         for (int a = 0; a < P; ++a) {
-          work run = edge[m][P + a];
+          work run = edge[m][E + a];
           nodes[a + 1][0] = edge[m][a];
 #pragma unroll(UNROLLED)
           for (int l = 1; l <= P; ++l) {
@@ -159,22 +174,24 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
             }
           }
           edge[m][a] = nodes[a + 1][P];
-          edge[m][P + a] = run;
+          edge[m][E + a] = run;
         }
 #pragma unroll(UNROLLED)
         for (int l = 0; l <= P; ++l) k[m][l] = nodes[P][l];
-        if (CAREFUL && GRID && m == N - 1) watch.wrong |= !(wrt_log ? is_finite(logs[m][P]) : is_finite(real(k[m][P])));
-        if (m < N - 1) {
-          sums_of_cell<P, CAREFUL>(weights, nodes, sums);
-        } else if (!GRID) {
-          integral = integral_of_cell<P, CAREFUL>(weights, nodes);
-        }
+        bounds.level(m, g[0], largest, edge);
+        if (BOUNDED && m == N - 1)
+          watch.wrong |= bounds.wrong(m, logs[m][P], purpose) || !is_finite(purpose ? logs[m][P] : work(real(k[m][P])));
+        if (m < N - 1 || (CAREFUL && !GRID)) sums_of_cell<P, CAREFUL>(weights, nodes, sums);
+        if (CAREFUL) largest = larger(largest, largest_mean<P>(weights, sums));
+        if (m == N - 1 && !GRID) integral = integral_of_cell<P, CAREFUL>(weights, nodes);
       }
+      if (CAREFUL && !GRID) watch.bound(fabs(g[0]), largest);
       if (!GRID) total += CAREFUL && g[0] == work(0) ? work(0) : g[0] * integral;
     }
 
-    // K, or its logarithm, at the lower right corner of the latest cell
-    __device__ __forceinline__ work corner(int m, int, bool logarithm) const {
+    // K, or its logarithm, at the lower right corner of the latest cell; NaN where it has lost its digits
+    __device__ __forceinline__ work corner(int, int m, int, bool logarithm, int purpose) const {
+      if (BOUNDED && bounds.wrong(m, logs[CAREFUL ? m : 0][P], purpose)) return not_a_number<work>();
       return CAREFUL && logarithm ? logs[CAREFUL ? m : 0][P] : k[m][P];
     }
 

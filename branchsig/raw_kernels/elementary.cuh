@@ -4,6 +4,17 @@
 __device__ __forceinline__ unsigned high_word(double value) { return __double2hiint(value); }
 __device__ __forceinline__ unsigned high_word(float value) { return __float_as_int(value); }
 
+template <typename work>
+__device__ __forceinline__ work of_high_word(unsigned bits);
+template <>
+__device__ __forceinline__ double of_high_word<double>(unsigned bits) {
+  return __hiloint2double(bits, 0);
+}
+template <>
+__device__ __forceinline__ float of_high_word<float>(unsigned bits) {
+  return __int_as_float(bits);
+}
+
 // Watches over what a lane computes. Extremes are kept, and looked at in the end, as unsigned integers: that takes no
 // floating-point slot, and no instruction waits for a flag of the one before.
 template <typename work>
@@ -15,7 +26,22 @@ struct Watch {
   };
   unsigned farthest = 0, faintest = 0;
   bool wrong = false;
+  // For a bound of the error of log K, where it is made exactly: the largest mean of K over a cell with an increment, and the sum of
+  // all |g|, in the units of these.
+  work largest = work(0), moved = work(0);
 
+  // What the largest K times the sum of all |g| may be: eps times this is the error of log K, at most, in the log domain 5e-5, and
+  // half a thousandth in float32.
+  static __device__ __forceinline__ double digits() { return sizeof(work) == 8 ? 2e11 : 8e3; }
+  // The sum of |g| over the error of increments that are differences of kappa, times that of kappa: right to 1e-11 (1e-5)
+  static __device__ __forceinline__ double of_increments() { return sizeof(work) == 8 ? 1e5 : 2e2; }
+
+  // Of a cell with |g| = size, and the largest mean of its levels.
+  __device__ __forceinline__ void bound(work size, work mean) {
+    if (size == work(0)) return;
+    largest = mean <= largest ? largest : mean;  // NaN too
+    moved += size;
+  }
   // K of the running products must stay in the range; 0, inf, NaN and signs are beyond all others.
   __device__ __forceinline__ void over(work k) { farthest = max(farthest, high_word(k) - LEAST); }
   // Too few digits of a product less 1, or of its latest factor, are left where one of them is below 2^-6. NaN is left to K, and on
@@ -23,8 +49,41 @@ struct Watch {
   __device__ __forceinline__ void over(work run, work factor) {
     if (sizeof(work) == 4) faintest = max(faintest, max(high_word(run), high_word(factor)));
   }
+  // `most`: the largest K of which log K is right
+  __device__ __forceinline__ bool strayed(work most) const {
+    const bool doubtful = !(most >= work(1));
+    return wrong || doubtful || farthest > min(unsigned(MOST), high_word(most)) - LEAST || faintest > FAINT;
+  }
+  // the largest K, that of level 0 included, or a little more
+  __device__ __forceinline__ work most() const {
+    return farthest > MOST - LEAST ? work(1) / work(0) : max(work(1), of_high_word<work>(farthest + LEAST + 1));
+  }
   __device__ __forceinline__ bool strayed() const { return wrong || farthest > MOST - LEAST || faintest > FAINT; }
 };
+
+// What a value is asked for: the kernel, its logarithm, or a logarithm that others are subtracted from. PARTS: these of their sum,
+// or every part for itself.
+enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, EVERY_PART };
+
+// |error of log K_m| <= EPSILON (largest mean of K_{m-1}, ..., K_0 over a cell) (sum of |g|)
+constexpr double EPSILON = 0x1p-52, TOLERANCE = 1e-4;
+
+// Whether the digits of a value are lost, given log K and those two factors of the bound. Infinite logarithms stay, and so do
+// kernels that are inf or 0 for certain.
+__device__ inline bool lost(double log_k, double largest, double moved, int purpose) {
+  const double error = EPSILON * largest * moved, size = fabs(log_k);
+  if (moved == 0.0 || size > 0x1.fffffffffffffp+1023) return false;
+  if (error <= TOLERANCE * (purpose == ITS_LOGARITHM && size > 1.0 ? size : 1.0)) return false;
+  return purpose != KERNEL_ITSELF || !(log_k - error > 709.782712893384 || log_k + error < -744.4400719213812);
+}
+template <typename work>
+__device__ __forceinline__ work not_a_number() {
+  return work(0) / work(0);
+}
+template <typename work>
+__device__ __forceinline__ work larger(work a, work b) {
+  return a > b ? a : b;
+}
 
 // A weight times a value; CAREFUL: nothing where the weight is zero, also where the value is infinite.
 template <bool CAREFUL, typename work>
@@ -151,3 +210,35 @@ template <typename real>
 __device__ __forceinline__ real power(real base, real exponent) {
   return exp(exponent * log(base));
 }
+
+// The bounds of a column of nodes, over all cells above and to the left. Those of the columns before come and go with the values
+// `edge` of every level: from AT on the largest mean of the levels below, and the sum of |g| along the row, which level 0 has.
+template <int ROOM, int AT, bool USED, typename work>
+struct Bounds {
+  enum { LARGEST = AT, MOVED = AT + 1 };
+  work largest[USED ? ROOM : 1], moved;
+
+  __device__ __forceinline__ void start() {
+    moved = work(0);
+#pragma unroll
+    for (int m = 0; m < (USED ? ROOM : 1); ++m) largest[m] = work(0);
+  }
+  // Takes a cell with |g| = size.
+  template <int VALUES>
+  __device__ __forceinline__ void move(work size, work (&edge)[ROOM][VALUES]) {
+    if constexpr (USED) moved += edge[0][MOVED] += size;
+  }
+  // Level m of it: `mean` is the largest of the levels below.
+  template <int VALUES>
+  __device__ __forceinline__ void level(int m, work g, work mean, work (&edge)[ROOM][VALUES]) {
+    if constexpr (USED) {
+      work& of_row = edge[m][LARGEST];
+      if (g != work(0)) of_row = mean <= of_row ? of_row : mean;  // NaN too
+      largest[m] = of_row <= largest[m] ? largest[m] : of_row;
+      of_row = largest[m];
+    }
+  }
+  __device__ __forceinline__ bool wrong(int m, work log_k, int purpose) const {
+    return USED && lost(log_k, largest[USED ? m : 0], moved, purpose);
+  }
+};

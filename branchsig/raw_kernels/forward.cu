@@ -20,7 +20,8 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   const Turns<Task<Rule>, work> turns = {team, task, workspace, progress, relay, turn[within]};
   const int length1 = task.length1, length2 = task.length2, dimension = task.dimension, depth = task.depth;
   const int pairing = task.pairing, content = task.content, grids = content == ALL_LEVELS ? depth + 1 : 1;
-  const long long nodes = problem.grid_rows() * problem.grid_columns() * grids, n2 = task.n2;
+  const long long of_grid = problem.grid_rows() * problem.grid_columns() * grids, n2 = task.n2;
+  const long long nodes = content != DIAGONAL ? of_grid : (long long)length1 * (PARTS ? depth + 1 : 1);
   for (bool goes_on = turns.first(); goes_on; goes_on = turns.next()) {
     const long long k = turns.pair();
     if (CAREFUL && flags && !flags[k]) continue;
@@ -41,14 +42,20 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         staged[within],
         relay};
     if (relay.progress && relay.stage >= sweep.passes()) continue;
-    sweep.take_up(sweep.edge);
+    sweep.take_up(sweep.edge, scratch);
     real* values = GRID ? grid + k * nodes : PARTS ? ends + pair.place(pairing, n2, task.first_pair + k) * (depth + 1) : nullptr;
-    bool strayed;
-    work total = team.sum(sweep.down(nullptr, values, content, false, strayed), scratch);
-    strayed = team.any(strayed);
-    if (!sweep.collect(total, strayed)) continue;
-    if (GRID && PADDED) sweep.extend(grid + turns.pair() * nodes, grids, content);
-    if (!CAREFUL && team.thread() == 0) flags[turns.pair()] = strayed;
+    Watch<work> watch;
+    work total = sweep.down(nullptr, values, content, task.purpose, watch);
+    if (!sweep.collect(total, watch, scratch)) continue;
+    if (GRID && PADDED) {
+      if (content == DIAGONAL) {
+        sweep.extend_diagonal(grid + turns.pair() * nodes);
+      } else {
+        sweep.extend(grid + turns.pair() * nodes, grids, content);
+      }
+    }
+    if (!CAREFUL && team.thread() == 0) flags[turns.pair()] = watch.wrong;
+    if (CAREFUL && !GRID && lost(total, watch.largest, watch.moved, task.purpose)) total = not_a_number<work>();
     if (!GRID) {
       if (PARTS) team.barrier();  // another thread has stored the values
       const long long number = task.first_pair + turns.pair();

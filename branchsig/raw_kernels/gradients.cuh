@@ -129,7 +129,7 @@ struct Gradients {
       weight[c + 1] += more;
     }
 #pragma unroll
-    for (int p = 0; p < POINTS; ++p) weight[p] *= slope_of<KERNEL>(problem.parameter, b[p]);
+    for (int p = 0; p < POINTS; ++p) weight[p] *= slope_of<KERNEL, Increments::OF_CELLS>(problem.parameter, b[p]);
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) below[c] = gbar[c];
   }

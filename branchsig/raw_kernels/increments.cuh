@@ -2,14 +2,15 @@
 //
 //   g(i, j) = kappa(x_{i+1}, y_{j+1}) - kappa(x_i, y_{j+1}) - kappa(x_{i+1}, y_j) + kappa(x_i, y_j)
 //
-// The linear kernels need the steps of the paths alone: g = factor <x_{i+1} - x_i, y_{j+1} - y_j>. All others are a function
-// phi of b = <x, y> (polynomial) or of b = |x - y|^2 (radial). These functions may be dilated: g times a factor of x and one of
-// y, which stand in a last channel.
+// The linear kernels need the steps of the paths alone: g = factor1 factor2 <x_{i+1} - x_i, y_{j+1} - y_j>. All others are a
+// function phi of b = <x, y> (polynomial) or of b = |x - y|^2 (radial). These functions may be dilated: g times a factor of x and
+// one of y, which stand in a last channel.
+//
+// Differences of phi have lost their digits where phi hardly changes along the paths. Pairs for which that may matter are done by
+// kernels that make their increments from differences of points, see static.cuh, in float64.
 //
 // A team lays out the points (linear: the steps) of its two paths in its workspace, by groups of CHANNELS channels. Those of y that
 // a strip needs stay in registers, as far as the first group goes; further groups are read again, and come out of the cache.
-
-enum { GIVEN, LINEAR, POLYNOMIAL, RBF, MATERN12, MATERN32, MATERN52, RATIONAL_QUADRATIC };
 
 // What all kernels are told about the problem. MORE: its paths have more channels than a group.
 template <typename real, bool MORE>
@@ -19,7 +20,8 @@ struct Problem {
   int order1, order2;               // dyadic orders
   int depth;
   int dilated;          // the last channel is no coordinate: at the first point of a path it holds a factor of the static kernel
-  // of the static kernel; the first of radial ones is what b (Matern: its root) is multiplied by, and of linear ones both paths
+  // of the static kernel; the first of radial ones is what b (Matern: its root) is multiplied by; linear ones have a factor of
+  // either path
   double parameter[3];
 
   template <typename Task>
@@ -39,52 +41,6 @@ struct Problem {
   __device__ long long grid_rows() const { return ((long long)(padded1 - 1) << order1) + 1; }
   __device__ long long grid_columns() const { return ((long long)(padded2 - 1) << order2) + 1; }
 };
-
-// phi(b)
-template <int KERNEL, typename work>
-__device__ __forceinline__ work kappa_of(const double* parameter, work b) {
-  const work p0 = work(parameter[0]), p1 = work(parameter[1]), p2 = work(parameter[2]);
-  if (KERNEL == POLYNOMIAL) {  // scale (b + gamma)^degree
-    const work base = b + p1;
-    const int degree = int(parameter[0]);
-    return p2 * (double(degree) == parameter[0] && degree <= 64 ? whole_power(base, degree) : power(base, p0));
-  }
-  if (KERNEL == RBF) return exp(-b * p0);
-  if (KERNEL == MATERN12) return exp(-sqrt(b) * p0);
-  if (KERNEL == MATERN32) {
-    const work a = sqrt(b) * p0;
-    return (work(1) + a) * exp(-a);
-  }
-  if (KERNEL == MATERN52) {
-    const work a = sqrt(b) * p0;
-    return (work(1) + a + a * a * work(1.0 / 3)) * exp(-a);
-  }
-  return power(work(1) + b * p0, -p1);  // RATIONAL_QUADRATIC
-}
-
-// the factor of the gradients: d kappa / d x = slope y (polynomial) or slope (x - y) (radial)
-template <int KERNEL, typename work>
-__device__ __forceinline__ work slope_of(const double* parameter, work b) {
-  const work p0 = work(parameter[0]), p1 = work(parameter[1]), p2 = work(parameter[2]);
-  if (KERNEL == POLYNOMIAL) {
-    const work base = b + p1;
-    const int degree = int(parameter[0]);
-    if (parameter[0] == 0.0) return work(0);
-    const bool whole = double(degree) == parameter[0] && degree <= 64;
-    return p2 * p0 * (whole ? whole_power(base, degree - 1) : power(base, p0 - work(1)));
-  }
-  if (KERNEL == RBF) return exp(-b * p0) * (work(-2) * p0);
-  if (KERNEL == MATERN12) {  // no gradient where the points coincide: 0 is taken for it
-    const work r = sqrt(b);
-    return b == work(0) ? work(0) : -exp(-r * p0) * p0 / r;
-  }
-  if (KERNEL == MATERN32) return exp(-sqrt(b) * p0) * (-p0 * p0);
-  if (KERNEL == MATERN52) {
-    const work a = sqrt(b) * p0;
-    return (work(1) + a) * exp(-a) * (p0 * p0 * work(-1.0 / 3));
-  }
-  return power(work(1) + b * p0, -p1 - work(1)) * (work(-2) * p1 * p0);
-}
 
 // A group of channels of a point, or of a step; 0 behind the last one.
 template <typename work, int CHANNELS>
@@ -146,28 +102,91 @@ struct Paths {
     return points1.group(problem.template groups<CHANNELS>(), problem.padded1 + 1);
   }
 
+  // Behind the points: the largest K that a pair may reach until too few digits are left, 0 where its increments have too few.
+  __device__ work* most(const Problem<real, MORE>& problem) const {
+    return reinterpret_cast<work*>(points2(problem).group(problem.template groups<CHANNELS>(), problem.padded2 + 1).piece);
+  }
+
   // Gives both paths a place in memory. Returns what is free behind them.
   __device__ work* place(const Problem<real, MORE>& problem, work* memory) {
     if (KERNEL == GIVEN) return memory;
     points1.piece = reinterpret_cast<typename Rows::Piece*>(memory);
-    return reinterpret_cast<work*>(points2(problem).group(problem.template groups<CHANNELS>(), problem.padded2 + 1).piece);
+    return most(problem) + Rows::VALUES;
   }
-  template <typename Team>
-  __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work scale) const {
+  // WATCHED: finds out how large K may be.
+  template <bool WATCHED, typename Team>
+  __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work scale, work* scratch) const {
     if (KERNEL == GIVEN) return;
-    lay_out(problem, team, path1, problem.length1, points1, BEFORE, unit(problem, scale, false));
-    lay_out(problem, team, path2, problem.length2, points2(problem), 0, unit(problem, scale, true));
+    Extent extent1, extent2;
+    lay_out<WATCHED>(problem, team, path1, problem.length1, points1, BEFORE, unit(problem, scale, false), false, extent1);
+    lay_out<WATCHED>(problem, team, path2, problem.length2, points2(problem), 0, unit(problem, scale, true), true, extent2);
+    if (WATCHED) {
+      team.sum_both(extent1.moved, extent2.moved, scratch);
+      if (KERNEL == POLYNOMIAL) team.most_both(extent1.farthest, extent2.farthest, scratch);
+      if (team.thread() == 0) *most(problem) = trusted(problem, scale, extent1, extent2);
+    }
     team.barrier();
   }
   // LINEAR: what the steps of a path are multiplied by, so that their products are the increments times `scale`.
   static __device__ work unit(const Problem<real, MORE>& problem, work scale, bool of_second) {
-    return work(problem.parameter[0]) * (of_second ? scale : work(1));
+    return work(problem.parameter[of_second]) * (of_second ? scale : work(1));
   }
-  template <typename Team>
+
+  // How far a path goes: the sum of the norms of its steps (polynomial, linear) or of the features of its steps (radial), and the
+  // largest norm of its points (polynomial). In float32, for it takes part in a bound alone.
+  struct Extent {
+    float moved = 0.0f, farthest = 0.0f;
+  };
+  // of a step or point, as far as a group of channels goes. The sum of the largest channels is for one path what the sum of all
+  // channels is for the other: a product of the two bounds increments of the linear kernel, and no square of a step overflows.
+  static __device__ __forceinline__ float norm(const work (&channel)[CHANNELS], bool largest, float rate) {
+    float total = 0.0f;
+#pragma unroll
+    for (int n = 0; n < CHANNELS; ++n) {
+      const float size = fabsf(float(channel[n])) * rate;
+      total = KERNEL != LINEAR ? total + size * size : largest ? max(total, size) : total + size;
+    }
+    return KERNEL == LINEAR ? total : sqrtf(total);
+  }
+  // |phi(x + step) - phi(x)| for a step of this norm times the rate
+  static __device__ __forceinline__ float of_features(float step) {
+    if (KERNEL == POLYNOMIAL || KERNEL == LINEAR) return step;
+    return fminf(KERNEL == MATERN12 ? sqrtf(2.0f * step) : step, 1.41421356f);
+  }
+  // what the norms of steps are multiplied by, at most, to bound those of their features
+  static __device__ __forceinline__ float rate(const Problem<real, MORE>& problem) {
+    const double p0 = problem.parameter[0], p1 = problem.parameter[1];
+    if (KERNEL == RBF) return float(sqrt(2.0 * p0));
+    if (KERNEL == RATIONAL_QUADRATIC) return float(p0 * sqrt(2.0 * p1));
+    if (KERNEL == MATERN52) return float(p0 * 0.57735026918962573);
+    return KERNEL == MATERN12 || KERNEL == MATERN32 ? float(p0) : 1.0f;
+  }
+
+  // The largest K for which its logarithm is right to within what is allowed: |error of log K| <= eps max K (sum of |g|). 0 where
+  // what increments lose as differences of kappa may be seen.
+  __device__ work trusted(const Problem<real, MORE>& problem, work scale, const Extent& extent1, const Extent& extent2) const {
+    const double moved = double(extent1.moved) * double(extent2.moved);
+    if (KERNEL == LINEAR) return work(Watch<work>::digits() / (moved / double(scale)));
+    double of_cells = moved, largest = KERNEL == RATIONAL_QUADRATIC ? 1.0 + problem.parameter[1] : 1.0;
+    const double cells = double(problem.length1 - 1) * double(problem.length2 - 1);
+    if (KERNEL == POLYNOMIAL) {
+      const double degree = problem.parameter[0], product = double(extent1.farthest) * double(extent2.farthest);
+      const double base = product + fabs(problem.parameter[1]), factor = problem.parameter[2];
+      largest = factor * pow(base, degree) * (1.0 + degree);
+      // by both derivatives of kappa, where they are finite
+      const double slopes = factor * degree * pow(base, degree - 2.0) * (base + degree * product);
+      of_cells = degree < 2.0 ? 4.0 * largest * cells : moved * slopes;
+    }
+    const bool kept = largest * sqrt(cells) <= Watch<work>::of_increments() * of_cells;
+    const double factors = problem.dilated ? fabs(double(dilation(problem, false)) * double(dilation(problem, true))) : 1.0;
+    return kept ? work(Watch<work>::digits() / (of_cells * factors)) : work(0);
+  }
+  template <bool WATCHED, typename Team>
   static __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, const real* path, int length,
-                                 const Rows& points, int before, work unit) {
+                                 const Rows& points, int before, work unit, bool of_second, Extent& extent) {
     enum { AT_ONCE = 4 };  // rows that a thread waits for
     const int d = problem.dimension, coordinates = problem.coordinates(), rows = length + before, threads = team.threads();
+    const float of_steps = WATCHED && KERNEL != LINEAR ? rate(problem) : 1.0f;
     for (int group = 0; group < problem.template groups<CHANNELS>(); ++group)
       for (int first = team.thread(); first < rows; first += AT_ONCE * threads) {
         Group made[AT_ONCE];
@@ -181,6 +200,15 @@ struct Paths {
             made[k].channel[n] = empty || group * CHANNELS + n >= coordinates ? work(0)
                                  : KERNEL == LINEAR                           ? (work(point[n + d]) - work(point[n])) * unit
                                                                               : work(point[n]);
+          if (WATCHED && KERNEL == LINEAR) extent.moved += norm(made[k].channel, of_second, 1.0f);
+          if (WATCHED && KERNEL == POLYNOMIAL) extent.farthest = fmaxf(extent.farthest, norm(made[k].channel, false, 1.0f));
+          if (WATCHED && KERNEL != LINEAR && i < length - 1) {
+            work step[CHANNELS];
+#pragma unroll
+            for (int n = 0; n < CHANNELS; ++n)
+              step[n] = group * CHANNELS + n < coordinates ? work(point[n + d]) - work(point[n]) : work(0);
+            extent.moved += of_features(norm(step, false, of_steps));
+          }
         }
 #pragma unroll
         for (int k = 0; k < AT_ONCE; ++k)
@@ -205,12 +233,14 @@ struct Paths {
 
 // The increments of the columns first..first + COLUMNS - 1 of the refined grid, times a factor, row by row of the coarse one:
 // upwards or downwards, but always a row next to the one before. There are none outside the cells of the two paths. MASKED: not
-// even where the paths are infinite there, and rows are inside.
-template <int KERNEL, int COLUMNS, int WIDTH, bool MORE, bool MASKED, typename real, typename work>
+// even where the paths are infinite there, and rows are inside. STABLE: from differences of points, a cell at a time.
+template <int KERNEL, int COLUMNS, int WIDTH, bool MORE, bool MASKED, bool STABLE, typename real, typename work>
 struct Increments {
   enum { CHANNELS = WIDTH };
   typedef ::Group<work, CHANNELS> Group;
   enum { POINTS = KERNEL == GIVEN ? 1 : KERNEL == LINEAR ? COLUMNS : COLUMNS + 1 };
+  static constexpr bool OF_CELLS = STABLE && KERNEL != GIVEN && KERNEL != LINEAR;
+  static_assert(!OF_CELLS || COLUMNS == 1, "a cell of several columns has its left point further left");
   const Problem<real, MORE>& problem;
   const Paths<KERNEL, CHANNELS, MORE, real, work>& paths;
   int first;
@@ -244,6 +274,7 @@ struct Increments {
       factor *= paths.dilation(problem, false) * paths.dilation(problem, true);
 #pragma unroll
     for (int p = 0; p < POINTS; ++p) point[p] = paths.second(problem, 0, node(p));
+    if (OF_CELLS) return;
     if (KERNEL != LINEAR) {
       const int edge = up ? problem.length1 - 1 : 0;
       if (!up) ahead = paths.first(problem, 0, edge);
@@ -283,7 +314,34 @@ struct Increments {
     work b[POINTS];
     arguments_of_row(row, up ? paths.first(problem, 0, row) : ahead, b);
 #pragma unroll
-    for (int p = 0; p < POINTS; ++p) kappa[p] = kappa_of<KERNEL>(problem.parameter, b[p]);
+    for (int p = 0; p < POINTS; ++p) kappa[p] = kappa_of<KERNEL, OF_CELLS>(problem.parameter, b[p]);
+  }
+
+  // The increment of the cell of coarse row i
+  __device__ inline work of_cell(int i) const {
+    OverCell<work> b = OverCell<work>();
+#pragma unroll 1
+    for (int group = 0; group < problem.template groups<CHANNELS>(); ++group) {
+      const Group above = paths.first(problem, group, inside(i)), below = paths.first(problem, group, inside(i + 1));
+      const Group left = paths.second(problem, group, node(0)), right = paths.second(problem, group, node(1));
+#pragma unroll
+      for (int n = 0; n < CHANNELS; ++n) {
+        const work x[2] = {above.channel[n], below.channel[n]}, y[2] = {left.channel[n], right.channel[n]};
+        const work down = x[1] - x[0], along = y[1] - y[0];
+        b.both += KERNEL == POLYNOMIAL ? down * along : work(-2) * down * along;
+#pragma unroll
+        for (int p = 0; p < 2; ++p) {
+#pragma unroll
+          for (int q = 0; q < 2; ++q) b.at[p][q] += KERNEL == POLYNOMIAL ? x[p] * y[q] : (x[p] - y[q]) * (x[p] - y[q]);
+          b.down[p] += down * (KERNEL == POLYNOMIAL ? y[p] : (x[0] - y[p]) + (x[1] - y[p]));
+          b.along[p] += along * (KERNEL == POLYNOMIAL ? x[p] : (y[0] - x[p]) + (y[1] - x[p]));
+        }
+      }
+    }
+    if (KERNEL == POLYNOMIAL)
+#pragma unroll
+      for (int p = 0; p < 4; ++p) b.at[p / 2][p % 2] += work(problem.parameter[1]);
+    return second_difference<KERNEL>(problem.parameter, b);
   }
 
   // The increments of coarse row i. `leaves`: the next row asked for is not this one again.
@@ -308,6 +366,8 @@ struct Increments {
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) add_product(g[c], more, paths.second(problem, group, node(c)));
       }
+    } else if constexpr (OF_CELLS) {
+      g[0] = of_cell(i);
     } else {
       work fresh[POINTS];
       points_of_row(inside(up ? i : i + 1), up, fresh);

@@ -9,6 +9,9 @@
 //   ubar_j += j/n k_{n-j} kbar_n,   kbar_{n-j} += j/n u_j kbar_n,   w_n[a, b] = the sum of ubar_n below and to the right,
 //   U_n = B^T w_n B,   gbar += sum of U_n k_{n-1},   kbar_{n-1} gathers g U_n
 //
+// With M_n the largest |k_n| so far and S the sum of |g|, the error of u_j is at most eps S M_{j-1}, and that of k_n what this makes
+// of it: (eps S / n) times the sum over j of j M_{j-1} M_{n-j}.
+//
 // Level m of the arrays holds n = m + 1. DEPTH is the largest n; derivatives are always given, of k_n at the end or at all corners.
 
 template <typename real, typename work, int DEPTH, int P, bool OF_GRID, bool IN_LOGS>
@@ -17,9 +20,9 @@ struct Order : Levels<DEPTH, true> {
   typedef work Work;
   typedef Weights<P> At;
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, true>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: k at the nodes of the left edge but the first, and the sums of cells along the row up to there; up: these sums, the
-  // suffix sums of ubar by rows of nodes but the first, and what the cell to the right gives to kbar on the edge
-  enum { DOWN = 2 * P, UP = 3 * P + 1, RUNS = P, LAG = 0 };
+  // down: k at the nodes of the left edge but the first, what bounds errors, and the sums of cells along the row up to there; up:
+  // these sums, the suffix sums of ubar by rows of nodes but the first, and what the cell to the right gives to kbar on the edge
+  enum { DOWN = 2 * P + 2, UP = 3 * P + 1, RUNS = P, LAG = 0, SUMS = DOWN - P };
   static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = true, EVERY_ROW = false;
   static constexpr double OF_SUM = 1.0;
 
@@ -38,8 +41,10 @@ struct Order : Levels<DEPTH, true> {
   struct Down {
     // on the latest row of nodes
     work k[ROOM][P + 1], u[ROOM][P + 1];
+    Bounds<ROOM, P, true, work> bounds;  // the largest |k_n| of every n
 
     __device__ __forceinline__ void start(int N) {
+      bounds.start();
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll(UNROLLED)
@@ -47,13 +52,14 @@ struct Order : Levels<DEPTH, true> {
     }
 
     // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
-    __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, bool, work (&edge)[ROOM][DOWN], work&,
+    __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, int purpose, work (&edge)[ROOM][DOWN], work&,
                                         Watch<work>& watch) {
       work sums[P][P], at_u[P][P][ROOM], at_k[P][P][ROOM];  // at_u, at_k: of the nodes but the first of a row or column
       sums_of_ones<P>(weights, sums);
+      bounds.move(fabs(g[0]), edge);
 #pragma unroll
       for (int m = 0; m < N; ++m) {
-        work nodes[P + 1][P + 1];
+        work nodes[P + 1][P + 1], largest = work(0);
 #pragma unroll(UNROLLED)
         for (int l = 0; l <= P; ++l) nodes[0][l] = k[m][l];
 #pragma unroll(UNROLLED)
@@ -61,22 +67,50 @@ struct Order : Levels<DEPTH, true> {
           nodes[a + 1][0] = edge[m][a];
 #pragma unroll(UNROLLED)
           for (int l = 1; l <= P; ++l) {
-            if (g[0] != work(0)) edge[m][P + a] += g[0] * sums[a][l - 1];
-            u[m][l] += edge[m][P + a];
+            if (g[0] != work(0)) edge[m][SUMS + a] += g[0] * sums[a][l - 1];
+            u[m][l] += edge[m][SUMS + a];
             at_u[a][l - 1][m] = u[m][l];
             nodes[a + 1][l] = at_k[a][l - 1][m] = part(m, at_u[a][l - 1], at_k[a][l - 1]);
+            largest = larger(largest, work(fabs(nodes[a + 1][l])));
           }
           edge[m][a] = nodes[a + 1][P];
         }
 #pragma unroll(UNROLLED)
         for (int l = 0; l <= P; ++l) k[m][l] = nodes[P][l];
-        watch.wrong |= GRID && !is_finite(real(k[m][P]));
+        bounds.level(m, work(1), largest, edge);
         if (m < N - 1) sums_of_cell<P, true>(weights, nodes, sums);
       }
+#pragma unroll
+      for (int m = 0; m < N; ++m) watch.wrong |= GRID && !is_finite(real(corner(N, m, 0, false, purpose)));
     }
 
-    // k_n at the lower right corner of the latest cell
-    __device__ __forceinline__ work corner(int m, int, bool) const { return k[m][P]; }
+    // k_n, n = m + 1, at the lower right corner of the latest cell; NaN where it has lost its digits
+    __device__ __forceinline__ work corner(int N, int m, int, bool, int purpose) const {
+      work error = error_of(m), allowed = size_of(k[m][P]);
+      if (purpose != EVERY_PART) {
+        work sum = work(1);
+        error = work(0);
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+          sum += k[n][P];
+          error += error_of(n);
+        }
+        const work size = fabs(sum);
+        allowed = purpose == KERNEL_ITSELF ? size_of(size) : purpose == ITS_LOGARITHM ? size * size_of(log(size)) : size;
+      }
+      return error > work(TOLERANCE) * allowed ? not_a_number<work>() : k[m][P];
+    }
+    static __device__ __forceinline__ work size_of(work value) { return larger(work(1), work(fabs(value))); }
+    // the bound of the error of k_n, n = m + 1
+    __device__ __forceinline__ work error_of(int m) const {
+      work total = m ? bounds.largest[m ? m - 1 : 0] : work(1);
+#pragma unroll
+      for (int j = 1; j <= m; ++j) {
+        const work other = m - j ? bounds.largest[m - j ? m - j - 1 : 0] : work(1);
+        total += work(j + 1) * bounds.largest[j - 1] * other;
+      }
+      return work(EPSILON) * bounds.moved * total / work(m + 1);
+    }
 
     // u_n on the last row of nodes, (levels, columns * P + 1)
     __device__ __forceinline__ void keep(int N, work* last_row, int first, int C) const {

@@ -57,7 +57,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
     }
 
     // One row of every level. `edge` comes with E at the column left of the strip, and leaves with that at its last.
-    __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, bool, work (&edge)[ROOM][DOWN], work& total,
+    __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, int, work (&edge)[ROOM][DOWN], work& total,
                                         Watch<work>& watch) {
       work sums[ROOM][COLUMNS];
 #pragma unroll
@@ -87,7 +87,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
     }
 
     // K at the end of column c of the strip on the latest row
-    __device__ __forceinline__ work corner(int m, int c, bool) const { return k[m][c + 1]; }
+    __device__ __forceinline__ work corner(int, int m, int c, bool, int) const { return k[m][c + 1]; }
 
     // K of every level on the last row, (levels, columns + 1)
     __device__ __forceinline__ void keep(int N, work* last_row, int first, int C) const {

@@ -113,11 +113,43 @@ struct Team {
   template <typename work>
   __device__ work sum(work value, work* scratch) const {
     for (int distance = lanes / 2; distance; distance >>= 1) value += __shfl_xor_sync(ALL_LANES, value, distance);
-    if (warps == 1) return value;
-    if (lane == 0) scratch[warp] = value;
+    if (warps > 1) gather(scratch, value, [](work a, work b) { return a + b; });
+    return value;
+  }
+  // Sums of two values, or the largest of them, whose shuffles do not wait for each other.
+  template <typename work>
+  __device__ void sum_both(float& a, float& b, work* scratch) const {
+    for (int distance = lanes / 2; distance; distance >>= 1) {
+      const float more_a = __shfl_xor_sync(ALL_LANES, a, distance), more_b = __shfl_xor_sync(ALL_LANES, b, distance);
+      a += more_a;
+      b += more_b;
+    }
+    if (warps > 1) gather(scratch, a, [](float x, float y) { return x + y; });
+    if (warps > 1) gather(scratch, b, [](float x, float y) { return x + y; });
+  }
+  template <typename work>
+  __device__ void most_both(float& a, float& b, work* scratch) const {
+    for (int distance = lanes / 2; distance; distance >>= 1) {
+      a = larger(a, __shfl_xor_sync(ALL_LANES, a, distance));
+      b = larger(b, __shfl_xor_sync(ALL_LANES, b, distance));
+    }
+    if (warps > 1) gather(scratch, a, [](float x, float y) { return larger(x, y); });
+    if (warps > 1) gather(scratch, b, [](float x, float y) { return larger(x, y); });
+  }
+  // Joins the values of the warps, known to all threads.
+  template <typename work, typename value_t, typename Join>
+  __device__ void gather(work* scratch, value_t& value, Join join) const {
+    if (lane == 0) scratch[warp] = work(value);
     __syncthreads();
-    value = scratch[0];
-    for (int w = 1; w < warps; ++w) value += scratch[w];
+    value = value_t(scratch[0]);
+    for (int w = 1; w < warps; ++w) value = join(value, value_t(scratch[w]));
+    __syncthreads();  // others may use it
+  }
+  template <typename work>
+  __device__ work most(work value, work* scratch) const {
+    for (int distance = lanes / 2; distance; distance >>= 1)
+      value = larger(value, __shfl_xor_sync(ALL_LANES, value, distance));
+    if (warps > 1) gather(scratch, value, [](work a, work b) { return larger(a, b); });
     return value;
   }
   __device__ bool any(bool value) const {
@@ -163,8 +195,9 @@ struct Relay {
   int turn, stage;  // those of this team
   int passes;       // of the columns of the pair
   int seen;         // what is known of the progress of the stage before it
-  // (stages, 2): what stages tell others beside their edges. Passes down: what they and those before add to log K, and whether one
-  // of them strayed; the last one: whether there is a way back (second value), and the factors of the gradients (the next two).
+  // (stages, 4): what stages tell others beside their edges. Passes down: what they and those before add to log K, whether one of
+  // them strayed, and the two factors of the bound of its error; the last one: whether there is a way back (second value), and the
+  // factors of the gradients (the next two).
   work* messages;
 
   // Waits until a stage has done so many phases, and what it has written in them is there. Returns its progress.
@@ -187,9 +220,9 @@ struct Relay {
   }
 };
 
-// What a result holds: K of the last level, K of all levels from 0 on (grids), or log K of the last level (grids: CAREFUL). PARTS:
-// always all of them.
-enum { LAST_LEVEL, ALL_LEVELS, LOGARITHM };
+// What a result holds: K of the last level, K of all levels from 0 on (grids), or log K of the last level (grids: CAREFUL); of grids
+// it may be those logarithms at the nodes of two equal points alone. PARTS: always all of them.
+enum { LAST_LEVEL, ALL_LEVELS, LOGARITHM, DIAGONAL };
 
 // Levels whose values are kept. The last one is only integrated, unless its grid is asked for.
 template <int DEPTH, bool ALL>
@@ -205,7 +238,7 @@ struct Task {
   long long n2, first_pair, pairs, turns, workspace_size;  // turns: pairs, or the stages of all of them
   double parameter[3];
   int length1, length2, dimension, order1, order2, depth, dilated;  // see Problem
-  int pairing, fewest, most, warps, lanes, stages, by_pass, content, wrt_log;
+  int pairing, fewest, most, warps, lanes, stages, by_pass, content, wrt_log, purpose;
   typename Rule::Work weights[Rule::WEIGHTS ? int(Rule::WEIGHTS) : 1];
 };
 
@@ -244,7 +277,7 @@ struct Turns {
       relay.stage = int(relay.turn / task.pairs);
       relay.progress = progress + 1 + relay.turn % task.pairs * task.stages;
       relay.seen = 0;
-      relay.messages = workspace_of(relay.turn % task.pairs + 1) - 2 * task.stages;
+      relay.messages = workspace_of(relay.turn % task.pairs + 1) - 4 * task.stages;
     }
     __syncthreads();
     return relay.turn;
@@ -259,7 +292,8 @@ struct Sweep {
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS };
   // Two, for what a lane keeps of the latest rows then needs not be moved so often, where registers suffice.
   enum { STEPS_AT_A_TIME = Rule::GRID && (!Rule::LAG || (COLUMNS > 2 && sizeof(work) == 8)) ? 1 : 2 };
-  typedef Increments<KERNEL, COLUMNS, CHANNELS, MORE, Rule::LAG == 0 || KERNEL == GIVEN, real, work> IncrementsOfStrip;
+  static constexpr bool WATCHED = !Rule::CAREFUL && !Rule::PARTS;  // pairs that have lost their digits are done by others
+  typedef Increments<KERNEL, COLUMNS, CHANNELS, MORE, Rule::LAG == 0 || KERNEL == GIVEN, !WATCHED, real, work> IncrementsOfStrip;
 
   const Problem<real, MORE>& problem;
   const Team& team;
@@ -292,14 +326,14 @@ struct Sweep {
     return edge + (long long)(place + pass % BASE) * problem.rows() * edge_values;
   }
   // Finds the paths where the workspace of the pair begins, and lays them out, unless an earlier stage has done that.
-  __device__ void take_up(work*& free) {
+  __device__ void take_up(work*& free, work* scratch) {
     free = paths.place(problem, free);
     if (relay.progress) {
       if (team.thread() == 0) relay.passes = passes();
       team.barrier();
     }
     if (!relay.progress || relay.stage == 0) {
-      paths.lay_out(problem, team, scale());
+      paths.template lay_out<WATCHED>(problem, team, scale(), scratch);
     } else if (relay.stage < relay.passes) {
       relay.await(relay.stage - 1, 1);
     } else {
@@ -320,36 +354,53 @@ struct Sweep {
     return work(Rule::OF_SUM) / (work(1 << problem.order1) * work(1 << problem.order2));
   }
 
-  // Sweeps down all rows. Returns what this thread adds to log K_DEPTH at the end. `strayed`: a K left the range of the running
-  // products (CAREFUL, PARTS: a value asked for is not finite). `last_row`, if any: what the rule keeps of the last row (EVERY_ROW:
+  // Sweeps down all rows. Returns what this thread adds to log K_DEPTH at the end. `watch`: what it has found on the way, strayed
+  // where a K left the range of the running products or may have lost its digits (CAREFUL, PARTS: where a value asked for is not
+  // finite). `last_row`, if any: what the rule keeps of the last row (EVERY_ROW:
   // `nodes`, if the values are to be kept). `values`, if any: those at every node, as `content` says; PARTS without GRID: those at
   // the end.
-  __device__ work down(work* last_row, real* values, int content, bool wrt_log, bool& strayed) {
+  __device__ work down(work* last_row, real* values, int content, int purpose, Watch<work>& watch) {
     work total = work(0);
-    Watch<work> watch;
     int pass = relay.progress ? relay.stage : 0;
     do {
-      down(pass, last_row, values, content, wrt_log, total, watch);
+      down(pass, last_row, values, content, purpose, total, watch);
     } while (!relay.progress && ++pass * team.warps * span() < problem.columns());
-    strayed = watch.strayed();
+    watch.wrong = KERNEL != GIVEN && WATCHED ? watch.strayed(*paths.most(problem)) : watch.strayed();
+    if (KERNEL == GIVEN && WATCHED) watch.largest = watch.most();
     return total;
   }
 
-  // Relayed: adds what the stages before have told to what a pass down has found, known to all threads of the team. Returns false
-  // where further passes go on with it.
-  __device__ bool collect(work& total, bool& strayed) const {
-    if (!relay.progress) return true;
-    const int pass = relay.stage;
-    work* told = relay.messages + 2 * pass;
-    if (pass) {
-      relay.await(pass - 1, relay.ALL_DONE);
-      total += told[-2];
-      strayed |= told[-1] != work(0);
+  // Joins what the threads of a team have found, known to all of them, and what the stages before have told. Returns false where
+  // further passes go on with it.
+  __device__ bool collect(work& total, Watch<work>& watch, work* scratch) const {
+    constexpr bool SUMMED = Rule::CAREFUL && !Rule::GRID, BOUND = SUMMED || (KERNEL == GIVEN && WATCHED);
+    total = team.sum(total, scratch);
+    watch.wrong = team.any(watch.wrong);
+    if (BOUND) {
+      watch.moved = team.sum(watch.moved, scratch);
+      watch.largest = team.most(watch.largest, scratch);
     }
-    if (pass + 1 == relay.passes) return true;
+    if (relay.progress) {
+      const int pass = relay.stage;
+      work* told = relay.messages + 4 * pass;
+      if (pass) {
+        relay.await(pass - 1, relay.ALL_DONE);
+        total += told[-4];
+        watch.wrong |= told[-3] != work(0);
+        if (BOUND) watch.largest = larger(watch.largest, told[-2]);
+        if (BOUND) watch.moved += told[-1];
+      }
+      if (pass + 1 < relay.passes) return tell_next(told, total, watch);
+    }
+    if (KERNEL == GIVEN && WATCHED) watch.wrong |= !(double(watch.largest) * watch.moved <= Watch<work>::digits() * Rule::OF_SUM);
+    return true;
+  }
+  __device__ bool tell_next(work* told, work total, const Watch<work>& watch) const {
     if (team.thread() == 0) {
       told[0] = total;
-      told[1] = work(strayed);
+      told[1] = work(watch.wrong);
+      told[2] = watch.largest;
+      told[3] = watch.moved;
     }
     team.barrier();
     relay.tell(team, relay.ALL_DONE);
@@ -358,17 +409,17 @@ struct Sweep {
 
   // By passes, before the way back through one of them: leaves its values, going down from the latest edge that is still there.
   // Where the next pass began a block, the edges of the block before it have gone.
-  __device__ void down_again(int pass, bool wrt_log) {
+  __device__ void down_again(int pass, int purpose) {
     work total = work(0);
     Watch<work> watch;
     int block = 1;
     if (pass + 1 < passes())  // the first sweep down has left all edges of the last pass
       while ((pass + 1) % (block * BASE) == 0) block *= BASE;
     for (int p = pass + 1 - block; p <= pass; ++p)
-      down(p, p == pass ? nodes : nullptr, nullptr, LAST_LEVEL, wrt_log, total, watch);
+      down(p, p == pass ? nodes : nullptr, nullptr, LAST_LEVEL, purpose, total, watch);
   }
 
-  __device__ __forceinline__ void down(int pass, work* last_row, real* values, int content, bool wrt_log, work& total,
+  __device__ __forceinline__ void down(int pass, work* last_row, real* values, int content, int purpose, work& total,
                                        Watch<work>& watch) {
     const int R = problem.rows(), C = problem.columns(), N = levels(), mask = (1 << problem.order1) - 1;
     const int last = team.lanes - 1, rows = edge_rows(), steps = R ? rows + last : 0, phases = (steps + PHASE - 1) / PHASE;
@@ -417,10 +468,13 @@ struct Sweep {
             for (int v = 0; v < Rule::DOWN; ++v) handed[m][v] = start ? edge_of(left_edge, r, v)[m] : Rule::at_left_end(v);
         }
         increments.of_row(r >> problem.order1, false, (r & mask) == mask, g);
-        strip.row(N, g, weights, wrt_log, handed, total, watch);
-        if (Rule::GRID && !Rule::CAREFUL && !Rule::PARTS && sizeof(real) < sizeof(work) && !values && !wrt_log) {
+        if (KERNEL == GIVEN && WATCHED)
 #pragma unroll
-          for (int c = 0; c < COLUMNS; ++c) watch.wrong |= !is_finite(real(strip.corner(N - 1, c, false)));
+          for (int c = 0; c < COLUMNS; ++c) watch.moved += fabs(g[c]);
+        strip.row(N, g, weights, purpose, handed, total, watch);
+        if (Rule::GRID && !Rule::CAREFUL && !Rule::PARTS && sizeof(real) < sizeof(work) && !values && purpose == KERNEL_ITSELF) {
+#pragma unroll
+          for (int c = 0; c < COLUMNS; ++c) watch.wrong |= !is_finite(real(strip.corner(N, N - 1, c, false, purpose)));
         }
         if (hands_on && r >= 0) {
 #pragma unroll
@@ -430,7 +484,8 @@ struct Sweep {
         }
         if constexpr (Rule::EVERY_ROW)
           if (last_row) strip.keep(kept + r * (long long)Rule::CELL, team.lane == 0);
-        if (Rule::GRID && values) store(values, content, r, first, strip);
+        if (Rule::GRID && values && content != DIAGONAL) store(values, content, purpose, r, first, strip);
+        if (Rule::GRID && !Rule::LAG && content == DIAGONAL && values) store_diagonal(values, purpose, r, first, strip);
       }
       team.barrier();
       relay.tell(team, phase + 1 - APART * (team.warps - 1));
@@ -441,7 +496,7 @@ struct Sweep {
       if (!Rule::GRID && values) values[0] = real(1);
 #pragma unroll
       for (int m = 0; m < N; ++m) {
-        const real end = real(strip.corner(m, 0, false));
+        const real end = real(strip.corner(N, m, 0, false, purpose));
         watch.wrong |= !is_finite(end);
         if (!Rule::GRID && values) values[m + 1] = end;
       }
@@ -450,7 +505,8 @@ struct Sweep {
 
   // Stores the row of the grid below the cells of row r, or for every level below those it is on, and the nodes of row and column 0
   // that lie next to it.
-  __device__ __forceinline__ void store(real* grid, int content, int r, int first, const typename Rule::Down& strip) const {
+  __device__ __forceinline__ void store(real* grid, int content, int purpose, int r, int first,
+                                        const typename Rule::Down& strip) const {
     const int C = problem.columns(), N = levels();
     const long long width = problem.grid_columns(), size = problem.grid_rows() * width, stride = Rule::PARTS ? N + 1 : 1;
 #pragma unroll
@@ -467,10 +523,31 @@ struct Sweep {
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
         if (first + c >= C) continue;
-        row[(first + c + 1) * stride] = m < 0 ? real(1) : real(strip.corner(m < 0 ? 0 : m, c, content == LOGARITHM));
+        row[(first + c + 1) * stride] = m < 0 ? real(1) : real(strip.corner(N, m < 0 ? 0 : m, c, content == LOGARITHM, purpose));
         if (i == 0) level[(first + c + 1) * stride] = border;
       }
     }
+  }
+
+  // Stores the node below and to the right of cell (r, first), if it is one of two equal points of a path.
+  __device__ __forceinline__ void store_diagonal(real* diagonal, int purpose, int r, int first,
+                                                 const typename Rule::Down& strip) const {
+    const int N = levels(), stride = Rule::PARTS ? N + 1 : 1, mask = (1 << problem.order1) - 1;
+    if (r == 0 && first == 0)
+      for (int n = 0; n < stride; ++n) diagonal[n] = real(Rule::PARTS && n == 0);
+    if (r != first || ((r + 1) & mask) || first >= problem.columns()) return;
+    real* node = diagonal + (long long)((r + 1) >> problem.order1) * stride;
+    if (Rule::PARTS) node[0] = real(1);
+#pragma unroll
+    for (int m = 0; m < N; ++m)
+      if (Rule::PARTS || m == N - 1) node[Rule::PARTS ? m + 1 : 0] = real(strip.corner(N, m, 0, true, purpose));
+  }
+  // Behind the last valid point it is constant.
+  __device__ void extend_diagonal(real* diagonal) const {
+    const int stride = Rule::PARTS ? levels() + 1 : 1, valid = problem.length1;
+    for (int e = team.thread(); e < problem.padded1 * stride; e += team.threads())
+      if (e >= valid * stride || valid == 1)
+        diagonal[e] = valid == 1 ? real(Rule::PARTS && e % stride == 0) : diagonal[(valid - 1) * stride + e % stride];
   }
 
   // Where a path is padded its grids are constant behind the last valid node, and K is k_0 = 1 for a path of one point.

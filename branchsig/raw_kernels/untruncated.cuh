@@ -279,10 +279,10 @@ struct Untruncated : Levels<1, true> {
   typedef work Work;
   typedef EquationWeights<P> At;
   enum { COLUMNS = 1, ROOM = 1, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: K at the nodes of the left edge but the first, E; up: the suffix sums of Kbar K by rows of nodes but the first, and what
-  // the cell to the right gives to Kbar on the edge
-  enum { DOWN = 2 * P, UP = 2 * P + 1, RUNS = 0, LAG = 0 };
-  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = true;
+  // down: K at the nodes of the left edge but the first, E, and BOUNDED what bounds the error of log K; up: the suffix sums of Kbar
+  // K by rows of nodes but the first, and what the cell to the right gives to Kbar on the edge
+  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = true, BOUNDED = GRID && CAREFUL;
+  enum { DOWN = 2 * P + 2 * BOUNDED, UP = 2 * P + 1, RUNS = 0, LAG = 0 };
   static constexpr double OF_SUM = 1.0;
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
@@ -299,8 +299,10 @@ struct Untruncated : Levels<1, true> {
   struct Down {
     // of the latest cell; log K on its last row of nodes
     work nodes[P + 1][P + 1], logs[P + 1];
+    Bounds<1, 2 * P, BOUNDED, work> bounds;
 
     __device__ __forceinline__ void start(int) {
+      bounds.start();
 #pragma unroll(UNROLLED)
       for (int l = 0; l <= P; ++l) {
         nodes[P][l] = work(1);
@@ -309,7 +311,7 @@ struct Untruncated : Levels<1, true> {
     }
 
     // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
-    __device__ __forceinline__ void row(int, const work (&g)[1], const work* weights, bool wrt_log, work (&edge)[1][DOWN],
+    __device__ __forceinline__ void row(int, const work (&g)[1], const work* weights, int purpose, work (&edge)[1][DOWN],
                                         work& total, Watch<work>& watch) {
       work E[P];
 #pragma unroll(UNROLLED)
@@ -322,7 +324,8 @@ struct Untruncated : Levels<1, true> {
       if (CAREFUL) {
         const work integral = solve_carefully<P>(weights, g[0], nodes, logs, E);
         if (!GRID) total += integral;
-        if (GRID) watch.wrong |= !(wrt_log ? is_finite(logs[P]) : is_finite(real(nodes[P][P])));
+        bound(g[0], weights, edge, watch);
+        if (GRID) watch.wrong |= bounds.wrong(0, logs[P], purpose) || !is_finite(purpose ? logs[P] : work(real(nodes[P][P])));
       } else {
         if constexpr (P == 1) {
           watch.wrong |= !(solve_corner(weights, g[0], nodes, E) <= work(SOLVABLE));
@@ -342,8 +345,20 @@ struct Untruncated : Levels<1, true> {
       }
     }
 
-    // K, or its logarithm, at the lower right corner of the latest cell
-    __device__ __forceinline__ work corner(int, int, bool logarithm) const {
+    // An error of K at the last node of a cell comes back to it: it is divided by 1 - the slope of the equation there.
+    __device__ __forceinline__ void bound(work g, const work* weights, work (&edge)[1][DOWN], Watch<work>& watch) {
+      work sums[P][P];
+      sums_of_cell<P, true>(weights, nodes, sums);
+      const work mean = largest_mean<P>(weights, sums), own = weights[At::until(P, P)], slope = fabs(g) * mean * (own * own);
+      const work size = fabs(g) / (slope < work(0.75) ? work(1) - slope : work(0.25));
+      bounds.move(size, edge);
+      bounds.level(0, g, mean, edge);
+      if (!GRID) watch.bound(size, mean);
+    }
+
+    // K, or its logarithm, at the lower right corner of the latest cell; NaN where it has lost its digits
+    __device__ __forceinline__ work corner(int, int, int, bool logarithm, int purpose) const {
+      if (BOUNDED && bounds.wrong(0, logs[P], purpose)) return not_a_number<work>();
       return CAREFUL && logarithm ? logs[P] : nodes[P][P];
     }
 

@@ -123,6 +123,12 @@ inline int __float_as_int(float value) {
   memcpy(&bits, &value, 4);
   return bits;
 }
+inline double __hiloint2double(int high, int low) {
+  const uint64_t bits = uint64_t(unsigned(high)) << 32 | unsigned(low);
+  double value;
+  memcpy(&value, &bits, 8);
+  return value;
+}
 inline float __int_as_float(int bits) {
   float value;
   memcpy(&value, &bits, 4);
@@ -139,5 +145,8 @@ T max(T a, T b) {
 // The overloads of CUDA C++, in the global namespace.
 using std::exp;
 using std::expm1;
+using std::floor;
 using std::log;
+using std::log1p;
+using std::pow;
 using std::sqrt;

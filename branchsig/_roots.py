@@ -1,0 +1,107 @@
+"""A search for the largest factors for which several growing quantities stay within their targets.
+
+Functions of log λ² come in, several for each of many paths, with their targets; the largest argument at which none
+exceeds its target goes out, and which of them reaches it there. All paths are searched for side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+Growth = Callable[[Indices, Floats], Floats]
+"""What has targets, shape (n, columns), for the paths with the given n indices and arguments v: power series in e^v
+with coefficients >= 0 and no constant. What is NaN counts as too large."""
+
+_EVALUATIONS = 100
+
+_POINTS = 4
+"""Values of a path that an interpolation takes."""
+
+
+def largest(
+    growth: Growth, slope: Floats, targets: Floats, start: Floats, usable: npt.NDArray[np.bool_], eps: float
+) -> tuple[Floats, Indices]:
+    """Return the largest v with growth(v) <= targets, and the column that has its target there, or -1 for none.
+
+    `slope` holds the first coefficients of the series, `start` says where to begin, and growth(0) <= targets. h, the
+    largest log(growth / target) of all columns, is convex in v and has a slope of at least 1, by the signs of the
+    coefficients, so there is a bracket, which shrinks with every value. In it, (growth / e^v)² of the column with the
+    largest h is interpolated as a function of its growth: smooth, constant where growth is linear in e^v and linear
+    where it is a multiple of e^2v, and known at 0. Where that leads out of the bracket, the middle takes its place.
+
+    What is found is evaluated too. If it lies above by rounding, v is lowered by h, since h falls at least as fast.
+    """
+    tolerance = max(1e-13, 16 * eps)
+    paths, columns = slope.shape
+    reached = np.full(paths, -1, dtype=np.intp)
+    with np.errstate(all="ignore"):
+        low, high = np.zeros(paths), np.min(np.log(targets / np.where(slope > 0, slope, 0.0)), axis=1)
+        v = np.clip(start, low, high)
+        latest, at = np.full((_POINTS, paths, columns), np.nan), np.zeros((_POINTS, paths))
+        expected = np.zeros(paths, dtype=bool)  # to be the end of the search
+        active = np.flatnonzero(usable & np.isfinite(high))
+        for _ in range(_EVALUATIONS):
+            if not active.size:
+                break
+            here = v[active]
+            value = growth(active, here)
+            # Rounding may leave a little less than 0 of nothing.
+            h = np.where(value > 0, np.log(value / targets), np.where(value <= 0, -np.inf, np.inf))
+            worst = np.argmax(h, axis=1)
+            h = h[np.arange(len(active)), worst]
+            low[active] = np.where(h < 0, np.maximum(low[active], here), low[active])
+            high[active] = np.minimum(high[active], np.where(h < 0, here - h, here))
+            latest[1:, active], at[1:, active] = latest[:-1, active], at[:-1, active]
+            latest[0, active], at[0, active] = value, here
+            best, lower = _interpolated(
+                targets[worst],
+                latest[:, active, worst],
+                at[:, active],
+                slope[active, worst],
+            )
+            following = np.log(targets[worst]) - 0.5 * np.log(best)
+            # An error of v makes one of h that is larger by the slope of h, which is h over the step.
+            sure = 0.5 * np.abs(np.log(best / lower)) * np.abs(h) <= tolerance * np.abs(following - here)
+            closed = high[active] - low[active] <= 2 * eps * (1.0 + np.abs(here))
+            found = (np.abs(h) <= tolerance) | (expected[active] & (np.abs(h) <= 1e-8)) | (closed & (np.abs(h) <= 1e-3))
+            inside = (following > low[active]) & (following < high[active])
+            expected[active] = inside & sure
+            step_to = np.where(inside, following, 0.5 * (low[active] + high[active]))
+            v[active] = np.where(found, here - np.maximum(h, 0.0), np.where(closed, low[active], step_to))
+            reached[active] = np.where(found, worst, -1)
+            active = active[~(found | closed)]
+        v[active] = low[active]
+    return v, reached
+
+
+def _interpolated(target: Floats, growths: Floats, at: Floats, slope: Floats) -> tuple[Floats, Floats]:
+    """(growth / e^v)² where growth is the target, and the same without the last of the points that it is made from.
+
+    Points are rows of growths and of v, the latest first; behind them comes growth 0. Far above the target growth is a
+    tower of exponentials, and no polynomial.
+    """
+    nodes = np.concatenate(
+        [np.where((growths > 0) & (growths < 7 * target), growths, np.nan), np.zeros((1, len(slope)))]
+    )
+    values = np.concatenate([(growths * np.exp(-at)) ** 2, slope[None] ** 2])
+    order = np.argsort(np.isnan(nodes), axis=0, kind="stable")[:_POINTS]
+    return _neville(target, np.take_along_axis(nodes, order, axis=0), np.take_along_axis(values, order, axis=0))
+
+
+def _neville(at: Floats, nodes: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """The polynomial through all points, and that without the last of them, at one place, by Neville's scheme.
+
+    A point is a row of nodes and of values; those that are NaN come last, and do not count.
+    """
+    column, best, lower = values, values[0], np.full_like(values[0], np.nan)
+    for k in range(1, len(nodes)):
+        column = ((at - nodes[k:]) * column[:-1] - (at - nodes[:-k]) * column[1:]) / (nodes[:-k] - nodes[k:])
+        counts = np.isfinite(column[0])
+        best, lower = np.where(counts, column[0], best), np.where(counts, best, lower)
+    return best, lower
