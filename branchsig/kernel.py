@@ -400,9 +400,9 @@ def branched_sig_kernel_stack(
         First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
-    depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+    depth : int
+        Largest depth of the trees, at least 0. At depth 1 the linear static kernel gives
+        ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
