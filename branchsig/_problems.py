@@ -160,6 +160,8 @@ _IN_BLOCKS = (
 
 def _valid_lengths(path1: Array, path2: Array | None, lengths: Lengths) -> tuple[_Valid, _Valid]:
     """Check the valid lengths. Where the second paths are the first, so are their lengths, as one object."""
+    if lengths[0] is None and lengths[1] is None:
+        return None, None
     first = _validation.lengths(lengths[0], "lengths1", path1)
     if path2 is None and lengths[1] is not None:
         raise ValueError("lengths2 with path2=None: the second paths are the first. Leave lengths2 out")

@@ -15,6 +15,8 @@ import functools
 import math
 from typing import Any
 
+import numpy as np
+
 from branchsig import _validation
 from branchsig._validation import Progress
 from branchsig.quadrature import TRAPEZOID, Quadrature
@@ -199,10 +201,14 @@ def options_of(
     """
     if type(dyadic_order) is not int:
         dyadic_order = _validation.dyadic_order(dyadic_order)
+    if devices is not None:
+        devices = _validation.devices(devices)
+    # A custom kernel may be equal to another one and yet compute something else, and is not to be kept alive.
+    custom = static_kernel is not None and not is_built_in(static_kernel) and isinstance(static_kernel, StaticKernel)
     arguments = (
         depth,
         dyadic_order,
-        static_kernel,
+        None if custom else static_kernel,
         time_aug,
         lead_lag,
         end_time,
@@ -220,9 +226,21 @@ def options_of(
         devices,
     )
     try:
-        return _kept(*arguments)
+        spec, how = _kept(*arguments)
     except TypeError:  # not to be kept, not hashable, or refused once more
-        return _checked(*arguments)
+        spec, how = _checked(*arguments)
+    return (_with_kernel(spec, static_kernel) if custom else spec), how
+
+
+def _with_kernel(spec: Spec, kernel: StaticKernel) -> Spec:
+    """The spec with another kernel, and without another check."""
+    result, write = object.__new__(Spec), object.__setattr__
+    for name in _FIELDS:
+        write(result, name, kernel if name == "static_kernel" else getattr(spec, name))
+    return result
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Spec))
 
 
 def _checked(
@@ -271,16 +289,17 @@ def _bound_by_order(order: Any) -> float:
 
 
 _PLAIN = frozenset({int, float, bool, str, tuple, type(None)})
-"""Types of arguments that are equal only where they mean the same, and cannot be written to."""
+"""Types whose values are equal only where they mean the same, and cannot be written to. Tuples come checked."""
 
 
 @functools.lru_cache(maxsize=_KEPT, typed=True)  # typed: 1 is equal to True, and refused where a flag is expected
 def _kept(*arguments: Any) -> tuple[Spec, Execution]:
     """The same, made once for all calls with equal arguments.
 
-    A custom static kernel may be equal to another one and yet compute something else, an array that acts as an integer
-    may be written to, and what is kept must not keep a function of the caller alive: those are refused.
+    An array that acts as an integer may be written to, and what is kept must not keep a function of the caller alive:
+    those are refused.
     """
-    if not all(type(value) in _PLAIN or isinstance(value, Quadrature) or is_built_in(value) for value in arguments):
-        raise TypeError
+    for value in arguments:
+        if not (type(value) in _PLAIN or isinstance(value, (np.generic, Quadrature)) or is_built_in(value)):
+            raise TypeError
     return _checked(*arguments)

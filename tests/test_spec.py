@@ -188,6 +188,7 @@ COMMON = {
         ("depth", 3, 3.0),
         ("dyadic_order", (1, 2), (True, 2)),
         ("n_jobs", 1, True),
+        ("devices", (0, 1), (False, 1)),
         ("check_finite", True, 1),
         ("progress", False, 0),
         ("normalize", True, 1),
