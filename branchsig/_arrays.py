@@ -252,9 +252,9 @@ def contiguous(array: Array) -> Array:
 
 
 def in_float64(array: Array) -> Array:
-    """Return an array in float64, or as it is where its library or device has none (JAX without x64)."""
+    """Return an array of float32 in float64, or as it is where its library or device has none (JAX without x64)."""
     xp = namespace_of(array)
-    if array.dtype == xp.float64:
+    if array.dtype != xp.float32:
         return array
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
