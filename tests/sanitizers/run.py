@@ -18,7 +18,7 @@ assert b"__asan_report_load" in Path(_core.__file__).read_bytes(), "the core was
 
 tests = [
     str(repository / "tests" / f"test_{name}.py")
-    for name in ("numerics", "backends", "reference", "gradients", "threads", "long_pairs")
+    for name in ("numerics", "backends", "reference", "gradients", "threads", "long_pairs", "diagonals", "lost_digits")
 ]
 # Long paths repeat what short ones do, at a price; scripts run by the tests would not start under a preloaded library.
 left_out = "not long_paths and not log_k_of_twenty and not single_precision and not ctrl_c and not forked"
