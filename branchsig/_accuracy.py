@@ -14,11 +14,11 @@ from collections.abc import Callable
 import numpy as np
 
 from branchsig._arrays import Array, constant, namespace_of
-from branchsig._options import Settings
 from branchsig._progress import share
 from branchsig.backends import Problem
 from branchsig.backends._schedule import count
 from branchsig.quadrature import LARGEST_ORDER, TRAPEZOID, GaussLobatto, Quadrature
+from branchsig.spec import Spec
 
 _RESOLVED = 8.0
 """Neighbouring numbers of a dtype that a tolerance must span at least: the rounding of a logarithm and its exponential
@@ -31,8 +31,8 @@ which nothing is known of, and at best. Of 386,000 pairs of few points, and six 
 leave 4 errors above the tolerance where the last difference alone leaves 18."""
 
 
-def refined(problem: Problem, settings: Settings, solve: Callable[[Problem], Array]) -> tuple[Array, Problem, str]:
-    """Solve a problem to within ``settings.rtol``; return the result, the problem with the rule that gave it, and what
+def refined(problem: Problem, spec: Spec, solve: Callable[[Problem], Array]) -> tuple[Array, Problem, str]:
+    """Solve a problem to within ``spec.rtol``; return the result, the problem with the rule that gave it, and what
     is to be warned of: that the rule of the largest order does not reach the tolerance.
 
     Raises
@@ -40,7 +40,7 @@ def refined(problem: Problem, settings: Settings, solve: Callable[[Problem], Arr
     ValueError
         If the tolerance is below what the dtype of the paths resolves.
     """
-    rtol, levels, order = settings.rtol or 0.0, settings.return_levels, problem.order
+    rtol, levels, order = spec.rtol or 0.0, spec.return_levels, problem.order
     _check_resolved(rtol, problem.path1)
     result: Array | None = None
     tried, work = problem, 0
@@ -54,7 +54,7 @@ def refined(problem: Problem, settings: Settings, solve: Callable[[Problem], Arr
         if lower is not None and not exact:
             # Without truncation a rule may find no solution where one of higher order does.
             final = problem.depth < math.inf or order is not None or p == LARGEST_ORDER
-            gaps.append(difference(constant(lower), constant(result), log=settings.log, levels=levels, final=final))
+            gaps.append(difference(constant(lower), constant(result), log=spec.log, levels=levels, final=final))
         if exact or (p > 2 and max(gaps[-1], _expected(gaps[:-1])) <= rtol):
             return result, _ended(tried, problem), ""
     complaint = (

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from types import EllipsisType
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import array_api_compat
 import array_api_compat.numpy as numpy_namespace
@@ -17,6 +19,31 @@ import numpy as np
 
 Array = Any
 """An array of any library of the array API standard. No type describes them all, so the checker sees `Any`."""
+
+ArrayT = TypeVar("ArrayT")
+_ArrayT_co = TypeVar("_ArrayT_co", covariant=True)
+
+
+class Indexable(Protocol[_ArrayT_co]):
+    """An array as an argument: a view of it is an array of the same library, of any number of axes.
+
+    A checker that knows the number of axes of a NumPy array so forgets it, and a result has another one.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the axes."""
+
+    def __getitem__(self, key: EllipsisType, /) -> _ArrayT_co:
+        """The array itself, of any number of axes to the checker."""
+
+
+Paths = Indexable[ArrayT] | Sequence[Indexable[ArrayT]]
+"""A stack of paths, or a list of paths of any lengths, where the result is an array of their library."""
+
+PathsT1 = TypeVar("PathsT1", bound=Indexable[Any] | Sequence[Indexable[Any]])
+PathsT2 = TypeVar("PathsT2", bound=Indexable[Any] | Sequence[Indexable[Any]])
+"""Paths where the result has their shape, such as a gradient: an array for an array, a list for a list."""
 
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2
 _NOT_HANDED_OUT = (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -88,7 +115,7 @@ def device_of(array: Array) -> Any:
 
 def lies_on_cpu(array: Array) -> bool:
     """Tell whether the memory of an array can be read by the CPU through DLPack."""
-    return _device_type(array) == _DLPACK_CPU
+    return type(array) is np.ndarray or _device_type(array) == _DLPACK_CPU
 
 
 def lies_on_cuda(array: Array) -> bool:

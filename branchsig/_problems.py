@@ -1,4 +1,4 @@
-"""From checked settings and the paths of a caller to a `Problem`: checks of the paths, lengths and transformations.
+"""From checked options and the paths of a caller to a `Problem`: checks of the paths, lengths and transformations.
 
 A list of paths of any lengths is padded here to a stack with valid lengths, and gradients with respect to the stack are
 taken back to a list.
@@ -6,7 +6,6 @@ taken back to a list.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -16,23 +15,31 @@ import numpy.typing as npt
 from branchsig import _validation
 from branchsig._arrays import Array, as_numpy, filled, in_float64, lies_on_cuda, namespace_of
 from branchsig._inputs import Given
-from branchsig._options import Settings
 from branchsig._progress import Report
 from branchsig.backends import Problem
+from branchsig.spec import Execution, Spec, Transforms
 from branchsig.static_kernels import is_built_in
 from branchsig.transforms import padded, transformed
 
+Lengths = tuple[Any, Any]
+"""The valid lengths of both stacks of paths as the caller gave them: `lengths1` and `lengths2`, not checked."""
 
-def paired_problem(path1: Any, path2: Any, settings: Settings) -> tuple[Problem, tuple[int, ...]]:
+_Valid = npt.NDArray[np.int64] | None
+
+
+def paired_problem(
+    path1: Any, path2: Any, lengths: Lengths, spec: Spec, how: Execution
+) -> tuple[Problem, tuple[int, ...]]:
     """Check and transform paths that are paired up; return the problem and the shape of its pairs."""
     if isinstance(path1, (list, tuple)) or isinstance(path2, (list, tuple)):
-        path1, path2, settings = _both_as_arrays(path1, path2, settings)
+        path1, path2, lengths = _both_as_arrays(path1, path2, lengths)
     x, y, batch = _validation.paired_paths(path1, path2)
-    return _problem(x, y, "paired", settings, _lengths(path1, path2, settings), batches=(batch, batch)), batch
+    valid = _valid_lengths(path1, path2, lengths)
+    return _problem(x, y, "paired", valid, spec, how, batches=(batch, batch)), batch
 
 
 def gram_problem(
-    path1: Any, path2: Any, settings: Settings, max_batch: Any, report: Report | None, devices: Any, *, triangle: bool
+    path1: Any, path2: Any, lengths: Lengths, spec: Spec, how: Execution, report: Report | None, *, triangle: bool
 ) -> tuple[Problem, tuple[int, ...]]:
     """Check and transform the paths of a Gram matrix; return the problem and the shape of its pairs.
 
@@ -40,17 +47,15 @@ def gram_problem(
     allow it.
     """
     if isinstance(path1, (list, tuple)) or isinstance(path2, (list, tuple)):
-        path1, path2, settings = _both_as_arrays(path1, path2, settings)
+        path1, path2, lengths = _both_as_arrays(path1, path2, lengths)
     x, y, batch = _validation.gram_paths(path1, path2)
     batches = batch[: path1.ndim - 2], batch[path1.ndim - 2 :]
-    lengths = _lengths(path1, path2, settings)
-    symmetric = (
-        triangle and y is x and lengths[0] is lengths[1] and settings.dyadic_order[0] == settings.dyadic_order[1]
-    )
-    max_batch, devices = _validation.max_batch(max_batch), _validation.devices(devices, path1)
+    valid = _valid_lengths(path1, path2, lengths)
+    symmetric = triangle and y is x and valid[0] is valid[1] and spec.dyadic_order[0] == spec.dyadic_order[1]
+    _validation.devices_of_paths(how.devices, path1)
     _validation.fits_memory(batch, x, "the Gram matrix", _IN_BLOCKS)
     pairing = "symmetric" if symmetric else "gram"
-    return _problem(x, y, pairing, settings, lengths, max_batch, report, devices, batches=batches), batch
+    return _problem(x, y, pairing, valid, spec, how, report, batches), batch
 
 
 def as_array(paths: Any, lengths: Any, name: str, option: str) -> tuple[Any, Any]:
@@ -82,37 +87,44 @@ def as_given(gradient: Array, paths: Any) -> Any:
 
 
 def _both_as_arrays(
-    path1: Any, path2: Any, settings: Settings, name1: str = "path1", name2: str = "path2"
-) -> tuple[Any, Any, Settings]:
-    """Lists of paths as stacks, and the settings with their lengths. One list in both places is one stack."""
-    first, lengths1 = as_array(path1, settings.lengths1, name1, "lengths1")
-    if path2 is path1 and settings.lengths2 is None:
-        second, lengths2 = first, None
-    else:
-        second, lengths2 = as_array(path2, settings.lengths2, name2, "lengths2")
-    return first, second, dataclasses.replace(settings, lengths1=lengths1, lengths2=lengths2)
+    path1: Any, path2: Any, lengths: Lengths, name1: str = "path1", name2: str = "path2"
+) -> tuple[Any, Any, Lengths]:
+    """Lists of paths as stacks, and their lengths. One list in both places is one stack."""
+    first, lengths1 = as_array(path1, lengths[0], name1, "lengths1")
+    if path2 is path1 and lengths[1] is None:
+        return first, first, (lengths1, None)
+    second, lengths2 = as_array(path2, lengths[1], name2, "lengths2")
+    return first, second, (lengths1, lengths2)
 
 
-def given(problem: Problem, settings: Settings) -> tuple[Given, ...]:
+def given(problem: Problem, lengths: Lengths, transforms: Transforms) -> tuple[Given, ...]:
     """The paths of a problem as the caller gave them: the second ones only where they are not the first."""
-    sides = [("1", problem.path1, problem.lengths1, settings.lengths1, problem.batches[0])]
+    sides = [("1", problem.path1, problem.lengths1, lengths[0], problem.batches[0])]
     if not problem.itself:
-        sides.append(("2", problem.path2, problem.lengths2, settings.lengths2, problem.batches[1]))
+        sides.append(("2", problem.path2, problem.lengths2, lengths[1], problem.batches[1]))
     result = []
-    for number, path, lengths, given_lengths, batch in sides:
-        option = f"lengths{number}" if lengths is None or given_lengths is not None else None
-        if settings.time_aug:
+    for number, path, valid, given_lengths, batch in sides:
+        option = f"lengths{number}" if valid is None or given_lengths is not None else None
+        if transforms.time_aug:
             path = path[:, :, :-1]
-        if settings.lead_lag:
+        if transforms.lead_lag:
             path = path[:, ::2, : path.shape[2] // 2]
-        if settings.time_aug or settings.lead_lag:
-            lengths = None  # `_transformed` has filled what is padded
-        result.append(Given(f"path{number}", path, batch, lengths, option))
+        if transforms:
+            valid = None  # `_transformed` has filled what is padded
+        result.append(Given(f"path{number}", path, batch, valid, option))
     return tuple(result)
 
 
 def samples_problem(
-    sample1: Any, sample2: Any, names: tuple[str, str], settings: Settings, *, single: bool, here: bool
+    sample1: Any,
+    sample2: Any,
+    names: tuple[str, str],
+    lengths: Lengths,
+    spec: Spec,
+    how: Execution,
+    *,
+    single: bool,
+    here: bool,
 ) -> tuple[Problem, tuple[Given, Given]]:
     """Check and transform two samples of paths; return the problem of their Gram matrix, and the samples as given.
 
@@ -122,22 +134,22 @@ def samples_problem(
     """
     lists = isinstance(sample1, (list, tuple)), isinstance(sample2, (list, tuple))
     if any(lists):
-        sample1, sample2, settings = _both_as_arrays(sample1, sample2, settings, *names)
+        sample1, sample2, lengths = _both_as_arrays(sample1, sample2, lengths, *names)
     x, y = _validation.samples(sample1, sample2, *names, single=single)
-    lengths = _lengths(sample1, sample2, settings)
+    valid = _valid_lengths(sample1, sample2, lengths)
     given = (
-        Given(names[0], x, tuple(sample1.shape[:-2]), lengths[0], None if lists[0] else "lengths1"),
-        Given(names[1], y, tuple(sample2.shape[:-2]), lengths[1], None if lists[1] else "lengths2"),
+        Given(names[0], x, tuple(sample1.shape[:-2]), valid[0], None if lists[0] else "lengths1"),
+        Given(names[1], y, tuple(sample2.shape[:-2]), valid[1], None if lists[1] else "lengths2"),
     )
     if not lies_on_cuda(x):
         same = y is x
-        if here and is_built_in(settings.static_kernel):
+        if here and is_built_in(spec.static_kernel):
             handed_out = as_numpy(x), as_numpy(y)
             if handed_out[0] is not None and handed_out[1] is not None:
                 x, y = handed_out
         x = in_float64(x)
         y = x if same else in_float64(y)
-    return _problem(x, y, "gram", settings, lengths), given
+    return _problem(x, y, "gram", valid, spec, how), given
 
 
 _IN_BLOCKS = (
@@ -145,65 +157,66 @@ _IN_BLOCKS = (
     "which take half of it"
 )
 
-_Lengths = npt.NDArray[np.int64] | None
 
-
-def _lengths(path1: Array, path2: Array | None, settings: Settings) -> tuple[_Lengths, _Lengths]:
+def _valid_lengths(path1: Array, path2: Array | None, lengths: Lengths) -> tuple[_Valid, _Valid]:
     """Check the valid lengths. Where the second paths are the first, so are their lengths, as one object."""
-    first = _validation.lengths(settings.lengths1, "lengths1", path1)
-    if path2 is None and settings.lengths2 is not None:
+    if lengths[0] is None and lengths[1] is None:
+        return None, None
+    first = _validation.lengths(lengths[0], "lengths1", path1)
+    if path2 is None and lengths[1] is not None:
         raise ValueError("lengths2 with path2=None: the second paths are the first. Leave lengths2 out")
-    if path2 is None or (path2 is path1 and settings.lengths2 is None):
+    if path2 is None or (path2 is path1 and lengths[1] is None):
         return first, first
-    return first, _validation.lengths(settings.lengths2, "lengths2", path2)
+    return first, _validation.lengths(lengths[1], "lengths2", path2)
 
 
 def _problem(
     x: Array,
     y: Array,
     pairing: str,
-    settings: Settings,
-    lengths: tuple[_Lengths, _Lengths],
-    max_batch: int = -1,
+    valid: tuple[_Valid, _Valid],
+    spec: Spec,
+    how: Execution,
     report: Report | None = None,
-    devices: tuple[int, ...] = (),
     batches: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
 ) -> Problem:
+    truncation = spec.truncation
     if type(x) is not np.ndarray:
         for path, name in ((x, "path1"), (y, "path2")):
-            _validation.values_at_hand(path, name, settings.depth, settings.order, settings.rtol)
-    lengths1, lengths2 = lengths
-    if settings.time_aug:
-        _validation.end_time_in_range(settings.end_time, x)
-    if settings.time_aug or settings.lead_lag:
+            _validation.values_at_hand(path, name, truncation.depth, truncation.order, spec.rtol)
+    lengths1, lengths2 = valid
+    transforms = spec.transforms
+    if transforms:
+        if transforms.time_aug:
+            _validation.end_time_in_range(transforms.end_time, x)
         same = y is x and lengths2 is lengths1
-        x, lengths1 = _transformed(x, lengths1, settings)
-        y, lengths2 = (x, lengths1) if same else _transformed(y, lengths2, settings)
-    _validation.grid_shape(x.shape[1], y.shape[1], settings.dyadic_order)
+        x, lengths1 = _transformed(x, lengths1, transforms)
+        y, lengths2 = (x, lengths1) if same else _transformed(y, lengths2, transforms)
+    _validation.grid_shape(x.shape[1], y.shape[1], spec.dyadic_order)
     return Problem(
         x,
         y,
         pairing,
-        settings.static_kernel,
-        settings.depth,
-        settings.dyadic_order,
-        settings.n_jobs,
-        max_batch,
+        spec.static_kernel,
+        truncation.depth,
+        spec.dyadic_order,
+        _validation.threads(how.n_jobs),
+        how.max_batch,
         report,
-        settings.quadrature,
-        settings.order,
+        spec.quadrature,
+        truncation.order,
         lengths1,
         lengths2,
-        settings.log and settings.return_grid,
-        devices,
+        spec.log and spec.return_grid,
+        how.devices or (),
         batches=batches,
     )
 
 
-def _transformed(path: Array, lengths: _Lengths, settings: Settings) -> tuple[Array, _Lengths]:
+def _transformed(path: Array, lengths: _Valid, transforms: Transforms) -> tuple[Array, _Valid]:
     """A path with the transformations applied, and its valid lengths afterwards."""
-    path = transformed(filled(path, lengths), settings.time_aug, settings.lead_lag, settings.end_time, lengths)
-    return path, 2 * lengths - 1 if settings.lead_lag and lengths is not None else lengths
+    path = transformed(filled(path, lengths), transforms, lengths)
+    return path, 2 * lengths - 1 if transforms.lead_lag and lengths is not None else lengths
 
 
 def grid_shape(problem: Problem, batch: tuple[int, ...]) -> tuple[int, ...]:
@@ -224,11 +237,11 @@ def stack_shape(problem: Problem, batch: tuple[int, ...]) -> tuple[int, ...]:
     return (*batch, int(problem.depth) + 1, *grid_shape(problem, ()))
 
 
-def self_problem(paths: Any, lengths: Any, settings: Settings) -> tuple[Problem, tuple[int, ...]]:
+def self_problem(paths: Any, lengths: Any, spec: Spec, how: Execution) -> tuple[Problem, tuple[int, ...]]:
     """Check and transform paths that are each paired with itself; return the problem and the shape of its pairs."""
     if isinstance(paths, (list, tuple)):
         paths, lengths = as_array(paths, lengths, "paths", "lengths")
     _validation.single_path(paths, "paths")
     x, _, batch = _validation.paired_paths(paths, paths)
     valid = _validation.lengths(lengths, "lengths", paths)
-    return _problem(x, x, "paired", settings, (valid, valid), batches=(batch, batch)), batch
+    return _problem(x, x, "paired", (valid, valid), spec, how, batches=(batch, batch)), batch

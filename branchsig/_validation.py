@@ -34,6 +34,9 @@ from branchsig._arrays import (
 from branchsig.quadrature import BY_NAME, Quadrature
 from branchsig.static_kernels import LINEAR, StaticKernel
 
+Progress = bool | Callable[[int, int], None]
+"""How progress is reported."""
+
 _INT64_MAX = 2**63 - 1
 _FLOAT64 = np.dtype(np.float64)
 _FLOAT32 = np.dtype(np.float32)
@@ -214,13 +217,18 @@ def end_time_is_used(value: float, time_aug: bool) -> None:
 
 
 def n_jobs(value: Any) -> int:
-    """Check the number of threads, counted as joblib does, None as 1, and return it resolved."""
+    """Check the number of threads, None as 1, and return it as joblib counts: -1 for all cores, -2 for all but one."""
+    if type(value) is int and value > 0:
+        return value
     count = 1 if value is None else _integer(value, "n_jobs", "a number of threads, or -1 for all cores")
-    if count > 0:
-        return count
     if count == 0:
         raise ValueError("n_jobs is 0: expected a number of threads >= 1, or -1 for all cores, -2 for all but one")
-    return max(1, _cores() + 1 + count)
+    return count
+
+
+def threads(count: int) -> int:
+    """Return the number of threads on this machine that a checked `n_jobs` stands for."""
+    return count if count > 0 else max(1, _cores() + 1 + count)
 
 
 def _cores() -> int:
@@ -243,25 +251,34 @@ def dimension(value: Any) -> int | None:
     return _none_or_integer(value, "dimension", 1, "the number of channels of the paths")
 
 
-def devices(value: Any, paths: Array) -> tuple[int, ...]:
+def devices(value: Any) -> tuple[int, ...] | None:
     """Check the CUDA devices that a Gram matrix is spread over: different integers from 0 on, or None."""
     if value is None:
-        return ()
+        return None
     wanted = "a sequence of different integers >= 0, the numbers of CUDA devices"
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise TypeError(f"devices is {value!r}: expected {wanted}")
     numbers = tuple(_integer(number, "devices", wanted) for number in value)
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise ValueError(f"devices is {value!r}: expected {wanted}")
-    if not lies_on_cuda(paths):
-        raise ValueError(
-            f"devices is {value!r}, and the paths do not lie on a CUDA device: move them there, as arrays of CuPy, or "
-            "leave devices out"
-        )
     return numbers
 
 
-def progress(value: Any) -> bool | Callable[[int, int], None]:
+def devices_of_paths(devices: tuple[int, ...] | None, paths: Array) -> None:
+    """Check that paths which several CUDA devices are to share lie on one."""
+    if devices and not lies_on_cuda(paths):
+        raise ValueError(
+            f"devices is {list(devices)!r}, and the paths do not lie on a CUDA device: move them there, as arrays of "
+            "CuPy, or leave devices out"
+        )
+
+
+def check_finite(value: Any) -> bool | None:
+    """Check whether values are looked at: True, False, or None for those on the CPU."""
+    return None if value is None else flag(value, "check_finite")
+
+
+def progress(value: Any) -> Progress:
     """Check how progress is reported: False, True for a bar, or a callable."""
     if value is None or isinstance(value, (bool, np.bool_)):
         return bool(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ import numpy.typing as npt
 from branchsig import _roots, _validation
 from branchsig._arrays import (
     Array,
+    ArrayT,
+    Paths,
     all_finite,
     device_of,
     filled,
@@ -31,13 +33,13 @@ from branchsig._arrays import (
     weighted,
 )
 from branchsig._inputs import not_finite
-from branchsig._options import DilationOptions, gather, public
 from branchsig._problems import given, self_problem
 from branchsig._warnings import warn
 from branchsig.backends import Problem, backend_for
 from branchsig.normalization import of_log_of_sum
-from branchsig.quadrature import TRAPEZOID
-from branchsig.static_kernels import Context, DilatedKernel, increments, is_built_in, is_linear
+from branchsig.quadrature import TRAPEZOID, Quadrature
+from branchsig.spec import options_of
+from branchsig.static_kernels import Context, DilatedKernel, StaticKernel, increments, is_built_in, is_linear
 
 __all__ = ["dilation"]
 
@@ -53,18 +55,23 @@ exp(-h K), has no solution beyond h c = 1/e, and its value is the more sensitive
 Cauchy-Schwarz what holds for the cells on the diagonal of every path with itself holds for those of all pairs."""
 
 
-@public(DilationOptions)
 def dilation(
-    paths: Array,
+    paths: Paths[ArrayT],
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    order: int | None = None,
     target: float = 1.0,
     method: str = "solve",
     lengths: Any = None,
-    room: float = _ROOM,
-    **options: Unpack[DilationOptions],
-) -> Array:
+    room: float = 9.0,
+) -> ArrayT:
     r"""Factors of paths, such that the logarithm of the kernel of each scaled path with itself is `target`.
 
     Parameters
@@ -75,7 +82,24 @@ def dilation(
         Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points is split into ``2**order`` by ``2**order`` sub-cells.
-    <options>
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
     target : float, default: 1.0
         The logarithm of the kernel of a scaled path with itself, above 0. ``normalize="dilation"`` takes 1.
     method : {"solve", "guard"}, default: "solve"
@@ -161,13 +185,13 @@ def dilation(
     >>> bool(gram.min() > 1 / math.e), bool(gram.max() < math.e + 1e-9)
     (True, True)
     """
-    settings = gather(depth, dyadic_order, options, DilationOptions)
-    if settings.dyadic_order[0] != settings.dyadic_order[1]:
+    spec, how = options_of(depth, dyadic_order, static_kernel, time_aug, lead_lag, end_time, n_jobs, quadrature, order)
+    if spec.dyadic_order[0] != spec.dyadic_order[1]:
         raise ValueError(f"dyadic_order is {dyadic_order!r}: expected one order, for a path with itself")
     if method not in ("solve", "guard"):
         raise ValueError(f'method is {method!r}: expected "solve" or "guard"')
     target, room = _validation.target(target), _validation.room(room)
-    problem, batch = self_problem(paths, lengths, settings)
+    problem, batch = self_problem(paths, lengths, spec, how)
     if method == "guard":
         own, units = _centred(_with_path(problem, _working(unrecorded(problem.path1), problem.static_kernel)))
         factors = _array(_Sizes.of(own).guard(target) * units, own.path1)
@@ -176,10 +200,13 @@ def dilation(
     factors = _as(factors, problem.path1)
     if lies_on_cpu(factors) and not all_finite(factors):
         option = None if isinstance(paths, (list, tuple)) else "lengths"
-        message = not_finite(given(problem, settings)[0]._replace(name="paths", option=option))
+        message = not_finite(
+            given(problem, (lengths, lengths), spec.transforms)[0]._replace(name="paths", option=option)
+        )
         if message:
             warn(message)
-    return namespace_of(factors).reshape(factors, batch)
+    result: ArrayT = namespace_of(factors).reshape(factors, batch)
+    return result
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 
 from branchsig import _validation
-from branchsig._arrays import Array, contiguous, lies_on_cpu, namespace_of
-from branchsig._options import KernelOptions, Settings, gather, public
+from branchsig._arrays import Array, ArrayT, Paths, PathsT1, PathsT2, contiguous, lies_on_cpu, namespace_of
 from branchsig._problems import as_given, gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import one_pass, reporting
 from branchsig.backends import Backend, Problem, backend_for
 from branchsig.dilation import dilated
 from branchsig.kernel import values, with_rule
 from branchsig.normalization import of_log_of_sum, of_sum, sides, unit_kernel_backprop
+from branchsig.quadrature import Quadrature
+from branchsig.spec import Spec, Transforms, options_of
+from branchsig.static_kernels import StaticKernel
 from branchsig.transforms import transformed_adjoint
 
 __all__ = [
@@ -33,19 +35,32 @@ __all__ = [
 Gradients = tuple[Array | None, Array | None]
 
 
-@public(KernelOptions)
 def branched_sig_kernel_backprop(
     derivs: Array,
-    path1: Array,
-    path2: Array,
+    path1: PathsT1,
+    path2: PathsT2,
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    lengths1: Any = None,
+    lengths2: Any = None,
+    return_grid: bool = False,
+    normalize: bool | str = False,
+    log: bool = False,
+    order: int | None = None,
+    return_levels: bool = False,
+    check_finite: bool | None = None,
+    rtol: float | None = None,
     left_deriv: bool = True,
     right_deriv: bool = False,
     k_stack: Array | None = None,
-    **options: Unpack[KernelOptions],
-) -> Gradients:
+) -> tuple[PathsT1 | None, PathsT2 | None]:
     r"""Gradients of branched signature kernels of pairs of paths.
 
     Parameters
@@ -57,11 +72,63 @@ def branched_sig_kernel_backprop(
         First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
-    <depth>
-    <dyadic_order>
-    <options>
-    <left_deriv>
-    <right_deriv>
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
+        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        takes 4 times the time.
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    lengths1 : array of int, shape (*batch1,), optional
+        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
+        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
+        beside a list of paths, whose lengths are its own.
+    lengths2 : array of int, shape (*batch2,), optional
+        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    return_grid : bool, default: False
+        The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
+        end of both paths.
+    normalize : bool or "dilation", default: False
+        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
+        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
+        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+    log : bool, default: False
+        The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+    return_levels : bool, default: False
+        With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
+        last axis.
+    check_finite : bool, optional
+        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
+        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
+        matrix are not warned of either. Gradients are never looked at.
+    rtol : float, optional
+        Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand
+        Gauss-Lobatto rules of orders 2, 3, ... are tried until two in a row differ by no more than this, and not by
+        chance. With `log`, logarithms below 1 in size may have this error itself; with `return_levels` errors are
+        relative to the largest sum of a pair. A gradient is that of the rule found.
+    left_deriv : bool, default: True
+        Whether to differentiate with respect to the first paths.
+    right_deriv : bool, default: False
+        Whether to differentiate with respect to the second paths.
     k_stack : array, shape (*batch, depth + 1, grid1, grid2), optional
         The result of `branched_sig_kernel_stack` for the same paths and options. With it nothing is solved for again.
         Not with `GaussLobatto`, which needs values that the stack does not hold.
@@ -75,7 +142,10 @@ def branched_sig_kernel_backprop(
 
     Raises
     ------
-    <errors>
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
 
     See Also
     --------
@@ -105,32 +175,62 @@ def branched_sig_kernel_backprop(
     >>> d_x.shape, d_y.shape
     ((5, 6, 2), (5, 6, 2))
     """
-    settings = gather(depth, dyadic_order, options)
+    spec, how = options_of(
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+        return_grid=return_grid,
+        log=log,
+        return_levels=return_levels,
+        rtol=rtol,
+    )
+    lengths = lengths1, lengths2
     left, right = _sides(left_deriv, right_deriv)
-    problem, batch = paired_problem(path1, path2, settings)
-    stack = _checked_stack(k_stack, problem, batch, settings)
-    derivs = _checked_derivs(derivs, problem, batch, settings)
-    problem = with_rule(problem, batch, settings)
-    d_path1, d_path2 = _gradients(problem, derivs, settings, left=left, right=right, k_stack=stack)
-    return _as_path(d_path1, path1, settings), _as_path(d_path2, path2, settings)
+    problem, batch = paired_problem(path1, path2, lengths, spec, how)
+    stack = _checked_stack(k_stack, problem, batch, spec)
+    derivs = _checked_derivs(derivs, problem, batch, spec)
+    problem = with_rule(problem, batch, spec)
+    d_path1, d_path2 = _gradients(problem, derivs, spec, left=left, right=right, k_stack=stack)
+    return _as_path(d_path1, path1, spec.transforms), _as_path(d_path2, path2, spec.transforms)
 
 
-@public(KernelOptions)
 def branched_sig_kernel_gram_backprop(
     derivs: Array,
-    path1: Array,
-    path2: Array | None,
+    path1: PathsT1,
+    path2: PathsT2 | None,
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    lengths1: Any = None,
+    lengths2: Any = None,
+    return_grid: bool = False,
+    normalize: bool | str = False,
+    log: bool = False,
+    order: int | None = None,
+    return_levels: bool = False,
+    check_finite: bool | None = None,
+    rtol: float | None = None,
     left_deriv: bool = True,
     right_deriv: bool = False,
     k_stack: Array | None = None,
     max_batch: int = -1,
     progress: bool | Callable[[int, int], None] = False,
     devices: Iterable[int] | None = None,
-    **options: Unpack[KernelOptions],
-) -> Gradients:
+) -> tuple[PathsT1 | None, PathsT2 | None]:
     """Gradients of a Gram matrix of branched signature kernels.
 
     Parameters
@@ -143,17 +243,72 @@ def branched_sig_kernel_gram_backprop(
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
-    <depth>
-    <dyadic_order>
-    <options>
-    <left_deriv>
-    <right_deriv>
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
+        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        takes 4 times the time.
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    lengths1 : array of int, shape (*batch1,), optional
+        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
+        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
+        beside a list of paths, whose lengths are its own.
+    lengths2 : array of int, shape (*batch2,), optional
+        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    return_grid : bool, default: False
+        The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
+        end of both paths.
+    normalize : bool or "dilation", default: False
+        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
+        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
+        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+    log : bool, default: False
+        The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+    return_levels : bool, default: False
+        With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
+        last axis.
+    check_finite : bool, optional
+        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
+        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
+        matrix are not warned of either. Gradients are never looked at.
+    rtol : float, optional
+        Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand
+        Gauss-Lobatto rules of orders 2, 3, ... are tried until two in a row differ by no more than this, and not by
+        chance. With `log`, logarithms below 1 in size may have this error itself; with `return_levels` errors are
+        relative to the largest sum of a pair. A gradient is that of the rule found.
+    left_deriv : bool, default: True
+        Whether to differentiate with respect to the first paths.
+    right_deriv : bool, default: False
+        Whether to differentiate with respect to the second paths.
     k_stack : array, shape (*batch1, *batch2, depth + 1, grid1, grid2), optional
         The result of `branched_sig_kernel_stack` for the paths of all pairs and the same options. With it nothing is
         solved for again. Not with `GaussLobatto`, which needs values that the stack does not hold.
-    <max_batch>
-    <progress>
-    <devices>
+    max_batch : int, default: -1
+        At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
+    progress : bool or callable, default: False
+        True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).
+    devices : sequence of int, optional
+        The CUDA devices that share the pairs among them, for paths that lie on one. The result lies where the paths do.
 
     Returns
     -------
@@ -165,7 +320,10 @@ def branched_sig_kernel_gram_backprop(
 
     Raises
     ------
-    <errors>
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
     ImportError
         If a bar is asked for and tqdm is not installed.
 
@@ -194,32 +352,66 @@ def branched_sig_kernel_gram_backprop(
     >>> bool(np.allclose(whole, left + right))
     True
     """
-    settings = gather(depth, dyadic_order, options)
+    spec, how = options_of(
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+        return_grid=return_grid,
+        log=log,
+        return_levels=return_levels,
+        rtol=rtol,
+        max_batch=max_batch,
+        progress=progress,
+        devices=devices,
+    )
+    lengths = lengths1, lengths2
     left, right = _sides(left_deriv, right_deriv)
     if path2 is None and right:
         raise ValueError(
             "right_deriv is True and path2 is None: the Gram matrix is a function of path1 alone, and left_deriv asks "
             "for its whole gradient. Leave right_deriv out, or pass path1 as path2 for the gradients of its two places"
         )
-    with reporting(progress) as report:
-        triangle = not settings.return_grid and k_stack is None
-        problem, batch = gram_problem(path1, path2, settings, max_batch, report, devices, triangle=triangle)
-        stack = _checked_stack(k_stack, problem, batch, settings)
-        derivs = _checked_derivs(derivs, problem, batch, settings)
-        problem = with_rule(problem, batch, settings)
+    with reporting(how.progress) as report:
+        triangle = not spec.return_grid and k_stack is None
+        problem, batch = gram_problem(path1, path2, lengths, spec, how, report, triangle=triangle)
+        stack = _checked_stack(k_stack, problem, batch, spec)
+        derivs = _checked_derivs(derivs, problem, batch, spec)
+        problem = with_rule(problem, batch, spec)
         total = left and path2 is None
-        d_path1, d_path2 = _gradients(problem, derivs, settings, left=left, right=right, total=total, k_stack=stack)
-    return _as_path(d_path1, path1, settings), _as_path(d_path2, path2, settings)
+        d_path1, d_path2 = _gradients(problem, derivs, spec, left=left, right=right, total=total, k_stack=stack)
+    return _as_path(d_path1, path1, spec.transforms), _as_path(d_path2, path2, spec.transforms)
 
 
-@public(KernelOptions)
 def branched_sig_kernel_vjp(
-    path1: Array,
-    path2: Array,
+    path1: Paths[ArrayT],
+    path2: Paths[ArrayT],
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
-    **options: Unpack[KernelOptions],
-) -> tuple[Array, Callable[[Array], Gradients]]:
+    *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    lengths1: Any = None,
+    lengths2: Any = None,
+    return_grid: bool = False,
+    normalize: bool | str = False,
+    log: bool = False,
+    order: int | None = None,
+    return_levels: bool = False,
+    check_finite: bool | None = None,
+    rtol: float | None = None,
+) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Branched signature kernels of pairs of paths, and the function that takes derivatives back to the paths.
 
     Parameters
@@ -228,9 +420,59 @@ def branched_sig_kernel_vjp(
         First paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     path2 : array, shape (*batch, length2, dimension)
         Second paths, with the library, dtype, device, batch shape and dimension of `path1`.
-    <depth>
-    <dyadic_order>
-    <options>
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
+        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        takes 4 times the time.
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    lengths1 : array of int, shape (*batch1,), optional
+        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
+        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
+        beside a list of paths, whose lengths are its own.
+    lengths2 : array of int, shape (*batch2,), optional
+        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    return_grid : bool, default: False
+        The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
+        end of both paths.
+    normalize : bool or "dilation", default: False
+        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
+        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
+        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+    log : bool, default: False
+        The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+    return_levels : bool, default: False
+        With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
+        last axis.
+    check_finite : bool, optional
+        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
+        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
+        matrix are not warned of either. Gradients are never looked at.
+    rtol : float, optional
+        Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand
+        Gauss-Lobatto rules of orders 2, 3, ... are tried until two in a row differ by no more than this, and not by
+        chance. With `log`, logarithms below 1 in size may have this error itself; with `return_levels` errors are
+        relative to the largest sum of a pair. A gradient is that of the rule found.
 
     Returns
     -------
@@ -243,7 +485,10 @@ def branched_sig_kernel_vjp(
 
     Raises
     ------
-    <errors>
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
     MemoryError
         If the grids would not fit in memory, before they are allocated.
 
@@ -270,30 +515,60 @@ def branched_sig_kernel_vjp(
     >>> bool(branchsig.branched_sig_kernel(x + 0.01 * d_x, y, depth=3) > value)
     True
     """
-    settings = gather(depth, dyadic_order, options)
-    problem, batch = paired_problem(path1, path2, settings)
-    value, solved = values(problem, batch, settings)
+    spec, how = options_of(
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+        return_grid=return_grid,
+        log=log,
+        return_levels=return_levels,
+        rtol=rtol,
+    )
+    lengths = lengths1, lengths2
+    problem, batch = paired_problem(path1, path2, lengths, spec, how)
+    value, solved = values(problem, batch, lengths, spec, how)
 
     def pullback(derivs: Array) -> Gradients:
-        checked = _checked_derivs(derivs, problem, batch, settings)
-        d_path1, d_path2 = _gradients(solved, checked, settings, left=True, right=True)
-        return _as_path(d_path1, path1, settings), _as_path(d_path2, path2, settings)
+        checked = _checked_derivs(derivs, problem, batch, spec)
+        d_path1, d_path2 = _gradients(solved, checked, spec, left=True, right=True)
+        return _as_path(d_path1, path1, spec.transforms), _as_path(d_path2, path2, spec.transforms)
 
     return value, pullback
 
 
-@public(KernelOptions)
 def branched_sig_kernel_gram_vjp(
-    path1: Array,
-    path2: Array | None,
+    path1: Paths[ArrayT],
+    path2: Paths[ArrayT] | None,
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    lengths1: Any = None,
+    lengths2: Any = None,
+    return_grid: bool = False,
+    normalize: bool | str = False,
+    log: bool = False,
+    order: int | None = None,
+    return_levels: bool = False,
+    check_finite: bool | None = None,
+    rtol: float | None = None,
     max_batch: int = -1,
     progress: bool | Callable[[int, int], None] = False,
     devices: Iterable[int] | None = None,
-    **options: Unpack[KernelOptions],
-) -> tuple[Array, Callable[[Array], Gradients]]:
+) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Gram matrix of branched signature kernels, and the function that takes derivatives back to the paths.
 
     Parameters
@@ -303,12 +578,65 @@ def branched_sig_kernel_gram_vjp(
     path2 : array, shape (*batch2, length2, dimension), or None
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
-    <depth>
-    <dyadic_order>
-    <options>
-    <max_batch>
-    <progress>
-    <devices>
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
+        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        takes 4 times the time.
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    lengths1 : array of int, shape (*batch1,), optional
+        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
+        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
+        beside a list of paths, whose lengths are its own.
+    lengths2 : array of int, shape (*batch2,), optional
+        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    return_grid : bool, default: False
+        The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
+        end of both paths.
+    normalize : bool or "dilation", default: False
+        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
+        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
+        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+    log : bool, default: False
+        The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+    return_levels : bool, default: False
+        With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
+        last axis.
+    check_finite : bool, optional
+        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
+        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
+        matrix are not warned of either. Gradients are never looked at.
+    rtol : float, optional
+        Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand
+        Gauss-Lobatto rules of orders 2, 3, ... are tried until two in a row differ by no more than this, and not by
+        chance. With `log`, logarithms below 1 in size may have this error itself; with `return_levels` errors are
+        relative to the largest sum of a pair. A gradient is that of the rule found.
+    max_batch : int, default: -1
+        At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
+    progress : bool or callable, default: False
+        True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).
+    devices : sequence of int, optional
+        The CUDA devices that share the pairs among them, for paths that lie on one. The result lies where the paths do.
 
     Returns
     -------
@@ -322,7 +650,10 @@ def branched_sig_kernel_gram_vjp(
 
     Raises
     ------
-    <errors>
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
     MemoryError
         If the grids would not fit in memory, before they are allocated.
     ImportError
@@ -350,19 +681,38 @@ def branched_sig_kernel_gram_vjp(
     >>> gradient.shape
     (4, 6, 2)
     """
-    settings = gather(depth, dyadic_order, options)
+    spec, how = options_of(
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+        return_grid=return_grid,
+        log=log,
+        return_levels=return_levels,
+        rtol=rtol,
+        max_batch=max_batch,
+        progress=progress,
+        devices=devices,
+    )
+    lengths = lengths1, lengths2
     total = path2 is None
-    with reporting(progress) as report:
-        triangle = not settings.return_grid
-        problem, batch = gram_problem(path1, path2, settings, max_batch, report, devices, triangle=triangle)
-        value, solved = values(problem, batch, settings)
+    with reporting(how.progress) as report:
+        problem, batch = gram_problem(path1, path2, lengths, spec, how, report, triangle=not spec.return_grid)
+        value, solved = values(problem, batch, lengths, spec, how)
 
     def pullback(derivs: Array) -> Gradients:
-        checked = _checked_derivs(derivs, problem, batch, settings)
-        with reporting(progress) as report:
+        checked = _checked_derivs(derivs, problem, batch, spec)
+        with reporting(how.progress) as report:
             again = dataclasses.replace(solved, progress=report)
-            d_path1, d_path2 = _gradients(again, checked, settings, left=True, right=not total, total=total)
-        return _as_path(d_path1, path1, settings), _as_path(d_path2, path2, settings)
+            d_path1, d_path2 = _gradients(again, checked, spec, left=True, right=not total, total=total)
+        return _as_path(d_path1, path1, spec.transforms), _as_path(d_path2, path2, spec.transforms)
 
     return value, pullback
 
@@ -371,35 +721,35 @@ def _sides(left_deriv: Any, right_deriv: Any) -> tuple[bool, bool]:
     return _validation.flag(left_deriv, "left_deriv"), _validation.flag(right_deriv, "right_deriv")
 
 
-def _checked_derivs(derivs: Any, problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array:
+def _checked_derivs(derivs: Any, problem: Problem, batch: tuple[int, ...], spec: Spec) -> Array:
     """Check derivatives of the result, and return them with one axis for every axis of pairs of the problem."""
-    shape = grid_shape(problem, batch) if settings.return_grid else batch
-    if settings.return_levels:
-        shape = (*shape, settings.order + 1)  # type: ignore[operator]
+    shape = grid_shape(problem, batch) if spec.return_grid else batch
+    if spec.return_levels:
+        shape = (*shape, problem.order + 1)  # type: ignore[operator]
     derivs = _validation.same_shape(derivs, "derivs", shape, problem.path1, "path1")
     _validation.values_at_hand(derivs, "derivs", problem.depth, problem.order, None)
     return _with_pairs(derivs, problem, batch)
 
 
-def _checked_stack(k_stack: Any, problem: Problem, batch: tuple[int, ...], settings: Settings) -> Array | None:
+def _checked_stack(k_stack: Any, problem: Problem, batch: tuple[int, ...], spec: Spec) -> Array | None:
     """Check a stack of grids, and return it with one axis for every axis of pairs of the problem."""
     if k_stack is None:
         return None
-    if settings.normalize:
+    if spec.normalize:
         raise ValueError(
-            f"normalize={settings.normalize!r} with k_stack: the stack holds no kernel of a path with itself. "
+            f"normalize={spec.normalize!r} with k_stack: the stack holds no kernel of a path with itself. "
             "Leave k_stack out, or differentiate without normalize"
         )
-    if settings.rtol is not None:
+    if spec.rtol is not None:
         raise ValueError(
-            f"rtol is {settings.rtol:g} with k_stack: a stack holds the values of one rule, and a tolerance finds the "
+            f"rtol is {spec.rtol:g} with k_stack: a stack holds the values of one rule, and a tolerance finds the "
             "rule by itself. Leave one of them out"
         )
     if problem.order is not None:
         raise ValueError("k_stack with order: a stack holds kernels by depth, not by order. Leave one of them out")
     if problem.quadrature.p > 1:
         raise ValueError(
-            f"k_stack with quadrature={settings.quadrature!r}: a stack holds values at the corners of the cells, and "
+            f"k_stack with quadrature={spec.quadrature!r}: a stack holds values at the corners of the cells, and "
             "this rule needs them at its inner nodes too. Leave k_stack out, or use Trapezoid() or LeftPoint()"
         )
     stack = _validation.same_shape(k_stack, "k_stack", stack_shape(problem, batch), problem.path1, "path1")
@@ -415,7 +765,7 @@ def _with_pairs(array: Array, problem: Problem, batch: tuple[int, ...]) -> Array
 def _gradients(
     problem: Problem,
     derivs: Array,
-    settings: Settings,
+    spec: Spec,
     *,
     left: bool,
     right: bool,
@@ -431,9 +781,9 @@ def _gradients(
         return None, None
     if problem.order is not None and problem.pairing == "symmetric":
         problem = dataclasses.replace(problem, pairing="gram")
-    if settings.normalize == "dilation":
+    if spec.normalize == "dilation":
         scaled = dilated(problem)
-        plain = dataclasses.replace(settings, normalize=False)
+        plain = dataclasses.replace(spec, normalize=False)
         # One stack with two lists of factors, for unequal dyadic orders, has a way back for each.
         apart = total and not scaled.problem.itself
         gradients = _gradients(
@@ -442,29 +792,29 @@ def _gradients(
         return sides(*scaled.adjoint(*gradients), total=apart)
     backend = backend_for(problem)
     with np.errstate(all="ignore"):
-        if settings.normalize:
-            return unit_kernel_backprop(backend, problem, derivs, log=settings.log, left=left, right=right, total=total)
-        if problem.order is not None and not settings.return_levels:
-            problem = dataclasses.replace(problem, purpose="log" if settings.log else "kernel")
-            derivs = _parts_derivs(backend, one_pass(problem, 0, 2), derivs, settings)
-            problem = one_pass(problem, 1, 2) if settings.log else problem
+        if spec.normalize:
+            return unit_kernel_backprop(backend, problem, derivs, log=spec.log, left=left, right=right, total=total)
+        if problem.order is not None and not spec.return_levels:
+            problem = dataclasses.replace(problem, purpose="log" if spec.log else "kernel")
+            derivs = _parts_derivs(backend, one_pass(problem, 0, 2), derivs, spec)
+            problem = one_pass(problem, 1, 2) if spec.log else problem
         if problem.pairing == "symmetric":
-            return _symmetric_gradients(backend, problem, derivs, settings, left=left, right=right, total=total)
+            return _symmetric_gradients(backend, problem, derivs, spec, left=left, right=right, total=total)
         d_path1, d_path2 = backend.gradients(
-            problem, derivs, wrt_log=settings.log, left=left, right=right or total, k_stack=k_stack
+            problem, derivs, wrt_log=spec.log, left=left, right=right or total, k_stack=k_stack
         )
     return sides(d_path1, d_path2, total=total)
 
 
-def _parts_derivs(backend: Backend, problem: Problem, derivs: Array, settings: Settings) -> Array:
+def _parts_derivs(backend: Backend, problem: Problem, derivs: Array, spec: Spec) -> Array:
     """Derivatives with respect to k_0..k_order, from those with respect to their sum or its logarithm."""
-    if settings.log:
-        return of_log_of_sum(derivs, problem, backend.parts(problem, grid=settings.return_grid))
+    if spec.log:
+        return of_log_of_sum(derivs, problem, backend.parts(problem, grid=spec.return_grid))
     return of_sum(derivs, problem)
 
 
 def _symmetric_gradients(
-    backend: Backend, problem: Problem, derivs: Array, settings: Settings, *, left: bool, right: bool, total: bool
+    backend: Backend, problem: Problem, derivs: Array, spec: Spec, *, left: bool, right: bool, total: bool
 ) -> Gradients:
     """Gradients of a symmetric Gram matrix.
 
@@ -478,7 +828,7 @@ def _symmetric_gradients(
 
     def gradient(weights: Array, index: int) -> Array:
         result, _ = backend.gradients(
-            one_pass(problem, index, passes), weights, wrt_log=settings.log, left=True, right=False
+            one_pass(problem, index, passes), weights, wrt_log=spec.log, left=True, right=False
         )
         return result
 
@@ -493,10 +843,10 @@ def _symmetric_gradients(
     )
 
 
-def _as_path(gradient: Array | None, path: Array, settings: Settings) -> Array | None:
+def _as_path(gradient: Array | None, path: Any, transforms: Transforms) -> Array | None:
     """Take a gradient through the transformations, back to the shape of the path."""
     if gradient is None:
         return None
-    if settings.time_aug or settings.lead_lag:
-        gradient = transformed_adjoint(gradient, settings.time_aug, settings.lead_lag)
+    if transforms:
+        gradient = transformed_adjoint(gradient, transforms)
     return as_given(gradient, path)

@@ -12,7 +12,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,10 @@ from array_api_compat import is_array_api_obj
 from branchsig import _inputs, _validation
 from branchsig._arrays import (
     Array,
+    ArrayT,
+    Paths,
+    PathsT1,
+    PathsT2,
     all_finite,
     as_numpy,
     count_true,
@@ -30,13 +34,15 @@ from branchsig._arrays import (
     lies_on_cpu,
     namespace_of,
 )
-from branchsig._options import MetricOptions, Settings, TwoSampleOptions, gather, public
-from branchsig._problems import as_given, samples_problem
+from branchsig._problems import Lengths, as_given, samples_problem
 from branchsig._warnings import warn
 from branchsig.backends import Problem
 from branchsig.dilation import Dilated, dilated
 from branchsig.kernel import less_one, what_happened
 from branchsig.kernel_backprop import _gradients
+from branchsig.quadrature import Quadrature
+from branchsig.spec import Execution, Spec, options_of
+from branchsig.static_kernels import StaticKernel
 from branchsig.transforms import transformed_adjoint
 
 __all__ = [
@@ -59,26 +65,75 @@ _ROUNDING = 64.0
 Gradients = tuple[Array | None, Array | None]
 
 
-@public(MetricOptions)
 def branched_sig_mmd(
-    sample1: Array,
-    sample2: Array,
+    sample1: Paths[ArrayT],
+    sample2: Paths[ArrayT],
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    lengths1: Any = None,
+    lengths2: Any = None,
+    normalize: bool | str = False,
+    order: int | None = None,
+    check_finite: bool | None = None,
     unbiased: bool = True,
-    **options: Unpack[MetricOptions],
-) -> Array:
+) -> ArrayT:
     r"""Squared maximum mean discrepancy of two samples of paths.
 
     Parameters
     ----------
-    <sample1>
-    <sample2>
-    <depth>
-    <dyadic_order>
-    <options>
-    <unbiased>
+    sample1 : array, shape (*batch1, length1, dimension)
+        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+    sample2 : array, shape (*batch2, length2, dimension)
+        Another sample, with the library, dtype, device and dimension of the first.
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
+        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        takes 4 times the time.
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    lengths1 : array of int, shape (*batch1,), optional
+        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
+        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
+        beside a list of paths, whose lengths are its own.
+    lengths2 : array of int, shape (*batch2,), optional
+        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    normalize : bool or "dilation", default: False
+        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
+        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
+        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+    check_finite : bool, optional
+        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
+        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
+        matrix are not warned of either. Gradients are never looked at.
+    unbiased : bool, default: True
+        Leave the kernels of paths with themselves out of the means over pairs of one sample.
 
     Returns
     -------
@@ -87,7 +142,10 @@ def branched_sig_mmd(
 
     Raises
     ------
-    <errors>
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
 
     Warns
     -----
@@ -114,7 +172,6 @@ def branched_sig_mmd(
     ----------
     .. [1] A. Gretton et al., "A kernel two-sample test", Journal of Machine Learning Research 13 (2012).
 
-
     Examples
     --------
     >>> import numpy as np
@@ -125,37 +182,102 @@ def branched_sig_mmd(
     >>> bool(branchsig.branched_sig_mmd(near, far, depth=3) > same)
     True
     """
-    settings = gather(depth, dyadic_order, options, MetricOptions)
-    return _Means(sample1, sample2, settings, unbiased, (1.0, 1.0)).value()
+    spec, how = options_of(
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+    )
+    lengths = lengths1, lengths2
+    result: ArrayT = _Means(sample1, sample2, lengths, spec, how, unbiased, (1.0, 1.0)).value()
+    return result
 
 
-@public(MetricOptions)
 def branched_sig_mmd_backprop(
     derivs: Array,
-    sample1: Array,
-    sample2: Array,
+    sample1: PathsT1,
+    sample2: PathsT2,
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    lengths1: Any = None,
+    lengths2: Any = None,
+    normalize: bool | str = False,
+    order: int | None = None,
+    check_finite: bool | None = None,
     unbiased: bool = True,
     left_deriv: bool = True,
     right_deriv: bool = False,
-    **options: Unpack[MetricOptions],
-) -> Gradients:
-    r"""Gradient of the squared maximum mean discrepancy of two samples of paths.
+) -> tuple[PathsT1 | None, PathsT2 | None]:
+    """Gradient of the squared maximum mean discrepancy of two samples of paths.
 
     Parameters
     ----------
     derivs : float or array, shape ()
         Derivative of a scalar with respect to the result of `branched_sig_mmd`.
-    <sample1>
-    <sample2>
-    <depth>
-    <dyadic_order>
-    <options>
-    <unbiased>
-    <left_deriv>
-    <right_deriv>
+    sample1 : array, shape (*batch1, length1, dimension)
+        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+    sample2 : array, shape (*batch2, length2, dimension)
+        Another sample, with the library, dtype, device and dimension of the first.
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
+        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        takes 4 times the time.
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    lengths1 : array of int, shape (*batch1,), optional
+        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
+        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
+        beside a list of paths, whose lengths are its own.
+    lengths2 : array of int, shape (*batch2,), optional
+        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    normalize : bool or "dilation", default: False
+        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
+        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
+        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+    check_finite : bool, optional
+        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
+        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
+        matrix are not warned of either. Gradients are never looked at.
+    unbiased : bool, default: True
+        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+    left_deriv : bool, default: True
+        Whether to differentiate with respect to the first paths.
+    right_deriv : bool, default: False
+        Whether to differentiate with respect to the second paths.
 
     Returns
     -------
@@ -164,7 +286,10 @@ def branched_sig_mmd_backprop(
 
     Raises
     ------
-    <errors>
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
 
     See Also
     --------
@@ -173,7 +298,6 @@ def branched_sig_mmd_backprop(
     Notes
     -----
     The mean of the gradients of the kernels, with the signs of the terms; no Gram matrix is stored.
-
 
     Examples
     --------
@@ -186,21 +310,43 @@ def branched_sig_mmd_backprop(
     >>> bool(after < before)
     True
     """
-    settings = gather(depth, dyadic_order, options, MetricOptions)
-    return _Means(sample1, sample2, settings, unbiased, (1.0, 1.0), derivs).backprop(left_deriv, right_deriv)
+    spec, how = options_of(
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+    )
+    lengths = lengths1, lengths2
+    return _Means(sample1, sample2, lengths, spec, how, unbiased, (1.0, 1.0), derivs).backprop(left_deriv, right_deriv)
 
 
-@public(MetricOptions)
 def branched_sig_score(
-    sample: Array,
-    y: Array,
+    sample: Paths[ArrayT],
+    y: Paths[ArrayT],
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    lengths1: Any = None,
+    lengths2: Any = None,
+    normalize: bool | str = False,
+    order: int | None = None,
+    check_finite: bool | None = None,
     lam: float = 1.0,
     unbiased: bool = True,
-    **options: Unpack[MetricOptions],
-) -> Array:
+) -> ArrayT:
     r"""Kernel scores of a sample of paths as a forecast of observed paths.
 
     Parameters
@@ -209,12 +355,50 @@ def branched_sig_score(
         A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
-    <depth>
-    <dyadic_order>
-    <options>
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
+        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        takes 4 times the time.
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    lengths1 : array of int, shape (*batch1,), optional
+        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
+        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
+        beside a list of paths, whose lengths are its own.
+    lengths2 : array of int, shape (*batch2,), optional
+        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    normalize : bool or "dilation", default: False
+        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
+        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
+        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+    check_finite : bool, optional
+        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
+        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
+        matrix are not warned of either. Gradients are never looked at.
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample`.
-    <unbiased>
+    unbiased : bool, default: True
+        Leave the kernels of paths with themselves out of the means over pairs of one sample.
 
     Returns
     -------
@@ -223,7 +407,10 @@ def branched_sig_score(
 
     Raises
     ------
-    <errors>
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
 
     Warns
     -----
@@ -246,7 +433,6 @@ def branched_sig_score(
     .. [1] T. Gneiting and A. E. Raftery, "Strictly proper scoring rules, prediction, and estimation", Journal of the
        American Statistical Association 102 (2007).
 
-
     Examples
     --------
     >>> import numpy as np
@@ -256,25 +442,48 @@ def branched_sig_score(
     >>> branchsig.branched_sig_score(near, far[:5], depth=3).shape
     (5,)
     """
-    settings = gather(depth, dyadic_order, options, MetricOptions)
-    return _Means(sample, y, settings, unbiased, (_factor(lam), 0.0), each=True).value()
+    spec, how = options_of(
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+    )
+    lengths = lengths1, lengths2
+    result: ArrayT = _Means(sample, y, lengths, spec, how, unbiased, (_factor(lam), 0.0), each=True).value()
+    return result
 
 
-@public(MetricOptions)
 def branched_sig_score_backprop(
     derivs: Array,
-    sample: Array,
-    y: Array,
+    sample: PathsT1,
+    y: PathsT2,
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    lengths1: Any = None,
+    lengths2: Any = None,
+    normalize: bool | str = False,
+    order: int | None = None,
+    check_finite: bool | None = None,
     lam: float = 1.0,
     unbiased: bool = True,
     left_deriv: bool = True,
     right_deriv: bool = False,
-    **options: Unpack[MetricOptions],
-) -> Gradients:
-    r"""Gradients of kernel scores.
+) -> tuple[PathsT1 | None, PathsT2 | None]:
+    """Gradients of kernel scores.
 
     Parameters
     ----------
@@ -284,14 +493,54 @@ def branched_sig_score_backprop(
         A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
-    <depth>
-    <dyadic_order>
-    <options>
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
+        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        takes 4 times the time.
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    lengths1 : array of int, shape (*batch1,), optional
+        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
+        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
+        beside a list of paths, whose lengths are its own.
+    lengths2 : array of int, shape (*batch2,), optional
+        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    normalize : bool or "dilation", default: False
+        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
+        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
+        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+    check_finite : bool, optional
+        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
+        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
+        matrix are not warned of either. Gradients are never looked at.
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample`.
-    <unbiased>
-    <left_deriv>
-    <right_deriv>
+    unbiased : bool, default: True
+        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+    left_deriv : bool, default: True
+        Whether to differentiate with respect to the first paths.
+    right_deriv : bool, default: False
+        Whether to differentiate with respect to the second paths.
 
     Returns
     -------
@@ -300,7 +549,10 @@ def branched_sig_score_backprop(
 
     Raises
     ------
-    <errors>
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
 
     See Also
     --------
@@ -309,7 +561,6 @@ def branched_sig_score_backprop(
     Notes
     -----
     The mean of the gradients of the kernels, with the weights of the terms; no Gram matrix is stored.
-
 
     Examples
     --------
@@ -321,34 +572,96 @@ def branched_sig_score_backprop(
     >>> d_sample.shape
     (20, 10, 2)
     """
-    settings = gather(depth, dyadic_order, options, MetricOptions)
-    means = _Means(sample, y, settings, unbiased, (_factor(lam), 0.0), derivs, each=True)
+    spec, how = options_of(
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+    )
+    lengths = lengths1, lengths2
+    means = _Means(sample, y, lengths, spec, how, unbiased, (_factor(lam), 0.0), derivs, each=True)
     return means.backprop(left_deriv, right_deriv)
 
 
-@public(MetricOptions)
 def expected_branched_sig_score(
-    sample1: Array,
-    sample2: Array,
+    sample1: Paths[ArrayT],
+    sample2: Paths[ArrayT],
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    lengths1: Any = None,
+    lengths2: Any = None,
+    normalize: bool | str = False,
+    order: int | None = None,
+    check_finite: bool | None = None,
     lam: float = 1.0,
     unbiased: bool = True,
-    **options: Unpack[MetricOptions],
-) -> Array:
-    r"""Mean kernel score of a sample of paths as a forecast of another sample.
+) -> ArrayT:
+    """Mean kernel score of a sample of paths as a forecast of another sample.
 
     Parameters
     ----------
-    <sample1>
-    <sample2>
-    <depth>
-    <dyadic_order>
-    <options>
+    sample1 : array, shape (*batch1, length1, dimension)
+        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+    sample2 : array, shape (*batch2, length2, dimension)
+        Another sample, with the library, dtype, device and dimension of the first.
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
+        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        takes 4 times the time.
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    lengths1 : array of int, shape (*batch1,), optional
+        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
+        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
+        beside a list of paths, whose lengths are its own.
+    lengths2 : array of int, shape (*batch2,), optional
+        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    normalize : bool or "dilation", default: False
+        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
+        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
+        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+    check_finite : bool, optional
+        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
+        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
+        matrix are not warned of either. Gradients are never looked at.
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample1`.
-    <unbiased>
+    unbiased : bool, default: True
+        Leave the kernels of paths with themselves out of the means over pairs of one sample.
 
     Returns
     -------
@@ -357,7 +670,10 @@ def expected_branched_sig_score(
 
     Raises
     ------
-    <errors>
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
 
     Warns
     -----
@@ -373,7 +689,6 @@ def expected_branched_sig_score(
     -----
     The mean of `branched_sig_score` over the paths of `sample2`.
 
-
     Examples
     --------
     >>> import numpy as np
@@ -384,40 +699,105 @@ def expected_branched_sig_score(
     >>> bool(np.isclose(branchsig.expected_branched_sig_score(near, far, depth=3), scores.mean()))
     True
     """
-    settings = gather(depth, dyadic_order, options, MetricOptions)
-    return _Means(sample1, sample2, settings, unbiased, (_factor(lam), 0.0)).value()
+    spec, how = options_of(
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+    )
+    lengths = lengths1, lengths2
+    result: ArrayT = _Means(sample1, sample2, lengths, spec, how, unbiased, (_factor(lam), 0.0)).value()
+    return result
 
 
-@public(MetricOptions)
 def expected_branched_sig_score_backprop(
     derivs: Array,
-    sample1: Array,
-    sample2: Array,
+    sample1: PathsT1,
+    sample2: PathsT2,
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    lengths1: Any = None,
+    lengths2: Any = None,
+    normalize: bool | str = False,
+    order: int | None = None,
+    check_finite: bool | None = None,
     lam: float = 1.0,
     unbiased: bool = True,
     left_deriv: bool = True,
     right_deriv: bool = False,
-    **options: Unpack[MetricOptions],
-) -> Gradients:
-    r"""Gradient of the mean kernel score of a sample of paths.
+) -> tuple[PathsT1 | None, PathsT2 | None]:
+    """Gradient of the mean kernel score of a sample of paths.
 
     Parameters
     ----------
     derivs : float or array, shape ()
         Derivative of a scalar with respect to the result of `expected_branched_sig_score`.
-    <sample1>
-    <sample2>
-    <depth>
-    <dyadic_order>
-    <options>
+    sample1 : array, shape (*batch1, length1, dimension)
+        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+    sample2 : array, shape (*batch2, length2, dimension)
+        Another sample, with the library, dtype, device and dimension of the first.
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
+        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
+        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        takes 4 times the time.
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    lengths1 : array of int, shape (*batch1,), optional
+        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
+        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
+        beside a list of paths, whose lengths are its own.
+    lengths2 : array of int, shape (*batch2,), optional
+        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    normalize : bool or "dilation", default: False
+        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
+        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
+        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+    check_finite : bool, optional
+        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
+        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
+        matrix are not warned of either. Gradients are never looked at.
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample1`.
-    <unbiased>
-    <left_deriv>
-    <right_deriv>
+    unbiased : bool, default: True
+        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+    left_deriv : bool, default: True
+        Whether to differentiate with respect to the first paths.
+    right_deriv : bool, default: False
+        Whether to differentiate with respect to the second paths.
 
     Returns
     -------
@@ -426,7 +806,10 @@ def expected_branched_sig_score_backprop(
 
     Raises
     ------
-    <errors>
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
 
     See Also
     --------
@@ -435,7 +818,6 @@ def expected_branched_sig_score_backprop(
     Notes
     -----
     The mean of the gradients of the kernels, with the weights of the terms; no Gram matrix is stored.
-
 
     Examples
     --------
@@ -449,8 +831,21 @@ def expected_branched_sig_score_backprop(
     >>> d_near.shape, d_far.shape
     ((20, 10, 2), (20, 10, 2))
     """
-    settings = gather(depth, dyadic_order, options, MetricOptions)
-    means = _Means(sample1, sample2, settings, unbiased, (_factor(lam), 0.0), derivs)
+    spec, how = options_of(
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+    )
+    lengths = lengths1, lengths2
+    means = _Means(sample1, sample2, lengths, spec, how, unbiased, (_factor(lam), 0.0), derivs)
     return means.backprop(left_deriv, right_deriv)
 
 
@@ -479,29 +874,69 @@ class TwoSampleTest(NamedTuple):
     p_value: float
 
 
-@public(TwoSampleOptions)
 def branched_sig_mmd_test(
-    sample1: Array,
-    sample2: Array,
+    sample1: Paths[ArrayT],
+    sample2: Paths[ArrayT],
     depth: float | None = None,
     dyadic_order: int | tuple[int, int] = 0,
     *,
+    static_kernel: StaticKernel | None = None,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    n_jobs: int | None = 1,
+    quadrature: Quadrature | str = "trapezoid",
+    lengths1: Any = None,
+    lengths2: Any = None,
+    order: int | None = None,
+    check_finite: bool | None = None,
     normalize: bool | str = "dilation",
     permutations: int = 1000,
     seed: int | np.random.Generator | None = None,
-    **options: Unpack[TwoSampleOptions],
 ) -> TwoSampleTest:
     r"""Test whether two samples of paths come from one distribution, by permutations of the discrepancy.
 
     Parameters
     ----------
-    <sample1>
-    <sample2>
-    <depth>
+    sample1 : array, shape (*batch1, length1, dimension)
+        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+    sample2 : array, shape (*batch2, length2, dimension)
+        Another sample, with the library, dtype, device and dimension of the first.
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
+        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells.
         One order for both samples, whose paths are regrouped.
-    <options>
+    static_kernel : StaticKernel, optional
+        Kernel on the space the paths live in; `None` is the linear kernel.
+    time_aug : bool, default: False
+        Append time as the last channel of the paths, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace the paths by their lead-lag transforms, of ``2 * length - 1`` points and twice the channels,
+        before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
+        it.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
+        ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
+    lengths1 : array of int, shape (*batch1,), optional
+        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
+        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
+        beside a list of paths, whose lengths are its own.
+    lengths2 : array of int, shape (*batch2,), optional
+        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    order : int, optional
+        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
+        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+    check_finite : bool, optional
+        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
+        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
+        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
+        matrix are not warned of either. Gradients are never looked at.
     normalize : bool or "dilation", default: "dilation"
         ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by `dilation`, so
         that no path decides the result alone. True: kernels are divided by the norms of their paths. False: the kernel
@@ -521,7 +956,10 @@ def branched_sig_mmd_test(
 
     Raises
     ------
-    <errors>
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
 
     Warns
     -----
@@ -558,15 +996,28 @@ def branched_sig_mmd_test(
     if count < 1:
         raise ValueError(f"permutations is {permutations}: expected an integer >= 1")
     rng = np.random.default_rng(seed)
-    settings = gather(depth, dyadic_order, {"normalize": normalize, **options}, MetricOptions)
-    if settings.dyadic_order[0] != settings.dyadic_order[1]:
+    if check_finite is None:
+        check_finite = True  # the host waits for the kernels in any case
+    spec, how = options_of(
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+    )
+    lengths = lengths1, lengths2
+    if spec.dyadic_order[0] != spec.dyadic_order[1]:
         raise ValueError(
             f"dyadic_order is {dyadic_order!r}: expected one order for both samples, whose paths the test regroups; "
             "give the larger one"
         )
-    if settings.check_finite is None:
-        settings.check_finite = True  # the host waits for the kernels in any case
-    means = _Means(sample1, sample2, settings, None, (1.0, 1.0))
+    means = _Means(sample1, sample2, lengths, spec, how, None, (1.0, 1.0))
     gram = means.gram()
     if not np.isfinite(gram).all():
         return TwoSampleTest(math.nan, math.nan)
@@ -652,7 +1103,9 @@ class _Means:
         self,
         first: Any,
         second: Any,
-        settings: Settings,
+        lengths: Lengths,
+        spec: Spec,
+        how: Execution,
         unbiased: Any,
         within: tuple[float, float],
         derivs: Any = None,
@@ -661,10 +1114,11 @@ class _Means:
     ) -> None:
         self.unbiased = unbiased is None or _validation.flag(unbiased, "unbiased")
         self.paths = (first, second)
-        self.settings = self.plain = settings
+        self.spec = self.plain = spec
+        self.how = how
         names = ("sample", "y") if each else ("sample1", "sample2")
         here = isinstance(derivs, np.generic) or not is_array_api_obj(derivs) or as_numpy(derivs) is not None
-        self.problem, self.given = samples_problem(first, second, names, settings, single=each, here=here)
+        self.problem, self.given = samples_problem(first, second, names, lengths, spec, how, single=each, here=here)
         self.undilated = self.problem
         self.derivs = derivs
         self.sizes = (self.problem.path1.shape[0], self.problem.path2.shape[0])
@@ -673,8 +1127,8 @@ class _Means:
         self.constant = sum(within) - 2.0
         self.each = each
         self.dilated: Dilated | None = None
-        if settings.normalize == "dilation":
-            self.plain = dataclasses.replace(settings, normalize=False)
+        if spec.normalize == "dilation":
+            self.plain = dataclasses.replace(spec, normalize=False)
             self.dilated = dilated(self.problem)
             self.problem = self.dilated.problem
         self.kernels = self.overflowed = self.undefined = 0
@@ -727,7 +1181,7 @@ class _Means:
         copies = 2 if within and rows != columns else 1
         left_out = values.shape[0] if within and rows == columns and self.unbiased else 0
         self.kernels += copies * math.prod(values.shape) - left_out
-        checked = self.settings.check_finite
+        checked = self.how.check_finite
         # To look at the values of a CUDA device the host waits for it; those of a traced array are not there yet.
         if checked is False or not (checked or lies_on_cpu(values)) or all_finite(values):
             return
@@ -794,14 +1248,14 @@ class _Means:
 
     def _warn(self, result: Array) -> None:
         """Warn once of all that is to be warned of: the axes of the samples, NaN in them, and overflow."""
-        checked = self.settings.check_finite
+        checked = self.how.check_finite
         if checked is False:
             return
         sentences = [_inputs.axis_order(*self.given)]
         if checked or self.not_finite:
             sentences += [_inputs.not_finite(given) for given in self.given]
         if self.overflowed:
-            what = what_happened(self.problem, self.settings, self.overflowed, self.undefined)
+            what = what_happened(self.problem, self.spec, self.overflowed, self.undefined)
             sentences.append(f"{self.overflowed} of the {self.kernels} kernels that the result takes {what}")
         elif not self.not_finite and (checked or lies_on_cpu(result)) and not all_finite(result):
             sentences.append(f"the result is beyond the range of {result.dtype}, though all kernels are finite")
@@ -843,9 +1297,8 @@ class _Means:
         """Take a gradient through the transformations, back to the shape and the library of the sample."""
         if gradient is None:
             return None
-        settings = self.settings
-        if settings.time_aug or settings.lead_lag:
-            gradient = transformed_adjoint(gradient, settings.time_aug, settings.lead_lag)
+        if self.spec.transforms:
+            gradient = transformed_adjoint(gradient, self.spec.transforms)
         return as_given(self._given_back(gradient), self.paths[side])
 
     def _within_backprop(self, side: int, weight: Array, sums: _Sums) -> None:

@@ -6,21 +6,22 @@ to the latter come in and those with respect to the former go out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from branchsig import _validation
-from branchsig._arrays import Array, contiguous, device_of, namespace_of
+from branchsig._arrays import Array, ArrayT, Indexable, PathsT1, contiguous, device_of, namespace_of
+from branchsig.spec import Transforms
 
 __all__ = ["pad_paths", "transform_path", "transform_path_backprop"]
 
 
 def transform_path(
-    path: Array, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int | None = 1
-) -> Array:
+    path: PathsT1, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int | None = 1
+) -> PathsT1:
     r"""Append time to paths, and apply the lead-lag transform.
 
     Parameters
@@ -73,22 +74,29 @@ def transform_path(
            [2.  , 4.  , 0.75],
            [4.  , 4.  , 1.  ]])
     """
-    time_aug, lead_lag, end_time = _checked(time_aug, lead_lag, end_time, n_jobs)
-    if _validation.is_ragged(path):
-        _validation.ragged_paths(path, "path")
-        return [transform_path(one, time_aug=time_aug, lead_lag=lead_lag, end_time=end_time) for one in path]
+    result: PathsT1 = _each(path, "path", _transformed_path, _checked(time_aug, lead_lag, end_time, n_jobs))
+    return result
+
+
+def _each(paths: Any, name: str, function: Callable[[Array, Transforms], Array], transforms: Transforms) -> Any:
+    """Call a function for an array, or for every array of a list."""
+    if _validation.is_ragged(paths):
+        _validation.ragged_paths(paths, name)
+        return [function(one, transforms) for one in paths]
+    return function(paths, transforms)
+
+
+def _transformed_path(path: Array, transforms: Transforms) -> Array:
     _validation.single_path(path)
     path = contiguous(path)
-    if time_aug:
-        _validation.end_time_in_range(end_time, path)
-    if time_aug or lead_lag:
-        return transformed(path, time_aug, lead_lag, end_time)
-    return namespace_of(path).asarray(path, copy=True)
+    if transforms.time_aug:
+        _validation.end_time_in_range(transforms.end_time, path)
+    return transformed(path, transforms) if transforms else namespace_of(path).asarray(path, copy=True)
 
 
 def transform_path_backprop(
-    derivs: Array, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int | None = 1
-) -> Array:
+    derivs: PathsT1, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int | None = 1
+) -> PathsT1:
     """Take derivatives with respect to transformed paths back to the paths.
 
     Parameters
@@ -134,10 +142,12 @@ def transform_path_backprop(
            [4.],
            [3.]])
     """
-    time_aug, lead_lag, end_time = _checked(time_aug, lead_lag, end_time, n_jobs)
-    if _validation.is_ragged(derivs):
-        _validation.ragged_paths(derivs, "derivs")
-        return [transform_path_backprop(one, time_aug=time_aug, lead_lag=lead_lag) for one in derivs]
+    result: PathsT1 = _each(derivs, "derivs", _path_derivs, _checked(time_aug, lead_lag, end_time, n_jobs))
+    return result
+
+
+def _path_derivs(derivs: Array, transforms: Transforms) -> Array:
+    time_aug, lead_lag = transforms.time_aug, transforms.lead_lag
     _validation.single_path(derivs, "derivs")
     length, channels = derivs.shape[-2], derivs.shape[-1] - int(time_aug)
     if channels == 0 or (lead_lag and (channels % 2 or length % 2 == 0)):
@@ -147,12 +157,10 @@ def transform_path_backprop(
             f"that of a path after transform_path(time_aug={time_aug}, lead_lag={lead_lag})"
         )
     derivs = contiguous(derivs)
-    if time_aug or lead_lag:
-        return transformed_adjoint(derivs, time_aug, lead_lag)
-    return namespace_of(derivs).asarray(derivs, copy=True)
+    return transformed_adjoint(derivs, transforms) if transforms else namespace_of(derivs).asarray(derivs, copy=True)
 
 
-def pad_paths(paths: Sequence[Array]) -> tuple[Array, Array]:
+def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
     """Stack paths of different lengths, each padded with its last point.
 
     Parameters
@@ -204,33 +212,24 @@ def padded(paths: Sequence[Array]) -> Array:
     return xp.stack([xp.take(path, xp.clip(points, max=path.shape[0] - 1), axis=0) for path in paths], axis=0)
 
 
-def _checked(time_aug: Any, lead_lag: Any, end_time: Any, n_jobs: Any) -> tuple[bool, bool, float]:
+def _checked(time_aug: Any, lead_lag: Any, end_time: Any, n_jobs: Any) -> Transforms:
     _validation.n_jobs(n_jobs)
-    time_aug, lead_lag = _validation.flag(time_aug, "time_aug"), _validation.flag(lead_lag, "lead_lag")
-    end_time = _validation.end_time(end_time)
-    _validation.end_time_is_used(end_time, time_aug)
-    return time_aug, lead_lag, end_time
+    return Transforms(time_aug, lead_lag, end_time)
 
 
-def transformed(
-    path: Array,
-    time_aug: bool,
-    lead_lag: bool,
-    end_time: float,
-    lengths: npt.NDArray[np.int64] | None = None,
-) -> Array:
+def transformed(path: Array, transforms: Transforms, lengths: npt.NDArray[np.int64] | None = None) -> Array:
     """Return a checked path with the transformations applied, lead-lag first.
 
     Padded paths (paths, length, dimension) come with their valid lengths, and with the last valid point in the place of
     the padded ones; so they go out, time included.
     """
-    xp = namespace_of(path)
+    xp, lead_lag, end_time = namespace_of(path), transforms.lead_lag, transforms.end_time
     if lead_lag:
         index = xp.arange(2 * path.shape[-2] - 1, device=device_of(path))
         lag = xp.take(path, index // 2, axis=-2)
         lead = xp.take(path, (index + 1) // 2, axis=-2)
         path = xp.concat([lag, lead], axis=-1)
-    if time_aug:
+    if transforms.time_aug:
         length = path.shape[-2]
         like = {"dtype": path.dtype, "device": device_of(path)}
         if lengths is None:
@@ -249,11 +248,11 @@ def _times(lengths: npt.NDArray[np.int64], length: int, end_time: float) -> npt.
     return time
 
 
-def transformed_adjoint(derivs: Array, time_aug: bool, lead_lag: bool) -> Array:
+def transformed_adjoint(derivs: Array, transforms: Transforms) -> Array:
     """Return the adjoint of `transformed`, applied to checked derivatives."""
     xp = namespace_of(derivs)
-    channels = derivs.shape[-1] - int(time_aug)
-    if not lead_lag:
+    channels = derivs.shape[-1] - int(transforms.time_aug)
+    if not transforms.lead_lag:
         return xp.asarray(derivs[..., :channels], copy=True)
     lag, lead = derivs[..., : channels // 2], derivs[..., channels // 2 : channels]
     zero = xp.zeros((*lag.shape[:-2], 1, channels // 2), dtype=derivs.dtype, device=device_of(derivs))

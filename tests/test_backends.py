@@ -16,9 +16,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import branchsig
-from branchsig._options import gather
 from branchsig._problems import paired_problem
 from branchsig.quadrature import BY_NAME
+from branchsig.spec import Execution, Spec, Truncation
 from branchsig.static_kernels import DilatedKernel, is_linear
 
 KERNELS = [*STATIC_KERNELS, "quartic"]
@@ -461,5 +461,7 @@ def test_public_functions_agree_between_core_and_reference(
 @pytest.mark.parametrize("return_grid", [False, True])
 def test_logarithms_of_values_are_not_asked_for_as_those_of_grids(return_grid):
     x = np.zeros((2, 3, 1))
-    arguments, _ = paired_problem(x, x, gather(3, 0, {"log": True, "return_grid": return_grid}))
+    arguments, _ = paired_problem(
+        x, x, (None, None), Spec(Truncation(3), log=True, return_grid=return_grid), Execution()
+    )
     assert arguments.log_grid is return_grid

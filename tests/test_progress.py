@@ -9,8 +9,8 @@ from cases import walk
 
 import branchsig
 from branchsig._accuracy import refined
-from branchsig._options import Settings
 from branchsig._problems import gram_problem
+from branchsig.spec import Execution, Spec, Truncation
 
 OPTIONS = {
     "plain": {},
@@ -92,15 +92,17 @@ def test_an_interruption_in_the_callable_reaches_the_caller(backend, options, rn
 
 def test_a_search_for_a_rule_that_takes_every_order_stays_within_the_end(rng):
     x, reports = walk(rng, 3, 3, 1, size=6.0), []
-    settings = Settings(3, (0, 0), rtol=1e-14)
-    problem, _ = gram_problem(x, None, settings, -1, lambda *report: reports.append(report), None, triangle=True)
+    spec = Spec(Truncation(3), rtol=1e-14)
+    problem, _ = gram_problem(
+        x, None, (None, None), spec, Execution(), lambda *report: reports.append(report), triangle=True
+    )
 
     def solve(tried):
         tried.progress(3, 6)
         tried.progress(6, 6)
         return np.full((3, 3), float(tried.quadrature.p))  # never two that agree
 
-    _, found, complaint = refined(problem, settings, solve)
+    _, found, complaint = refined(problem, spec, solve)
     assert found.quadrature.p == 8
     assert "was not reached" in complaint
     is_progress(reports, 6)

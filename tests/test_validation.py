@@ -230,7 +230,7 @@ def test_the_dyadic_order_may_be_a_list_or_of_numpy_integers(x, y):
             "static_kernel is the class RBFKernel: expected an instance",
         ),
         ({"static_kernel": lambda ctx, x, y: x}, TypeError, r"expected None or an instance of a subclass"),
-        ({"static_kernl": None}, TypeError, "unexpected keyword argument 'static_kernl'.*did you mean 'static_kernel'"),
+        ({"static_kernl": None}, TypeError, "unexpected keyword argument 'static_kernl'"),
     ],
     ids=in_words,
 )
@@ -290,11 +290,12 @@ def test_functions_of_pairs_have_no_options_of_gram_matrices(option, x, y):
 
 
 def test_threads_are_counted_as_joblib_counts_them():
-    cores = _validation.n_jobs(-1)
+    cores = _validation.threads(-1)
     assert cores >= 1
-    assert _validation.n_jobs(-2) == max(1, cores - 1)
-    assert _validation.n_jobs(-1000) == 1
-    assert _validation.n_jobs(np.int64(3)) == 3
+    assert _validation.threads(-2) == max(1, cores - 1)
+    assert _validation.threads(-1000) == 1
+    assert _validation.threads(3) == 3
+    assert [_validation.n_jobs(given) for given in (None, np.int64(3), -2)] == [1, 3, -2]
 
 
 # Static kernels
@@ -783,18 +784,3 @@ def test_a_bar_without_tqdm_names_the_remedy(monkeypatch, x):
     monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
     with pytest.raises(ImportError, match="progress=True needs tqdm: install it with 'pip install tqdm'"):
         branchsig.branched_sig_kernel_gram(x, None, 2, progress=True)
-
-
-@pytest.mark.parametrize(
-    ("function", "misspelt", "meant"),
-    [
-        (branchsig.branched_sig_kernel_gram, "max_bach", "max_batch"),
-        (branchsig.branched_sig_mmd, "unbiase", "unbiased"),
-        (branchsig.branched_sig_score, "lamb", "lam"),
-    ],
-    ids=["gram", "mmd", "score"],
-)
-def test_a_misspelt_option_of_one_function_is_found(function, misspelt, meant):
-    x = np.zeros((2, 4, 2))
-    with pytest.raises(TypeError, match=f"expected one of .*{meant}.*; did you mean '{meant}'"):
-        function(x, x, 3, **{misspelt: 2})

@@ -1,0 +1,305 @@
+"""What is computed, and how: the options of the public functions as two values.
+
+A `Spec` says what is computed and decides the result; an `Execution` says how, and never changes a value. Both are
+frozen, hashable, comparable and can be pickled, so that they may be keys. Every check that needs no array is made when
+one of them is, those of options that exclude each other among them. Paths and their lengths are operands: they are
+passed beside.
+
+A public function hands its options to `options_of`, which makes both once for all calls with the same options.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from branchsig import _validation
+from branchsig._validation import Progress
+from branchsig.quadrature import TRAPEZOID, Quadrature
+from branchsig.static_kernels import LINEAR, StaticKernel, is_built_in
+
+__all__ = ["Execution", "Spec", "Transforms", "Truncation"]
+
+_KEPT = 256
+"""Number of values that are kept for further calls."""
+
+
+class _Value:
+    """A frozen value, whose `repr` shows what differs from the defaults and evaluates to an equal value."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        fields = [(field, getattr(self, field.name)) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        shown = [f"{field.name}={value!r}" for field, value in fields if value != field.default]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _set(self, **checked: Any) -> None:
+        """Set fields to what the checks have made of them."""
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class Truncation(_Value):
+    """The forests that a kernel is a sum over: those of a depth, those of a number of nodes, or all.
+
+    Parameters
+    ----------
+    depth : int or math.inf, default: math.inf
+        Largest depth of the trees; `math.inf` for no bound. One that `order` implies is kept as no bound.
+    order : int, optional
+        Largest number of nodes of a forest; None for no bound.
+    """
+
+    depth: float = math.inf
+    order: int | None = None
+
+    def __post_init__(self) -> None:
+        depth, order = _validation.depth(self.depth), _validation.order(self.order)
+        if order is not None:
+            if depth < order:
+                raise ValueError(
+                    f"depth is {depth} and order is {order}: trees of {order} nodes may be as deep as that; give "
+                    "depth=math.inf, or a depth of at least the order"
+                )
+            depth = math.inf
+        self._set(depth=depth, order=order)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class Transforms(_Value):
+    """What is done to paths before their kernels are computed; true if anything is."""
+
+    time_aug: bool = False
+    lead_lag: bool = False
+    end_time: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._set(
+            time_aug=_validation.flag(self.time_aug, "time_aug"),
+            lead_lag=_validation.flag(self.lead_lag, "lead_lag"),
+            end_time=_validation.end_time(self.end_time),
+        )
+        _validation.end_time_is_used(self.end_time, self.time_aug)
+
+    def __bool__(self) -> bool:
+        return self.time_aug or self.lead_lag
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class Spec(_Value):
+    """What is computed. Fields have the names, meanings and defaults of the options of the public functions.
+
+    Hashable where the static kernel is, and equal to another one where all fields are.
+    """
+
+    truncation: Truncation
+    dyadic_order: tuple[int, int] = (0, 0)
+    static_kernel: StaticKernel = LINEAR
+    quadrature: Quadrature = TRAPEZOID
+    transforms: Transforms = Transforms()
+    normalize: bool | str = False
+    return_grid: bool = False
+    return_levels: bool = False
+    log: bool = False
+    rtol: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, wanted in (("truncation", Truncation), ("transforms", Transforms)):
+            if not isinstance(getattr(self, name), wanted):
+                raise TypeError(f"{name} is {getattr(self, name)!r}: expected a {wanted.__name__}")
+        self._set(
+            dyadic_order=_validation.dyadic_order(self.dyadic_order),
+            static_kernel=_validation.static_kernel(self.static_kernel),
+            quadrature=_validation.quadrature(self.quadrature),
+            normalize=_validation.normalize(self.normalize),
+            return_grid=_validation.flag(self.return_grid, "return_grid"),
+            return_levels=_validation.flag(self.return_levels, "return_levels"),
+            log=_validation.flag(self.log, "log"),
+            rtol=_validation.rtol(self.rtol),
+        )
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Check the options that exclude or need each other."""
+        if self.return_levels:
+            if self.truncation.order is None:
+                raise ValueError("return_levels=True without order: give the largest number of nodes, such as order=4")
+            if self.log or self.normalize is True:
+                raise ValueError(
+                    "return_levels=True with log or normalize=True: the parts are those of the kernel itself. Leave "
+                    "one out"
+                )
+        if self.rtol is not None and self.quadrature is not TRAPEZOID:
+            raise ValueError(
+                f"rtol is {self.rtol:g} and quadrature is {self.quadrature!r}: a tolerance finds the rule by itself. "
+                "Leave one out"
+            )
+        if self.normalize is True and self.return_grid:
+            raise ValueError(
+                "normalize=True with return_grid=True: only the value at the end of both paths is normalized. "
+                "Leave return_grid out, or take the grid without normalize"
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class Execution(_Value):
+    """How it is computed. Fields have the names, meanings and defaults of the options of the public functions.
+
+    `n_jobs` is kept as it was given and counted against the cores of the machine when a problem is made.
+    """
+
+    n_jobs: int = 1
+    max_batch: int = -1
+    devices: tuple[int, ...] | None = None
+    progress: Progress = False
+    check_finite: bool | None = None
+
+    def __post_init__(self) -> None:
+        self._set(
+            n_jobs=_validation.n_jobs(self.n_jobs),
+            max_batch=_validation.max_batch(self.max_batch),
+            devices=_validation.devices(self.devices),
+            progress=_validation.progress(self.progress),
+            check_finite=_validation.check_finite(self.check_finite),
+        )
+
+
+def options_of(
+    depth: Any,
+    dyadic_order: Any,
+    static_kernel: Any,
+    time_aug: Any,
+    lead_lag: Any,
+    end_time: Any,
+    n_jobs: Any,
+    quadrature: Any,
+    order: Any = None,
+    normalize: Any = False,
+    check_finite: Any = None,
+    return_grid: Any = False,
+    log: Any = False,
+    return_levels: Any = False,
+    rtol: Any = None,
+    max_batch: Any = -1,
+    progress: Any = False,
+    devices: Any = None,
+) -> tuple[Spec, Execution]:
+    """Check the options of a public function, and return what is computed and how.
+
+    Raises
+    ------
+    TypeError
+        If an option is not of the type it must have.
+    ValueError
+        If an option is out of range, or two of them exclude each other.
+    """
+    if type(dyadic_order) is not int:
+        dyadic_order = _validation.dyadic_order(dyadic_order)
+    if devices is not None:
+        devices = _validation.devices(devices)
+    # A custom kernel may be equal to another one and yet compute something else, and is not to be kept alive.
+    custom = static_kernel is not None and not is_built_in(static_kernel) and isinstance(static_kernel, StaticKernel)
+    arguments = (
+        depth,
+        dyadic_order,
+        None if custom else static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        order,
+        normalize,
+        check_finite,
+        return_grid,
+        log,
+        return_levels,
+        rtol,
+        max_batch,
+        progress,
+        devices,
+    )
+    try:
+        spec, how = _kept(*arguments)
+    except TypeError:  # not to be kept, not hashable, or refused once more
+        spec, how = _checked(*arguments)
+    return (_with_kernel(spec, static_kernel) if custom else spec), how
+
+
+def _with_kernel(spec: Spec, kernel: StaticKernel) -> Spec:
+    """The spec with another kernel, and without another check."""
+    result, write = object.__new__(Spec), object.__setattr__
+    for name in _FIELDS:
+        write(result, name, kernel if name == "static_kernel" else getattr(spec, name))
+    return result
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Spec))
+
+
+def _checked(
+    depth: Any,
+    dyadic_order: Any,
+    static_kernel: Any,
+    time_aug: Any,
+    lead_lag: Any,
+    end_time: Any,
+    n_jobs: Any,
+    quadrature: Any,
+    order: Any,
+    normalize: Any,
+    check_finite: Any,
+    return_grid: Any,
+    log: Any,
+    return_levels: Any,
+    rtol: Any,
+    max_batch: Any,
+    progress: Any,
+    devices: Any,
+) -> tuple[Spec, Execution]:
+    spec = Spec(
+        Truncation(_bound_by_order(order) if depth is None else depth, order),
+        dyadic_order,
+        static_kernel,
+        quadrature,
+        Transforms(time_aug, lead_lag, end_time),
+        normalize,
+        return_grid,
+        return_levels,
+        log,
+        rtol,
+    )
+    return spec, Execution(n_jobs, max_batch, devices, progress, check_finite)
+
+
+def _bound_by_order(order: Any) -> float:
+    """The depth where it is left out: none is needed beside an order."""
+    if order is None:
+        raise TypeError(
+            "depth is None: expected an integer >= 0 or math.inf, the largest depth of the trees, such as depth=3, or "
+            "in its place order, the largest number of nodes of a forest, such as order=4"
+        )
+    return math.inf
+
+
+_PLAIN = frozenset({int, float, bool, str, tuple, type(None)})
+"""Types whose values are equal only where they mean the same, and cannot be written to. Tuples come checked."""
+
+
+@functools.lru_cache(maxsize=_KEPT, typed=True)  # typed: 1 is equal to True, and refused where a flag is expected
+def _kept(*arguments: Any) -> tuple[Spec, Execution]:
+    """The same, made once for all calls with equal arguments.
+
+    An array that acts as an integer may be written to, and what is kept must not keep a function of the caller alive:
+    those are refused.
+    """
+    for value in arguments:
+        if not (type(value) in _PLAIN or isinstance(value, (np.generic, Quadrature)) or is_built_in(value)):
+            raise TypeError
+    return _checked(*arguments)
