@@ -12,6 +12,7 @@ import math
 from branchsig._arrays import Array, contiguous, device_of, namespace_of, weighted
 from branchsig._progress import one_pass, share
 from branchsig.backends import Backend, Problem
+from branchsig.backends._digits import TOLERANCE, lost, tolerated
 
 __all__ = ["of_log_of_sum", "of_sum", "sides", "unit_kernel", "unit_kernel_backprop"]
 
@@ -94,8 +95,11 @@ def _log_where_positive(log_k: Array, sign: Array | float) -> Array:
     return xp.where(sign > 0, log_k, xp.full_like(log_k, math.nan))
 
 
-def _norms(backend: Backend, problem: Problem, log_k: Array, sign: Array | float) -> Array:
-    """(log k(x, x) + log k(y, y)) / 2 for every pair; NaN where a kernel of a path with itself is not positive."""
+def _of_paths(backend: Backend, problem: Problem, log_k: Array, sign: Array | float) -> tuple[Array, Array]:
+    """log k(x, x) and log k(y, y), to be broadcast over the pairs; NaN where they are not finite, or there is none.
+
+    A norm that overflowed says nothing about the quotient.
+    """
     xp = namespace_of(log_k)
     if problem.itself and problem.dyadic_order[0] == problem.dyadic_order[1]:
         signed = _log_where_positive(log_k, sign)
@@ -105,31 +109,42 @@ def _norms(backend: Backend, problem: Problem, log_k: Array, sign: Array | float
         log_k2 = _log_where_positive(*_log_and_sign(backend, _self_problem(problem, 2)))
     if problem.pairing != "paired":
         log_k1, log_k2 = log_k1[:, None], log_k2[None, :]
-    norm = 0.5 * (log_k1 + log_k2)
-    # A norm that overflowed says nothing about the quotient: NaN, not 0.
-    return xp.where(xp.isfinite(norm), norm, xp.full_like(norm, math.nan))
+    first, second = (xp.where(xp.isfinite(own), own, xp.full_like(own, math.nan)) for own in (log_k1, log_k2))
+    return first, second
 
 
 def unit_kernel(backend: Backend, problem: Problem, *, log: bool) -> Array:
     """Return the normalised kernels of a problem, or their logarithms, shape (*pairs,)."""
-    log_unit, sign = _log_unit(backend, problem)
+    log_unit, sign = _log_unit(backend, problem, "log" if log else "kernel")
     return _log_where_positive(log_unit, sign) if log else sign * namespace_of(log_unit).exp(log_unit)
 
 
 def unit_kernel_less_one(backend: Backend, problem: Problem) -> Array:
     """Return the normalised kernels less 1, with all their digits where kernels are near 1."""
     xp = namespace_of(problem.path1)
-    log_unit, sign = _log_unit(backend, problem)
+    log_unit, sign = _log_unit(backend, problem, "kernel")
     if problem.order is None:
         return xp.expm1(log_unit)
     return xp.where(sign > 0, xp.expm1(log_unit), sign * xp.exp(log_unit) - 1.0)
 
 
-def _log_unit(backend: Backend, problem: Problem) -> tuple[Array, Array | float]:
-    """log |k| of the normalised kernel, and its sign."""
+def _log_unit(backend: Backend, problem: Problem, purpose: str) -> tuple[Array, Array | float]:
+    """log |k| of the normalised kernel, NaN where the differences of logarithms have no digits, and its sign."""
     problem = dataclasses.replace(problem, purpose="difference")
     log_k, sign = _log_and_sign(backend, problem)
-    return log_k - _norms(backend, problem, log_k, sign), sign
+    log_k1, log_k2 = _of_paths(backend, problem, log_k, sign)
+    xp, log_unit = namespace_of(log_k), log_k - 0.5 * (log_k1 + log_k2)
+    error = tolerated(log_k) + 0.5 * (tolerated(log_k1) + tolerated(log_k2))
+    gone = lost(log_unit, error, purpose, 2.0 * TOLERANCE)
+    if problem.itself and problem.dyadic_order[0] == problem.dyadic_order[1]:
+        # The kernel of a path with itself over that kernel is 1, whatever its error.
+        gone = gone & (xp.zeros_like(gone) if problem.pairing == "paired" else ~_on_diagonal(log_k))
+    return xp.where(gone, xp.full_like(log_unit, math.nan), log_unit), sign
+
+
+def _on_diagonal(matrix: Array) -> Array:
+    index = namespace_of(matrix).arange(matrix.shape[0], device=device_of(matrix))
+    return index[:, None] == index[None, :]
 
 
 def unit_kernel_backprop(
@@ -173,9 +188,7 @@ def _symmetric(
 ) -> tuple[Array | None, Array | None]:
     """Gradients of a symmetric Gram matrix, whose diagonal log k(x_i, x_i) normalises its rows and columns."""
     xp = namespace_of(weights)
-    n = weights.shape[0]
-    index = xp.arange(n, device=device_of(weights))
-    diagonal = index[:, None] == index[None, :]
+    diagonal = _on_diagonal(weights)
     transposed = xp.permute_dims(weights, (1, 0))
 
     passes = 2 if left and right and not total else 1

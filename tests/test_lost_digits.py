@@ -161,15 +161,21 @@ def test_without_truncation_a_path_that_goes_back_has_the_kernel_one_or_none(bac
 
 
 def test_normalised_kernels_are_right_where_logarithms_are_large(backend):
-    # log K of depth 2 is of the size 1e13 on both sides, and their difference is noise, though each has its digits.
+    # log K of depth 2 is of the size 1e13 on both sides. It has its digits, and a small difference has none of them.
     x = np.array([[0.0], [3.0], [5.5]])
-    log_k = kernel(x, 1.0001 * x, 2, log=True)
-    assert log_k > 1e12
+    near = (1 + 1e-7) * x
+    assert kernel(x, near, 2, log=True) > 1e13
     for log in (False, True):
-        assert math.isnan(kernel(x, 1.0001 * x, 2, normalize=True, log=log))
-        gradient, _ = backprop(np.asarray(1.0), x, 1.0001 * x, 2, normalize=True, log=log)
+        assert math.isnan(kernel(x, near, 2, normalize=True, log=log))
+        gradient, _ = backprop(np.asarray(1.0), x, near, 2, normalize=True, log=log)
         assert np.isnan(gradient).all()
+        assert kernel(x, x, 2, normalize=True, log=log) == 1.0 - log
     scalars = oracles.mpmath_scalars()
+    far = 1.0001 * x
+    wanted = oracles.log_kernel(x, far, 2, scalars=scalars)
+    wanted -= (oracles.log_kernel(x, x, 2, scalars=scalars) + oracles.log_kernel(far, far, 2, scalars=scalars)) / 2
+    assert wanted < -1e8  # a difference so large that the kernel is 0 all the same
+    assert kernel(x, far, 2, normalize=True) == 0.0
     y = 0.5 * x
 
     def exact(a, b):

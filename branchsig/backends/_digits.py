@@ -19,10 +19,14 @@ from typing import Any
 
 from branchsig._arrays import Array, namespace_of
 
-__all__ = ["TOLERANCE", "lost", "lost_parts", "purpose_of"]
+__all__ = ["TOLERANCE", "lost", "lost_parts", "purpose_of", "tolerated"]
 
 TOLERANCE = 1e-4
 """What an error may be: of a kernel relative to it, of a logarithm to the larger one of 1 and its size."""
+
+_RELATIVE = 1e-8
+"""What the error of a logarithm may be, relative to it, where others are subtracted from it and it is large: a
+difference as large as its terms is right then, and one that is not shows that its digits are lost."""
 
 _LARGEST, _SMALLEST = math.log(1.7976931348623157e308), math.log(5e-324)
 """Beyond these logarithms a kernel is inf or 0 in double precision, whatever the digits of its logarithm."""
@@ -33,7 +37,13 @@ def purpose_of(problem: Any, *, log: bool) -> str:
     return problem.purpose or ("log" if log else "kernel")
 
 
-def lost(log_k: Array, error: Array, purpose: str) -> Array:
+def tolerated(log_k: Array) -> Array:
+    """Return what the errors of logarithms may be that others are subtracted from."""
+    xp, relative = namespace_of(log_k), _RELATIVE * abs(log_k)
+    return xp.where(relative > TOLERANCE, relative, xp.full_like(relative, TOLERANCE))
+
+
+def lost(log_k: Array, error: Array, purpose: str, tolerance: float = TOLERANCE) -> Array:
     """Tell which values have no digits, given log K and bounds of their errors.
 
     `purpose` is "kernel" where K is asked for, "log" for its logarithm, and "difference" for a logarithm that others
@@ -45,9 +55,11 @@ def lost(log_k: Array, error: Array, purpose: str) -> Array:
     if purpose == "rough":
         return xp.zeros_like(size, dtype=xp.bool)
     if purpose == "log":
-        gone = error > TOLERANCE * xp.where(size > 1.0, size, xp.ones_like(size))
+        gone = error > tolerance * xp.where(size > 1.0, size, xp.ones_like(size))
+    elif purpose == "difference":
+        gone = error > tolerated(log_k)
     else:
-        gone = error > TOLERANCE
+        gone = error > tolerance
     if purpose == "kernel":
         gone = gone & ~(log_k - error > _LARGEST) & ~(log_k + error < _SMALLEST)
     return gone & ~xp.isinf(log_k)

@@ -16,6 +16,8 @@
 #define BS_TOLERANCE 1e-4
 #define BS_CONTENT (BS_TOLERANCE / 16)
 #define BS_EPSILON 0x1p-52
+/* Of a logarithm that others are subtracted from, in units of the tolerance: relative to it, where it is large. */
+#define BS_RELATIVE 1e-4
 
 enum { BS_KERNEL, BS_LOG, BS_DIFFERENCE, BS_PARTS, BS_ROUGH };
 
@@ -48,6 +50,7 @@ static ivec lost(int purpose, vec log_k, vec error, double tolerance) {
   const vec size = absolute(log_k);
   vec allowed = splat(tolerance);
   if (purpose == BS_LOG) allowed = maximum(splat(1), size) * tolerance;
+  if (purpose == BS_DIFFERENCE) allowed = maximum(splat(1), BS_RELATIVE * size) * tolerance;
   ivec gone = beyond(error, allowed);
   if (purpose == BS_KERNEL) gone &= ~(ivec)((log_k - error > 709.782712893384) | (log_k + error < -745.1332191019412));
   return gone & (ivec)(size < __builtin_inf());
