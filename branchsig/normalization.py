@@ -130,7 +130,7 @@ def unit_kernel_less_one(backend: Backend, problem: Problem) -> Array:
 
 def _log_unit(backend: Backend, problem: Problem, purpose: str) -> tuple[Array, Array | float]:
     """log |k| of the normalised kernel, NaN where the differences of logarithms have no digits, and its sign."""
-    problem = dataclasses.replace(problem, purpose="difference")
+    problem = dataclasses.replace(problem, purpose="quotient")
     log_k, sign = _log_and_sign(backend, problem)
     log_k1, log_k2 = _of_paths(backend, problem, log_k, sign)
     xp, log_unit = namespace_of(log_k), log_k - 0.5 * (log_k1 + log_k2)

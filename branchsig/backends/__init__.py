@@ -69,11 +69,12 @@ class Problem:
     dilations : tuple or None
         What `branchsig.dilation.dilated` has found of these paths, so that gradients need not search again. No backend
         looks at it.
-    purpose : {"kernel", "log", "difference", "rough"} or None
+    purpose : {"kernel", "log", "difference", "quotient", "rough"} or None
         What values are wanted for, which decides how many digits they must have: a value whose error may be too large
         is NaN (see `_digits`). None goes by the method: "kernel" or "log", and for `Backend.parts` every part for
-        itself. "difference" is for logarithms, or logarithms of the sum of parts, that others are subtracted from, and
-        "rough" for ends alone that are taken as they come: a search looks on both sides of what has digits.
+        itself. "difference" is for logarithms, or logarithms of the sum of parts, that others are subtracted from,
+        "quotient" for those of kernels that are divided by others, and "rough" for ends alone that are taken as they
+        come: a search looks on both sides of what has digits.
     """
 
     path1: Array

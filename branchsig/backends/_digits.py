@@ -33,12 +33,12 @@ _LARGEST, _SMALLEST = math.log(1.7976931348623157e308), math.log(5e-324)
 
 
 def purpose_of(problem: Any, *, log: bool) -> str:
-    """Return what a problem is solved for: "kernel", "log", "difference" or "rough"."""
+    """Return what a problem is solved for: "kernel", "log", "difference", "quotient" or "rough"."""
     return problem.purpose or ("log" if log else "kernel")
 
 
 def tolerated(log_k: Array) -> Array:
-    """Return what the errors of logarithms may be that others are subtracted from."""
+    """Return what the errors of logarithms may be, at most, that are taken for a "quotient"."""
     xp, relative = namespace_of(log_k), _RELATIVE * abs(log_k)
     return xp.where(relative > TOLERANCE, relative, xp.full_like(relative, TOLERANCE))
 
@@ -46,9 +46,9 @@ def tolerated(log_k: Array) -> Array:
 def lost(log_k: Array, error: Array, purpose: str, tolerance: float = TOLERANCE) -> Array:
     """Tell which values have no digits, given log K and bounds of their errors.
 
-    `purpose` is "kernel" where K is asked for, "log" for its logarithm, and "difference" for a logarithm that others
-    are subtracted from, so that its absolute error counts; "rough" takes whatever comes out. An infinite logarithm
-    stays what it is.
+    `purpose` is "kernel" where K is asked for, "log" for its logarithm, "difference" for a logarithm that others are
+    subtracted from, so that its absolute error counts, and "quotient" where they may be large beside their difference;
+    "rough" takes whatever comes out. An infinite logarithm stays what it is.
     """
     xp = namespace_of(log_k)
     size = abs(log_k)
@@ -56,7 +56,7 @@ def lost(log_k: Array, error: Array, purpose: str, tolerance: float = TOLERANCE)
         return xp.zeros_like(size, dtype=xp.bool)
     if purpose == "log":
         gone = error > tolerance * xp.where(size > 1.0, size, xp.ones_like(size))
-    elif purpose == "difference":
+    elif purpose == "quotient":
         gone = error > tolerated(log_k)
     else:
         gone = error > tolerance
@@ -68,7 +68,8 @@ def lost(log_k: Array, error: Array, purpose: str, tolerance: float = TOLERANCE)
 def lost_parts(parts: Array, errors: Array, purpose: str | None) -> Array:
     """Tell which of k_0..k_order, on the last axis, have no digits, given bounds of their errors.
 
-    Where K = k_0 + ... + k_order is asked for ("kernel"), or its logarithm ("log", "difference"), all or none of them.
+    Where K = k_0 + ... + k_order is asked for ("kernel"), or its logarithm ("log", "difference", "quotient"), all or none of
+    them.
     """
     xp = namespace_of(parts)
     if purpose == "rough":

@@ -186,7 +186,7 @@ def _template(
     return task
 
 
-_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "parts": 3, "rough": 4}
+_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "quotient": 3, "parts": 4, "rough": 5}
 """What values are wanted for, in the words of the core."""
 
 

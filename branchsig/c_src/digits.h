@@ -16,10 +16,10 @@
 #define BS_TOLERANCE 1e-4
 #define BS_CONTENT (BS_TOLERANCE / 16)
 #define BS_EPSILON 0x1p-52
-/* Of a logarithm that others are subtracted from, in units of the tolerance: relative to it, where it is large. */
+/* Of a logarithm that is taken for a quotient, in units of the tolerance: relative to it, where it is large. */
 #define BS_RELATIVE 1e-4
 
-enum { BS_KERNEL, BS_LOG, BS_DIFFERENCE, BS_PARTS, BS_ROUGH };
+enum { BS_KERNEL, BS_LOG, BS_DIFFERENCE, BS_QUOTIENT, BS_PARTS, BS_ROUGH };
 
 /* Of one level K_m, and of what it is the exponential of */
 typedef struct {
@@ -42,15 +42,14 @@ BS_INLINE vec next_error(vec error, vec size, vec mean, vec reach) {
 /* Lanes whose error is not within a bound; one that is not a number is not. */
 static ivec beyond(vec error, vec allowed) { return ~(ivec)(error <= allowed); }
 
-/* Lanes whose value has no digits, by what it is wanted for: K, log K, a log K that others are subtracted from, or (rough) whatever
-   comes out. What is infinite
-   stays so, as does a K that overflows or vanishes in any case. */
+/* Lanes whose value has no digits, by what it is wanted for: K, log K, a log K that others are subtracted from, or are for a quotient
+   that may be 0, or (rough) whatever comes out. What is infinite stays so, as does a K that overflows or vanishes in any case. */
 static ivec lost(int purpose, vec log_k, vec error, double tolerance) {
   if (purpose == BS_ROUGH) return (ivec){0};
   const vec size = absolute(log_k);
   vec allowed = splat(tolerance);
   if (purpose == BS_LOG) allowed = maximum(splat(1), size) * tolerance;
-  if (purpose == BS_DIFFERENCE) allowed = maximum(splat(1), BS_RELATIVE * size) * tolerance;
+  if (purpose == BS_QUOTIENT) allowed = maximum(splat(1), BS_RELATIVE * size) * tolerance;
   ivec gone = beyond(error, allowed);
   if (purpose == BS_KERNEL) gone &= ~(ivec)((log_k - error > 709.782712893384) | (log_k + error < -745.1332191019412));
   return gone & (ivec)(size < __builtin_inf());

@@ -322,7 +322,7 @@ static ivec lost_sum(int purpose, vec value, vec error, double tolerance) {
   const vec size = absolute(value);
   vec allowed = maximum(splat(1), size);
   if (purpose == BS_LOG) allowed = size * maximum(splat(1), absolute(logarithm(size)));
-  if (purpose == BS_DIFFERENCE) allowed = size;
+  if (purpose == BS_DIFFERENCE || purpose == BS_QUOTIENT) allowed = size;
   return beyond(error, allowed * tolerance) & (ivec)((size < __builtin_inf()) & (allowed == allowed));
 }
 
