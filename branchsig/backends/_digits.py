@@ -68,8 +68,8 @@ def lost(log_k: Array, error: Array, purpose: str, tolerance: float = TOLERANCE)
 def lost_parts(parts: Array, errors: Array, purpose: str | None) -> Array:
     """Tell which of k_0..k_order, on the last axis, have no digits, given bounds of their errors.
 
-    Where K = k_0 + ... + k_order is asked for ("kernel"), or its logarithm ("log", "difference", "quotient"), all or none of
-    them.
+    Where K = k_0 + ... + k_order is asked for ("kernel"), or its logarithm ("log", "difference", "quotient"), all or
+    none of them.
     """
     xp = namespace_of(parts)
     if purpose == "rough":
