@@ -35,7 +35,7 @@ PAIRINGS = {"paired": 0, "gram": 1, "symmetric": 2}
 LAST_LEVEL, ALL_LEVELS, LOGARITHM, DIAGONAL = range(4)
 """What a result holds, as in sweep.cuh."""
 
-_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "part": 3}
+_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "part": 3, "rough": 4}
 """What values are asked for, as in elementary.cuh."""
 
 LARGEST_DEPTH = 15
@@ -339,7 +339,8 @@ class Plan:
 
     def workspace(self, instance: Instance, lanes: int, warps: int, *, by_pass: bool = False) -> int:
         """Return the values of work a pair in flight needs; the kernels lay them out in this order."""
-        levels = self.levels
+        # Logarithms have a bound of the last level too.
+        levels = self.depth if instance.careful else self.levels
         (_, length1, dimension), (_, length2, _) = self.shapes
         groups = 0 if self.static_kernel == GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)
         channels = groups * instance.channels

@@ -36,12 +36,6 @@ struct Watch {
   // The sum of |g| over the error of increments that are differences of kappa, times that of kappa: right to 1e-11 (1e-5)
   static __device__ __forceinline__ double of_increments() { return sizeof(work) == 8 ? 1e5 : 2e2; }
 
-  // Of a cell with |g| = size, and the largest mean of its levels.
-  __device__ __forceinline__ void bound(work size, work mean) {
-    if (size == work(0)) return;
-    largest = mean <= largest ? largest : mean;  // NaN too
-    moved += size;
-  }
   // K of the running products must stay in the range; 0, inf, NaN and signs are beyond all others.
   __device__ __forceinline__ void over(work k) { farthest = max(farthest, high_word(k) - LEAST); }
   // Too few digits of a product less 1, or of its latest factor, are left where one of them is below 2^-6. NaN is left to K, and on
@@ -62,17 +56,16 @@ struct Watch {
 };
 
 // What a value is asked for: the kernel, its logarithm, or a logarithm that others are subtracted from. PARTS: these of their sum,
-// or every part for itself.
-enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, EVERY_PART };
+// or every part for itself. ROUGH: whatever comes out.
+enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, EVERY_PART, ROUGH };
 
-// |error of log K_m| <= EPSILON (largest mean of K_{m-1}, ..., K_0 over a cell) (sum of |g|)
 constexpr double EPSILON = 0x1p-52, TOLERANCE = 1e-4;
 
-// Whether the digits of a value are lost, given log K and those two factors of the bound. Infinite logarithms stay, and so do
-// kernels that are inf or 0 for certain.
-__device__ inline bool lost(double log_k, double largest, double moved, int purpose) {
-  const double error = EPSILON * largest * moved, size = fabs(log_k);
-  if (moved == 0.0 || size > 0x1.fffffffffffffp+1023) return false;
+// Whether the digits of a value are lost, given log K and a bound of its error. Infinite logarithms stay, and so do kernels that are
+// inf or 0 for certain.
+__device__ inline bool lost(double log_k, double error, int purpose) {
+  const double size = fabs(log_k);
+  if (purpose == ROUGH || size > 0x1.fffffffffffffp+1023) return false;
   if (error <= TOLERANCE * (purpose == ITS_LOGARITHM && size > 1.0 ? size : 1.0)) return false;
   return purpose != KERNEL_ITSELF || !(log_k - error > 709.782712893384 || log_k + error < -744.4400719213812);
 }
@@ -211,34 +204,59 @@ __device__ __forceinline__ real power(real base, real exponent) {
   return exp(exponent * log(base));
 }
 
-// The bounds of a column of nodes, over all cells above and to the left. Those of the columns before come and go with the values
-// `edge` of every level: from AT on the largest mean of the levels below, and the sum of |g| along the row, which level 0 has.
-template <int ROOM, int AT, bool USED, typename work>
+// The larger one of a bound and a value; infinite where the value is not a number
+template <typename work>
+__device__ __forceinline__ work widened(work bound, work value) {
+  return value <= bound ? bound : value == value ? value : work(1) / work(0);
+}
+
+// How far rounding may have carried log K of every level away at a column of nodes: with e_0 = 0, and over all cells above and to
+// the left S the sum of |g|, M_m the largest mean of K_m over a cell that moves, and L_m the largest |log K_m| at a node,
+//
+//   e_m = eps S M_{m-1} + e_{m-1} L_m / 2
+//
+// OF_ITSELF, without truncation: eps S M (1 + L). What bounds the columns before comes and goes with the values `edge` of every
+// level, from AT on: level m of the arrays has M_m, of the level below it, and L_{m+1}, but level 0, whose L does not count, the sum
+// along the row. M_0 is 1.
+template <int ROOM, int AT, bool USED, bool OF_ITSELF, typename work>
 struct Bounds {
-  enum { LARGEST = AT, MOVED = AT + 1 };
-  work largest[USED ? ROOM : 1], moved;
+  enum { LARGEST = AT, MOVED = AT + 1, REACH = AT + 1 + OF_ITSELF };
+  work largest[USED ? ROOM : 1], reach[USED ? ROOM : 1], moved;
 
   __device__ __forceinline__ void start() {
     moved = work(0);
 #pragma unroll
-    for (int m = 0; m < (USED ? ROOM : 1); ++m) largest[m] = work(0);
+    for (int m = 0; m < (USED ? ROOM : 1); ++m) largest[m] = reach[m] = work(0);
   }
   // Takes a cell with |g| = size.
   template <int VALUES>
   __device__ __forceinline__ void move(work size, work (&edge)[ROOM][VALUES]) {
     if constexpr (USED) moved += edge[0][MOVED] += size;
   }
-  // Level m of it: `mean` is the largest of the levels below.
+  // The same of level m, where the largest |mean| of the level below is `mean`
   template <int VALUES>
   __device__ __forceinline__ void level(int m, work g, work mean, work (&edge)[ROOM][VALUES]) {
     if constexpr (USED) {
-      work& of_row = edge[m][LARGEST];
-      if (g != work(0)) of_row = mean <= of_row ? of_row : mean;  // NaN too
-      largest[m] = of_row <= largest[m] ? largest[m] : of_row;
-      of_row = largest[m];
+      const work of_row = g != work(0) ? widened(edge[m][LARGEST], mean) : edge[m][LARGEST];
+      edge[m][LARGEST] = largest[m] = widened(largest[m], of_row);
     }
   }
+  // Takes nodes of level m, of which the largest |log K| is `size`.
+  template <int VALUES>
+  __device__ __forceinline__ void nodes(int m, work size, work (&edge)[ROOM][VALUES]) {
+    if constexpr (USED)
+      if (m || OF_ITSELF) edge[m][REACH] = reach[m] = widened(reach[m], widened(edge[m][REACH], size));
+  }
+  __device__ __forceinline__ work error(int last) const {
+    if (moved == work(0)) return work(0);
+    const work own = work(EPSILON) * moved;
+    if (OF_ITSELF) return own * largest[0] * (work(1) + reach[0]);
+    work error = own;
+#pragma unroll
+    for (int m = 1; m <= (USED ? last : 0); ++m) error = own * largest[m] + error * (work(0.5) * reach[m]);
+    return error;
+  }
   __device__ __forceinline__ bool wrong(int m, work log_k, int purpose) const {
-    return USED && lost(log_k, largest[USED ? m : 0], moved, purpose);
+    return USED && lost(log_k, error(m), purpose);
   }
 };

@@ -8,7 +8,7 @@ template <typename real, typename work, int DEPTH, int WIDTH, bool OF_GRID, bool
 struct Staggered : Levels<DEPTH, OF_GRID> {
   typedef work Work;
   enum { COLUMNS = WIDTH, ROOM = Levels<DEPTH, OF_GRID>::ROOM, WEIGHTS = 0 };
-  enum { DOWN = 1, UP = 3, RUNS = 1, LAG = 1 };  // down: E; up: F, the suffix sum of Kbar K, g w
+  enum { DOWN = 1, UP = 3, RUNS = 1, LAG = 1, TOP = 0 };  // down: E; up: F, the suffix sum of Kbar K, g w
   static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = false, EVERY_ROW = false;
   static constexpr double OF_SUM = 0.25;
   static_assert(DEPTH > 0 && !IN_LOGS, "other depths, and logarithms, are those of Trapezoid");

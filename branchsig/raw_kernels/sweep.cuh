@@ -373,7 +373,7 @@ struct Sweep {
   // Joins what the threads of a team have found, known to all of them, and what the stages before have told. Returns false where
   // further passes go on with it.
   __device__ bool collect(work& total, Watch<work>& watch, work* scratch) const {
-    constexpr bool SUMMED = Rule::CAREFUL && !Rule::GRID, BOUND = SUMMED || (KERNEL == GIVEN && WATCHED);
+    constexpr bool BOUND = KERNEL == GIVEN && WATCHED;
     total = team.sum(total, scratch);
     watch.wrong = team.any(watch.wrong);
     if (BOUND) {
@@ -492,6 +492,11 @@ struct Sweep {
     }
     if constexpr (!Rule::EVERY_ROW)
       if (last_row) strip.keep(N, last_row, first, C);
+    if constexpr (Rule::CAREFUL && !Rule::GRID)
+      if (first == C - 1) {
+        const work end = strip.corner(N, N - 1, 0, true, purpose);
+        if (end != end) total = end;
+      }
     if (Rule::PARTS && first == C - 1) {
       if (!Rule::GRID && values) values[0] = real(1);
 #pragma unroll
