@@ -50,6 +50,9 @@ _MOST_STAGES = 2**24
 _WARPS_PER_BLOCK, _MOST_TEAMS = 4, 8
 _WARPS_PER_PROCESSOR = 16
 
+_MESSAGE = 6
+"""Values that a stage tells others, as in sweep.cuh."""
+
 _STEPS_OF_A_PASS = 3
 """What it costs to begin and end a pass, in steps."""
 
@@ -332,7 +335,7 @@ class Plan:
         passes = -(-parts // warps)
         stages = passes * (2 if instance.kernel == "backward" else 1)
         short = columns <= 32 * LIMITS.longest_team
-        workspace = _aligned(self.workspace(instance, 32, warps) + 4 * stages)
+        workspace = _aligned(self.workspace(instance, 32, warps) + _MESSAGE * stages)
         if short or passes == 1 or 2 * count > processors or count * stages > _MOST_STAGES or count * workspace > room:
             return None
         return _Launch(32, warps, min(count * passes, processors), count, workspace, stages=stages)
@@ -344,7 +347,7 @@ class Plan:
         (_, length1, dimension), (_, length2, _) = self.shapes
         groups = 0 if self.static_kernel == GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)
         channels = groups * instance.channels
-        # Rows of points are laid out by blocks of 32, and the largest K that is trusted behind them; the two factors of
+        # Rows of points are laid out by blocks of 32, and the sum of |g| behind them; the two factors of
         # a dilated kernel come last.
         rows1, rows2 = (-(-(length + 1) // 32) * 32 for length in (length1, length2))
         paths = channels * (rows1 + rows2) + 4

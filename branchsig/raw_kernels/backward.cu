@@ -94,14 +94,14 @@ struct Adjoint {
   // Relayed: tells the stages of the way back whether there is one, and the factors of the gradients. Called behind a barrier.
   __device__ void announce(bool goes_up) const {
     if (team.thread() == 0) {
-      work* told = relay.messages + 4 * relay.stage;
+      work* told = relay.messages + relay.MESSAGE * relay.stage;
       told[1] = work(goes_up);
       for (int i = 0; i < 2; ++i) told[2 + i] = memory.factors[i];
     }
     relay.tell(team, relay.ALL_DONE);
   }
   __device__ bool announced() const {
-    const work* told = relay.messages + 4 * (relay.passes - 1);
+    const work* told = relay.messages + relay.MESSAGE * (relay.passes - 1);
     if (team.lane == 0)
       for (int i = 0; i < 2; ++i) memory.factors[i] = told[2 + i];
     __syncwarp();

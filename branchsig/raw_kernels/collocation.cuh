@@ -133,9 +133,11 @@ struct Collocation : Levels<DEPTH, OF_GRID || IN_LOGS> {
     // on the latest row of nodes
     work k[ROOM][P + 1], logs[LOG][P + 1];
     Bounds<ROOM, P, CAREFUL, false, work> bounds;
+    Ends<1, !CAREFUL, work> ends;
 
     __device__ __forceinline__ void start(int N) {
       bounds.start();
+      ends.start();
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll(UNROLLED)
@@ -147,7 +149,7 @@ struct Collocation : Levels<DEPTH, OF_GRID || IN_LOGS> {
 
     // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
     __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, int purpose, work (&edge)[ROOM][DOWN],
-                                        work& total, Watch<work>& watch) {
+                                        work&, Watch<work>& watch) {
       work sums[P][P], integral = work(1), mean = work(1);
       sums_of_ones<P>(weights, sums);
       bounds.move(fabs(g[0]), edge);
@@ -193,7 +195,7 @@ struct Collocation : Levels<DEPTH, OF_GRID || IN_LOGS> {
         if (CAREFUL ? m == N - 2 : m == N - 1 && !GRID) integral = integral_of_cell<P, CAREFUL>(weights, nodes);
         if (CAREFUL) mean = m < N - 2 ? largest_mean<P>(weights, sums) : work(fabs(integral));
       }
-      if (!GRID) total += CAREFUL && g[0] == work(0) ? work(0) : g[0] * integral;
+      if (!GRID) ends.add(0, CAREFUL && g[0] == work(0) ? work(0) : g[0] * integral);
     }
 
     // K, or its logarithm, at the lower right corner of the latest cell; NaN where it has lost its digits

@@ -41,9 +41,11 @@ struct Trapezoid : Levels<DEPTH, OF_GRID || IN_LOGS> {
   struct Down {
     work k[ROOM][COLUMNS], logs[LOG][COLUMNS], above[ROOM];
     Bounds<ROOM, 1, CAREFUL, false, work> bounds;
+    Ends<COLUMNS, !CAREFUL, work> ends;
 
     __device__ __forceinline__ void start(int N) {
       bounds.start();
+      ends.start();
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         above[m] = work(1);
@@ -58,7 +60,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID || IN_LOGS> {
     // One row of cells, left to right. `edge` comes with K and E at the column left of the strip, and leaves with those at its
     // last.
     __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, int purpose, work (&edge)[ROOM][DOWN],
-                                        work& total, Watch<work>& watch) {
+                                        work&, Watch<work>& watch) {
       static_assert(!CAREFUL || COLUMNS == 1, "the bounds are those of a column");
       // K_m(r-1, c) + K_m(r, c) at the column left of the next one
       work both_left[ROOM];
@@ -93,7 +95,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID || IN_LOGS> {
           corners = both_left[m] + both;
           both_left[m] = both;
         }
-        if (!GRID) total += CAREFUL && g[c] == work(0) ? work(0) : g[c] * corners;
+        if (!GRID) ends.add(c, CAREFUL && g[c] == work(0) ? work(0) : g[c] * corners);
       }
 #pragma unroll
       for (int m = 0; m < N; ++m) edge[m][0] = k[m][COLUMNS - 1];
