@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import QuarticKernel, problem, walk
+from cases import QuarticKernel, problem, scaled, walk
 from test_cuda import FROM_THE_LEFT, RULES, backend, cupy, emulated  # noqa: F401
 from test_cuda_digits import BOTH, on_diagonal
 from test_lost_digits import mixed, retraced, returning_families, sizes
@@ -70,20 +70,26 @@ def test_nodes_of_grids_have_digits_where_those_of_the_reference_have(backend, r
     x, y = families(rng, form["depth"])
     for log in (True, False):
         arguments = problem(x, y, log_grid=log, **form)
-        same_values(backend.grid(arguments, all_levels=False), reference.grid(arguments, all_levels=False), log)
+        found, wanted = backend.grid(arguments, all_levels=False), reference.grid(arguments, all_levels=False)
+        if form.get("quadrature") in (RULES["lobatto2"], RULES["lobatto3"]):
+            # Of a cell with infinite K the reference integrates the whole, and these its parts, by weights below 0 too.
+            found = np.where(np.isinf(wanted) & np.isnan(found), wanted, found)
+        same_values(found, wanted, log)
 
 
 @pytest.mark.parametrize("of_grid", [False, True])
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_gradients_are_nan_where_those_of_the_reference_are(backend, reference, form, of_grid, rng):  # noqa: F811
+def test_gradients_are_nan_where_values_of_the_reference_are_not_finite(backend, reference, form, of_grid, rng):  # noqa: F811
     x, y = families(rng, form["depth"])
-    arguments = problem(x, y, **form)
-    values = reference.grid(arguments, all_levels=False) if of_grid else reference.kernel(arguments)
-    for wrt_log in (False, True):
-        wanted = reference.gradients(arguments, np.ones(values.shape), wrt_log=wrt_log, **BOTH)
-        found = backend.gradients(arguments, np.ones(values.shape), wrt_log=wrt_log, **BOTH)
-        for mine, its in zip(found, wanted, strict=True):
-            np.testing.assert_array_equal(np.isnan(mine).all(axis=(1, 2)), np.isnan(its).all(axis=(1, 2)))
+    for log in (False, True):
+        arguments = problem(x, y, log_grid=log, **form)
+        if of_grid:
+            values = reference.grid(arguments, all_levels=False)
+        else:
+            values = reference.log_kernel(arguments) if log else reference.kernel(arguments)
+        spoilt = ~np.isfinite(values).reshape(len(x), -1).all(axis=1)
+        for gradient in backend.gradients(arguments, np.ones(values.shape), wrt_log=log, **BOTH):
+            np.testing.assert_array_equal(np.isnan(gradient).all(axis=(1, 2)), spoilt)
 
 
 @pytest.mark.parametrize("rule", ["trapezoid", "lobatto2"])
@@ -108,15 +114,13 @@ def test_a_bound_of_parts_not_handed_on_is_caught(emulated, reference, value, rn
     assert (np.isnan(emulated.parts(arguments, grid=True)) != np.isnan(wanted)).any()
 
 
-# Of two warps and two passes the bounds of a later column come through memory, too.
-@pytest.mark.parametrize("depth", [2, 3, math.inf])
+@pytest.mark.parametrize("depth", [2, 3])
 def test_bounds_of_long_paths_are_handed_from_warp_to_warp(backend, reference, depth, rng):  # noqa: F811
-    scale = 0.4 if depth < math.inf else 0.1
-    x, y = retraced(rng, 6, 5, 1) * sizes(6, 0.3, 6.0), scale * walk(rng, 6, 300, 1, size=1.0)
-    y[:, 40:] = y[:, 40:41] + 1e-3 * (y[:, 40:] - y[:, 40:41])  # the bounds are those of the first columns
+    x, y = retraced(rng, 8, 5, 1) * sizes(8, 0.3, 40.0 / depth), walk(rng, 8, 300, 1, size=20.0)
+    y[:, 40:] = y[:, 39:40] + 1e-3 * (y[:, 40:] - y[:, 39:40])  # the bounds are those of the first columns
     arguments = problem(x, y, depth)
     wanted = reference.log_kernel(arguments)
-    assert 0 < np.isnan(wanted).sum() < 6
+    assert 0 < np.isnan(wanted).sum() < 8
     same_values(backend.log_kernel(arguments), wanted, log=True)
     for log in (False, True):
         arguments = problem(x, y, depth, log_grid=log)
@@ -126,7 +130,7 @@ def test_bounds_of_long_paths_are_handed_from_warp_to_warp(backend, reference, d
 @pytest.mark.parametrize("nodes", [None, 3])
 @pytest.mark.parametrize("depth", [2, 4])
 def test_a_rough_diagonal_takes_values_as_they_come(backend, reference, depth, nodes, rng):  # noqa: F811
-    x = retraced(rng, 6, 6, 1) * sizes(6, 0.3, 4.0 if nodes is None else 1e4)
+    x = retraced(rng, 6, 6, 1) * sizes(6, 0.3, 50.0 if nodes is None else 1e4)
     arguments = problem(x, x, depth, order=nodes, log_grid=True)
     at = np.arange(11)
     grid = reference.grid(arguments, all_levels=False) if nodes is None else reference.parts(arguments, grid=True)
@@ -136,3 +140,14 @@ def test_a_rough_diagonal_takes_values_as_they_come(backend, reference, depth, n
     found, wanted = on_diagonal(backend, arguments), reference.diagonal(arguments)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
     np.testing.assert_allclose(found[sound], wanted[sound], rtol=2e-4, atol=2e-4)
+
+
+def test_long_ordinary_paths_are_done_by_running_products(emulated, reference, rng, monkeypatch):  # noqa: F811
+    written = "if (!PARTS) ends[place] = real("
+    text = cuda.source()
+    assert text.count(written) == 1
+    monkeypatch.setattr(cuda, "source", lambda: text.replace(written, f"{written[:-5]}CAREFUL ? real(-1) : real("))
+    x = walk(rng, 2, 1000, 8)
+    x, y = scaled(x, 0.7 * x + 0.7 * walk(rng, 2, 1000, 8), 4, reference, log_k=20.0)
+    found = emulated.log_kernel(problem(x, y, 4))
+    np.testing.assert_allclose(found, reference.log_kernel(problem(x, y, 4)), rtol=1e-10)
