@@ -1,4 +1,4 @@
-"""Radial kernels on CUDA whose distances have squares that are no floats: they are those of paths and sigma in other units."""
+"""Radial kernels on CUDA at distances whose squares are no floats: they are those of paths and sigma in other units."""
 
 import numpy as np
 import pytest
