@@ -115,8 +115,18 @@ struct Paths {
   }
   // WATCHED: bounds the sum of all |g|.
   template <bool WATCHED, typename Team>
-  __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work scale, work* scratch) const {
-    if (KERNEL == GIVEN) return;
+  __device__ __forceinline__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work scale, work* scratch) const {
+    if (KERNEL != GIVEN) laid_out<WATCHED>(*this, problem, team, scale, scratch);
+  }
+  // A function of its own, by values: what it multiplies again and again would otherwise wait in registers all the time.
+  template <bool WATCHED, typename Team>
+  static __device__ __noinline__ void laid_out(const Paths paths, const Problem<real, MORE> problem, const Team team, work scale,
+                                               work* scratch) {
+    paths.template lay_out_both<WATCHED>(problem, team, scale, scratch);
+  }
+  template <bool WATCHED, typename Team>
+  __device__ __forceinline__ void lay_out_both(const Problem<real, MORE>& problem, const Team& team, work scale,
+                                               work* scratch) const {
     Extent extent1, extent2;
     lay_out<WATCHED>(problem, team, path1, problem.length1, points1, BEFORE, unit(problem, scale, false), false, extent1);
     lay_out<WATCHED>(problem, team, path2, problem.length2, points2(problem), 0, unit(problem, scale, true), true, extent2);
