@@ -438,8 +438,8 @@ def test_grids_beyond_the_range_of_float32_have_no_gradients(backend, reference,
     options = {"wrt_log": False, "left": True, "right": True}
     wanted = reference.gradients(arguments, derivs, **options)
     for mine, its in zip(backend.gradients(arguments, derivs, **options), wanted, strict=True):
-        assert np.isnan(its[1]).all()
-        np.testing.assert_array_equal(np.isnan(mine), np.isnan(its))
+        assert np.isnan(mine[1]).all()
+        assert relative_to_path(mine[:1], its[:1]) < 1e-4
 
 
 @pytest.mark.parametrize("teams", ["warps", "halves of warps"])
@@ -518,7 +518,7 @@ def test_pairs_without_a_derivative_contribute_nothing(backend, reference, rule,
 
 @pytest.mark.parametrize("wrt_log", [False, True])
 def test_finite_grids_without_a_derivative_contribute_nothing(backend, wrt_log):
-    x, y = np.array([[[0.0], [-1e60]]]), np.arange(6.0)[None, :, None]
+    x, y = np.array([[[0.0], [-1e6]]]), np.arange(6.0)[None, :, None]
     arguments = problem(x, y, 3)
     assert np.isfinite(backend.grid(arguments, all_levels=False)).all()
     for gradient in backend.gradients(arguments, np.zeros((1, 2, 6)), wrt_log=wrt_log, left=True, right=True):
