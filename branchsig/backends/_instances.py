@@ -72,8 +72,8 @@ _RATES: dict[str, Callable[..., float]] = {
 }
 """What the kernels multiply by, in the place of a division by sigma."""
 
-_LENGTHS = {"float": (-45, 45), "double": (-100, 400)}
-"""Exponents of the lengths sigma between which the squares of distances are floats with all their digits."""
+_LARGEST_RATE = 8e307
+"""Twice this is a number, and 0 times it is 0."""
 
 
 class Fused(NamedTuple):
@@ -84,14 +84,14 @@ class Fused(NamedTuple):
     dilated: bool
 
 
-def fused(kernel: kernels.StaticKernel, real: str) -> Fused:
-    """Return how the kernels make the increments of a static kernel for paths of this type, dilated or not."""
+def fused(kernel: kernels.StaticKernel) -> Fused:
+    """Return how the kernels make the increments of a static kernel, dilated or not."""
     if type(kernel) is kernels.DilatedKernel and not kernels.is_linear(kernel.kernel):
-        return _in_words(kernel.kernel, real, dilated=True)
-    return _in_words(kernel, real, dilated=False)
+        return _in_words(kernel.kernel, dilated=True)
+    return _in_words(kernel, dilated=False)
 
 
-def _in_words(kernel: kernels.StaticKernel, real: str, *, dilated: bool) -> Fused:
+def _in_words(kernel: kernels.StaticKernel, *, dilated: bool) -> Fused:
     name, names = _FUSED.get(type(kernel), (GIVEN, ()))
     parameters = [float(getattr(kernel, parameter)) for parameter in names]
     if name == "LINEAR":  # kappa = <scale x, scale y>: a factor for each of the two paths
@@ -100,11 +100,7 @@ def _in_words(kernel: kernels.StaticKernel, real: str, *, dilated: bool) -> Fuse
         degree, _, scale = parameters
         name, parameters = "LINEAR", [scale if degree else 0.0, degree]
     elif name in _RATES:
-        least, most = _LENGTHS[real]
-        if least <= math.frexp(parameters[0])[1] // (2 if name == "RBF" else 1) <= most:
-            parameters[0] = _RATES[name](*parameters)
-        else:  # which takes other units
-            name, parameters = GIVEN, []
+        parameters[0] = min(_RATES[name](*parameters), _LARGEST_RATE)
     first, second, third = (*parameters, 0.0, 0.0, 0.0)[:3]
     return Fused(name, (first, second, third), dilated=dilated and name != GIVEN)
 

@@ -95,7 +95,7 @@ def warm_up(
     real = REALS.get(np.dtype(dtype).itemsize) if np.dtype(dtype).kind == "f" else None
     if real is None:
         raise ValueError(f"dtype is {dtype!r}: expected float32 or float64")
-    made = fused(_validation.static_kernel(static_kernel), real)
+    made = fused(_validation.static_kernel(static_kernel))
     rule = _validation.quadrature(quadrature)
     nodes = _validation.order(order)
     channels = _validation.dimension(dimension)
@@ -300,7 +300,7 @@ class CudaBackend:
 
     def plan(self, problem: Problem, *, grid: bool) -> Plan:
         """Return the plan of a problem, which is that of all problems that differ in their values alone."""
-        made = fused(problem.static_kernel, REALS[problem.path1.dtype.itemsize])
+        made = fused(problem.static_kernel)
         key = Plan.key_of(problem, made, grid=grid), problem.path1.device.id
         plan = self.plans.get(key)
         if plan is None:
