@@ -28,7 +28,7 @@ def compiler():
 @pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
 def test_sources_compile_and_nothing_spills_for_every_architecture(compiler, architecture):
     instances = nvrtc.instances(["LINEAR"], [4], reals=["double"])
-    check(compiler, architecture, instances)
+    check(compiler, architecture, instances, waiting=32)
 
 
 @pytest.mark.parametrize("static_kernel", [name for name in nvrtc.STATIC_KERNELS if name != "LINEAR"])
@@ -91,16 +91,21 @@ def test_every_depth_compiles(compiler, depth):
     check(compiler, "sm_90", instances, spills=depth > 4 or depth == 0)
 
 
-def check(compiler, architecture, instances, *, spills=False):
+def check(compiler, architecture, instances, *, spills=False, waiting=0):
+    """`waiting`: bytes that may wait in memory outside of the steps, where test_no_step_spills looks."""
     figures = compiler.compile(cuda.source(), architecture, [instance.expression for instance in instances])
     assert figures
     for expression, found in figures.items():
         assert 0 < found["registers"] <= 255
         if not spills:
-            assert found["spill_stores"] == 0, expression
+            assert found["spill_stores"] <= waiting, expression
 
 
-STEPS = [*(("sm_90", each) for each in ANY_DIMENSION), *((each, 4) for each in ("sm_80", "sm_100", "sm_120"))]
+STEPS = [
+    *(("sm_90", each) for each in ANY_DIMENSION),
+    *((each, 4) for each in ("sm_80", "sm_100", "sm_120")),
+    ("sm_80", 8),
+]
 
 
 @pytest.mark.parametrize(("architecture", "dimension"), STEPS)

@@ -182,13 +182,13 @@ class Instance:
     @property
     def handed_on(self) -> int:
         """The values of a level in an edge: DOWN, or for the way back UP, of the rule, and no less than DOWN."""
-        bounds = 2 * (self.rule == "Order" or (self.grid and self.careful))
+        bounds = 2 * (self.rule == "Order" or self.careful)
         if self.rule == "Staggered":
             down, up = 1, 3
         elif self.rule == "Trapezoid":
             down, up = 2 + bounds, 3
         elif self.rule == "Untruncated":
-            return 2 * self.p + (1 if self.kernel == "backward" else bounds)
+            return 2 * self.p + (1 if self.kernel == "backward" else 3 * self.careful)
         else:
             down, up = 2 * self.p + bounds, 3 * self.p + 1
         return down if self.kernel == "forward" else max(down, up)
@@ -198,7 +198,7 @@ class Instance:
         if self.rule != "Untruncated":
             return columns * self.p + 1
         parts = -(-columns // 32)
-        nodes, edge = (rows + 33) * 33 * self.p**2, rows * 2 * (self.p + (self.grid and self.careful))
+        nodes, edge = (rows + 33) * 33 * self.p**2, rows * (2 * self.p + 3 * self.careful)
         if not by_pass:
             return edge + parts * nodes
         edges, passes = 0, -(-parts // warps)

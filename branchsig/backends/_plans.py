@@ -35,7 +35,7 @@ PAIRINGS = {"paired": 0, "gram": 1, "symmetric": 2}
 LAST_LEVEL, ALL_LEVELS, LOGARITHM, DIAGONAL = range(4)
 """What a result holds, as in sweep.cuh."""
 
-_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "part": 3}
+_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "part": 3, "rough": 4}
 """What values are asked for, as in elementary.cuh."""
 
 LARGEST_DEPTH = 15
@@ -49,6 +49,9 @@ _MOST_STAGES = 2**24
 
 _WARPS_PER_BLOCK, _MOST_TEAMS = 4, 8
 _WARPS_PER_PROCESSOR = 16
+
+_MESSAGE = 6
+"""Values that a stage tells others, as in sweep.cuh."""
 
 _STEPS_OF_A_PASS = 3
 """What it costs to begin and end a pass, in steps."""
@@ -332,18 +335,19 @@ class Plan:
         passes = -(-parts // warps)
         stages = passes * (2 if instance.kernel == "backward" else 1)
         short = columns <= 32 * LIMITS.longest_team
-        workspace = _aligned(self.workspace(instance, 32, warps) + 4 * stages)
+        workspace = _aligned(self.workspace(instance, 32, warps) + _MESSAGE * stages)
         if short or passes == 1 or 2 * count > processors or count * stages > _MOST_STAGES or count * workspace > room:
             return None
         return _Launch(32, warps, min(count * passes, processors), count, workspace, stages=stages)
 
     def workspace(self, instance: Instance, lanes: int, warps: int, *, by_pass: bool = False) -> int:
         """Return the values of work a pair in flight needs; the kernels lay them out in this order."""
-        levels = self.levels
+        # Logarithms have a bound of the last level too.
+        levels = self.depth if instance.careful else self.levels
         (_, length1, dimension), (_, length2, _) = self.shapes
         groups = 0 if self.static_kernel == GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)
         channels = groups * instance.channels
-        # Rows of points are laid out by blocks of 32, and the largest K that is trusted behind them; the two factors of
+        # Rows of points are laid out by blocks of 32, and the sum of |g| behind them; the two factors of
         # a dilated kernel come last.
         rows1, rows2 = (-(-(length + 1) // 32) * 32 for length in (length1, length2))
         paths = channels * (rows1 + rows2) + 4

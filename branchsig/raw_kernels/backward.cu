@@ -94,14 +94,14 @@ struct Adjoint {
   // Relayed: tells the stages of the way back whether there is one, and the factors of the gradients. Called behind a barrier.
   __device__ void announce(bool goes_up) const {
     if (team.thread() == 0) {
-      work* told = relay.messages + 4 * relay.stage;
+      work* told = relay.messages + relay.MESSAGE * relay.stage;
       told[1] = work(goes_up);
       for (int i = 0; i < 2; ++i) told[2 + i] = memory.factors[i];
     }
     relay.tell(team, relay.ALL_DONE);
   }
   __device__ bool announced() const {
-    const work* told = relay.messages + 4 * (relay.passes - 1);
+    const work* told = relay.messages + relay.MESSAGE * (relay.passes - 1);
     if (team.lane == 0)
       for (int i = 0; i < 2; ++i) memory.factors[i] = told[2 + i];
     __syncwarp();
@@ -135,7 +135,7 @@ struct Adjoint {
       if constexpr (Rule::EVERY_ROW) {
         strip.start(start < C ? sweep.nodes_of(start / width) + (R - 1) * (long long)Rule::CELL : nullptr);
       } else {
-        strip.start(N, memory.last_row, first, C);
+        strip.start(N - Rule::TOP, memory.last_row, first, C);
       }
 #pragma unroll
       for (int m = 0; m < N; ++m)
@@ -171,7 +171,7 @@ struct Adjoint {
           }
           if (Rule::LAG || inside) {
             increments.of_row(r >> problem.order1, true, (r & mask) == 0, g);
-            strip.row(*this, N, done, first, g, sweep.weights, handed, gbar);
+            strip.row(*this, N - Rule::TOP, done, first, g, sweep.weights, handed, gbar);
           }
           if (team.lane == 0 && start && done >= 0 && done < R + lag) {
             work* row = edge_of(done, 0);
@@ -312,7 +312,6 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       goes_up = CAREFUL || PARTS || team.some(!watch.wrong);
       if (goes_up) {
         bool finite = GRID || PARTS ? !watch.wrong : is_finite(real(log_k));
-        if (CAREFUL && !GRID) finite = finite && !lost(log_k, watch.largest, watch.moved, task.purpose);
         if (!GRID && !PARTS && !task.wrt_log) finite = finite && is_finite(real(exp(log_k)));
         work deriv[2] = {work(1), work(1)};
         if (!GRID && !PARTS) {

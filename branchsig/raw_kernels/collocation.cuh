@@ -114,14 +114,14 @@ __device__ __forceinline__ void sums_adjoint(const work* weights, const work (&w
 }
 
 template <typename real, typename work, int DEPTH, int P, bool OF_GRID, bool IN_LOGS>
-struct Collocation : Levels<DEPTH, OF_GRID> {
+struct Collocation : Levels<DEPTH, OF_GRID || IN_LOGS> {
   typedef work Work;
   typedef Weights<P> At;
-  enum { COLUMNS = 1, ROOM = Levels<DEPTH, OF_GRID>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: K at the nodes of the left edge but the first, BOUNDED what bounds the error of log K, and E_a; up: F_a, the suffix sums
+  enum { COLUMNS = 1, ROOM = Levels<DEPTH, OF_GRID || IN_LOGS>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
+  // down: K at the nodes of the left edge but the first, CAREFUL what bounds the error of log K, and E_a; up: F_a, the suffix sums
   // of Kbar K by rows of nodes but the first, and what the cell to the right gives to Kbar on the edge
-  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false, BOUNDED = GRID && CAREFUL;
-  enum { DOWN = 2 * P + 2 * BOUNDED, UP = 3 * P + 1, RUNS = P, LAG = 0, E = DOWN - P };
+  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false;
+  enum { DOWN = 2 * P + 2 * CAREFUL, UP = 3 * P + 1, RUNS = P, LAG = 0, E = DOWN - P, TOP = CAREFUL && !GRID };
   static constexpr int LOG = CAREFUL ? int(ROOM) : 1;
   static constexpr double OF_SUM = 1.0;
 
@@ -132,10 +132,12 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
   struct Down {
     // on the latest row of nodes
     work k[ROOM][P + 1], logs[LOG][P + 1];
-    Bounds<ROOM, P, BOUNDED, work> bounds;
+    Bounds<ROOM, P, CAREFUL, false, work> bounds;
+    Ends<1, !CAREFUL, work> ends;
 
     __device__ __forceinline__ void start(int N) {
       bounds.start();
+      ends.start();
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll(UNROLLED)
@@ -147,13 +149,20 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
 
     // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
     __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, int purpose, work (&edge)[ROOM][DOWN],
-                                        work& total, Watch<work>& watch) {
-      work sums[P][P], integral = work(1), largest = work(1);
+                                        work&, Watch<work>& watch) {
+      work sums[P][P], integral = work(1), mean = work(1);
       sums_of_ones<P>(weights, sums);
       bounds.move(fabs(g[0]), edge);
 #pragma unroll
       for (int m = 0; m < N; ++m) {
-        work nodes[P + 1][P + 1];
+        bounds.level(m, g[0], mean, edge);
+        if (TOP && m == N - 1) {  // at the corners
+          edge[m][E] += g[0] == work(0) ? work(0) : g[0] * integral;
+          logs[CAREFUL ? m : 0][P] += edge[m][E];
+          bounds.nodes(m, fabs(logs[CAREFUL ? m : 0][P]), edge);
+          continue;
+        }
+        work nodes[P + 1][P + 1], farthest = work(0);
 #pragma unroll(UNROLLED)
         for (int l = 0; l <= P; ++l) nodes[0][l] = k[m][l];
 #pragma unroll(UNROLLED)
@@ -167,6 +176,7 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
               run += g[0] == work(0) ? work(0) : cell;
               logs[m][l] += run;
               nodes[a + 1][l] = exp(logs[m][l]);
+              farthest = widened(farthest, work(fabs(logs[m][l])));
             } else {
               run *= cell_exp(cell);
               nodes[a + 1][l] = nodes[a][l] * run;
@@ -178,20 +188,19 @@ struct Collocation : Levels<DEPTH, OF_GRID> {
         }
 #pragma unroll(UNROLLED)
         for (int l = 0; l <= P; ++l) k[m][l] = nodes[P][l];
-        bounds.level(m, g[0], largest, edge);
-        if (BOUNDED && m == N - 1)
+        bounds.nodes(m, m == N - 1 ? work(fabs(logs[CAREFUL ? m : 0][P])) : farthest, edge);
+        if (CAREFUL && m == N - 1)
           watch.wrong |= bounds.wrong(m, logs[m][P], purpose) || !is_finite(purpose ? logs[m][P] : work(real(k[m][P])));
-        if (m < N - 1 || (CAREFUL && !GRID)) sums_of_cell<P, CAREFUL>(weights, nodes, sums);
-        if (CAREFUL) largest = larger(largest, largest_mean<P>(weights, sums));
-        if (m == N - 1 && !GRID) integral = integral_of_cell<P, CAREFUL>(weights, nodes);
+        if (m < N - 1) sums_of_cell<P, CAREFUL>(weights, nodes, sums);
+        if (CAREFUL ? m == N - 2 : m == N - 1 && !GRID) integral = integral_of_cell<P, CAREFUL>(weights, nodes);
+        if (CAREFUL) mean = m < N - 2 ? largest_mean<P>(weights, sums) : work(fabs(integral));
       }
-      if (CAREFUL && !GRID) watch.bound(fabs(g[0]), largest);
-      if (!GRID) total += CAREFUL && g[0] == work(0) ? work(0) : g[0] * integral;
+      if (!GRID) ends.add(0, CAREFUL && g[0] == work(0) ? work(0) : g[0] * integral);
     }
 
     // K, or its logarithm, at the lower right corner of the latest cell; NaN where it has lost its digits
     __device__ __forceinline__ work corner(int, int m, int, bool logarithm, int purpose) const {
-      if (BOUNDED && bounds.wrong(m, logs[CAREFUL ? m : 0][P], purpose)) return not_a_number<work>();
+      if (bounds.wrong(m, logs[CAREFUL ? m : 0][P], purpose)) return not_a_number<work>();
       return CAREFUL && logarithm ? logs[CAREFUL ? m : 0][P] : k[m][P];
     }
 

@@ -15,64 +15,103 @@ __device__ __forceinline__ float of_high_word<float>(unsigned bits) {
   return __int_as_float(bits);
 }
 
-// Watches over what a lane computes. Extremes are kept, and looked at in the end, as unsigned integers: that takes no
-// floating-point slot, and no instruction waits for a flag of the one before.
+// Watches over what a lane computes by running products. Extremes are kept, and looked at in the end, as unsigned integers: that takes
+// no floating-point slot, and no instruction waits for a flag of the one before.
 template <typename work>
 struct Watch {
-  enum : unsigned {  // 2^-500..2^500 in float64, 2^-60..2^60 in float32
-    LEAST = sizeof(work) == 8 ? 0x20b00000u : 0x21800000u,
-    MOST = sizeof(work) == 8 ? 0x5f300000u : 0x5d800000u,
-    FAINT = 0xbf7c0000u  // 2^-6 - 1; what is below it, as a float, is beyond it
+  static constexpr bool DOUBLE = sizeof(work) == 8;
+  enum : unsigned {
+    FRACTION = DOUBLE ? 20 : 23,  // bits of a high word below its exponent
+    ONE = DOUBLE ? 0x3ff00000u : 0x3f800000u,
+    LEAST = ONE - (60u << 23),               // in float32
+    RANGE = DOUBLE ? 500u << 20 : 120u << 23,  // 2^-500..2^500 in float64, 2^-60..2^60 in float32
+    FAINT = 0xbf7c0000u                      // 2^-6 - 1; what is below it, as a float, is beyond it
   };
+  // in float64 the largest distance of a K from 1, in float32 that of the largest K from the least one that is in the range
   unsigned farthest = 0, faintest = 0;
   bool wrong = false;
-  // For a bound of the error of log K, where it is made exactly: the largest mean of K over a cell with an increment, and the sum of
-  // all |g|, in the units of these.
-  work largest = work(0), moved = work(0);
+  // The largest |log K| of the levels that are kept, or a little more, and a bound of that of the last one where it is not kept.
+  float reach = 0.0f, last = 0.0f;
+  work moved = work(0);  // the sum of all |g|, in their units, where nothing is known of it beforehand
 
-  // What the largest K times the sum of all |g| may be: eps times this is the error of log K, at most, in the log domain 5e-5, and
-  // half a thousandth in float32.
-  static __device__ __forceinline__ double digits() { return sizeof(work) == 8 ? 2e11 : 8e3; }
-  // The sum of |g| over the error of increments that are differences of kappa, times that of kappa: right to 1e-11 (1e-5)
-  static __device__ __forceinline__ double of_increments() { return sizeof(work) == 8 ? 1e5 : 2e2; }
-
-  // Of a cell with |g| = size, and the largest mean of its levels.
-  __device__ __forceinline__ void bound(work size, work mean) {
-    if (size == work(0)) return;
-    largest = mean <= largest ? largest : mean;  // NaN too
-    moved += size;
-  }
   // K of the running products must stay in the range; 0, inf, NaN and signs are beyond all others.
-  __device__ __forceinline__ void over(work k) { farthest = max(farthest, high_word(k) - LEAST); }
+  __device__ __forceinline__ void over(work k) {
+    const unsigned beyond_one = high_word(k) - ONE;
+    farthest = max(farthest, DOUBLE ? unsigned(abs(int(beyond_one))) : beyond_one + (ONE - LEAST));
+  }
   // Too few digits of a product less 1, or of its latest factor, are left where one of them is below 2^-6. NaN is left to K, and on
   // the way back to the gradients.
   __device__ __forceinline__ void over(work run, work factor) {
     if (sizeof(work) == 4) faintest = max(faintest, max(high_word(run), high_word(factor)));
   }
-  // `most`: the largest K of which log K is right
-  __device__ __forceinline__ bool strayed(work most) const {
-    const bool doubtful = !(most >= work(1));
-    return wrong || doubtful || farthest > min(unsigned(MOST), high_word(most)) - LEAST || faintest > FAINT;
+  __device__ __forceinline__ bool strayed() const { return wrong || farthest > RANGE || faintest > FAINT; }
+  // In the end. The mantissa, as the fraction of a power of 2, is off by less than 0.087.
+  __device__ __forceinline__ void close() {
+    wrong = strayed();
+    const float powers = float(int(DOUBLE ? farthest : max(farthest, ONE - LEAST) - (ONE - LEAST)));
+    reach = wrong ? 1e6f : (powers / float(1 << FRACTION) + 0.087f) * 0.69315f;
   }
-  // the largest K, that of level 0 included, or a little more
-  __device__ __forceinline__ work most() const {
-    return farthest > MOST - LEAST ? work(1) / work(0) : max(work(1), of_high_word<work>(farthest + LEAST + 1));
+
+  // What the bound of the error of log K may be, in units of the last place of 1: 5e-5, and half a thousandth in float32.
+  static __device__ __forceinline__ double digits() { return DOUBLE ? 2e11 : 8e3; }
+  // The sum of |g| over the error of increments that are differences of kappa, times that of kappa: right to 1e-11 (1e-5)
+  static __device__ __forceinline__ double of_increments() { return DOUBLE ? 1e5 : 2e2; }
+  // Whether a pair may have lost its digits, by the bound of Bounds with M and L from above; in float32, which has few of them, by
+  // its first term alone. `size`: the sum of |g|; so many levels are kept.
+  template <bool ALL, bool OF_ITSELF>
+  __device__ __forceinline__ bool doubtful(double size, int levels) const {
+    const double own = size * double(exp(reach));
+    double error = levels || OF_ITSELF ? own : size;
+    if (OF_ITSELF) {
+      error *= 1.0 + double(reach);
+    } else if (DOUBLE) {
+      error = size;
+      for (int m = 1; m < levels; ++m) error = own + error * (0.5 * double(reach));
+      if (!ALL && levels) error = own + error * (0.5 * double(last));
+    }
+    return !(error <= digits());
   }
-  __device__ __forceinline__ bool strayed() const { return wrong || farthest > MOST - LEAST || faintest > FAINT; }
+};
+
+// What the columns of a strip add to log K of the last level and, FOLLOWED, how far these sums go, as high words: |log K| at a node
+// is at most the sum of this over the columns.
+template <int COLUMNS, bool FOLLOWED, typename work>
+struct Ends {
+  work sum[FOLLOWED ? COLUMNS : 1];
+  unsigned farthest[FOLLOWED ? COLUMNS : 1];
+
+  __device__ __forceinline__ void start() {
+#pragma unroll
+    for (int c = 0; c < (FOLLOWED ? COLUMNS : 1); ++c) {
+      sum[c] = work(0);
+      farthest[c] = 0;
+    }
+  }
+  __device__ __forceinline__ void add(int c, work cell) {
+    const int mine = FOLLOWED ? c : 0;
+    sum[mine] += cell;
+    if (FOLLOWED) farthest[mine] = max(farthest[mine], high_word(sum[mine]) & 0x7fffffffu);
+  }
+  __device__ __forceinline__ void leave(work& total, Watch<work>& watch) const {
+#pragma unroll
+    for (int c = 0; c < (FOLLOWED ? COLUMNS : 1); ++c) {
+      total += sum[c];
+      if (FOLLOWED) watch.last += float(of_high_word<work>(farthest[c] + 1));
+    }
+  }
 };
 
 // What a value is asked for: the kernel, its logarithm, or a logarithm that others are subtracted from. PARTS: these of their sum,
-// or every part for itself.
-enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, EVERY_PART };
+// or every part for itself. ROUGH: whatever comes out.
+enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, EVERY_PART, ROUGH };
 
-// |error of log K_m| <= EPSILON (largest mean of K_{m-1}, ..., K_0 over a cell) (sum of |g|)
 constexpr double EPSILON = 0x1p-52, TOLERANCE = 1e-4;
 
-// Whether the digits of a value are lost, given log K and those two factors of the bound. Infinite logarithms stay, and so do
-// kernels that are inf or 0 for certain.
-__device__ inline bool lost(double log_k, double largest, double moved, int purpose) {
-  const double error = EPSILON * largest * moved, size = fabs(log_k);
-  if (moved == 0.0 || size > 0x1.fffffffffffffp+1023) return false;
+// Whether the digits of a value are lost, given log K and a bound of its error. Infinite logarithms stay, and so do kernels that are
+// inf or 0 for certain.
+__device__ inline bool lost(double log_k, double error, int purpose) {
+  const double size = fabs(log_k);
+  if (purpose == ROUGH || size > 0x1.fffffffffffffp+1023) return false;
   if (error <= TOLERANCE * (purpose == ITS_LOGARITHM && size > 1.0 ? size : 1.0)) return false;
   return purpose != KERNEL_ITSELF || !(log_k - error > 709.782712893384 || log_k + error < -744.4400719213812);
 }
@@ -211,34 +250,59 @@ __device__ __forceinline__ real power(real base, real exponent) {
   return exp(exponent * log(base));
 }
 
-// The bounds of a column of nodes, over all cells above and to the left. Those of the columns before come and go with the values
-// `edge` of every level: from AT on the largest mean of the levels below, and the sum of |g| along the row, which level 0 has.
-template <int ROOM, int AT, bool USED, typename work>
+// The larger one of a bound and a value; infinite where the value is not a number
+template <typename work>
+__device__ __forceinline__ work widened(work bound, work value) {
+  return value <= bound ? bound : value == value ? value : work(1) / work(0);
+}
+
+// How far rounding may have carried log K of every level away at a column of nodes: with e_0 = 0, and over all cells above and to
+// the left S the sum of |g|, M_m the largest mean of K_m over a cell that moves, and L_m the largest |log K_m| at a node,
+//
+//   e_m = eps S M_{m-1} + e_{m-1} L_m / 2
+//
+// OF_ITSELF, without truncation: eps S M (1 + L). What bounds the columns before comes and goes with the values `edge` of every
+// level, from AT on: level m of the arrays has M_m, of the level below it, and L_{m+1}, but level 0, whose L does not count, the sum
+// along the row. M_0 is 1.
+template <int ROOM, int AT, bool USED, bool OF_ITSELF, typename work>
 struct Bounds {
-  enum { LARGEST = AT, MOVED = AT + 1 };
-  work largest[USED ? ROOM : 1], moved;
+  enum { LARGEST = AT, MOVED = AT + 1, REACH = AT + 1 + OF_ITSELF };
+  work largest[USED ? ROOM : 1], reach[USED ? ROOM : 1], moved;
 
   __device__ __forceinline__ void start() {
     moved = work(0);
 #pragma unroll
-    for (int m = 0; m < (USED ? ROOM : 1); ++m) largest[m] = work(0);
+    for (int m = 0; m < (USED ? ROOM : 1); ++m) largest[m] = reach[m] = work(0);
   }
   // Takes a cell with |g| = size.
   template <int VALUES>
   __device__ __forceinline__ void move(work size, work (&edge)[ROOM][VALUES]) {
     if constexpr (USED) moved += edge[0][MOVED] += size;
   }
-  // Level m of it: `mean` is the largest of the levels below.
+  // The same of level m, where the largest |mean| of the level below is `mean`
   template <int VALUES>
   __device__ __forceinline__ void level(int m, work g, work mean, work (&edge)[ROOM][VALUES]) {
     if constexpr (USED) {
-      work& of_row = edge[m][LARGEST];
-      if (g != work(0)) of_row = mean <= of_row ? of_row : mean;  // NaN too
-      largest[m] = of_row <= largest[m] ? largest[m] : of_row;
-      of_row = largest[m];
+      const work of_row = g != work(0) ? widened(edge[m][LARGEST], mean) : edge[m][LARGEST];
+      edge[m][LARGEST] = largest[m] = widened(largest[m], of_row);
     }
   }
+  // Takes nodes of level m, of which the largest |log K| is `size`.
+  template <int VALUES>
+  __device__ __forceinline__ void nodes(int m, work size, work (&edge)[ROOM][VALUES]) {
+    if constexpr (USED)
+      if (m || OF_ITSELF) edge[m][REACH] = reach[m] = widened(reach[m], widened(edge[m][REACH], size));
+  }
+  __device__ __forceinline__ work error(int last) const {
+    if (moved == work(0)) return work(0);
+    const work own = work(EPSILON) * moved;
+    if (OF_ITSELF) return own * largest[0] * (work(1) + reach[0]);
+    work error = own;
+#pragma unroll
+    for (int m = 1; m <= (USED ? last : 0); ++m) error = own * largest[m] + error * (work(0.5) * reach[m]);
+    return error;
+  }
   __device__ __forceinline__ bool wrong(int m, work log_k, int purpose) const {
-    return USED && lost(log_k, largest[USED ? m : 0], moved, purpose);
+    return USED && lost(log_k, error(m), purpose);
   }
 };

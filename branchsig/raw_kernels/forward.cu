@@ -55,7 +55,6 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       }
     }
     if (!CAREFUL && team.thread() == 0) flags[turns.pair()] = watch.wrong;
-    if (CAREFUL && !GRID && lost(total, watch.largest, watch.moved, task.purpose)) total = not_a_number<work>();
     if (!GRID) {
       if (PARTS) team.barrier();  // another thread has stored the values
       const long long number = task.first_pair + turns.pair();

@@ -102,8 +102,8 @@ struct Paths {
     return points1.group(problem.template groups<CHANNELS>(), problem.padded1 + 1);
   }
 
-  // Behind the points: the largest K that a pair may reach until too few digits are left, 0 where its increments have too few.
-  __device__ work* most(const Problem<real, MORE>& problem) const {
+  // Behind the points: a bound for the sum of all |g|, infinite where the increments themselves have too few digits.
+  __device__ work* moved(const Problem<real, MORE>& problem) const {
     return reinterpret_cast<work*>(points2(problem).group(problem.template groups<CHANNELS>(), problem.padded2 + 1).piece);
   }
 
@@ -111,19 +111,29 @@ struct Paths {
   __device__ work* place(const Problem<real, MORE>& problem, work* memory) {
     if (KERNEL == GIVEN) return memory;
     points1.piece = reinterpret_cast<typename Rows::Piece*>(memory);
-    return most(problem) + Rows::VALUES;
+    return moved(problem) + Rows::VALUES;
   }
-  // WATCHED: finds out how large K may be.
+  // WATCHED: bounds the sum of all |g|.
   template <bool WATCHED, typename Team>
-  __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work scale, work* scratch) const {
-    if (KERNEL == GIVEN) return;
+  __device__ __forceinline__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work scale, work* scratch) const {
+    if (KERNEL != GIVEN) laid_out<WATCHED>(*this, problem, team, scale, scratch);
+  }
+  // A function of its own, by values: what it multiplies again and again would otherwise wait in registers all the time.
+  template <bool WATCHED, typename Team>
+  static __device__ __noinline__ void laid_out(const Paths paths, const Problem<real, MORE> problem, const Team team, work scale,
+                                               work* scratch) {
+    paths.template lay_out_both<WATCHED>(problem, team, scale, scratch);
+  }
+  template <bool WATCHED, typename Team>
+  __device__ __forceinline__ void lay_out_both(const Problem<real, MORE>& problem, const Team& team, work scale,
+                                               work* scratch) const {
     Extent extent1, extent2;
     lay_out<WATCHED>(problem, team, path1, problem.length1, points1, BEFORE, unit(problem, scale, false), false, extent1);
     lay_out<WATCHED>(problem, team, path2, problem.length2, points2(problem), 0, unit(problem, scale, true), true, extent2);
     if (WATCHED) {
       team.sum_both(extent1.moved, extent2.moved, scratch);
       if (KERNEL == POLYNOMIAL) team.most_both(extent1.farthest, extent2.farthest, scratch);
-      if (team.thread() == 0) *most(problem) = trusted(problem, scale, extent1, extent2);
+      if (team.thread() == 0) *moved(problem) = sum_of_increments(problem, scale, extent1, extent2);
     }
     team.barrier();
   }
@@ -162,11 +172,10 @@ struct Paths {
     return KERNEL == MATERN12 || KERNEL == MATERN32 ? float(p0) : 1.0f;
   }
 
-  // The largest K for which its logarithm is right to within what is allowed: |error of log K| <= eps max K (sum of |g|). 0 where
-  // what increments lose as differences of kappa may be seen.
-  __device__ work trusted(const Problem<real, MORE>& problem, work scale, const Extent& extent1, const Extent& extent2) const {
+  // A bound for the sum of all |g|; infinite where what increments lose as differences of kappa may be seen.
+  __device__ work sum_of_increments(const Problem<real, MORE>& problem, work scale, const Extent& extent1, const Extent& extent2) const {
     const double moved = double(extent1.moved) * double(extent2.moved);
-    if (KERNEL == LINEAR) return work(Watch<work>::digits() / (moved / double(scale)));
+    if (KERNEL == LINEAR) return work(moved / double(scale));
     double of_cells = moved, largest = KERNEL == RATIONAL_QUADRATIC ? 1.0 + problem.parameter[1] : 1.0;
     const double cells = double(problem.length1 - 1) * double(problem.length2 - 1);
     if (KERNEL == POLYNOMIAL) {
@@ -179,7 +188,7 @@ struct Paths {
     }
     const bool kept = largest * sqrt(cells) <= Watch<work>::of_increments() * of_cells;
     const double factors = problem.dilated ? fabs(double(dilation(problem, false)) * double(dilation(problem, true))) : 1.0;
-    return kept ? work(Watch<work>::digits() / (of_cells * factors)) : work(0);
+    return kept ? work(of_cells * factors) : work(1) / work(0);
   }
   template <bool WATCHED, typename Team>
   static __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, const real* path, int length,

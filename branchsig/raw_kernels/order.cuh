@@ -22,7 +22,7 @@ struct Order : Levels<DEPTH, true> {
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, true>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
   // down: k at the nodes of the left edge but the first, what bounds errors, and the sums of cells along the row up to there; up:
   // these sums, the suffix sums of ubar by rows of nodes but the first, and what the cell to the right gives to kbar on the edge
-  enum { DOWN = 2 * P + 2, UP = 3 * P + 1, RUNS = P, LAG = 0, SUMS = DOWN - P };
+  enum { DOWN = 2 * P + 2, UP = 3 * P + 1, RUNS = P, LAG = 0, SUMS = DOWN - P, TOP = 0 };
   static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = true, EVERY_ROW = false;
   static constexpr double OF_SUM = 1.0;
 
@@ -41,7 +41,7 @@ struct Order : Levels<DEPTH, true> {
   struct Down {
     // on the latest row of nodes
     work k[ROOM][P + 1], u[ROOM][P + 1];
-    Bounds<ROOM, P, true, work> bounds;  // the largest |k_n| of every n
+    Bounds<ROOM, P, true, false, work> bounds;  // the largest |k_n| of every n
 
     __device__ __forceinline__ void start(int N) {
       bounds.start();
@@ -86,6 +86,7 @@ struct Order : Levels<DEPTH, true> {
 
     // k_n, n = m + 1, at the lower right corner of the latest cell; NaN where it has lost its digits
     __device__ __forceinline__ work corner(int N, int m, int, bool, int purpose) const {
+      if (purpose == ROUGH) return k[m][P];
       work error = error_of(m), allowed = size_of(k[m][P]);
       if (purpose != EVERY_PART) {
         work sum = work(1);

@@ -8,7 +8,7 @@ template <typename real, typename work, int DEPTH, int WIDTH, bool OF_GRID, bool
 struct Staggered : Levels<DEPTH, OF_GRID> {
   typedef work Work;
   enum { COLUMNS = WIDTH, ROOM = Levels<DEPTH, OF_GRID>::ROOM, WEIGHTS = 0 };
-  enum { DOWN = 1, UP = 3, RUNS = 1, LAG = 1 };  // down: E; up: F, the suffix sum of Kbar K, g w
+  enum { DOWN = 1, UP = 3, RUNS = 1, LAG = 1, TOP = 0 };  // down: E; up: F, the suffix sum of Kbar K, g w
   static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = false, EVERY_ROW = false;
   static constexpr double OF_SUM = 0.25;
   static_assert(DEPTH > 0 && !IN_LOGS, "other depths, and logarithms, are those of Trapezoid");
@@ -41,8 +41,10 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
   struct Down {
     // K at the column left of the strip and at its own on the latest row, and the sums of the latest two
     work k[ROOM][COLUMNS + 1], both[ROOM][COLUMNS + 1], line[ROOM + 1][COLUMNS];
+    Ends<COLUMNS, sizeof(work) == 8 && (DEPTH > 1), work> ends;
 
     __device__ __forceinline__ void start(int N) {
+      ends.start();
 #pragma unroll
       for (int m = 0; m < N; ++m)
 #pragma unroll
@@ -57,7 +59,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
     }
 
     // One row of every level. `edge` comes with E at the column left of the strip, and leaves with that at its last.
-    __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, int, work (&edge)[ROOM][DOWN], work& total,
+    __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, int, work (&edge)[ROOM][DOWN], work&,
                                         Watch<work>& watch) {
       work sums[ROOM][COLUMNS];
 #pragma unroll
@@ -66,7 +68,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
         for (int c = 0; c < COLUMNS; ++c) sums[m][c] = both[m][c] + both[m][c + 1];
       if (!GRID) {
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) total += line[N][c] * (N ? sums[N ? N - 1 : 0][c] : work(4));
+        for (int c = 0; c < COLUMNS; ++c) ends.add(c, line[N][c] * (N ? sums[N ? N - 1 : 0][c] : work(4)));
       }
       work factor[ROOM][COLUMNS];
       cells(N, line, sums, factor);

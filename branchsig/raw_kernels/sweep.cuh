@@ -136,6 +136,17 @@ struct Team {
     if (warps > 1) gather(scratch, a, [](float x, float y) { return larger(x, y); });
     if (warps > 1) gather(scratch, b, [](float x, float y) { return larger(x, y); });
   }
+  // The largest first value and the sum of the second ones
+  template <typename work>
+  __device__ void most_and_sum(float& a, float& b, work* scratch) const {
+    for (int distance = lanes / 2; distance; distance >>= 1) {
+      const float more_a = __shfl_xor_sync(ALL_LANES, a, distance), more_b = __shfl_xor_sync(ALL_LANES, b, distance);
+      a = larger(a, more_a);
+      b += more_b;
+    }
+    if (warps > 1) gather(scratch, a, [](float x, float y) { return larger(x, y); });
+    if (warps > 1) gather(scratch, b, [](float x, float y) { return x + y; });
+  }
   // Joins the values of the warps, known to all threads.
   template <typename work, typename value_t, typename Join>
   __device__ void gather(work* scratch, value_t& value, Join join) const {
@@ -190,14 +201,14 @@ __device__ __forceinline__ int acquire(const int* where) {
 // What is known of a pair that is relayed, in shared memory.
 template <typename work>
 struct Relay {
-  enum { ALL_DONE = 1 << 30 };
+  enum { ALL_DONE = 1 << 30, MESSAGE = 6 };
   int* progress;    // phases that each stage of the pair has done; null where one team does all of a pair
   int turn, stage;  // those of this team
   int passes;       // of the columns of the pair
   int seen;         // what is known of the progress of the stage before it
-  // (stages, 4): what stages tell others beside their edges. Passes down: what they and those before add to log K, whether one of
-  // them strayed, and the two factors of the bound of its error; the last one: whether there is a way back (second value), and the
-  // factors of the gradients (the next two).
+  // (stages, MESSAGE): what stages tell others beside their edges. Passes down: what they and those before add to log K, whether one
+  // of them strayed, and what bounds its error; the last one: whether there is a way back (second value), and the factors of the
+  // gradients (the next two).
   work* messages;
 
   // Waits until a stage has done so many phases, and what it has written in them is there. Returns its progress.
@@ -277,7 +288,7 @@ struct Turns {
       relay.stage = int(relay.turn / task.pairs);
       relay.progress = progress + 1 + relay.turn % task.pairs * task.stages;
       relay.seen = 0;
-      relay.messages = workspace_of(relay.turn % task.pairs + 1) - 4 * task.stages;
+      relay.messages = workspace_of(relay.turn % task.pairs + 1) - relay.MESSAGE * task.stages;
     }
     __syncthreads();
     return relay.turn;
@@ -365,42 +376,44 @@ struct Sweep {
     do {
       down(pass, last_row, values, content, purpose, total, watch);
     } while (!relay.progress && ++pass * team.warps * span() < problem.columns());
-    watch.wrong = KERNEL != GIVEN && WATCHED ? watch.strayed(*paths.most(problem)) : watch.strayed();
-    if (KERNEL == GIVEN && WATCHED) watch.largest = watch.most();
+    watch.close();
     return total;
   }
 
   // Joins what the threads of a team have found, known to all of them, and what the stages before have told. Returns false where
   // further passes go on with it.
   __device__ bool collect(work& total, Watch<work>& watch, work* scratch) const {
-    constexpr bool SUMMED = Rule::CAREFUL && !Rule::GRID, BOUND = SUMMED || (KERNEL == GIVEN && WATCHED);
     total = team.sum(total, scratch);
     watch.wrong = team.any(watch.wrong);
-    if (BOUND) {
-      watch.moved = team.sum(watch.moved, scratch);
-      watch.largest = team.most(watch.largest, scratch);
-    }
+    if (WATCHED) team.most_and_sum(watch.reach, watch.last, scratch);
+    if (KERNEL == GIVEN && WATCHED) watch.moved = team.sum(watch.moved, scratch);
     if (relay.progress) {
       const int pass = relay.stage;
-      work* told = relay.messages + 4 * pass;
+      work* told = relay.messages + relay.MESSAGE * pass;
       if (pass) {
         relay.await(pass - 1, relay.ALL_DONE);
-        total += told[-4];
-        watch.wrong |= told[-3] != work(0);
-        if (BOUND) watch.largest = larger(watch.largest, told[-2]);
-        if (BOUND) watch.moved += told[-1];
+        const work* before = told - relay.MESSAGE;
+        total += before[0];
+        watch.wrong |= before[1] != work(0);
+        watch.reach = larger(watch.reach, float(before[2]));
+        watch.last += float(before[3]);
+        watch.moved += before[4];
       }
       if (pass + 1 < relay.passes) return tell_next(told, total, watch);
     }
-    if (KERNEL == GIVEN && WATCHED) watch.wrong |= !(double(watch.largest) * watch.moved <= Watch<work>::digits() * Rule::OF_SUM);
+    if (WATCHED) {
+      const double size = KERNEL == GIVEN ? double(watch.moved) / Rule::OF_SUM : double(*paths.moved(problem));
+      watch.wrong |= watch.template doubtful<Rule::GRID, Rule::EVERY_ROW>(size, levels());
+    }
     return true;
   }
   __device__ bool tell_next(work* told, work total, const Watch<work>& watch) const {
     if (team.thread() == 0) {
       told[0] = total;
       told[1] = work(watch.wrong);
-      told[2] = watch.largest;
-      told[3] = watch.moved;
+      told[2] = work(watch.reach);
+      told[3] = work(watch.last);
+      told[4] = watch.moved;
     }
     team.barrier();
     relay.tell(team, relay.ALL_DONE);
@@ -492,6 +505,12 @@ struct Sweep {
     }
     if constexpr (!Rule::EVERY_ROW)
       if (last_row) strip.keep(N, last_row, first, C);
+    if constexpr (!Rule::GRID && !Rule::PARTS && !Rule::EVERY_ROW) strip.ends.leave(total, watch);
+    if constexpr (Rule::CAREFUL && !Rule::GRID)
+      if (first == C - 1) {
+        const work end = strip.corner(N, N - 1, 0, true, purpose);
+        if (end != end) total = end;
+      }
     if (Rule::PARTS && first == C - 1) {
       if (!Rule::GRID && values) values[0] = real(1);
 #pragma unroll

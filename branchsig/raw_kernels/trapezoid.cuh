@@ -25,12 +25,12 @@ __device__ __forceinline__ void read_last_row(int N, const work* last_row, int f
 }
 
 template <typename real, typename work, int DEPTH, int WIDTH, bool OF_GRID, bool IN_LOGS>
-struct Trapezoid : Levels<DEPTH, OF_GRID> {
+struct Trapezoid : Levels<DEPTH, OF_GRID || IN_LOGS> {
   typedef work Work;
-  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false, BOUNDED = GRID && CAREFUL;
-  enum { COLUMNS = WIDTH, ROOM = Levels<DEPTH, OF_GRID>::ROOM, WEIGHTS = 0 };
-  // down: K, E, and between them, BOUNDED, what bounds the error of log K; up: F, the suffix sum of Kbar K, g w
-  enum { DOWN = BOUNDED ? 4 : 2, UP = 3, RUNS = 1, LAG = 0, E = DOWN - 1 };
+  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false;
+  enum { COLUMNS = WIDTH, ROOM = Levels<DEPTH, OF_GRID || IN_LOGS>::ROOM, WEIGHTS = 0, TOP = IN_LOGS && !OF_GRID };
+  // down: K, E, and between them, CAREFUL, what bounds the error of log K; up: F, the suffix sum of Kbar K, g w
+  enum { DOWN = CAREFUL ? 4 : 2, UP = 3, RUNS = 1, LAG = 0, E = DOWN - 1 };
   static constexpr int LOG = CAREFUL ? int(ROOM) : 1;
   static constexpr double OF_SUM = 0.25;
 
@@ -40,10 +40,12 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
 
   struct Down {
     work k[ROOM][COLUMNS], logs[LOG][COLUMNS], above[ROOM];
-    Bounds<ROOM, 1, BOUNDED, work> bounds;
+    Bounds<ROOM, 1, CAREFUL, false, work> bounds;
+    Ends<COLUMNS, !CAREFUL, work> ends;
 
     __device__ __forceinline__ void start(int N) {
       bounds.start();
+      ends.start();
 #pragma unroll
       for (int m = 0; m < N; ++m) {
         above[m] = work(1);
@@ -58,7 +60,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
     // One row of cells, left to right. `edge` comes with K and E at the column left of the strip, and leaves with those at its
     // last.
     __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, int purpose, work (&edge)[ROOM][DOWN],
-                                        work& total, Watch<work>& watch) {
+                                        work&, Watch<work>& watch) {
       static_assert(!CAREFUL || COLUMNS == 1, "the bounds are those of a column");
       // K_m(r-1, c) + K_m(r, c) at the column left of the next one
       work both_left[ROOM];
@@ -69,8 +71,8 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
       }
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
-        work corners = work(4), largest = work(4);
-        bounds.move(fabs(g[c]), edge);
+        work corners = work(4);
+        bounds.move(fabs(g[c]) / work(OF_SUM), edge);
 #pragma unroll
         for (int m = 0; m < N; ++m) {
           work now;
@@ -78,8 +80,10 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
             edge[m][E] += g[c] == work(0) ? work(0) : g[c] * corners;
             logs[m][c] += edge[m][E];
             now = exp(logs[m][c]);
-            bounds.level(m, g[c], largest, edge);
-            if (BOUNDED && m == N - 1)
+            bounds.level(m, g[c], corners * work(OF_SUM), edge);
+            bounds.nodes(m, fabs(logs[m][c]), edge);
+            if (TOP && m == N - 1) continue;
+            if (m == N - 1)
               watch.wrong |= bounds.wrong(m, logs[m][c], purpose) || !is_finite(purpose ? logs[m][c] : work(real(now)));
           } else {
             edge[m][E] *= cell_exp(g[c] * corners);
@@ -90,10 +94,8 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
           k[m][c] = now;
           corners = both_left[m] + both;
           both_left[m] = both;
-          largest = larger(largest, corners);
         }
-        if (CAREFUL && !GRID) watch.bound(fabs(g[c]), largest);
-        if (!GRID) total += CAREFUL && g[c] == work(0) ? work(0) : g[c] * corners;
+        if (!GRID) ends.add(c, CAREFUL && g[c] == work(0) ? work(0) : g[c] * corners);
       }
 #pragma unroll
       for (int m = 0; m < N; ++m) edge[m][0] = k[m][COLUMNS - 1];
@@ -101,7 +103,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID> {
 
     // K, or its logarithm, at the end of column c of the strip on the latest row; NaN where it has lost its digits
     __device__ __forceinline__ work corner(int, int m, int c, bool logarithm, int purpose) const {
-      if (BOUNDED && bounds.wrong(m, logs[CAREFUL ? m : 0][c], purpose)) return not_a_number<work>();
+      if (bounds.wrong(m, logs[CAREFUL ? m : 0][c], purpose)) return not_a_number<work>();
       return CAREFUL && logarithm ? logs[CAREFUL ? m : 0][c] : k[m][c];
     }
 

@@ -279,10 +279,10 @@ struct Untruncated : Levels<1, true> {
   typedef work Work;
   typedef EquationWeights<P> At;
   enum { COLUMNS = 1, ROOM = 1, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: K at the nodes of the left edge but the first, E, and BOUNDED what bounds the error of log K; up: the suffix sums of Kbar
+  // down: K at the nodes of the left edge but the first, E, and CAREFUL what bounds the error of log K; up: the suffix sums of Kbar
   // K by rows of nodes but the first, and what the cell to the right gives to Kbar on the edge
-  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = true, BOUNDED = GRID && CAREFUL;
-  enum { DOWN = 2 * P + 2 * BOUNDED, UP = 2 * P + 1, RUNS = 0, LAG = 0 };
+  static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = true;
+  enum { DOWN = 2 * P + 3 * CAREFUL, UP = 2 * P + 1, RUNS = 0, LAG = 0, TOP = 0 };
   static constexpr double OF_SUM = 1.0;
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
@@ -299,7 +299,7 @@ struct Untruncated : Levels<1, true> {
   struct Down {
     // of the latest cell; log K on its last row of nodes
     work nodes[P + 1][P + 1], logs[P + 1];
-    Bounds<1, 2 * P, BOUNDED, work> bounds;
+    Bounds<1, 2 * P, CAREFUL, true, work> bounds;
 
     __device__ __forceinline__ void start(int) {
       bounds.start();
@@ -324,7 +324,7 @@ struct Untruncated : Levels<1, true> {
       if (CAREFUL) {
         const work integral = solve_carefully<P>(weights, g[0], nodes, logs, E);
         if (!GRID) total += integral;
-        bound(g[0], weights, edge, watch);
+        bound(g[0], weights, edge);
         if (GRID) watch.wrong |= bounds.wrong(0, logs[P], purpose) || !is_finite(purpose ? logs[P] : work(real(nodes[P][P])));
       } else {
         if constexpr (P == 1) {
@@ -345,20 +345,17 @@ struct Untruncated : Levels<1, true> {
       }
     }
 
-    // An error of K at the last node of a cell comes back to it: it is divided by 1 - the slope of the equation there.
-    __device__ __forceinline__ void bound(work g, const work* weights, work (&edge)[1][DOWN], Watch<work>& watch) {
+    __device__ __forceinline__ void bound(work g, const work* weights, work (&edge)[1][DOWN]) {
       work sums[P][P];
       sums_of_cell<P, true>(weights, nodes, sums);
-      const work mean = largest_mean<P>(weights, sums), own = weights[At::until(P, P)], slope = fabs(g) * mean * (own * own);
-      const work size = fabs(g) / (slope < work(0.75) ? work(1) - slope : work(0.25));
-      bounds.move(size, edge);
-      bounds.level(0, g, mean, edge);
-      if (!GRID) watch.bound(size, mean);
+      bounds.move(fabs(g), edge);
+      bounds.level(0, g, largest_mean<P>(weights, sums), edge);
+      bounds.nodes(0, fabs(logs[P]), edge);
     }
 
     // K, or its logarithm, at the lower right corner of the latest cell; NaN where it has lost its digits
     __device__ __forceinline__ work corner(int, int, int, bool logarithm, int purpose) const {
-      if (BOUNDED && bounds.wrong(0, logs[P], purpose)) return not_a_number<work>();
+      if (bounds.wrong(0, logs[P], purpose)) return not_a_number<work>();
       return CAREFUL && logarithm ? logs[P] : nodes[P][P];
     }
 

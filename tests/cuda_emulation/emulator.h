@@ -69,6 +69,7 @@ constexpr int parameter_count(void (*)(Parameters...)) {
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __noinline__
 #define __launch_bounds__(...)
 #ifdef EMULATOR_STATIC_SHARED  // under AddressSanitizer: red zones stand around static arrays
 #define __shared__ static
