@@ -213,10 +213,17 @@ class _RadialKernel(_Parameters):
         squares, p, q, r = (xp.zeros_like(x[:, :1, :1]) for _ in range(4))
         apart = [in_units(_channel_difference(x, y, channel)) for channel in range(x.shape[-1])]
         for channel, u in enumerate(apart):
-            squares = squares + u**2
-            p = p + dx[:, :, None, channel] * (u[:, 1:, :] + u[:, :-1, :])
-            q = q - dy[:, None, :, channel] * (u[:, :, 1:] + u[:, :, :-1])
-            r = r - 2 * dx[:, :, None, channel] * dy[:, None, :, channel]
+            square = u**2
+            squares = squares + square
+            # Differences that are cut off at `most` are no longer those of the steps.
+            cut = xp.abs(u) >= most
+            along_x = cut[:, 1:, :] | cut[:, :-1, :]
+            along_y = cut[:, :, 1:] | cut[:, :, :-1]
+            over_x, over_y = _difference(square, -2), _difference(square, -1)
+            p = p + xp.where(along_x, over_x, dx[:, :, None, channel] * (u[:, 1:, :] + u[:, :-1, :]))
+            q = q + xp.where(along_y, over_y, -dy[:, None, :, channel] * (u[:, :, 1:] + u[:, :, :-1]))
+            steps = -2 * dx[:, :, None, channel] * dy[:, None, :, channel]
+            r = r + xp.where(along_x[:, :, 1:] | along_x[:, :, :-1], _difference(over_x, -1), steps)
         ctx.save_for_backward(apart, squares, unit, sigma)
         t, sign = corners.from_extreme(corners.at_corners(squares, p, q, r), largest=False)
         return sign * self._increments(xp, t, sigma)

@@ -327,3 +327,18 @@ def test_long_pairs_of_wide_kernels_are_those_of_the_reference(core, rng):
         pairs = (one.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True) for one in both)
         for mine, its in zip(*pairs, strict=True):
             np.testing.assert_allclose(mine, its, rtol=0, atol=1e-9 * np.abs(its).max())
+
+
+@pytest.mark.parametrize("sigma", [1e-100, 1e-154, 1e-170, 1e-210, 1e-300])
+@pytest.mark.parametrize("name", [name for name in RADIAL if "small" not in name])
+def test_points_far_beyond_a_length_scale_have_nothing_in_common_but_with_themselves(backend, name, sigma):
+    # κ is 1 at equal points and 0 at all others: log K of depth 1 is κ(3, 3.5) - κ(3, 0) - κ(0, 3.5) + κ(0, 0) = 1, and
+    # the increment of a cell is the number of its corners on the diagonal less that of the others.
+    make, power, parameters = RADIAL[name]
+    kernel = make(sigma**power if sigma**power else sigma, **parameters)
+    x, y = np.array([[0.0], [1.0], [3.0]]), np.array([[0.0], [1.0], [3.5]])
+    logs = branchsig.branched_sig_kernel(x, y, 1, static_kernel=kernel, log=True, return_grid=True)
+    np.testing.assert_allclose(logs, [[0, 0, 0], [0, 2, 1], [0, 1, 1]], rtol=1e-12, atol=0)
+    far = np.array([[5.0, 1.0], [7.0, -2.0], [5.0 + sigma, 1.0]])
+    log_k = branchsig.branched_sig_kernel(far, far[::-1].copy(), 1, static_kernel=kernel, log=True)
+    np.testing.assert_allclose(log_k, 0, atol=1e-12)  # the last point is the first one in floats

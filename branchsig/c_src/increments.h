@@ -441,10 +441,15 @@ static void row_by_steps(increments *in, const vec *x, const vec *next, const ve
     for (int64_t k = 0; k < d; ++k) {
       const vec dx = next[k] - x[k], dy = y[d + k] - y[k];
       if (radial) {
-        const vec u = in_units(by, x[k] - y[k]), over_x = in_units(by, dx), over_y = in_units(by, dy);
-        b.p += over_x * (in_units(by, next[k] - y[k]) + u);
-        b.q -= over_y * (in_units(by, x[k] - y[d + k]) + u);
-        b.r -= 2.0 * over_x * over_y;
+        const vec u00 = in_units(by, x[k] - y[k]), u10 = in_units(by, next[k] - y[k]);
+        const vec u01 = in_units(by, x[k] - y[d + k]), u11 = in_units(by, next[k] - y[d + k]);
+        const vec over_x = in_units(by, dx), over_y = in_units(by, dy), most = splat(by.most);
+        /* Differences that are cut off at `most` are no longer those of the steps. */
+        const ivec cut = (absolute(u00) >= most) | (absolute(u10) >= most) | (absolute(u01) >= most) | (absolute(u11) >= most);
+        const vec p = u10 * u10 - u00 * u00, q = u01 * u01 - u00 * u00, r = (u11 * u11 - u10 * u10) - q;
+        b.p += choose(cut, p, over_x * (u10 + u00));
+        b.q += choose(cut, q, -over_y * (u01 + u00));
+        b.r += choose(cut, r, -2.0 * over_x * over_y);
       } else {
         b.p += dx * y[k];
         b.q += x[k] * dy;
