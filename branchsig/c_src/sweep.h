@@ -84,12 +84,12 @@ BS_INLINE vec level_block(double sign, block b, vec largest_cell, const vec *sum
                  : level_block_of(0, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent);
 }
 
-static vec forward_block(block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *sums_out, row_state *state,
+BS_INLINE vec forward_block(block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *sums_out, row_state *state,
                          vec extent[2]) {
   return level_block(1, b, largest_cell, sums, from, to, sums_out, NULL, state, extent);
 }
 
-static vec forward_last_block(block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *integral,
+BS_INLINE vec forward_last_block(block b, vec largest_cell, const vec *sums, const vec *from, vec *to, vec *integral,
                               row_state *state, vec extent[2]) {
   return level_block(1, b, largest_cell, sums, from, to, NULL, integral, state, extent);
 }

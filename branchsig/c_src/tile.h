@@ -6,6 +6,8 @@
 #include "increments.h"
 #include "sweep.h"
 
+enum { PAGE = 4096 };
+
 /* For the way back all rows of K are kept where they fit into so many bytes. Otherwise they are recovered: block by block from their
    edges, of which so many bytes are kept, and the rows above those band by band. Increments and slopes that take longer to make than
    to fetch are remembered where they fit. */
@@ -92,6 +94,9 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->remembered = keeping && !is_linear(task) && remembered * (int64_t)sizeof(vec) <= REMEMBERED_BYTES;
   const int64_t g_rows = t->remembered ? task->length1 - 1 : BAND;
   in->slope_rows = t->remembered ? task->length1 : BAND + 1;
+  t->counts = TAKE(t->blocks);
+  t->watched = take(base, &used, t->levels + 1, sizeof(watch));
+  used = (used + PAGE - 1) / PAGE * PAGE; /* what follows is used together, and its places in a page matter */
   t->g = TAKE(g_rows * in->stride);
   t->bound = TAKE(g_rows * t->blocks);
   t->fours = TAKE(BLOCK);
@@ -106,8 +111,6 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   }
   t->states = take(base, &used, BAND * (t->levels + 1), sizeof(row_state));
   if (task->careful) t->logs = TAKE(state + t->width); /* those of the level above too */
-  t->counts = TAKE(t->blocks);
-  t->watched = take(base, &used, t->levels + 1, sizeof(watch));
   const int by_steps = is_linear(task);
   if (task->static_kernel != BS_GIVEN) {
     in->y_packed = TAKE(task->length2 * task->dimension);
@@ -390,6 +393,11 @@ static void split_block(block b, int64_t r, block part[3]) {
   part[2].first = b.first > r + 2 ? b.first : r + 2;
 }
 
+/* Downwards, by code of its own: within the loops of sweep_band the ordinary sweep is faster than as a function that both call. */
+__attribute__((noinline)) static void sweep_part(tile *t, block b, int64_t k, int64_t r, int64_t r0, vec *integral) {
+  sweep_columns(t, b, k, r, r0, 0, integral);
+}
+
 /* The rows r0..r1-1 of sub-cells downwards, up to the diagonal. The integrals of each row are added to `left` and `own`. */
 static void sweep_band_of_itself(tile *t, int64_t r0, int64_t r1, vec *left, vec *own) {
   const bs_task *task = t->in.task;
@@ -402,14 +410,14 @@ static void sweep_band_of_itself(tile *t, int64_t r0, int64_t r1, vec *left, vec
       block part[3];
       split_block(block_of(t, k, r), r, part);
       if (part[0].first <= part[0].last) {
-        sweep_columns(t, part[0], k, r, r0, 0, &left[r - r0]);
+        sweep_part(t, part[0], k, r, r0, &left[r - r0]);
         /* above the diagonal, at once: the next row takes the place of this one */
         for (int m = 0; m < t->levels && part[0].last == r; ++m) {
           k_row(t, r, m)[r + 1] = k_row(t, r + 1, m)[r];
           if (task->careful) t->logs[t->width * m + r + 1] = t->logs[t->width * m + r];
         }
       }
-      if (part[1].first <= part[1].last) sweep_columns(t, part[1], k, r, r0, 0, &own[r - r0]);
+      if (part[1].first <= part[1].last) sweep_part(t, part[1], k, r, r0, &own[r - r0]);
     }
     if (!task->careful) look_at_row(t, k, r1);
   }
