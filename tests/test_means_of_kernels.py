@@ -302,7 +302,8 @@ def test_jax_differentiates_and_compiles_means_by_itself(rng):
     np.testing.assert_allclose(value, branchsig.branched_sig_mmd(x, y, 2), rtol=1e-4)
     np.testing.assert_allclose(gradient, branchsig.branched_sig_mmd_backprop(1.0, x, y, 2)[0], rtol=1e-3, atol=1e-5)
     # Derivatives that are traced while the samples are not.
-    found = jax.jit(lambda derivs: branchsig.branched_sig_mmd_backprop(derivs, x, y, 2)[0])(jax.numpy.ones(()))
+    derivs = jax.numpy.ones((), dtype=x.dtype)
+    found = jax.jit(lambda derivs: branchsig.branched_sig_mmd_backprop(derivs, x, y, 2)[0])(derivs)
     np.testing.assert_allclose(found, gradient, rtol=1e-3, atol=1e-5)
 
 
