@@ -852,7 +852,7 @@ def expected_branched_sig_score_backprop(
 class TwoSampleTest(NamedTuple):
     """Result of a test of two samples: what `branched_sig_mmd_test` returns.
 
-    Attributes
+    Parameters
     ----------
     statistic : float
         The unbiased squared discrepancy of the samples. NaN where the kernel of two paths is not finite.
