@@ -139,7 +139,7 @@ def _log_unit(backend: Backend, problem: Problem, purpose: str) -> tuple[Array, 
     if problem.itself and problem.dyadic_order[0] == problem.dyadic_order[1]:
         # The kernel of a path with itself over that kernel is 1, whatever its error.
         gone = gone & (xp.zeros_like(gone) if problem.pairing == "paired" else ~_on_diagonal(log_k))
-    return xp.where(gone, xp.full_like(log_unit, math.nan), log_unit), sign
+    return log_unit + xp.where(gone, xp.full_like(log_unit, math.nan), xp.zeros_like(log_unit)), sign
 
 
 def _on_diagonal(matrix: Array) -> Array:

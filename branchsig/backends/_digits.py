@@ -24,7 +24,7 @@ __all__ = ["TOLERANCE", "lost", "lost_parts", "purpose_of", "tolerated"]
 TOLERANCE = 1e-4
 """What an error may be: of a kernel relative to it, of a logarithm to the larger one of 1 and its size."""
 
-_RELATIVE = 1e-8
+_RELATIVE = 1e-10
 """What the error of a logarithm may be, relative to it, where others are subtracted from it and it is large: a
 difference as large as its terms is right then, and one that is not shows that its digits are lost."""
 

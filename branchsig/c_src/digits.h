@@ -17,7 +17,7 @@
 #define BS_CONTENT (BS_TOLERANCE / 16)
 #define BS_EPSILON 0x1p-52
 /* Of a logarithm that is taken for a quotient, in units of the tolerance: relative to it, where it is large. */
-#define BS_RELATIVE 1e-4
+#define BS_RELATIVE 1e-6
 
 enum { BS_KERNEL, BS_LOG, BS_DIFFERENCE, BS_QUOTIENT, BS_PARTS, BS_ROUGH };
 
