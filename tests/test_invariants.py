@@ -179,6 +179,22 @@ def same_bits(backend, found, wanted):
 
 # Motions of the plane and of the data
 
+BESIDE_TIME = Problem(
+    "paired",
+    np.array([[0.0625]]),
+    np.array([[-0.046875], [0.1875]]),
+    math.inf,
+    (0, 0),
+    {
+        "static_kernel": branchsig.RBFKernel(sigma=0.9),
+        "quadrature": "trapezoid",
+        "normalize": True,
+        "time_aug": True,
+        "end_time": 0.3,
+    },
+)
+"""A shift moves the channel of the data away from that of time."""
+
 
 @few
 @given(
@@ -196,6 +212,7 @@ def test_linear_kernels_do_not_see_where_either_path_lies(backend, problem, shif
 
 @few
 @given(problem=problems(kernels=RADIAL, lattice=True, outputs=OUTPUTS), shift=st.integers(-(2**12), 2**12))
+@example(problem=BESIDE_TIME, shift=1943)
 def test_radial_kernels_do_not_see_where_both_paths_lie(backend, problem, shift):
     shift = problem.x.dtype.type(shift)
     moved = problem.replace(x=problem.x + shift, y=problem.y + shift)

@@ -332,18 +332,30 @@ BS_INLINE vec in_units(measure by, vec difference) {
 #define BS_LEAVES_ORIGIN 0x1p-8
 
 /* For gradients of radial kernels: the points of both paths lie within so many lengths of each other that sums of x_i and y_j, weighted,
-   have the digits of sums of their differences. All coordinates are held against one of them. */
+   have the digits of sums of their differences. */
 #define BS_SPREAD 0x1p12
 
-static int is_near(const double *x, int64_t count, double centre, double radius) {
-  vec most = splat(0);
+/* No channel of a point is further than `radius` from that of the centre. Where a vector holds several points, so does the centre. */
+static int is_near(const double *x, int64_t points, int64_t channels, const double *centre, double radius) {
+  const int64_t count = points * channels;
   if (count < W) {
     for (int64_t k = 0; k < count; ++k)
-      if (!(fabs(x[k] - centre) <= radius)) return 0;
+      if (!(fabs(x[k] - centre[k % channels]) <= radius)) return 0;
     return 1;
   }
-  for (int64_t k = 0; k + W < count; k += W) most = maximum(most, absolute(load(x + k) - centre));
-  most = maximum(most, absolute(load(x + count - W) - centre));
+  double repeated[2 * W];
+  for (int64_t k = 0; k < 2 * W && channels < W; ++k) repeated[k] = centre[k % channels];
+  vec most = splat(0);
+  if (channels < W) {
+    int64_t at = 0;
+    for (int64_t k = 0; k + W < count; k += W, at = (at + W) % channels) most = maximum(most, absolute(load(x + k) - load(repeated + at)));
+    most = maximum(most, absolute(load(x + count - W) - load(repeated + (count - W) % channels)));
+  } else {
+    for (int64_t i = 0; i < points; ++i, x += channels) {
+      for (int64_t k = 0; k + W < channels; k += W) most = maximum(most, absolute(load(x + k) - load(centre + k)));
+      most = maximum(most, absolute(load(x + channels - W) - load(centre + channels - W)));
+    }
+  }
   return !any_beyond(most, radius);
 }
 
@@ -383,7 +395,7 @@ static int is_by_steps(const bs_task *task, int64_t k, int backward) {
   if (!leaves(task, x, points1) || !leaves(task, y, points2)) return 1;
   if (!backward || task->static_kernel == BS_POLYNOMIAL) return 0;
   const double sigma = task->parameter[0], radius = 0.5 * BS_SPREAD * (task->static_kernel == BS_RBF ? sqrt(sigma) : sigma);
-  return !is_near(x, points1 * task->dimension, x[0], radius) || !is_near(y, points2 * task->dimension, x[0], radius);
+  return !is_near(x, points1, task->dimension, x, radius) || !is_near(y, points2, task->dimension, x, radius);
 }
 
 /* b at (x_i, y_j) for first <= j < last, x_i in row `slot` of x_rows, in units, and kappa' where it is wanted */
