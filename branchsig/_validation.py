@@ -144,6 +144,21 @@ def room(value: Any) -> float:
     return number
 
 
+def method(value: Any) -> str:
+    """Check how dilations are found."""
+    if value not in ("solve", "guard"):
+        raise ValueError(f'method is {value!r}: expected "solve" or "guard"')
+    return str(value)
+
+
+def lam(value: Any) -> float:
+    """Check a weight of a mean."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"lam is {value!r}: expected a number") from None
+
+
 def rtol(value: Any) -> float | None:
     """Check the tolerance: None, or a number above 0 and below 1."""
     if value is None:

@@ -95,6 +95,8 @@ class Transforms(_Value):
 class Spec(_Value):
     """What is computed. Fields have the names, meanings and defaults of the options of the public functions.
 
+    `target`, `room` and `method` are those of `dilation`, `lam` and `unbiased` those of scores and discrepancies.
+
     Hashable where the static kernel is, and equal to another one where all fields are.
     """
 
@@ -108,6 +110,11 @@ class Spec(_Value):
     return_levels: bool = False
     log: bool = False
     rtol: float | None = None
+    target: float = 1.0
+    room: float = 9.0
+    method: str = "solve"
+    lam: float = 1.0
+    unbiased: bool = True
 
     def __post_init__(self) -> None:
         for name, wanted in (("truncation", Truncation), ("transforms", Transforms)):
@@ -122,6 +129,11 @@ class Spec(_Value):
             return_levels=_validation.flag(self.return_levels, "return_levels"),
             log=_validation.flag(self.log, "log"),
             rtol=_validation.rtol(self.rtol),
+            target=_validation.target(self.target),
+            room=_validation.room(self.room),
+            method=_validation.method(self.method),
+            lam=_validation.lam(self.lam),
+            unbiased=_validation.flag(self.unbiased, "unbiased"),
         )
         self._check_together()
 
@@ -189,6 +201,11 @@ def options_of(
     max_batch: Any = -1,
     progress: Any = False,
     devices: Any = None,
+    target: Any = 1.0,
+    room: Any = 9.0,
+    method: Any = "solve",
+    lam: Any = 1.0,
+    unbiased: Any = True,
 ) -> tuple[Spec, Execution]:
     """Check the options of a public function, and return what is computed and how.
 
@@ -224,6 +241,11 @@ def options_of(
         max_batch,
         progress,
         devices,
+        target,
+        room,
+        method,
+        lam,
+        unbiased,
     )
     try:
         spec, how = _kept(*arguments)
@@ -262,6 +284,11 @@ def _checked(
     max_batch: Any,
     progress: Any,
     devices: Any,
+    target: Any,
+    room: Any,
+    method: Any,
+    lam: Any,
+    unbiased: Any,
 ) -> tuple[Spec, Execution]:
     spec = Spec(
         Truncation(_bound_by_order(order) if depth is None else depth, order),
@@ -274,6 +301,11 @@ def _checked(
         return_levels,
         log,
         rtol,
+        target,
+        room,
+        method,
+        lam,
+        unbiased,
     )
     return spec, Execution(n_jobs, max_batch, devices, progress, check_finite)
 

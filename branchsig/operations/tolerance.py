@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from branchsig._arrays import Array, constant, namespace_of
-from branchsig._progress import share
 from branchsig.backends import Problem
-from branchsig.backends._schedule import count
+from branchsig.operations.progress import share
+from branchsig.operations.stages import Kept, Stage
 from branchsig.quadrature import LARGEST_ORDER, TRAPEZOID, GaussLobatto, Quadrature
 from branchsig.spec import Spec
 
@@ -31,9 +30,9 @@ which nothing is known of, and at best. Of 386,000 pairs of few points, and six 
 leave 4 errors above the tolerance where the last difference alone leaves 18."""
 
 
-def refined(problem: Problem, spec: Spec, solve: Callable[[Problem], Array]) -> tuple[Array, Problem, str]:
-    """Solve a problem to within ``spec.rtol``; return the result, the problem with the rule that gave it, and what
-    is to be warned of: that the rule of the largest order does not reach the tolerance.
+def refined(problem: Problem, spec: Spec, stage: Stage, *, keep: bool) -> tuple[Array, Kept, Problem, str]:
+    """Solve a problem to within ``spec.rtol``; return the result, what the rule found kept, the problem with that rule,
+    and what is to be warned of: that the rule of the largest order does not reach the tolerance.
 
     Raises
     ------
@@ -43,12 +42,13 @@ def refined(problem: Problem, spec: Spec, solve: Callable[[Problem], Array]) -> 
     rtol, levels, order = spec.rtol or 0.0, spec.return_levels, problem.order
     _check_resolved(rtol, problem.path1)
     result: Array | None = None
+    kept: Kept | None = None
     tried, work = problem, 0
     gaps: list[float] = []
     for p in range(1, LARGEST_ORDER + 1):
-        rule: Quadrature = GaussLobatto(p) if p > 1 else TRAPEZOID
-        tried = dataclasses.replace(problem, quadrature=rule)
-        lower, result = result, solve(share(tried, _done(work), _done(work + p**2)))
+        tried = dataclasses.replace(problem, quadrature=rule_of(p))
+        lower, part = result, share(tried, _done(work), _done(work + p**2))
+        result, kept = stage.forward(part, keep=keep, before=kept)
         work += p**2
         exact = order is not None and p > 1 and p >= order - 1
         if lower is not None and not exact:
@@ -56,13 +56,18 @@ def refined(problem: Problem, spec: Spec, solve: Callable[[Problem], Array]) -> 
             final = problem.depth < math.inf or order is not None or p == LARGEST_ORDER
             gaps.append(difference(constant(lower), constant(result), log=spec.log, levels=levels, final=final))
         if exact or (p > 2 and max(gaps[-1], _expected(gaps[:-1])) <= rtol):
-            return result, _ended(tried, problem), ""
+            return result, kept, _ended(tried, problem), ""
     complaint = (
         f"rtol is {rtol:g} and was not reached: the Gauss-Lobatto rules of orders {LARGEST_ORDER - 1} and "
         f"{LARGEST_ORDER} differ by {gaps[-1]:.1e}, the two before by {gaps[-2]:.1e}. The rule of order "
         f"{LARGEST_ORDER} was used; for a smaller error take a higher dyadic_order, which is {problem.dyadic_order}"
     )
-    return result, _ended(tried, problem), complaint
+    return result, kept or {}, _ended(tried, problem), complaint
+
+
+def rule_of(p: int) -> Quadrature:
+    """The rule of order p: the trapezoid, and from 2 on those of Gauss and Lobatto."""
+    return GaussLobatto(p) if p > 1 else TRAPEZOID
 
 
 def _expected(gaps: list[float]) -> float:
@@ -86,7 +91,7 @@ def _done(work: int) -> float:
 def _ended(tried: Problem, problem: Problem) -> Problem:
     """The problem with the rule found, after the report that all is done."""
     if problem.progress is not None:
-        pairs = count(problem.pairing, problem.path1.shape[0], problem.path2.shape[0])
+        pairs = problem.pairs
         problem.progress(pairs, pairs)
     return tried
 

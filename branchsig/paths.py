@@ -1,22 +1,20 @@
-"""Time augmentation and the lead-lag transform of paths, and their adjoints.
-
-Paths ``(..., length, dimension)`` come in and longer or wider paths go out; for the adjoints derivatives with respect
-to the latter come in and those with respect to the former go out.
-"""
+"""Paths before their kernels are computed: time and lead-lag, with gradients, and padding to one length."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from branchsig import _validation
 from branchsig._arrays import Array, ArrayT, Indexable, PathsT1, contiguous, device_of, namespace_of
-from branchsig.spec import Transforms
+from branchsig.operations import OPERATIONS
+from branchsig.operations.transform import padded, transformed_adjoint
+from branchsig.spec import Execution, Spec, Transforms, Truncation
 
-__all__ = ["pad_paths", "transform_path", "transform_path_backprop"]
+__all__ = ["pad_paths", "transform_path", "transform_path_backprop", "transform_path_vjp"]
+
+_TRANSFORM = OPERATIONS["transform_path"]
 
 
 def transform_path(
@@ -74,24 +72,79 @@ def transform_path(
            [2.  , 4.  , 0.75],
            [4.  , 4.  , 1.  ]])
     """
-    result: PathsT1 = _each(path, "path", _transformed_path, _checked(time_aug, lead_lag, end_time, n_jobs))
+    spec, how = _checked(time_aug, lead_lag, end_time, n_jobs)
+    result: PathsT1 = _each(path, "path", lambda one: _TRANSFORM.value(spec, how, one))
     return result
 
 
-def _each(paths: Any, name: str, function: Callable[[Array, Transforms], Array], transforms: Transforms) -> Any:
+def transform_path_vjp(
+    path: PathsT1, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int | None = 1
+) -> tuple[PathsT1, Callable[[PathsT1], PathsT1]]:
+    """Append time to paths, apply the lead-lag transform, and return the function that takes derivatives back.
+
+    Parameters
+    ----------
+    path : array, shape (..., length, dimension)
+        Paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
+    time_aug : bool, default: False
+        Append time as the last channel, linear from 0 to `end_time`.
+    lead_lag : bool, default: False
+        Replace a path by its lead-lag transform, before time is appended.
+    end_time : float, default: 1.0
+        Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    n_jobs : int or None, default: 1
+        Checked like everywhere, and of no effect: copying points is bound by memory.
+
+    Returns
+    -------
+    value : array, shape (..., length', dimension')
+        What `transform_path` returns.
+    pullback : callable
+        ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` to those with respect to `path`, a
+        list for a list. It can be pickled.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of the type it must have; the message says what to do.
+    ValueError
+        If an argument has a shape or value it must not have, or two options exclude each other.
+
+    See Also
+    --------
+    transform_path : The value.
+    transform_path_backprop : The adjoint, for which no path is needed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> value, pullback = branchsig.transform_path_vjp(np.zeros((3, 1)), time_aug=True, lead_lag=True)
+    >>> pullback(np.ones(value.shape))
+    array([[3.],
+           [4.],
+           [3.]])
+    """
+    spec, how = _checked(time_aug, lead_lag, end_time, n_jobs)
+    if not _validation.is_ragged(path):
+        return _TRANSFORM.vjp(spec, how, path)
+    _validation.ragged_paths(path, "path")
+    values, pullbacks = zip(*(_TRANSFORM.vjp(spec, how, one) for one in path), strict=True)
+    return list(values), functools.partial(_pull_back_each, pullbacks)
+
+
+def _pull_back_each(pullbacks: Sequence[Callable[[Any], Any]], derivs: Sequence[Any]) -> Any:
+    if not _validation.is_ragged(derivs) or len(derivs) != len(pullbacks):
+        raise TypeError(f"derivs is of type {type(derivs).__name__}: expected a list of {len(pullbacks)} arrays")
+    return [pullback(one) for pullback, one in zip(pullbacks, derivs, strict=True)]
+
+
+def _each(paths: Any, name: str, function: Callable[[Array], Array]) -> Any:
     """Call a function for an array, or for every array of a list."""
     if _validation.is_ragged(paths):
         _validation.ragged_paths(paths, name)
-        return [function(one, transforms) for one in paths]
-    return function(paths, transforms)
-
-
-def _transformed_path(path: Array, transforms: Transforms) -> Array:
-    _validation.single_path(path)
-    path = contiguous(path)
-    if transforms.time_aug:
-        _validation.end_time_in_range(transforms.end_time, path)
-    return transformed(path, transforms) if transforms else namespace_of(path).asarray(path, copy=True)
+        return [function(one) for one in paths]
+    return function(paths)
 
 
 def transform_path_backprop(
@@ -142,7 +195,8 @@ def transform_path_backprop(
            [4.],
            [3.]])
     """
-    result: PathsT1 = _each(derivs, "derivs", _path_derivs, _checked(time_aug, lead_lag, end_time, n_jobs))
+    spec, _ = _checked(time_aug, lead_lag, end_time, n_jobs)
+    result: PathsT1 = _each(derivs, "derivs", lambda one: _path_derivs(one, spec.transforms))
     return result
 
 
@@ -205,58 +259,5 @@ def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
     return padded(paths), xp.asarray(lengths, dtype=xp.int64, device=device_of(paths[0]))
 
 
-def padded(paths: Sequence[Array]) -> Array:
-    """Return checked paths (length, dimension) as one stack, each with its last point repeated at its end."""
-    xp, device = namespace_of(paths[0]), device_of(paths[0])
-    points = xp.arange(max(path.shape[0] for path in paths), device=device)
-    return xp.stack([xp.take(path, xp.clip(points, max=path.shape[0] - 1), axis=0) for path in paths], axis=0)
-
-
-def _checked(time_aug: Any, lead_lag: Any, end_time: Any, n_jobs: Any) -> Transforms:
-    _validation.n_jobs(n_jobs)
-    return Transforms(time_aug, lead_lag, end_time)
-
-
-def transformed(path: Array, transforms: Transforms, lengths: npt.NDArray[np.int64] | None = None) -> Array:
-    """Return a checked path with the transformations applied, lead-lag first.
-
-    Padded paths (paths, length, dimension) come with their valid lengths, and with the last valid point in the place of
-    the padded ones; so they go out, time included.
-    """
-    xp, lead_lag, end_time = namespace_of(path), transforms.lead_lag, transforms.end_time
-    if lead_lag:
-        index = xp.arange(2 * path.shape[-2] - 1, device=device_of(path))
-        lag = xp.take(path, index // 2, axis=-2)
-        lead = xp.take(path, (index + 1) // 2, axis=-2)
-        path = xp.concat([lag, lead], axis=-1)
-    if transforms.time_aug:
-        length = path.shape[-2]
-        like = {"dtype": path.dtype, "device": device_of(path)}
-        if lengths is None:
-            time = xp.reshape(xp.linspace(0.0, end_time, length, **like), (length, 1))
-        else:
-            time = xp.asarray(_times(2 * lengths - 1 if lead_lag else lengths, length, end_time), **like)
-        path = xp.concat([path, xp.broadcast_to(time, (*path.shape[:-1], 1))], axis=-1)
-    return path
-
-
-def _times(lengths: npt.NDArray[np.int64], length: int, end_time: float) -> npt.NDArray[np.float64]:
-    """Time of padded paths, (paths, length, 1): linear over the valid points, and constant behind them."""
-    time = np.full((len(lengths), length, 1), end_time)
-    for valid in np.unique(lengths):
-        time[lengths == valid, :valid, 0] = np.linspace(0.0, end_time, valid)
-    return time
-
-
-def transformed_adjoint(derivs: Array, transforms: Transforms) -> Array:
-    """Return the adjoint of `transformed`, applied to checked derivatives."""
-    xp = namespace_of(derivs)
-    channels = derivs.shape[-1] - int(transforms.time_aug)
-    if not transforms.lead_lag:
-        return xp.asarray(derivs[..., :channels], copy=True)
-    lag, lead = derivs[..., : channels // 2], derivs[..., channels // 2 : channels]
-    zero = xp.zeros((*lag.shape[:-2], 1, channels // 2), dtype=derivs.dtype, device=device_of(derivs))
-    # Point k is the lag at nodes 2k and 2k + 1, and the lead at nodes 2k - 1 and 2k, as far as there are such nodes.
-    lag_sum = lag[..., ::2, :] + xp.concat([lag[..., 1::2, :], zero], axis=-2)
-    lead_sum = lead[..., ::2, :] + xp.concat([zero, lead[..., 1::2, :]], axis=-2)
-    return lag_sum + lead_sum
+def _checked(time_aug: Any, lead_lag: Any, end_time: Any, n_jobs: Any) -> tuple[Spec, Execution]:
+    return Spec(Truncation(0), transforms=Transforms(time_aug, lead_lag, end_time)), Execution(n_jobs)

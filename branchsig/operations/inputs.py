@@ -6,7 +6,7 @@ instead; an empty string where nothing is wrong.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,15 @@ class Given(NamedTuple):
     """The valid lengths, one for each path of the stack."""
     option: str | None = None
     """The option that takes the valid lengths; None for a list of paths, which has lengths of its own."""
+    counts: tuple[int, ...] | None = None
+    """For a list of paths their numbers of points."""
+
+    def given_back(self, gradient: Array) -> Any:
+        """A gradient with respect to the stack in the shape of the argument: for a list of paths a list."""
+        if self.counts is not None:
+            return [gradient[k, :count, :] for k, count in enumerate(self.counts)]
+        shape = (*self.batch, *gradient.shape[1:])
+        return gradient if gradient.shape == shape else namespace_of(gradient).reshape(gradient, shape)
 
 
 def not_finite(given: Given) -> str:

@@ -1,0 +1,198 @@
+"""What a computation is: one object that knows its operands, its result, its forward and its backward.
+
+An `Operation` makes a `Job` of the operands of a caller, computes its value and, from what the forward kept, the
+gradients. The rest is derived here, in one place: the value alone, a value with its pullback, and the gradients for
+given derivatives. What is kept is a dictionary of arrays of the size of the pairs or of the paths, never of grids
+unless the value is one, so that a framework can hold it between forward and backward.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
+
+from branchsig import _validation
+from branchsig._arrays import Array
+from branchsig.backends import Gradients, Wrt
+from branchsig.operations.job import Job
+from branchsig.operations.progress import reporting, share
+from branchsig.operations.stages import Kept, Shape
+from branchsig.operations.transform import transformed_adjoint
+from branchsig.spec import Execution, Spec
+
+__all__ = ["Operation", "Pullback", "Result"]
+
+
+class Result(NamedTuple):
+    """What comes out of the forward of an operation, without its values."""
+
+    value: Shape
+    kept: dict[str, Shape]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pullback:
+    """The way back from a value: takes derivatives with respect to it to gradients with respect to the operands.
+
+    Nothing is solved for again, since it holds what the forward kept. Can be pickled.
+    """
+
+    operation: Operation
+    job: Job
+    kept: Kept
+    param_deriv: bool = False
+
+    def __call__(self, derivs: Array) -> Any:
+        """Return the gradients, for derivatives of the shape of the value.
+
+        Parameters
+        ----------
+        derivs : array, of the shape of the value
+            Derivatives of a scalar with respect to the value.
+
+        Returns
+        -------
+        array or tuple
+            The gradient with respect to the operand, or a tuple of those with respect to both, None for one that is
+            not there. With `param_deriv` a tuple, in which a dictionary of the gradients with respect to the parameters
+            of the static kernel comes last.
+        """
+        checked = self.operation.derivs(self.job, derivs)
+        return self.operation.pull_back(self.job, self.kept, checked, Wrt(True, True, self.param_deriv))
+
+
+class Operation(abc.ABC):
+    """A computation on paths."""
+
+    name: ClassVar[str]
+    """That in the registry, by which an operation is pickled."""
+
+    operands: ClassVar[tuple[str, ...]]
+    """Names of the operands: those with gradients, then valid lengths."""
+
+    sides: ClassVar[int] = 2
+    """Number of operands with gradients."""
+
+    def __reduce__(self) -> Any:
+        from branchsig.operations import operation_named
+
+        return operation_named, (self.name,)
+
+    def __repr__(self) -> str:
+        return f"<operation {self.name}>"
+
+    @abc.abstractmethod
+    def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
+        """Check and transform the operands, before any work is done."""
+
+    def prepare_for(self, derivs: Any, spec: Spec, how: Execution, *operands: Any) -> Job:
+        """The same for a gradient, where the given derivatives may have a say in what it is computed with."""
+        return self.prepare(spec, how, *operands)
+
+    @abc.abstractmethod
+    def result(self, spec: Spec, *operands: Shape | None) -> Result:
+        """Return shapes and dtypes of the value and of what is kept, for operands of these shapes.
+
+        One object in two places stands for one array in both.
+        """
+
+    @abc.abstractmethod
+    def forward(self, job: Job, *, keep: bool) -> tuple[Array, Kept]:
+        """Return the value and, if asked to `keep` it, what the backward needs. Warns of what went wrong."""
+
+    @abc.abstractmethod
+    def derivs(self, job: Job, derivs: Any) -> Array:
+        """Check derivatives with respect to the value, and return them as the backward takes them."""
+
+    @abc.abstractmethod
+    def backward(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Gradients:
+        """Return the gradients with respect to the transformed operands; parameters are summed over all pairs."""
+
+    def residuals(self, job: Job) -> Kept:
+        """Return what the backward needs, by no more of the forward than that takes."""
+        return self.forward(job, keep=True)[1]
+
+    def residual_share(self, job: Job) -> float:
+        """Return which part of the work of a gradient the residuals are, roughly, for reports of progress."""
+        return 0.0
+
+    def handed_in(self, job: Job, k_stack: Any) -> tuple[Job, Kept]:
+        """Check a stack of kernels that a caller hands in, and return it as what a forward kept."""
+        raise TypeError(f"{self.name} takes no k_stack")
+
+    def value(self, spec: Spec, how: Execution, *operands: Any) -> Any:
+        """Return the value."""
+        job = self.prepare(spec, how, *operands)
+        if how.progress is False:
+            return self.forward(job, keep=False)[0]
+        with _reported(job) as running:
+            return self.forward(running, keep=False)[0]
+
+    def vjp(self, spec: Spec, how: Execution, *operands: Any, param_deriv: Any = False) -> tuple[Any, Pullback]:
+        """Return the value and its pullback."""
+        param_deriv = _validation.flag(param_deriv, "param_deriv")
+        job = self.prepare(spec, how, *operands)
+        with _reported(job) as running:
+            value, kept = self.forward(running, keep=True)
+        return value, Pullback(self, job, kept, param_deriv)
+
+    def backprop(
+        self,
+        derivs: Any,
+        spec: Spec,
+        how: Execution,
+        *operands: Any,
+        left_deriv: Any = True,
+        right_deriv: Any = False,
+        param_deriv: Any = False,
+        k_stack: Any = None,
+    ) -> Any:
+        """Return the gradients for given derivatives."""
+        wrt = Wrt(
+            _validation.flag(left_deriv, "left_deriv"),
+            _validation.flag(right_deriv, "right_deriv"),
+            _validation.flag(param_deriv, "param_deriv"),
+        )
+        job, kept = self.prepare_for(derivs, spec, how, *operands), {}
+        if k_stack is not None:
+            job, kept = self.handed_in(job, k_stack)
+        derivs = self.derivs(job, derivs)
+        if not any(wrt):
+            return (None,) * self.sides
+        with _reported(job) as running:
+            part = self.residual_share(job)
+            kept |= self.residuals(running.on(share(running.problem, 0.0, part)) if part else running)
+            return self._gradients(
+                running.on(share(running.problem, part, 1.0)) if part else running, kept, derivs, wrt
+            )
+
+    def pull_back(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Any:
+        """Return the gradients in the form of the operands, from checked derivatives and what the forward kept."""
+        with _reported(job) as running:
+            return self._gradients(running, kept, derivs, wrt)
+
+    def _gradients(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Any:
+        wrt = wrt._replace(path2=wrt.path2 and not job.total)
+        found = self.backward(job, kept, derivs, wrt)
+        transforms = job.spec.transforms
+        paths: list[Any] = [None, None]
+        for side, (gradient, origin) in enumerate(zip((found.path1, found.path2), job.origins)):
+            if gradient is not None:
+                paths[side] = origin.given_back(transformed_adjoint(gradient, transforms) if transforms else gradient)
+        if self.sides == 1:
+            return (paths[0], self._parameters(job, found)) if wrt.parameters else paths[0]
+        return (*paths, self._parameters(job, found)) if wrt.parameters else (*paths,)
+
+    def _parameters(self, job: Job, found: Gradients) -> dict[str, Array]:
+        names = job.spec.static_kernel.parameters
+        return {name: found.parameters[k] for k, name in enumerate(names)} if names else {}
+
+
+@contextlib.contextmanager
+def _reported(job: Job) -> Iterator[Job]:
+    """The job, whose work is reported as the execution asks for."""
+    with reporting(job.how.progress) as report:
+        yield job if report is None else job.on(dataclasses.replace(job.problem, progress=report))

@@ -1,0 +1,392 @@
+"""Dilation: every path scaled for itself, so that its kernel with itself has a given size, and nothing overflows.
+
+A problem comes in; the problem of the scaled paths goes to the stage below, with the adjoint of the scaling.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from branchsig._arrays import (
+    Array,
+    device_of,
+    filled,
+    is_recorded,
+    lies_on_cuda,
+    namespace_of,
+    unrecorded,
+    weighted,
+)
+from branchsig.backends import Gradients, Problem, Wrt, backend_for
+from branchsig.operations.factors import (
+    Floats,
+    Indices,
+    Limits,
+    as_array,
+    as_like,
+    centred,
+    host,
+    scaled_problem,
+    search,
+    times,
+    with_path,
+    workable,
+)
+from branchsig.operations.nodes import of_log_of_sum
+from branchsig.operations.stages import Geometry, Kept, Shape, Stage
+from branchsig.quadrature import TRAPEZOID
+from branchsig.static_kernels import is_linear
+
+__all__ = ["Dilate", "Dilation", "Scaled", "again", "dilation_of", "scale"]
+
+TARGET, ROOM = 1.0, 9.0
+"""What log K of a scaled path with itself is to be at its end, and how far above that it may lie on the way."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dilate:
+    """The stage below on paths that are scaled until the logarithm of their kernel with themselves is 1.
+
+    The kernel of x with itself takes the dyadic order of x on both sides, so that both paths of a pair have their norms
+    in the feature space they meet in, and the bound by the target holds for unequal orders too.
+
+    Kept are, for each stack, the factors and what keeps them from being larger. See `Stage` for the methods.
+    """
+
+    inner: Stage
+
+    @property
+    def residual_share(self) -> float:
+        """The search is for paths, not for pairs."""
+        return self.inner.residual_share
+
+    def forward(self, problem: Problem, *, keep: bool, before: Kept | None = None) -> tuple[Array, Kept]:
+        """Return the values for the scaled paths, in the library and dtype of the problem."""
+        scaled = scale(problem, keep=keep, before=before)
+        value, kept = self.inner.forward(scaled.problem, keep=keep)
+        return as_like(value, problem.path1), kept | scaled.kept
+
+    def residuals(self, problem: Problem) -> Kept:
+        """Return the factors, and what the stage below needs."""
+        scaled = scale(problem, keep=True)
+        return self.inner.residuals(scaled.problem) | scaled.kept
+
+    def kept_shapes(self, geometry: Geometry) -> dict[str, Shape]:
+        """Return the shapes of the factors and their limits."""
+        kept = self.inner.kept_shapes(geometry._replace(dtype="float64"))
+        for k, n in enumerate(geometry.paths):
+            kept |= {f"factors{k + 1}": Shape((n,)), f"node{k + 1}": Shape((n,), "int64")}
+            kept |= {f"cell{k + 1}": Shape((n,), "int64"), f"limit{k + 1}": Shape((n,))}
+        return kept
+
+    def adjoint(self, problem: Problem, kept: Kept, derivs: Array, wrt: Wrt, *, total: bool = False) -> Gradients:
+        """Return the gradients, through the factors too."""
+        scaled = Scaled.again(problem, kept)
+        # One stack with two lists of factors, for unequal dyadic orders, has a way back for each; and factors depend on
+        # parameters of the static kernel.
+        apart = total and not scaled.problem.itself
+        asked = Wrt(wrt.path1 or wrt.parameters, wrt.path2 or apart or (wrt.parameters and not total), wrt.parameters)
+        found = self.inner.adjoint(scaled.problem, kept, scaled.derivs(derivs), asked, total=total and not apart)
+        return scaled.adjoint(found, wrt, total=apart)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dilation:
+    """One stack of paths, each with itself, and what they are scaled by."""
+
+    own: Problem
+    """Paths that the factors belong to: for a linear κ less their first point, and times a power of two."""
+    units: Floats
+    """Those powers of two."""
+    searched: Floats
+    """The factors of the paths in `own`, as they were found."""
+    factors: Array
+    """The same as an array of the library and dtype of those paths."""
+    scaled: Array
+    """The paths times their factors or, where κ is not linear, with them in a further channel."""
+    limits: Limits
+    at_limit: Array | None = None
+    """What the gradient of a limit divides by: the sum over nodes at the active node, or the increment of the active
+    cell. Solved for where it is to be kept."""
+
+    @property
+    def all_factors(self) -> Array:
+        """Those of the paths of the caller."""
+        return self.factors * as_array(self.units, self.factors)
+
+    def kept(self, side: int) -> Kept:
+        """What `again` makes the same of without a search."""
+        names = (f"{name}{side + 1}" for name in ("factors", "node", "cell", "limit"))
+        limits = self.limits
+        arrays = dict(zip(names, (self.searched, limits.node, limits.cell, self.at_limit), strict=True))
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    def _split(self, gradient: Array) -> tuple[Array, Array]:
+        """A gradient with respect to `scaled` as those with respect to the paths, and to the logarithms of factors."""
+        xp = namespace_of(gradient)
+        if is_linear(self.own.static_kernel):
+            scaled = filled(self.scaled, self.own.lengths1)
+            return weighted(gradient, self.all_factors[:, None, None]), xp.sum(weighted(gradient, scaled), axis=(1, 2))
+        return gradient[:, :, :-1], self.factors * xp.sum(gradient[:, :, -1], axis=1)
+
+    def of_limit(self, *, parameters: bool = False) -> tuple[Array, Array, Array | None]:
+        """The gradient of what is at its limit, see `_at_limit`: with respect to the paths, to the logarithms of the
+        factors, and to the parameters of the static kernel, path by path."""
+        xp, limits, at_limit = namespace_of(self.scaled), self.limits, self.at_limit
+        if at_limit is None:
+            at_limit = _divisors(self.own, self.scaled, limits)
+        found = _gradient_of_log(_prefixes(self.own, self.scaled, limits), at_limit, parameters)
+        gradient, of_parameters = found.path1, found.parameters
+        if np.any(limits.cell >= 0):
+            alone = _gradient_of_log(_cells(self.own, self.scaled, limits), None, parameters)
+            of_cell = alone.path1 / at_limit[:, None, None]
+            for end in (0, 1):
+                there = np.arange(gradient.shape[1]) == np.where(limits.cell >= 0, limits.cell, -2)[:, None] + end
+                mask = xp.asarray(there[:, :, None], device=device_of(gradient))
+                gradient = gradient + xp.where(mask, of_cell[:, end : end + 1, :], xp.zeros_like(gradient))
+            if parameters:
+                mask = xp.asarray(limits.cell >= 0, device=device_of(gradient))[:, None]
+                of_parameters = of_parameters + xp.where(
+                    mask, alone.parameters / at_limit[:, None], xp.zeros_like(of_parameters)
+                )
+        return (*self._split(gradient), of_parameters)
+
+    def through(self, d_factors: Array, *, parameters: bool = False) -> Gradients:
+        """The gradients with respect to the paths and parameters, from one with respect to logarithms of factors.
+
+        Where c(λx) is at its limit, d log λ = −(∂c / ∂x · dx) / (∂c / ∂ log λ).
+        """
+        xp = namespace_of(d_factors)
+        of_paths, slope, of_parameters = self.of_limit(parameters=parameters)
+        found = xp.asarray(self.limits.found, device=device_of(d_factors))
+        share = xp.where(found, -d_factors / slope, xp.zeros_like(slope))
+        of_paths = xp.where(found[:, None, None], of_paths, xp.zeros_like(of_paths))
+        if of_parameters is not None:
+            of_parameters = xp.where(found[:, None], of_parameters, xp.zeros_like(of_parameters))
+            of_parameters = xp.sum(weighted(share[:, None], of_parameters), axis=0)
+        return Gradients(weighted(share[:, None, None], of_paths), None, of_parameters)
+
+    def adjoint(self, gradient: Array | None, *, parameters: bool = False) -> Gradients:
+        """The same from a gradient with respect to `scaled`, through the factors too."""
+        if gradient is None:
+            return Gradients()
+        d_path, d_factors = self._split(gradient)
+        found = self.through(d_factors, parameters=parameters)
+        return found._replace(path1=d_path + found.path1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scaled:
+    """The problem of the scaled paths, and the way back of gradients to the arrays of the caller."""
+
+    problem: Problem
+    sides: tuple[Dilation, ...]
+    """That of both stacks, or of the only one."""
+    like: Array
+
+    @classmethod
+    def of(cls, problem: Problem, sides: tuple[Dilation, ...]) -> Scaled:
+        """The problem with the paths of its sides."""
+        return cls(scaled_problem(problem, sides[0].scaled, sides[-1].scaled), sides, problem.path1)
+
+    @classmethod
+    def again(cls, problem: Problem, kept: Kept) -> Scaled:
+        """The same from what was kept."""
+        return cls.of(problem, tuple(again(problem, side, kept) for side in range(_sides(problem))))
+
+    @property
+    def kept(self) -> Kept:
+        """What `again` takes."""
+        kept: Kept = {}
+        for side, dilation in enumerate(self.sides):
+            kept |= dilation.kept(side)
+        return kept
+
+    def derivs(self, derivs: Array) -> Array:
+        """Derivatives with respect to a result for the caller's paths, as those of the problem."""
+        if isinstance(self.problem.path1, np.ndarray) and is_recorded(derivs):
+            raise TypeError(
+                "derivs is recorded for derivatives of its own, and the paths are not: gradients through dilations are "
+                "computed by NumPy then. Let the paths require gradients too, or detach derivs"
+            )
+        return as_like(derivs, self.problem.path1)
+
+    def adjoint(self, found: Gradients, wrt: Wrt, *, total: bool) -> Gradients:
+        """Gradients with respect to the caller's paths and parameters, from those with respect to the scaled ones."""
+        with np.errstate(all="ignore"):
+            first = self.sides[0].adjoint(found.path1, parameters=wrt.parameters)
+            second = self.sides[-1].adjoint(found.path2, parameters=wrt.parameters)
+            parameters = found.parameters
+            for side in (first, second):
+                if parameters is not None and side.parameters is not None:
+                    parameters = parameters + side.parameters
+            d_path1, d_path2 = first.path1, second.path1
+            if total and d_path1 is not None and d_path2 is not None:
+                d_path1, d_path2 = d_path1 + d_path2, None
+            return Gradients(
+                *(
+                    None if array is None or not asked else as_like(array, self.like)
+                    for array, asked in zip((d_path1, d_path2, parameters), wrt, strict=True)
+                )
+            )
+
+
+def scale(problem: Problem, *, keep: bool = False, before: Kept | None = None) -> Scaled:
+    """Search for the factors of all paths of a problem, from those found `before` where there are any, and scale."""
+    return Scaled.of(
+        problem, tuple(dilation_of(problem, side, keep=keep, before=before) for side in range(_sides(problem)))
+    )
+
+
+def _sides(problem: Problem) -> int:
+    """How many lists of factors there are."""
+    return 1 if problem.itself and problem.dyadic_order[0] == problem.dyadic_order[1] else 2
+
+
+def _gradient_of_log(own: Problem, total: Array | None, parameters: bool) -> Gradients:
+    """The gradients of log k(x, x), in which x stands in both places, path by path. `total` is k of an order."""
+    backend, path = backend_for(own), own.path1
+    derivs = namespace_of(path).full((path.shape[0],), 2.0, dtype=path.dtype, device=device_of(path))
+    if own.order is not None:
+        derivs = of_log_of_sum(derivs, own.order, total)
+    found = backend.adjoint(own, "end", derivs, Wrt(True, False, parameters), log=True)
+    return found if found.parameters is None else found._replace(parameters=0.5 * found.parameters)
+
+
+def _divisors(own: Problem, scaled: Array, limits: Limits) -> Array:
+    """What the gradients of the limits divide by, see `Dilation.at_limit`; 1 for others."""
+    xp = namespace_of(scaled)
+    if own.order is not None:
+        prefixes = _prefixes(own, scaled, limits)
+        return xp.sum(backend_for(prefixes).solve(prefixes, "end"), axis=-1)
+    if not np.any(limits.cell >= 0):
+        return xp.ones((scaled.shape[0],), dtype=scaled.dtype, device=device_of(scaled))
+    alone = _cells(own, scaled, limits)
+    return backend_for(alone).solve(alone, "end", log=True)
+
+
+def _prefixes(own: Problem, scaled: Array, limits: Limits) -> Problem:
+    """The parts of scaled paths whose kernels with themselves are at a limit."""
+    valid = limits.node.astype(np.int64) + 1
+    return dataclasses.replace(scaled_problem(own, scaled), lengths1=valid, lengths2=valid)
+
+
+def _cells(own: Problem, scaled: Array, limits: Limits) -> Problem:
+    """Two points of each path: log K with themselves, at depth 1, is the increment of κ over their cell."""
+    xp, (paths, length, channels) = namespace_of(scaled), scaled.shape
+    cell = np.maximum(limits.cell, 0)
+    ends = np.stack([cell, cell + 1], axis=1) + length * np.arange(paths)[:, None]
+    index = xp.asarray(np.ravel(ends), device=device_of(scaled))
+    points = xp.take(xp.reshape(scaled, (paths * length, channels)), index, axis=0)
+    pair = scaled_problem(own, xp.reshape(points, (paths, 2, channels)))
+    return dataclasses.replace(
+        pair, depth=1, order=None, dyadic_order=(0, 0), quadrature=TRAPEZOID, lengths1=None, lengths2=None
+    )
+
+
+def _at_limit(own: Problem, scaled: Array, limits: Limits) -> Array:
+    """What is at its limit: log K of a prefix with itself, or the logarithm of an increment times K."""
+    xp, prefixes = namespace_of(scaled), _prefixes(own, scaled, limits)
+    backend = backend_for(prefixes)
+    if own.order is not None:
+        return xp.log(xp.sum(backend.solve(prefixes, "end"), axis=-1))
+    value = backend.solve(prefixes, "end", log=True)
+    if not np.any(limits.cell >= 0):
+        return value
+    alone = _cells(own, scaled, limits)
+    increment = backend_for(alone).solve(alone, "end", log=True)
+    mask = xp.asarray(limits.cell >= 0, device=device_of(scaled))
+    return value + xp.log(xp.where(mask, increment, xp.ones_like(increment)))
+
+
+def dilation_of(
+    problem: Problem,
+    side: int,
+    target: float = TARGET,
+    room: float = ROOM,
+    *,
+    keep: bool = False,
+    before: Kept | None = None,
+) -> Dilation:
+    """Search for the factors of the paths of one stack, 0 or 1; `keep` also what their gradient needs."""
+    own, units = _own(problem, side)
+    start = None if before is None else before[f"factors{side + 1}"]
+    factors, limits = search(with_path(own, unrecorded(own.path1)), target, room, start)
+    made = _made(own, units, factors, limits, problem)
+    return dataclasses.replace(made, at_limit=_divisors(made.own, made.scaled, limits)) if keep else made
+
+
+def again(problem: Problem, side: int, kept: Kept) -> Dilation:
+    """The same without a search, from what was kept."""
+    own, units = _own(problem, side)
+    factors, node, cell, at_limit = (kept[f"{name}{side + 1}"] for name in ("factors", "node", "cell", "limit"))
+    made = _made(own, units, host(factors), Limits(_on_host(node), _on_host(cell)), problem)
+    return dataclasses.replace(made, at_limit=as_like(at_limit, made.scaled))
+
+
+def _on_host(index: Array) -> Indices:
+    return host(index).astype(np.intp)
+
+
+def _own(problem: Problem, side: int) -> tuple[Problem, Floats]:
+    """The paths of one stack, each with itself, as they are worked with, and their units."""
+    path, lengths = ((problem.path1, problem.lengths1), (problem.path2, problem.lengths2))[side]
+    # Both stacks of a problem are arrays of one library.
+    recorded = is_recorded(problem.path1) or is_recorded(problem.path2)
+    path = workable(path, problem.static_kernel, recorded=recorded)
+    own = dataclasses.replace(
+        problem,
+        path1=path,
+        path2=path,
+        pairing="paired",
+        lengths1=lengths,
+        lengths2=lengths,
+        dyadic_order=(problem.dyadic_order[side],) * 2,
+        progress=None,
+    )
+    return centred(own)
+
+
+_DERIVATIVES = 3
+"""How many times a library may differentiate through the factors by itself: the next derivative would lack terms."""
+
+
+def _made(own: Problem, units: Floats, searched: Floats, limits: Limits, problem: Problem) -> Dilation:
+    """The scaled paths. What is recorded gets factors with the derivatives they have."""
+    # Kernels for a CUDA device compute float32 paths in float32.
+    dtype = problem.path1.dtype if lies_on_cuda(problem.path1) else own.path1.dtype
+    plain = with_path(own, unrecorded(own.path1))
+    made = _of_dtype(plain, units, searched, as_array(searched, plain.path1), limits, dtype)
+    return _recorded(own, made) if is_recorded(own.path1) else made
+
+
+def _recorded(own: Problem, plain: Dilation) -> Dilation:
+    """The same for paths whose library is to differentiate by itself.
+
+    The factors are those of steps of Newton's method with a fixed slope, steps of length 0 from the solution. Each of
+    them makes one more derivative right, since it shrinks an error by a factor that is as small as the change of the
+    paths.
+    """
+    xp, limits = namespace_of(own.path1), plain.limits
+    own = with_path(own, xp.astype(own.path1, plain.scaled.dtype, copy=False))
+    found = xp.asarray(limits.found, device=device_of(own.path1))
+    _, slope, _ = plain.of_limit()
+    slope = xp.where(found, slope, xp.ones_like(slope))  # the derivative of what is not taken must be finite too
+    logs = xp.zeros_like(slope)
+    for _ in range(_DERIVATIVES):
+        value = _at_limit(own, times(own, plain.factors * xp.exp(logs)), limits)
+        logs = logs - xp.where(found, (value - unrecorded(value)) / slope, xp.zeros_like(logs))
+    factors = plain.factors * xp.exp(logs)
+    return _of_dtype(own, plain.units, plain.searched, factors, limits, plain.scaled.dtype)
+
+
+def _of_dtype(own: Problem, units: Floats, searched: Floats, factors: Array, limits: Limits, dtype: Any) -> Dilation:
+    xp = namespace_of(own.path1)
+    scaled = times(own, factors)
+    if scaled.dtype != dtype:
+        scaled, factors = xp.astype(scaled, dtype), xp.astype(factors, dtype)
+        own = with_path(own, xp.astype(own.path1, dtype))
+    return Dilation(own, units, searched, factors, scaled, limits)

@@ -1,0 +1,343 @@
+"""The search for the factors of dilation: the largest for which no prefix of a path exceeds its bound.
+
+Each path is looked at with itself, in float64 and on the host, whatever its library; the values of kernels come from a
+backend.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from branchsig._arrays import (
+    Array,
+    device_of,
+    filled,
+    from_numpy,
+    is_cupy,
+    is_traced,
+    namespace_of,
+    to_numpy,
+    unrecorded,
+)
+from branchsig.backends import Problem, backend_for
+from branchsig.operations import roots
+from branchsig.static_kernels import Context, DilatedKernel, increments, is_built_in, is_linear
+
+__all__ = [
+    "Floats",
+    "Indices",
+    "Limits",
+    "Sizes",
+    "as_array",
+    "as_like",
+    "centred",
+    "host",
+    "scaled_problem",
+    "search",
+    "times",
+    "with_path",
+    "workable",
+]
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+_LARGEST_CELL = 0.5
+"""Largest increment of κ over a cell times K at its ends, where K is to be solved for: the equation of a cell, c = K
+exp(-h K), has no solution beyond h c = 1/e, and its value is the more sensitive the nearer it is to that. By
+Cauchy-Schwarz what holds for the cells on the diagonal of every path with itself holds for those of all pairs."""
+
+
+_NONE = -2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What keeps the factors of paths from being larger: the kernel of a prefix with itself, and perhaps a cell."""
+
+    node: Indices
+    """The point that the active prefix ends with."""
+    cell: Indices
+    """The step whose cell is active, times K at the node; -1 where it is K alone, and `_NONE` where
+    nothing is active."""
+
+    @property
+    def found(self) -> npt.NDArray[np.bool_]:
+        """Where there is such a thing. Through other factors nothing flows."""
+        return self.cell > _NONE
+
+
+def scaled_problem(problem: Problem, path1: Array, path2: Array | None = None) -> Problem:
+    """The problem with scaled paths in the place of its own."""
+    kernel = problem.static_kernel
+    return dataclasses.replace(
+        problem,
+        path1=path1,
+        path2=path1 if path2 is None else path2,
+        static_kernel=kernel if is_linear(kernel) else DilatedKernel(kernel),
+    )
+
+
+def with_path(own: Problem, path: Array) -> Problem:
+    return dataclasses.replace(own, path1=path, path2=path)
+
+
+def times(own: Problem, factors: Array) -> Array:
+    """The paths times their factors or, where κ is not linear, with them in a further channel."""
+    path, xp = own.path1, namespace_of(own.path1)
+    if is_linear(own.static_kernel):
+        with np.errstate(all="ignore"):  # padding may hold anything
+            return path * factors[:, None, None]
+    column = xp.broadcast_to(factors[:, None, None], (*path.shape[:2], 1))
+    return xp.concat([path, column], axis=2)
+
+
+def workable(path: Array, kernel: Any, *, recorded: bool = False) -> Array:
+    """Paths as the arrays that all of this works with: of NumPy where they lie on the CPU, and in float64.
+
+    A static kernel of the user's own expects the paths as they are, and what is recorded stays in its library.
+
+    Raises
+    ------
+    TypeError
+        If the values of the paths are not there, or their library is to differentiate by itself in a way that cannot
+        be followed.
+    """
+    _check_values(path)
+    if not is_built_in(kernel):
+        return path
+    here = path if type(path) is np.ndarray else None if recorded else to_numpy(path)
+    if here is not None:
+        return here.astype(np.float64, copy=False)
+    xp = namespace_of(path)
+    return xp.astype(path, xp.float64, copy=False)
+
+
+def _check_values(path: Array) -> None:
+    """Refuse arrays that have no values yet, or whose values are not all that is to be known of them."""
+    # One of jax.grad has values to look at, but a search by NumPy would lose how they are differentiated.
+    lazy = is_traced(path) or any(base.__name__ == "Tracer" for base in type(path).__mro__)
+    if lazy:
+        raise TypeError(
+            f'dilation, as by normalize="dilation", of a {type(path).__name__} that is traced, batched or lazy: the '
+            "factors are searched for by the values of the paths, which it does not have yet. Take dilations outside "
+            "of jit, grad and vmap, on arrays with values, or inside of a callback, as the page on frameworks of the "
+            "documentation shows; or find the factors there by branchsig.dilation and hand in paths that are scaled"
+        )
+
+
+def as_like(array: Array, like: Array) -> Array:
+    """An array in the library, on the device, and in the dtype of another."""
+    xp = namespace_of(like)
+    if isinstance(array, np.ndarray) and not isinstance(like, np.ndarray):
+        with np.errstate(all="ignore"):
+            array = from_numpy(array.astype(np.float32 if like.dtype == xp.float32 else np.float64), like)
+    elif isinstance(like, np.ndarray) and not isinstance(array, np.ndarray):
+        array = host(array)
+    return array if array.dtype == like.dtype else xp.astype(array, like.dtype)
+
+
+def as_array(values: npt.NDArray[Any], like: Array) -> Array:
+    return namespace_of(like).asarray(values, dtype=like.dtype, device=device_of(like))
+
+
+def host(values: Array) -> Floats:
+    """An array of any library as one of NumPy in float64."""
+    values = unrecorded(values)
+    here = values if isinstance(values, np.ndarray) else to_numpy(values)
+    if here is None:
+        here = (
+            values.get() if is_cupy(values) else np.asarray(values.cpu().tolist() if hasattr(values, "cpu") else values)
+        )
+    return here.astype(np.float64)
+
+
+def centred(own: Problem) -> tuple[Problem, Floats]:
+    """For a linear κ, the paths less their first point and times a power of two, and that.
+
+    A factor scales the steps of a path, so that an offset costs no digits. Powers of two change no bit; they bring
+    steps near 1 whose squares are near an end of the range.
+    """
+    path = own.path1
+    if not is_linear(own.static_kernel) or path.shape[1] == 1:
+        return own, np.ones(path.shape[0])
+    units = _units(own)
+    with np.errstate(all="ignore"):
+        if np.any(units != 1.0):
+            path = path * as_array(units, path)[:, None, None]
+        return with_path(own, path - path[:, :1, :]), units
+
+
+def _units(own: Problem) -> Floats:
+    """Powers of two that bring the largest step of a path near 1 where its square is near an end of the range, or 1."""
+    path = filled(unrecorded(own.path1), own.lengths1)
+    xp = namespace_of(path)
+    with np.errstate(all="ignore"):
+        largest = host(xp.max(abs(path[:, 1:, :] - path[:, :-1, :]), axis=(1, 2)))
+        exponents = np.where(largest > 0, np.frexp(largest)[1], 0)
+        if np.any(np.isinf(largest)):  # differences overflow where points need not
+            quarter = host(xp.max(abs(path[:, 1:, :] / 4 - path[:, :-1, :] / 4), axis=(1, 2)))
+            exponents = np.where(np.isinf(largest) & np.isfinite(quarter), np.frexp(quarter)[1] + 2, exponents)
+    widest = int(np.log2(float(xp.finfo(path.dtype).max)))
+    exponents = np.where(np.abs(exponents) < widest // 8, 0, np.clip(exponents, 1 - widest, widest - 1))
+    units: Floats = np.ldexp(1.0, -exponents)
+    return units
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the points of each path alone say of its kernel with itself, in the feature space of κ."""
+
+    steps: Floats
+    """The squares of the steps, (paths, length - 1)."""
+    distances: Floats
+    """The squared distances of the points from the first one: the first terms of log K of the prefixes up to them."""
+
+    @classmethod
+    def of(cls, own: Problem) -> Sizes:
+        path = filled(own.path1, own.lengths1)
+        xp = namespace_of(path)
+        paths, length, dimension = path.shape
+        if length == 1:
+            return cls(np.zeros((paths, 0)), np.zeros((paths, 0)))
+        if is_linear(own.static_kernel):
+            unit = xp.asarray([[[0.0], [1.0]]], dtype=path.dtype, device=device_of(path))
+            of_unit = float(host(increments(own.static_kernel, Context(), unit, unit))[0, 0, 0])
+            with np.errstate(all="ignore"):
+                moves = (path[:, 1:, :] - path[:, :-1, :], path[:, 1:, :] - path[:, :1, :])
+                return cls(*(of_unit * host(xp.sum(move * move, axis=2)) for move in moves))
+        # The squared norm of a step in the feature space of κ is the increment over its own cell. One step leads from
+        # every point to the next, one there from the first.
+        k = np.arange(1, length)
+        ends = np.stack([np.concatenate([k - 1, 0 * k]), np.concatenate([k, k])], axis=1)
+        steps = xp.take(path, xp.asarray(np.ravel(ends), device=device_of(path)), axis=1)
+        steps = xp.reshape(steps, (paths * 2 * (length - 1), 2, dimension))
+        with np.errstate(all="ignore"):
+            squares = host(xp.reshape(increments(own.static_kernel, Context(), steps, steps), (paths, 2, length - 1)))
+            squares = np.where(squares < 0, 0.0, squares)
+        return cls(squares[:, 0], squares[:, 1])
+
+    def guard(self, target: float) -> Floats:
+        """Factors that bound all logarithms by the target at every depth; 1 for paths that do not move."""
+        t = min(target, 1.0)
+        with np.errstate(all="ignore"):
+            variation = np.sum(np.sqrt(self.steps), axis=1)
+            factors = math.sqrt(t * math.exp(-t)) / variation
+        return np.where(variation == 0.0, 1.0, np.where(np.isfinite(factors) & (factors > 0), factors, np.nan))
+
+    def guess(self, target: float) -> Floats:
+        """Squares of factors near those that are sought, more often below: far above, values are slow and of no use.
+
+        A straight path needs 0.8 to 1 over its extent, a Brownian one about that; for paths that come back again and
+        again their squares count.
+        """
+        with np.errstate(all="ignore"):
+            extent = np.max(self.distances, axis=1, initial=0.0)
+            squares: Floats = 0.5 * min(target, 1.0) / np.maximum(extent, 0.25 * np.sum(self.steps, axis=1))
+            return squares
+
+
+def search(own: Problem, target: float, room: float, start: Floats | None) -> tuple[Floats, Limits]:
+    """The factors of all paths, and what keeps them from being larger; the search starts at those given."""
+    own = dataclasses.replace(own, purpose="rough")  # closed paths may have lost digits where they are too large
+    sizes = Sizes.of(own)
+    paths, length = own.path1.shape[:2]
+    guard, nothing = sizes.guard(target), np.full(paths, _NONE, dtype=np.intp)
+    if length == 1 or (own.depth if own.order is None else own.order) == 0:
+        return guard, Limits(np.zeros_like(nothing), nothing)
+    growth = _OfParts(own, guard) if own.order is not None else _OfLogarithms(own, guard, sizes)
+    # Below the guard of half the target the cells are small enough, too.
+    with np.errstate(all="ignore"):
+        squares = sizes.guess(target) if start is None else host(start) ** 2
+        begin = np.log(squares / growth.guard**2)
+    usable = np.isfinite(growth.guard) & np.any(sizes.distances > 0, axis=1)
+    eps = float(namespace_of(own.path1).finfo(own.path1.dtype).eps)
+    v, column = roots.largest(growth, growth.slopes(), growth.targets(target, room), begin, usable, eps)
+    factors = np.where(usable, growth.guard * np.exp(0.5 * v), guard)
+    cell = np.where(column >= length, column - length, np.where(column >= 0, -1, _NONE))
+    node = np.where(cell >= 0, growth.larger_end(cell), np.where(column > 0, column, length - 1))
+    if own.lengths1 is not None:  # log K stays as it is behind them
+        node = np.minimum(node, own.lengths1 - 1)
+    return factors, Limits(node, cell)
+
+
+class _OfLogarithms:
+    """What is to stay within its target: log K of a path with itself, of its prefixes, and their cells.
+
+    Without truncation, and where K at the end of a cell stands in the equation of that cell, these are log of the
+    increments over the cells on the diagonal, refined, times K at their ends.
+    """
+
+    def __init__(self, own: Problem, guard: Floats, sizes: Sizes) -> None:
+        self._own, self._sizes = own, sizes
+        self._implicit = own.depth == math.inf and own.quadrature.matrix[-1][-1] != 0.0
+        self.guard = guard * math.sqrt(0.5) if self._implicit else guard
+        self._cells = sizes.steps / 4.0 ** own.dyadic_order[0]
+        self._latest = np.zeros(own.path1.shape[:2])
+
+    def targets(self, target: float, room: float) -> Floats:
+        steps = self._sizes.steps.shape[1]
+        cells = [_LARGEST_CELL] * steps if self._implicit else []
+        return np.array([target, *[target + room] * steps, *cells])
+
+    def slopes(self) -> Floats:
+        out = self._sizes.distances
+        parts = [out[:, -1:], out, *([self._cells] if self._implicit else [])]
+        return np.concatenate(parts, axis=1) * self.guard[:, None] ** 2
+
+    def __call__(self, index: Indices, v: Floats) -> Floats:
+        part, xp = self._own, namespace_of(self._own.path1)
+        if len(index) < part.path1.shape[0]:
+            path = xp.take(part.path1, xp.asarray(index, device=device_of(part.path1)), axis=0)
+            valid = None if part.lengths1 is None else part.lengths1[index]
+            part = dataclasses.replace(with_path(part, path), lengths1=valid, lengths2=valid)
+        factors = self.guard[index] * np.exp(0.5 * v)
+        scaled = scaled_problem(part, times(part, as_array(factors, part.path1)))
+        log_k = host(backend_for(scaled).solve(scaled, "prefixes"))
+        self._latest[index] = log_k
+        columns = [log_k[:, -1:], log_k[:, 1:]]
+        if self._implicit:
+            ends = np.maximum(log_k[:, :-1], log_k[:, 1:])
+            columns.append(factors[:, None] ** 2 * self._cells[index] * np.exp(ends))
+        return np.concatenate(columns, axis=1)
+
+    def larger_end(self, cell: Indices) -> Indices:
+        """The end of each cell where K is larger."""
+        rows, cell = np.arange(len(cell)), np.maximum(cell, 0)
+        return cell + (self._latest[rows, cell + 1] >= self._latest[rows, cell])
+
+
+class _OfParts:
+    """What is to stay within its target with an order: K − 1 of a path with itself, and of its prefixes.
+
+    With λ² = s they are the polynomials sum of s^n k_n from n = 1 on. log K would be no such series.
+    """
+
+    def __init__(self, own: Problem, guard: Floats) -> None:
+        self.guard = guard
+        # At the guard, so that no power leaves the range.
+        scaled = scaled_problem(own, times(own, as_array(guard, own.path1)))
+        self._k = host(backend_for(scaled).solve(scaled, "prefixes"))[:, 1:, 1:]
+
+    def targets(self, target: float, room: float) -> Floats:
+        return np.array([math.expm1(target), *[math.expm1(target + room)] * self._k.shape[1]])
+
+    def slopes(self) -> Floats:
+        first = self._k[:, :, 0]
+        return np.concatenate([first[:, -1:], first], axis=1)
+
+    def __call__(self, index: Indices, v: Floats) -> Floats:
+        k, s = self._k[index], np.exp(v)[:, None]
+        value: Floats = np.zeros(k.shape[:2])
+        for n in range(k.shape[2] - 1, -1, -1):
+            value = s * (value + k[:, :, n])
+        return np.concatenate([value[:, -1:], value], axis=1)
+
+    def larger_end(self, cell: Indices) -> Indices:
+        """No cells are looked at."""
+        return cell
