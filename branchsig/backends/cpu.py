@@ -27,6 +27,7 @@ from branchsig._warnings import warn
 from branchsig.backends import _schedule, reference
 from branchsig.backends._digits import purpose_of
 from branchsig.quadrature import TRAPEZOID, Quadrature
+from branchsig.static_kernels.table import TABLE
 
 if TYPE_CHECKING:
     from branchsig.backends import Problem
@@ -56,26 +57,13 @@ fit the integers of the core."""
 _MOST_LEVELS = 2**31 - 1
 """The largest depth or order that the core takes."""
 
-_GIVEN = 0
-_FUSED: dict[type, tuple[int, Callable[[Any], tuple[float, ...]]]] = {
-    kernels.LinearKernel: (1, lambda k: (1.0,)),
-    kernels.ScaledLinearKernel: (1, lambda k: (k.scale,)),
-    kernels.PolynomialKernel: (2, lambda k: (k.degree, k.gamma, k.scale)),
-    kernels.RBFKernel: (3, lambda k: (k.sigma,)),
-    kernels.Matern12Kernel: (4, lambda k: (k.sigma,)),
-    kernels.Matern32Kernel: (5, lambda k: (k.sigma,)),
-    kernels.Matern52Kernel: (6, lambda k: (k.sigma,)),
-    kernels.RationalQuadraticKernel: (7, lambda k: (k.sigma, min(k.alpha, kernels.LARGEST_ALPHA))),
-}
-"""Static kernels whose increments the core makes itself: its number for them, and their parameters."""
-
 
 def _is_fused(kernel: kernels.StaticKernel) -> bool:
     """Tell whether the core makes the increments of a static kernel itself: one of these, or one that is not linear,
     dilated."""
     if type(kernel) is kernels.DilatedKernel:
-        return type(kernel.kernel) in _FUSED and not kernels.is_linear(kernel.kernel)
-    return type(kernel) in _FUSED
+        return type(kernel.kernel) in TABLE and not kernels.is_linear(kernel.kernel)
+    return type(kernel) in TABLE
 
 
 def instruction_set() -> str:
@@ -174,14 +162,16 @@ def _template(
             task.steps[k] = value
         for k, value in enumerate(quadrature.whole[0]):
             task.whole[k] = value
-    task.static_kernel = _GIVEN
     if static_kernel is not None:
         if type(static_kernel) is kernels.DilatedKernel:
             task.dilated, static_kernel = True, static_kernel.kernel
         if type(static_kernel) is kernels.PolynomialKernel:
             static_kernel = static_kernel.as_linear() or static_kernel
-        task.static_kernel, parameters = _FUSED[type(static_kernel)]
-        for k, value in enumerate(parameters(static_kernel)):
+        if type(static_kernel) is kernels.LinearKernel:
+            static_kernel = kernels.ScaledLinearKernel()
+        row = TABLE[type(static_kernel)]
+        task.static_kernel = getattr(lib, f"BS_{row.name}")
+        for k, value in enumerate(row.values(static_kernel)):
             task.parameter[k] = value
     return task
 
