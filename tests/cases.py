@@ -1,10 +1,12 @@
 """What several tests draw from: static kernels with their oracles, paths, and problems."""
 
+import contextlib
+
 import numpy as np
 import oracles
 
 import branchsig
-from branchsig.backends import Problem
+from branchsig.backends import Problem, ThroughNumpy, choice
 
 STATIC_KERNELS = {
     "linear": (branchsig.LinearKernel, {}),
@@ -16,6 +18,18 @@ STATIC_KERNELS = {
     "matern52": (branchsig.Matern52Kernel, {"sigma": 1.1}),
     "rational_quadratic": (branchsig.RationalQuadraticKernel, {"sigma": 0.9, "alpha": 0.7}),
 }
+
+
+@contextlib.contextmanager
+def using(backend):
+    """Let the public functions use `backend` for arrays of NumPy and others on the CPU."""
+    saved = dict(choice.serving)
+    choice.serving.update(numpy=backend, others=ThroughNumpy(backend))
+    try:
+        yield backend
+    finally:
+        choice.serving.clear()
+        choice.serving.update(saved)
 
 
 def static_kernel(name):

@@ -17,8 +17,9 @@ from cases import STATIC_KERNELS, QuarticKernel, problem, relative, relative_to_
 
 import branchsig
 from branchsig import _validation
-from branchsig.backends import _plans, cuda
-from branchsig.backends.devices import OverDevices
+from branchsig.backends import cuda
+from branchsig.backends.cuda import plans
+from branchsig.backends.cuda.devices import OverDevices
 from branchsig.quadrature import BY_NAME
 from branchsig.static_kernels import DilatedKernel
 
@@ -28,7 +29,7 @@ import emulated_cupy
 
 def limit(monkeypatch, **limits):
     """Let plans have other limits."""
-    monkeypatch.setattr(_plans, "LIMITS", _plans.LIMITS._replace(**limits))
+    monkeypatch.setattr(plans, "LIMITS", plans.LIMITS._replace(**limits))
 
 
 class OnDevice:
@@ -1032,9 +1033,9 @@ def test_public_functions_run_on_the_backend(backend, reference, rng, monkeypatc
         whole = branchsig.branched_sig_kernel(x, y, math.inf, normalize=True, **options)
         return value, gram, whole, *branchsig.branched_sig_kernel_backprop(derivs, x, y, 3, right_deriv=True, **options)
 
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", reference)
     wanted = results()
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", backend)
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", backend)
     for found, expected in zip(results(), wanted, strict=True):
         assert relative(found, expected) < 1e-11
 
@@ -1058,9 +1059,9 @@ def test_kernels_are_the_exponentials_of_their_logarithms(backend, reference, pa
 def installed(emulated, monkeypatch):
     """The emulator in the place of CuPy, for the whole package."""
     monkeypatch.setitem(sys.modules, "cupy", emulated_cupy)
-    branchsig.backends.for_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("cupy", None)
     yield branchsig.backends.for_cupy()
-    branchsig.backends.for_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("cupy", None)
 
 
 @pytest.fixture
@@ -1073,7 +1074,7 @@ def on_device(emulated, monkeypatch):
 
     for module in (_validation, kernel_backprop, normalization):
         monkeypatch.setattr(module, "contiguous", as_it_is)
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", emulated.backend)
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", emulated.backend)
     emulated_cupy.waits.clear()
     return emulated
 
@@ -1105,7 +1106,7 @@ def test_the_host_waits_for_the_device_only_where_values_are_to_be_checked(on_de
 
 
 def test_the_host_looks_at_its_own_values_unless_told_not_to(reference, rng, monkeypatch):
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", reference)
     x, _ = drawn(rng, "symmetric", (5, 6), 2)
     x[0] *= 1e4
     for function in (branchsig.branched_sig_kernel, branchsig.branched_sig_kernel_stack, branchsig.branched_sig_mmd):
@@ -1127,7 +1128,7 @@ def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, quadrature,
     kernel = kernel_named("rbf")
     options = {"return_grid": return_grid, "quadrature": quadrature, "order": order}
     branchsig.warm_up(depth, static_kernel=kernel, dimension=2, **options)
-    monkeypatch.setattr(cuda, "source", lambda: pytest.fail("compiled again"))
+    monkeypatch.setattr(cuda.instances, "source", lambda: pytest.fail("compiled again"))
     for lengths in ((5, 6), (4, 40)):
         x, y = (emulated_cupy.asarray(path) for path in drawn(rng, "gram", lengths, 2))
         rule = _validation.quadrature(quadrature)
@@ -1181,7 +1182,7 @@ def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
 
 
 def test_a_cupy_that_is_too_old_is_named(installed, monkeypatch):
-    branchsig.backends.for_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("cupy", None)
     monkeypatch.setattr(emulated_cupy, "__version__", "13.6.0")
     with pytest.raises(ImportError, match=r"CuPy 13.6.0 is installed, .* CuPy 14 .*branchsig\[cuda12\]"):
         branchsig.warm_up(2)
@@ -1285,7 +1286,7 @@ def test_what_has_no_work_for_devices_is_not_spread(emulated, rng):
 def test_gram_matrices_over_devices(on_device, monkeypatch, rng):
     x, y = drawn(rng, "gram", (5, 7), 2, counts=(4, 3))
     x, y = emulated_cupy.asarray(x), emulated_cupy.asarray(y)
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", over_devices(on_device))
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", over_devices(on_device))
 
     def results(**options):
         gram = branchsig.branched_sig_kernel_gram(x, y, 3, normalize="dilation", **options)
@@ -1318,7 +1319,7 @@ def test_a_mistake_at_the_padding_is_caught(emulated, reference, mutation, rng, 
     original, mutated, *count = PADDED_MUTATIONS[mutation]
     text = cuda.source()
     assert text.count(original) == (count[0] if count else 1)
-    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
+    monkeypatch.setattr(cuda.instances, "source", lambda: text.replace(original, mutated))
     arguments = padded(rng, "gram", ((6, 9), (140, 130)))
     derivs = np.ones((2, 2))
     wanted = (
@@ -1433,7 +1434,7 @@ def test_without_truncation_the_workspace_of_a_long_pair_is_linear_in_its_length
 def test_without_truncation_memory_is_that_of_one_pass(emulated, rng, monkeypatch):
     sizes = []
     limit(monkeypatch, longest_team=1)
-    for room in (_plans.LIMITS.workspace_bytes, 1):
+    for room in (plans.LIMITS.workspace_bytes, 1):
         limit(monkeypatch, workspace_bytes=room)
         emulated_cupy.allocated[0] = 0
         arguments = untruncated(rng, "paired", (400, 230), "lobatto2", counts=(1, 1), size=0.1)
@@ -1475,7 +1476,7 @@ def test_errors_of_the_driver_are_raised(emulated, words, error, rng, monkeypatc
 
 def test_a_kernel_that_does_not_compile_says_what_to_do(emulated, rng, monkeypatch):
     x, y = drawn(rng, "paired", (5, 6), 2)
-    monkeypatch.setattr(cuda, "source", lambda: "no C++")
+    monkeypatch.setattr(cuda.instances, "source", lambda: "no C++")
     with pytest.raises(RuntimeError, match=r"branchsig\[cuda12\]"):
         emulated.log_kernel(problem(x, y, 3))
 
@@ -1498,7 +1499,7 @@ def test_a_value_not_handed_on_is_caught(emulated, reference, mutation, rng, mon
     original, mutated = MUTATIONS[mutation]
     text = cuda.source()
     assert text.count(original) == 1
-    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
+    monkeypatch.setattr(cuda.instances, "source", lambda: text.replace(original, mutated))
     x, y = drawn(rng, "paired", (40, 150), 2, counts=(1, 1))
     arguments, derivs = problem(x, y, 3), np.ones(1)
     options = {"wrt_log": False, "left": True, "right": True}
@@ -1519,7 +1520,7 @@ def test_a_value_not_handed_on_is_caught(emulated, reference, mutation, rng, mon
 )
 def test_an_edge_of_a_cell_not_handed_on_is_caught(emulated, reference, shuffle, value, order, depth, rng, monkeypatch):
     text = cuda.source().replace(shuffle, f"v == {value} ? handed[m][v] : {shuffle}")
-    monkeypatch.setattr(cuda, "source", lambda: text)
+    monkeypatch.setattr(cuda.instances, "source", lambda: text)
     x, y = drawn(rng, "paired", (5, 6), 2, counts=(1, 1))
     arguments = problem(x, y, depth, quadrature=RULES["lobatto2"], order=order)
     derivs = np.ones((1,) if order is None else (1, order + 1))
@@ -1602,14 +1603,14 @@ def test_the_emulator_poisons_shared_memory():
 def test_arrays_of_other_libraries_come_and_go_by_dlpack(installed, reference, pairing, rng, monkeypatch):
     xp = pytest.importorskip("array_api_strict")
     # As the arrays of a library that holds them on a CUDA device.
-    monkeypatch.setattr(branchsig.backends, "lies_on_cuda", lambda _: True)
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
-    branchsig.backends._through_cupy.cache_clear()
+    monkeypatch.setattr(branchsig.backends.choice, "lies_on_cuda", lambda _: True)
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", reference)
+    branchsig.backends.choice.serving.pop("through cupy", None)
     x, y = drawn(rng, pairing, (5, 6), 2)
     there = xp.asarray(x)
     arguments = problem(there, there if y is x else xp.asarray(y), 3, (0, 0), pairing)
     serving = branchsig.backends.backend_for(arguments)
-    branchsig.backends._through_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("through cupy", None)
     assert isinstance(serving, branchsig.backends.ThroughCupy)
     emulated_cupy.launches.clear()
     log_k = serving.log_kernel(arguments)
@@ -1654,11 +1655,11 @@ import dataclasses
 import numpy as np
 from cases import problem, static_kernel, walk
 from test_cuda import OnDevice, relays
-from branchsig.backends import _plans
+from branchsig.backends.cuda import plans
 from branchsig.quadrature import BY_NAME
 import emulated_cupy
 rng, backend = np.random.default_rng(0), OnDevice(emulated_cupy)
-_plans.LIMITS = _plans.Limits(workspace_bytes=1)  # without truncation passes are swept again
+plans.LIMITS = plans.Limits(workspace_bytes=1)  # without truncation passes are swept again
 cases = ("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34)), ("rbf", "gram", (5, 66))
 for name, pairing, lengths in cases:
     x = walk(rng, 2, lengths[0], 3, size=0.4)
@@ -1686,7 +1687,7 @@ for name, pairing, lengths in cases:
             for grid in (False, True):
                 parts = backend.parts(of_order, grid=grid)
                 backend.gradients(of_order, parts, wrt_log=True, left=True, right=True)
-_plans.LIMITS = _plans.Limits(relay_team=1, longest_team=1)
+plans.LIMITS = plans.Limits(relay_team=1, longest_team=1)
 x, y = walk(rng, 1, 20, 3, size=0.4), walk(rng, 1, 150, 3, size=0.4)
 for name, rule in ("linear", "trapezoid"), ("rbf", "lobatto2"):
     arguments = problem(x, y, 3, (0, 0), "paired", static_kernel(name)[0], quadrature=BY_NAME[rule])

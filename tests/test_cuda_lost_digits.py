@@ -112,7 +112,7 @@ def test_parts_have_digits_where_those_of_the_reference_have(backend, reference,
 @pytest.mark.parametrize("value", [2, 3])
 def test_a_bound_of_parts_not_handed_on_is_caught(emulated, reference, value, rng, monkeypatch):  # noqa: F811
     text = cuda.source().replace(FROM_THE_LEFT, f"v == {value} ? handed[m][v] : {FROM_THE_LEFT}")
-    monkeypatch.setattr(cuda, "source", lambda: text)
+    monkeypatch.setattr(cuda.instances, "source", lambda: text)
     x, y = families(rng, 3)
     arguments = problem(30.0 * y, x, 4, quadrature=RULES["lobatto2"], order=4)
     wanted = reference.parts(arguments, grid=True)
@@ -151,7 +151,9 @@ def test_long_ordinary_paths_are_done_by_running_products(emulated, reference, r
     written = "if (!PARTS) ends[place] = real("
     text = cuda.source()
     assert text.count(written) == 1
-    monkeypatch.setattr(cuda, "source", lambda: text.replace(written, f"{written[:-5]}CAREFUL ? real(-1) : real("))
+    monkeypatch.setattr(
+        cuda.instances, "source", lambda: text.replace(written, f"{written[:-5]}CAREFUL ? real(-1) : real(")
+    )
     x = walk(rng, 2, 1000, 8)
     x, y = scaled(x, 0.7 * x + 0.7 * walk(rng, 2, 1000, 8), 4, reference, log_k=20.0)
     found = emulated.log_kernel(problem(x, y, 4))

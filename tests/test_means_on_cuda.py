@@ -41,7 +41,7 @@ def emulated(monkeypatch):
         monkeypatch.setattr(module, "contiguous", as_it_is, raising=False)
     monkeypatch.setattr(_problems, "lies_on_cuda", on_device)
     monkeypatch.setattr(metrics, "lies_on_cpu", lambda array: not on_device(array))
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", backend)
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", backend)
     log_kernel = backend.log_kernel
     monkeypatch.setattr(backend, "log_kernel", solved)
     yield kinds

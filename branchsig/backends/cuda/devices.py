@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from branchsig._arrays import Array
 
 if TYPE_CHECKING:
-    from branchsig.backends import Problem
-    from branchsig.backends.cuda import CudaBackend
+    from branchsig.backends.base import Problem
+    from branchsig.backends.cuda.backend import CudaBackend
 
 __all__ = ["OverDevices"]
 
