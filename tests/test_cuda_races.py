@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from cases import problem
+from cases import gradients_of, problem
 from test_cuda import OnDevice, drawn, emulated_cupy, kernel_named, limit, relays, with_short_teams
 
 from branchsig.backends import cuda
@@ -82,13 +82,13 @@ def sweep(backend, rng, family, results=ALL, *, pairing="paired"):
     pairs, nodes = (3,) if pairing == "paired" else (3, 3), lengths
     side = {"wrt_log": False, "left": True, "right": pairing == "paired"}
     if VALUES in results:
-        backend.parts(arguments, grid=False) if parts else backend.log_kernel(arguments)
+        backend.solve(arguments, "end") if parts else backend.solve(arguments, "end", log=True)
     if GRIDS in results:
-        backend.parts(arguments, grid=True) if parts else backend.grid(arguments, all_levels=False)
+        backend.solve(arguments, "grid")
     if GRADIENTS in results:
-        backend.gradients(arguments, np.ones(pairs + parts, dtype), **side)
+        gradients_of(backend, arguments, np.ones(pairs + parts, dtype), **side)
     if GRADIENTS_OF_GRIDS in results:
-        backend.gradients(arguments, np.ones(pairs + nodes + parts, dtype), **side)
+        gradients_of(backend, arguments, np.ones(pairs + nodes + parts, dtype), **side)
 
 
 @pytest.mark.parametrize("teams", TEAMS)

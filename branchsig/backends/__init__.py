@@ -4,8 +4,18 @@
 other libraries to NumPy or CuPy. `reference` serves any array, `cpu` those of NumPy, and `cuda` those of CuPy.
 """
 
-from branchsig.backends.base import Backend, Problem
+from branchsig.backends.base import Backend, Gradients, Problem, Want, Wrt
 from branchsig.backends.bridges import ThroughCupy, ThroughNumpy
 from branchsig.backends.choice import backend_for, for_cupy
 
-__all__ = ["Backend", "Problem", "ThroughCupy", "ThroughNumpy", "backend_for", "for_cupy"]
+__all__ = [
+    "Backend",
+    "Gradients",
+    "Problem",
+    "ThroughCupy",
+    "ThroughNumpy",
+    "Want",
+    "Wrt",
+    "backend_for",
+    "for_cupy",
+]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,10 @@ from branchsig._arrays import Array
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels import StaticKernel
 
-__all__ = ["Backend", "Problem"]
+__all__ = ["Backend", "Gradients", "Problem", "Want", "Wrt"]
+
+Want = Literal["end", "grid", "stack", "prefixes"]
+"""Where values are wanted: see `Backend.solve`."""
 
 
 @dataclasses.dataclass(slots=True)  # frozen, it would take twice the time to make
@@ -49,12 +52,10 @@ class Problem:
     quadrature : Quadrature
         The rule for the integral over a sub-cell.
     order : int or None
-        Largest number of nodes of a forest, at least 0. The problem is then one for `Backend.parts`.
+        Largest number of nodes of a forest, at least 0. The problem is then one for components.
     lengths1, lengths2 : int64 NumPy array, shape (n1,) and (n2,), or None
         Valid lengths, from 1 to that of the padded paths. What lies behind is never read, contributes nothing, and has
         the gradient 0. Grids are constant behind the last valid node. One object for a symmetric problem.
-    log_grid : bool
-        Whether `Backend.grid` is to return logarithms.
     devices : tuple of int
         The CUDA devices that share the pairs among them; empty for that of the paths alone.
     share : tuple of int
@@ -68,8 +69,8 @@ class Problem:
         looks at it.
     purpose : {"kernel", "log", "difference", "quotient", "rough"} or None
         What values are wanted for, which decides how many digits they must have: a value whose error may be too large
-        is NaN (see `_digits`). None goes by the method: "kernel" or "log", and for `Backend.parts` every part for
-        itself. "difference" is for logarithms, or logarithms of the sum of parts, that others are subtracted from,
+        is NaN (see `_digits`). None is "kernel", or "log" for logarithms; of components every one counts by itself.
+        "difference" is for logarithms, or logarithms of the sum of components, that others are subtracted from,
         "quotient" for those of kernels that are divided by others, and "rough" for ends alone that are taken as they
         come: a search looks on both sides of what has digits.
     """
@@ -87,7 +88,6 @@ class Problem:
     order: int | None = None
     lengths1: npt.NDArray[np.int64] | None = None
     lengths2: npt.NDArray[np.int64] | None = None
-    log_grid: bool = False
     devices: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
     batches: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
@@ -105,55 +105,59 @@ class Problem:
         return self.path2 is self.path1 and self.lengths2 is self.lengths1
 
 
+class Wrt(NamedTuple):
+    """What gradients are asked for: with respect to the paths, and to the parameters of the static kernel."""
+
+    path1: bool = False
+    path2: bool = False
+    parameters: bool = False
+
+
+class Gradients(NamedTuple):
+    """Gradients, or None where they are not asked for.
+
+    Those of the paths have the shapes of the paths; those of the parameters (*pairs, number of parameters), in the
+    order of the fields of the static kernel.
+    """
+
+    path1: Array | None = None
+    path2: Array | None = None
+    parameters: Array | None = None
+
+
 class Backend(Protocol):
     """What every backend offers. ``*pairs`` is (n1,) for paired problems and (n1, n2) for Gram matrices."""
 
     name: str
 
-    def log_kernel(self, problem: Problem) -> Array:
-        """Return log K_depth at the end of both paths, shape (*pairs,)."""
+    def solve(self, problem: Problem, want: Want, *, log: bool = False) -> Array:
+        """Return the kernels K_depth of all pairs, or with `log` their logarithms.
 
-    def kernel(self, problem: Problem) -> Array:
-        """Return K_depth at the end of both paths, shape (*pairs,)."""
+        "end"
+            At the end of both paths, shape (*pairs,).
+        "grid"
+            At every node, shape (*pairs, grid1, grid2). Nodes are the corners of the sub-cells, whatever nodes the
+            quadrature has inside.
+        "stack"
+            The kernels K_0 to K_depth at every node, shape (*pairs, depth + 1, grid1, grid2), whatever `log`.
+        "prefixes"
+            log K_depth of every path x[:i + 1] with itself, shape (n1, length1), whatever `log`. For paired problems
+            alone whose second paths are the first, lengths and dyadic orders included: these are the nodes of their
+            grids that belong to two equal points. Constant behind the last valid point. Memory grows with the lengths,
+            not with their squares.
 
-    def grid(self, problem: Problem, *, all_levels: bool) -> Array:
-        """Return K_depth, or log K_depth where the problem says so, at every node, shape (*pairs, grid1, grid2).
-
-        With `all_levels` the kernels K_0 to K_depth, shape (*pairs, depth + 1, grid1, grid2). Nodes are the corners of
-        the sub-cells, whatever nodes the quadrature has inside.
+        Where the problem has an `order`, the components k_0 to k_order take the place of K_depth, on a last axis of
+        order + 1, whatever `log`; there is no stack of them.
         """
 
-    def parts(self, problem: Problem, *, grid: bool) -> Array:
-        """Return k_0 to k_order at the end of both paths, shape (*pairs, order + 1).
+    def adjoint(
+        self, problem: Problem, want: Want, derivs: Array, wrt: Wrt, *, log: bool = False, stack: Array | None = None
+    ) -> Gradients:
+        """Return the gradients for `derivs` of the "end" or the "grid" that `solve` returns with the same `log`.
 
-        With `grid` at every node, shape (*pairs, grid1, grid2, order + 1). For problems with an `order` alone.
-        """
-
-    def diagonal(self, problem: Problem) -> Array:
-        """Return log K_depth of every path x[:i + 1] with itself, shape (n1, length1).
-
-        With an `order` k_0 to k_order, shape (n1, length1, order + 1). For paired problems alone whose second paths are
-        the first, lengths and dyadic orders included: these are the nodes of their grids that belong to two equal
-        points. Constant behind the last valid point. Memory grows with the lengths, not with their squares.
-        """
-
-    def gradients(
-        self,
-        problem: Problem,
-        derivs: Array,
-        *,
-        wrt_log: bool,
-        left: bool,
-        right: bool,
-        k_stack: Array | None = None,
-    ) -> tuple[Array | None, Array | None]:
-        """Return the gradients with respect to `path1` (where `left`) and `path2` (where `right`).
-
-        `derivs` are those of `kernel` or `log_kernel`, shape (*pairs,), or of `grid`, shape (*pairs, grid1, grid2);
-        with respect to log K_depth where `wrt_log`, to K_depth otherwise. `k_stack` is the result of
-        ``grid(all_levels=True)``. A symmetric problem takes scalar derivs and gives the left gradient ``sum_j derivs[i,
-        j] d_1 k(x_i, x_j)`` alone. Derivatives for a problem with an `order`, which is never symmetric, are those of
-        `parts`, whatever `wrt_log`. A pair whose value (any value of its grid) is not finite gives NaN in every entry
-        of its own two paths, unless all its derivatives are 0: such a pair contributes nothing, whatever its value.
-        A value that has lost its digits is not finite either.
+        `stack` is the "stack" of the problem, if it is at hand. A symmetric problem takes derivs of ends and gives the
+        gradient of `path1` alone: ``sum_j derivs[i, j] d_1 k(x_i, x_j)``. A problem with an `order` is never symmetric.
+        A pair whose value (any value of its grid) is not finite gives NaN in every entry of its own two paths, unless
+        all its derivatives are 0: such a pair contributes nothing, whatever its value. A value that has lost its digits
+        is not finite either.
         """

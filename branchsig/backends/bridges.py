@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from branchsig._arrays import Array, from_cupy, from_numpy, to_cupy, to_numpy
-from branchsig.backends.base import Backend, Problem
+from branchsig.backends.base import Backend, Gradients, Problem, Want, Wrt
 from branchsig.backends.reference import ReferenceBackend
 from branchsig.static_kernels import is_built_in
 
@@ -25,57 +24,24 @@ class ThroughNumpy:
         self._inner = inner
         self._own_namespace = ReferenceBackend()
 
-    def log_kernel(self, problem: Problem) -> Array:
-        """See `Backend.log_kernel`."""
-        return self._through(problem, lambda backend, there: backend.log_kernel(there))
+    def solve(self, problem: Problem, want: Want, *, log: bool = False) -> Array:
+        """See `Backend.solve`."""
+        there = self._converted(problem)
+        if there is None:
+            return self._own_namespace.solve(problem, want, log=log)
+        return self._back(self._inner.solve(there, want, log=log), problem.path1)
 
-    def kernel(self, problem: Problem) -> Array:
-        """See `Backend.kernel`."""
-        return self._through(problem, lambda backend, there: backend.kernel(there))
-
-    def grid(self, problem: Problem, *, all_levels: bool) -> Array:
-        """See `Backend.grid`."""
-        return self._through(problem, lambda backend, there: backend.grid(there, all_levels=all_levels))
-
-    def parts(self, problem: Problem, *, grid: bool) -> Array:
-        """See `Backend.parts`."""
-        return self._through(problem, lambda backend, there: backend.parts(there, grid=grid))
-
-    def diagonal(self, problem: Problem) -> Array:
-        """See `Backend.diagonal`."""
-        return self._through(problem, lambda backend, there: backend.diagonal(there))
-
-    def _through(self, problem: Problem, work: Callable[[Backend, Problem], Array]) -> Array:
-        converted = self._converted(problem)
-        if converted is None:
-            return work(self._own_namespace, problem)
-        return self._back(work(self._inner, converted), problem.path1)
-
-    def gradients(
-        self,
-        problem: Problem,
-        derivs: Array,
-        *,
-        wrt_log: bool,
-        left: bool,
-        right: bool,
-        k_stack: Array | None = None,
-    ) -> tuple[Array | None, Array | None]:
-        """See `Backend.gradients`."""
-        converted = self._converted(problem)
+    def adjoint(
+        self, problem: Problem, want: Want, derivs: Array, wrt: Wrt, *, log: bool = False, stack: Array | None = None
+    ) -> Gradients:
+        """See `Backend.adjoint`."""
+        there = self._converted(problem)
         derivs_there = self._there(derivs)
-        stack_there = None if k_stack is None else self._there(k_stack)
-        if converted is None or derivs_there is None or (k_stack is not None and stack_there is None):
-            return self._own_namespace.gradients(
-                problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack
-            )
-        d_path1, d_path2 = self._inner.gradients(
-            converted, derivs_there, wrt_log=wrt_log, left=left, right=right, k_stack=stack_there
-        )
-        return (
-            None if d_path1 is None else self._back(d_path1, problem.path1),
-            None if d_path2 is None else self._back(d_path2, problem.path2),
-        )
+        stack_there = None if stack is None else self._there(stack)
+        if there is None or derivs_there is None or (stack is not None and stack_there is None):
+            return self._own_namespace.adjoint(problem, want, derivs, wrt, log=log, stack=stack)
+        found = self._inner.adjoint(there, want, derivs_there, wrt, log=log, stack=stack_there)
+        return Gradients(*(None if gradient is None else self._back(gradient, problem.path1) for gradient in found))
 
     def _there(self, array: Array) -> Array | None:
         return to_numpy(array)

@@ -11,17 +11,15 @@ bounded size.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from branchsig import static_kernels as kernels
+from branchsig.backends.base import Gradients, Problem, Want, Wrt
 from branchsig.backends.cpu import schedule
 from branchsig.backends.cpu.task import DOUBLE, Arrays, Sweep
 from branchsig.quadrature import TRAPEZOID
-
-if TYPE_CHECKING:
-    from branchsig.backends.base import Problem
 
 __all__ = ["CpuBackend"]
 
@@ -31,13 +29,13 @@ class CpuBackend:
 
     name = "cpu"
 
-    def log_kernel(self, problem: Problem) -> np.ndarray:
-        """Return log K_depth at the end of both paths."""
-        return self._ends(problem, log=True)
-
-    def kernel(self, problem: Problem) -> np.ndarray:
-        """Return K_depth at the end of both paths."""
-        return self._ends(problem, log=False)
+    def solve(self, problem: Problem, want: Want, *, log: bool = False) -> np.ndarray:
+        """Return kernels, their logarithms or components, at the end or at every node."""
+        if want == "prefixes":
+            return self._prefixes(problem)
+        if problem.order is not None:
+            return self._components(problem, grid=want == "grid")
+        return self._ends(problem, log=log) if want == "end" else self._grid(problem, want == "stack", log=log)
 
     def _ends(self, problem: Problem, *, log: bool) -> np.ndarray:
         sweep = Sweep(problem, grids=False, log=log)
@@ -63,13 +61,13 @@ class CpuBackend:
         sweep.run(work, collect, fixed=False)
         return result
 
-    def grid(self, problem: Problem, *, all_levels: bool) -> np.ndarray:
-        """Return K_depth, or K_0 to K_depth, at every node."""
-        sweep = Sweep(problem, grids=True, log=problem.log_grid, log_grid=problem.log_grid)
+    def _grid(self, problem: Problem, all_levels: bool, *, log: bool) -> np.ndarray:
+        """K_depth, its logarithm, or K_0 to K_depth, at every node."""
+        sweep = Sweep(problem, grids=True, log=log, log_grid=log)
         levels = (problem.depth + 1,) if all_levels else ()
         shape = (*levels, sweep.rows + 1, sweep.columns + 1)
         if sweep.trivial:
-            return np.full((*sweep.shape, *shape), not problem.log_grid, dtype=problem.path1.dtype)
+            return np.full((*sweep.shape, *shape), not log, dtype=problem.path1.dtype)
         result = np.empty((sweep.count, *shape), dtype=problem.path1.dtype)
 
         def work(index1: np.ndarray, index2: np.ndarray) -> None:
@@ -82,8 +80,8 @@ class CpuBackend:
         sweep.run(work, lambda _: None, fixed=False)
         return result.reshape(*sweep.shape, *shape)
 
-    def parts(self, problem: Problem, *, grid: bool) -> np.ndarray:
-        """Return k_0 to k_order at the end of both paths, or at every node."""
+    def _components(self, problem: Problem, *, grid: bool) -> np.ndarray:
+        """k_0 to k_order at the end of both paths, or at every node."""
         sweep = Sweep(problem, grids=grid)
         shape = (*((sweep.rows + 1, sweep.columns + 1) if grid else ()), sweep.levels + 1)
         result = np.zeros((math.prod(sweep.shape), *shape), dtype=problem.path1.dtype)
@@ -106,8 +104,8 @@ class CpuBackend:
         sweep.run(work, collect, fixed=False)
         return result.reshape(*sweep.shape, *shape)
 
-    def diagonal(self, problem: Problem) -> np.ndarray:
-        """Return log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
+    def _prefixes(self, problem: Problem) -> np.ndarray:
+        """log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
         sweep = Sweep(problem, grids=False)
         of_order = () if problem.order is None else (problem.order + 1,)
         result = np.zeros((sweep.count, sweep.lengths[0], *of_order), dtype=problem.path1.dtype)
@@ -128,33 +126,31 @@ class CpuBackend:
         sweep.run(work, collect, fixed=False)
         return result
 
-    def gradients(
+    def adjoint(
         self,
         problem: Problem,
+        want: Want,
         derivs: np.ndarray,
+        wrt: Wrt,
         *,
-        wrt_log: bool,
-        left: bool,
-        right: bool,
-        k_stack: np.ndarray | None = None,
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Return the gradients with respect to `path1` and `path2`.
+        log: bool = False,
+        stack: np.ndarray | None = None,
+    ) -> Gradients:
+        """Return the gradients with respect to the paths.
 
-        A `k_stack` is read for the trapezoid rule alone: for others it lacks nodes, or saves little.
+        A `stack` is read for the trapezoid rule alone: for others it lacks nodes, or saves little.
         """
-        k_stack = k_stack if problem.quadrature == TRAPEZOID else None
+        stack = stack if problem.quadrature == TRAPEZOID else None
         paired, symmetric = problem.pairing == "paired", problem.pairing == "symmetric"
         of_parts = problem.order is not None
-        of_grid = derivs.ndim > (1 if paired else 2) + of_parts
-        sweep = Sweep(problem, grids=of_grid or k_stack is not None, log=wrt_log)
-        totals = tuple(
-            np.zeros(p.shape) if wanted else None for p, wanted in zip(sweep.paths, (left, right), strict=True)
-        )
+        of_grid = want == "grid"
+        sweep = Sweep(problem, grids=of_grid or stack is not None, log=log)
+        totals = tuple(np.zeros(p.shape) if wanted else None for p, wanted in zip(sweep.paths, wrt[:2], strict=True))
         dtype = problem.path1.dtype
         if sweep.trivial:
-            return _as(dtype, totals[0]), _as(dtype, totals[1])
+            return Gradients(_as(dtype, totals[0]), _as(dtype, totals[1]))
         all_derivs = sweep.flat(derivs)
-        all_stacks = None if k_stack is None else sweep.flat(k_stack)
+        all_stacks = None if stack is None else sweep.flat(stack)
 
         def work(index1: np.ndarray, index2: np.ndarray) -> tuple[np.ndarray | None, ...]:
             pairs = index1 if paired else index1 * problem.path2.shape[0] + index2
@@ -181,9 +177,9 @@ class CpuBackend:
             ctx, given = sweep.given(index1, index2)
             if given is None:
                 results = {"grad1": grads[0], "grad2": grads[1]}
-                sweep.backward((index1, index2), None, results, arrays, wrt_log=wrt_log)
+                sweep.backward((index1, index2), None, results, arrays, wrt_log=log)
             else:
-                _through_given(sweep, ctx, given, (index1, index2), grads, arrays, wrt_log=wrt_log)
+                _through_given(sweep, ctx, given, (index1, index2), grads, arrays, wrt_log=log)
             return grads
 
         def collect(parts: tuple[np.ndarray | None, ...]) -> None:
@@ -192,7 +188,7 @@ class CpuBackend:
                     total += part
 
         sweep.run(work, collect, fixed=not paired)
-        return _as(dtype, totals[0]), _as(dtype, totals[1])
+        return Gradients(_as(dtype, totals[0]), _as(dtype, totals[1]))
 
 
 def _counted(arrays: Arrays) -> np.ndarray | None:

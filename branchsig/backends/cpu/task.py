@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,15 +15,13 @@ from branchsig import static_kernels as kernels
 from branchsig._arrays import filled
 from branchsig._core import ffi, lib
 from branchsig.backends._digits import purpose_of
+from branchsig.backends.base import Problem, Want, Wrt
 from branchsig.backends.cpu import schedule
 from branchsig.backends.pairs import count
 from branchsig.backends.reference import ReferenceBackend
 from branchsig.backends.reference.solver import grid_from_increments, increments_gradient
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels.table import TABLE
-
-if TYPE_CHECKING:
-    from branchsig.backends.base import Problem
 
 __all__ = ["DOUBLE", "Arrays", "Sweep"]
 
@@ -394,14 +392,14 @@ class Sweep:
             if given is not None:
                 results["grad_increments"][...] = increments_gradient(own, given, bars, wrt_log=wrt_log)
                 return
-            wanted = {"left": results["grad1"] is not None, "right": results["grad2"] is not None}
-            both = ReferenceBackend().gradients(own, bars, wrt_log=wrt_log, **wanted)
-            for name, gradient in zip(("grad1", "grad2"), both, strict=True):
+            wrt = Wrt(results["grad1"] is not None, results["grad2"] is not None)
+            both = ReferenceBackend().adjoint(own, "grid", bars, wrt, log=wrt_log)
+            for name, gradient in zip(("grad1", "grad2"), both, strict=False):
                 if gradient is not None:
                     results[name][...] = gradient
-        elif given is not None:
-            results["grid"][...] = grid_from_increments(own, given, all_levels=flags["all_levels"])
-        elif own.order is not None:
-            results["grid"][...] = ReferenceBackend().parts(own, grid=True)
+            return
+        want: Want = "stack" if flags["all_levels"] else "grid"
+        if given is not None:
+            results["grid"][...] = grid_from_increments(own, given, want, log=self.log_grid)
         else:
-            results["grid"][...] = ReferenceBackend().grid(own, all_levels=flags["all_levels"])
+            results["grid"][...] = ReferenceBackend().solve(own, want, log=self.log_grid)

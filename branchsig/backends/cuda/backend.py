@@ -12,17 +12,15 @@ cannot do is left to the reference, in CuPy's own namespace.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from branchsig._arrays import Array
+from branchsig.backends.base import Gradients, Problem, Want, Wrt
 from branchsig.backends.cuda import instances
 from branchsig.backends.cuda.instances import fused
 from branchsig.backends.cuda.plans import ALL_LEVELS, DIAGONAL, LAST_LEVEL, LOGARITHM, Plan
 from branchsig.backends.cuda.sweep import Sweep
 from branchsig.backends.reference import ReferenceBackend
-
-if TYPE_CHECKING:
-    from branchsig.backends.base import Problem
 
 __all__ = ["REMEDY", "CudaBackend"]
 
@@ -62,17 +60,20 @@ class CudaBackend:
         self._processors: dict[int, int] = {}
         self.plans: dict[Any, Plan] = {}
 
-    def log_kernel(self, problem: Problem) -> Array:
-        """Return log K_depth at the end of both paths."""
-        plan = self.plan(problem, grid=False)
-        return self._ends(problem, plan, LOGARITHM) if plan.serves else self._reference.log_kernel(problem)
-
-    def kernel(self, problem: Problem) -> Array:
-        """Return K_depth at the end of both paths."""
-        plan = self.plan(problem, grid=False)
-        return self._ends(problem, plan, LAST_LEVEL) if plan.serves else self._reference.kernel(problem)
+    def solve(self, problem: Problem, want: Want, *, log: bool = False) -> Array:
+        """Return kernels, their logarithms or components, at the end or at every node."""
+        plan = self.plan(problem, grid=want != "end")
+        if not plan.serves:
+            return self._reference.solve(problem, want, log=log)
+        if want == "prefixes":
+            return self._prefixes(problem, plan)
+        if problem.order is not None:
+            return self._components(problem, plan, grid=want == "grid")
+        content = ALL_LEVELS if want == "stack" else LOGARITHM if log else LAST_LEVEL
+        return self._ends(problem, plan, content) if want == "end" else self._grid(problem, plan, content)
 
     def _ends(self, problem: Problem, plan: Plan, content: int) -> Array:
+        """K_depth, or its logarithm, at the end of both paths."""
         with _OnDeviceOf(problem.path1):
             if plan.trivial:
                 filled = self._cupy.zeros if content == LOGARITHM else self._cupy.ones
@@ -84,31 +85,25 @@ class CudaBackend:
                 sweep.launch("forward", first, count, content, increments, ends, None)
             return ends
 
-    def grid(self, problem: Problem, *, all_levels: bool) -> Array:
-        """Return K_depth, its logarithm, or K_0 to K_depth, at every node."""
-        plan = self.plan(problem, grid=True)
-        if not plan.serves:
-            return self._reference.grid(problem, all_levels=all_levels)
+    def _grid(self, problem: Problem, plan: Plan, content: int) -> Array:
+        """K_depth, its logarithm, or K_0 to K_depth, at every node."""
         with _OnDeviceOf(problem.path1):
-            levels = (int(problem.depth) + 1,) if all_levels else ()
+            levels = (int(problem.depth) + 1,) if content == ALL_LEVELS else ()
             shape = (*levels, plan.rows + 1, plan.columns + 1)
             if plan.trivial:
-                filled = self._cupy.zeros if problem.log_grid else self._cupy.ones
+                filled = self._cupy.zeros if content == LOGARITHM else self._cupy.ones
                 return filled((*plan.shape, *shape), dtype=plan.dtype)
-            content = ALL_LEVELS if all_levels else LOGARITHM if problem.log_grid else LAST_LEVEL
             sweep = Sweep(self, problem, plan)
             grid = sweep.room((plan.count, *shape), dtype=plan.dtype)
             for first, count in sweep.chunks():
                 increments, _ = sweep.given(first, count)
                 part = grid[first : first + count]
-                sweep.launch("forward", first, count, content, increments, None, part, careful_alone=problem.log_grid)
+                alone = content == LOGARITHM
+                sweep.launch("forward", first, count, content, increments, None, part, careful_alone=alone)
             return grid.reshape(*plan.shape, *shape)
 
-    def parts(self, problem: Problem, *, grid: bool) -> Array:
-        """Return k_0 to k_order at the end of both paths, or at every node."""
-        plan = self.plan(problem, grid=grid)
-        if not plan.serves:
-            return self._reference.parts(problem, grid=grid)
+    def _components(self, problem: Problem, plan: Plan, *, grid: bool) -> Array:
+        """k_0 to k_order at the end of both paths, or at every node."""
         with _OnDeviceOf(problem.path1):
             shape = (*((plan.rows + 1, plan.columns + 1) if grid else ()), plan.depth + 1)
             if plan.trivial:
@@ -123,11 +118,8 @@ class CudaBackend:
                 sweep.launch("forward", first, count, ALL_LEVELS, increments, *results)
             return parts.reshape(*plan.shape, *shape)
 
-    def diagonal(self, problem: Problem) -> Array:
-        """Return log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
-        plan = self.plan(problem, grid=True)
-        if not plan.serves:
-            return self._reference.diagonal(problem)
+    def _prefixes(self, problem: Problem, plan: Plan) -> Array:
+        """log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
         with _OnDeviceOf(problem.path1):
             shape = (plan.count, problem.path1.shape[1], *((plan.depth + 1,) if plan.parts else ()))
             if plan.trivial:
@@ -144,43 +136,35 @@ class CudaBackend:
                 sweep.launch("forward", first, count, DIAGONAL, increments, None, part, careful_alone=alone)
             return diagonal
 
-    def gradients(
-        self,
-        problem: Problem,
-        derivs: Array,
-        *,
-        wrt_log: bool,
-        left: bool,
-        right: bool,
-        k_stack: Array | None = None,
-    ) -> tuple[Array | None, Array | None]:
-        """Return the gradients with respect to `path1` and `path2`.
+    def adjoint(
+        self, problem: Problem, want: Want, derivs: Array, wrt: Wrt, *, log: bool = False, stack: Array | None = None
+    ) -> Gradients:
+        """Return the gradients with respect to the paths.
 
-        A `k_stack` is not read: to sweep again takes less time than to fetch depth + 1 grids from memory.
+        A `stack` is not read: to sweep again takes less time than to fetch depth + 1 grids from memory.
         """
-        of_grid = derivs.ndim > (1 if problem.pairing == "paired" else 2) + (problem.order is not None)
-        plan, cupy = self.plan(problem, grid=of_grid), self._cupy
+        plan, cupy = self.plan(problem, grid=want == "grid"), self._cupy
         if not plan.serves:
-            return self._reference.gradients(problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack)
+            return self._reference.adjoint(problem, want, derivs, wrt, log=log, stack=stack)
         with _OnDeviceOf(problem.path1):
             sweep = Sweep(self, problem, plan)
             room1 = cupy.zeros if plan.trivial else sweep.room
             room2 = cupy.zeros if problem.pairing == "symmetric" else room1  # the second is a part of the first
-            d_path1 = room1(problem.path1.shape, dtype=plan.dtype) if left else None
-            d_path2 = room2(problem.path2.shape, dtype=plan.dtype) if right else None
-            if plan.trivial or not (left or right):
-                return d_path1, d_path2
-            derivs = cupy.ascontiguousarray(sweep.gathered(derivs) if of_grid else derivs)
+            d_path1 = room1(problem.path1.shape, dtype=plan.dtype) if wrt.path1 else None
+            d_path2 = room2(problem.path2.shape, dtype=plan.dtype) if wrt.path2 else None
+            if plan.trivial or not (wrt.path1 or wrt.path2):
+                return Gradients(d_path1, d_path2)
+            derivs = cupy.ascontiguousarray(sweep.gathered(derivs) if want == "grid" else derivs)
             adds = False
             for first, count in sweep.chunks(gradients=True):
-                part1, part2 = sweep.pair_gradients(first, count, derivs, d_path1, d_path2, wrt_log=wrt_log)
+                part1, part2 = sweep.pair_gradients(first, count, derivs, d_path1, d_path2, wrt_log=log)
                 if problem.pairing == "symmetric":  # both places hold the same paths
                     sweep.add_up(d_path1, part1, part2, first, count, adds=adds)
                 elif problem.pairing == "gram":
                     sweep.add_up(d_path1, part1, None, first, count, adds=adds)
                     sweep.add_up(d_path2, None, part2, first, count, adds=adds)
                 adds = True
-            return d_path1, d_path2
+            return Gradients(d_path1, d_path2)
 
     def sweeps(self, problem: Problem) -> bool:
         """Tell whether there is anything in a problem that the kernels do."""

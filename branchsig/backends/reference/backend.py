@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from branchsig._arrays import Array, device_of, filled, in_float64, namespace_of, unrecorded, weighted
 from branchsig.backends._digits import lost, purpose_of
+from branchsig.backends.base import Gradients, Problem, Want, Wrt
 from branchsig.backends.reference.bounds import error_bounds, nan_where
 from branchsig.backends.reference.nodes import components, components_of
 from branchsig.backends.reference.recursion import at_corners, refined, refined_adjoint
 from branchsig.backends.reference.solver import gradients_of, grid_of, solved_levels
 from branchsig.static_kernels import Context, gradient_x, gradient_y, increments, is_built_in
-
-if TYPE_CHECKING:
-    from branchsig.backends.base import Problem
 
 __all__ = ["ReferenceBackend"]
 
@@ -40,13 +38,13 @@ class ReferenceBackend:
 
     name = "reference"
 
-    def log_kernel(self, problem: Problem) -> Array:
-        """Return log K_depth at the end of both paths."""
-        return self._ends(problem, log=True)
-
-    def kernel(self, problem: Problem) -> Array:
-        """Return K_depth at the end of both paths."""
-        return self._ends(problem, log=False)
+    def solve(self, problem: Problem, want: Want, *, log: bool = False) -> Array:
+        """Return kernels, their logarithms or components, at the end or at every node."""
+        if want == "prefixes":
+            return self._prefixes(problem)
+        if problem.order is not None:
+            return self._components(problem, grid=want == "grid")
+        return self._ends(problem, log=log) if want == "end" else self._grid(problem, want == "stack", log=log)
 
     def _ends(self, problem: Problem, *, log: bool) -> Array:
         def ends(x: _Paths, y: _Paths) -> Array:
@@ -62,19 +60,19 @@ class ReferenceBackend:
 
         return _map_pairs(problem, ends)
 
-    def grid(self, problem: Problem, *, all_levels: bool) -> Array:
-        """Return K_depth, its logarithm, or K_0 to K_depth, at every node."""
+    def _grid(self, problem: Problem, all_levels: bool, *, log: bool) -> Array:
+        """K_depth, its logarithm, or K_0 to K_depth, at every node."""
 
         def nodes(x: _Paths, y: _Paths) -> Array:
             if _still(problem, x, y):
                 shape = (x.points.shape[0], *((int(problem.depth) + 1,) if all_levels else ()), *_nodes(problem))
-                return _filled_array(x, 0.0 if problem.log_grid else 1.0, shape)
-            return grid_of(_cell_increments(problem, Context(), x, y), problem, all_levels=all_levels)
+                return _filled_array(x, 0.0 if log else 1.0, shape)
+            return grid_of(_cell_increments(problem, Context(), x, y), problem, all_levels=all_levels, log=log)
 
         return _map_pairs(problem, nodes)
 
-    def parts(self, problem: Problem, *, grid: bool) -> Array:
-        """Return k_0 to k_order at the end of both paths, or at every node."""
+    def _components(self, problem: Problem, *, grid: bool) -> Array:
+        """k_0 to k_order at the end of both paths, or at every node."""
 
         def by_order(x: _Paths, y: _Paths) -> Array:
             xp, order = namespace_of(x.points), int(problem.order or 0)
@@ -86,8 +84,8 @@ class ReferenceBackend:
 
         return _map_pairs(problem, by_order)
 
-    def diagonal(self, problem: Problem) -> Array:
-        """Return log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
+    def _prefixes(self, problem: Problem) -> Array:
+        """log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
         xp, length = namespace_of(problem.path1), problem.path1.shape[1]
         refinement = 2 ** problem.dyadic_order[0]
 
@@ -108,22 +106,14 @@ class ReferenceBackend:
 
         return _map_pairs(problem, prefixes)
 
-    def gradients(
-        self,
-        problem: Problem,
-        derivs: Array,
-        *,
-        wrt_log: bool,
-        left: bool,
-        right: bool,
-        k_stack: Array | None = None,
-    ) -> tuple[Array | None, Array | None]:
-        """Return the gradients with respect to `path1` and `path2`."""
-        derivs, k_stack = in_float64(derivs), None if k_stack is None else in_float64(k_stack)
+    def adjoint(
+        self, problem: Problem, want: Want, derivs: Array, wrt: Wrt, *, log: bool = False, stack: Array | None = None
+    ) -> Gradients:
+        """Return the gradients with respect to the paths."""
+        derivs, stack = in_float64(derivs), None if stack is None else in_float64(stack)
         of_pairs = _paired_gradients if problem.pairing == "paired" else _gram_gradients
-        both = of_pairs(problem, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=k_stack)
-        d_path1, d_path2 = (None if d is None else _in_dtype_of(problem.path1, d) for d in both)
-        return d_path1, d_path2
+        both = of_pairs(problem, derivs, wrt_log=log, left=wrt.path1, right=wrt.path2, k_stack=stack)
+        return Gradients(*(None if d is None else _in_dtype_of(problem.path1, d) for d in both))
 
 
 class _Paths(NamedTuple):

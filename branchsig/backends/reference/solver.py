@@ -24,7 +24,7 @@ from branchsig.backends.reference.recursion import (
 from branchsig.backends.reference.untruncated import solve_untruncated, untruncated_adjoint
 
 if TYPE_CHECKING:
-    from branchsig.backends.base import Problem
+    from branchsig.backends.base import Problem, Want
 
 __all__ = ["gradients_of", "grid_from_increments", "grid_of", "increments_gradient", "solved_levels"]
 
@@ -41,16 +41,16 @@ def solved_levels(g: Array, problem: Problem) -> tuple[list[Array], list[Array]]
     return [namespace_of(g).exp(log_k)], [at_corners(log_k, rule.p)]
 
 
-def grid_of(g: Array, problem: Problem, *, all_levels: bool) -> Array:
+def grid_of(g: Array, problem: Problem, *, all_levels: bool, log: bool) -> Array:
     """K_depth, its logarithm, or K_0 to K_depth, at every corner, from the increments of the cells."""
-    xp, purpose, p = namespace_of(g), purpose_of(problem, log=problem.log_grid), problem.quadrature.p
+    xp, purpose, p = namespace_of(g), purpose_of(problem, log=log), problem.quadrature.p
     levels, logs = solved_levels(g, problem)
 
     def judged(m: int, log_k: Array, values: Array) -> Array:
         errors = error_bounds(g, levels[:m], [*logs[: m - 1], log_k], problem, nodes=True)
         return nan_where(lost(unrecorded(log_k), errors, purpose), values)
 
-    last = judged(len(levels), logs[-1], logs[-1] if problem.log_grid else xp.exp(logs[-1]))
+    last = judged(len(levels), logs[-1], logs[-1] if log else xp.exp(logs[-1]))
     if not all_levels:
         return last
     corners = [at_corners(k, p) for k in levels]
@@ -103,13 +103,13 @@ def _depth_gradient(
     return finite, by_depth_adjoint(g, levels, w, rule)
 
 
-def grid_from_increments(problem: Problem, given: Array, *, all_levels: bool) -> Array:
-    """What `ReferenceBackend.grid`, or `ReferenceBackend.parts`, returns for pairs with these increments."""
+def grid_from_increments(problem: Problem, given: Array, want: Want, *, log: bool) -> Array:
+    """What `ReferenceBackend.solve` returns for pairs with these increments: "grid" or "stack"."""
     g = refined(in_float64(given), problem.dyadic_order)
     with np.errstate(all="ignore"):
         if problem.order is not None:
             return components_of(g, problem, grid=True)
-        return grid_of(g, problem, all_levels=all_levels)
+        return grid_of(g, problem, all_levels=want == "stack", log=log)
 
 
 def increments_gradient(problem: Problem, given: Array, derivs: Array, *, wrt_log: bool) -> Array:
