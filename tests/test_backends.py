@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import STATIC_KERNELS, QuarticKernel, problem, relative, relative_to_path, static_kernel, walk
+from cases import STATIC_KERNELS, QuarticKernel, problem, relative, relative_to_path, static_kernel, using, walk
 from conftest import cpu
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -446,12 +446,9 @@ def test_public_functions_agree_between_core_and_reference(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*overflowed", category=RuntimeWarning)
         found = function(x, y, depth, orders, **options)
-        saved, branchsig.backends._for_numpy = branchsig.backends._for_numpy, reference
-        try:
+        with using(reference):
             wide = x.astype(float)
             wanted = function(wide, wide if y is x else y.astype(float), depth, orders, **options)
-        finally:
-            branchsig.backends._for_numpy = saved
     assert found.dtype == dtype
     moderate = wanted < 1e4  # a path with itself is far larger for some kernels, and then sensitive to each rounding
     assert moderate.any()
