@@ -4,25 +4,29 @@ from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
 from branchsig.backends.cuda import warm_up
-from branchsig.dilation import dilation
-from branchsig.kernel import branched_sig_kernel, branched_sig_kernel_gram, branched_sig_kernel_stack
-from branchsig.kernel_backprop import (
+from branchsig.dilation import dilation, dilation_backprop, dilation_vjp
+from branchsig.gram import branched_sig_kernel_gram, branched_sig_kernel_gram_backprop, branched_sig_kernel_gram_vjp
+from branchsig.kernel import (
+    branched_sig_kernel,
     branched_sig_kernel_backprop,
-    branched_sig_kernel_gram_backprop,
-    branched_sig_kernel_gram_vjp,
+    branched_sig_kernel_stack,
+    branched_sig_kernel_stack_backprop,
+    branched_sig_kernel_stack_vjp,
     branched_sig_kernel_vjp,
 )
-from branchsig.metrics import (
-    TwoSampleTest,
+from branchsig.paths import pad_paths, transform_path, transform_path_backprop, transform_path_vjp
+from branchsig.quadrature import GaussLobatto, LeftPoint, Trapezoid
+from branchsig.samples import (
     branched_sig_mmd,
     branched_sig_mmd_backprop,
-    branched_sig_mmd_test,
+    branched_sig_mmd_vjp,
     branched_sig_score,
     branched_sig_score_backprop,
+    branched_sig_score_vjp,
     expected_branched_sig_score,
     expected_branched_sig_score_backprop,
+    expected_branched_sig_score_vjp,
 )
-from branchsig.quadrature import GaussLobatto, LeftPoint, Trapezoid
 from branchsig.static_kernels import (
     Context,
     LinearKernel,
@@ -35,7 +39,7 @@ from branchsig.static_kernels import (
     ScaledLinearKernel,
     StaticKernel,
 )
-from branchsig.transforms import pad_paths, transform_path, transform_path_backprop
+from branchsig.two_sample_test import TwoSampleTest, branched_sig_mmd_test
 
 try:
     __version__ = _version("branchsig")
@@ -64,17 +68,25 @@ __all__ = [
     "branched_sig_kernel_gram_backprop",
     "branched_sig_kernel_gram_vjp",
     "branched_sig_kernel_stack",
+    "branched_sig_kernel_stack_backprop",
+    "branched_sig_kernel_stack_vjp",
     "branched_sig_kernel_vjp",
     "branched_sig_mmd",
     "branched_sig_mmd_backprop",
     "branched_sig_mmd_test",
+    "branched_sig_mmd_vjp",
     "branched_sig_score",
     "branched_sig_score_backprop",
+    "branched_sig_score_vjp",
     "dilation",
+    "dilation_backprop",
+    "dilation_vjp",
     "expected_branched_sig_score",
     "expected_branched_sig_score_backprop",
+    "expected_branched_sig_score_vjp",
     "pad_paths",
     "transform_path",
     "transform_path_backprop",
+    "transform_path_vjp",
     "warm_up",
 ]

@@ -1,4 +1,4 @@
-"""The branched signature kernel of pairs of paths: its values, at every node and at every depth, and their gradients."""
+"""The branched signature kernel of pairs of paths, at their end, at every node and at every depth, and gradients."""
 
 from __future__ import annotations
 

@@ -1,10 +1,13 @@
-"""What several tests draw from: static kernels with their oracles, paths, and problems."""
+"""What several tests draw from: static kernels with their oracles, paths, problems, and the choice of a backend."""
+
+import contextlib
+import itertools
 
 import numpy as np
 import oracles
 
 import branchsig
-from branchsig.backends import Problem
+from branchsig.backends import Problem, ThroughNumpy, Wrt, choice
 
 STATIC_KERNELS = {
     "linear": (branchsig.LinearKernel, {}),
@@ -16,6 +19,18 @@ STATIC_KERNELS = {
     "matern52": (branchsig.Matern52Kernel, {"sigma": 1.1}),
     "rational_quadratic": (branchsig.RationalQuadraticKernel, {"sigma": 0.9, "alpha": 0.7}),
 }
+
+
+@contextlib.contextmanager
+def using(backend):
+    """Let the public functions use `backend` for arrays of NumPy and others on the CPU."""
+    saved = dict(choice.serving)
+    choice.serving.update(numpy=backend, others=ThroughNumpy(backend))
+    try:
+        yield backend
+    finally:
+        choice.serving.clear()
+        choice.serving.update(saved)
 
 
 def static_kernel(name):
@@ -63,9 +78,45 @@ def walk(rng, *shape, size=0.8, dtype=np.float64):
     return np.ascontiguousarray(steps.cumsum(axis=-2), dtype=dtype)
 
 
+def retraced(rng, count, points, dimension):
+    """Walks of so many points and the way back."""
+    out = walk(rng, count, points, dimension, size=1.0)
+    return np.concatenate([out, out[:, -2::-1]], axis=1)
+
+
+def sizes(count, least, most):
+    return np.geomspace(least, most, count)[:, None, None]
+
+
+def returning_families(rng, count):
+    """Pairs of short paths of one channel that return more or less: out and back, steps of ±1, rounded, and others."""
+    plain = walk(rng, count, 7, 1, size=2.0)
+    there = retraced(rng, count, 4, 1)
+    steps = np.cumsum(rng.choice([-1.0, 1.0], (count, 7, 1)), axis=1)
+    rounded = np.round(walk(rng, count, 7, 1, size=2.0), 1)
+    rising = np.cumsum(rng.uniform(0, 0.5, (count, 7, 1)), axis=1)
+    families = [plain, there, steps, rounded, rising]
+    for a, b in itertools.product(families, families):
+        scale = rng.uniform(0.3, 3.0, (count, 1, 1))
+        yield a * scale, b * rng.uniform(0.3, 2.0, (count, 1, 1))
+
+
+def mixed(rng, count):
+    """Paths that return and others, of very different sizes."""
+    x = np.concatenate([retraced(rng, count, 4, 1), walk(rng, count, 7, 1, size=2.0)])
+    return x * sizes(2 * count, 0.05, 8.0)[rng.permutation(2 * count)]
+
+
 def problem(x, y, depth, orders=(0, 0), pairing="paired", static_kernel=None, **options):
     kernel = branchsig.LinearKernel() if static_kernel is None else static_kernel
     return Problem(x, y, pairing, kernel, depth, orders, **options)
+
+
+def gradients_of(backend, arguments, derivs, *, wrt_log, left, right, k_stack=None):
+    """The gradients of both paths, for derivatives of ends or of grids, as their shape tells."""
+    want = "grid" if derivs.ndim > arguments.axes + (arguments.order is not None) else "end"
+    found = backend.adjoint(arguments, want, derivs, Wrt(left, right), log=wrt_log, stack=k_stack)
+    return found.path1, found.path2
 
 
 def scaled(x, y, depth, reference, static_kernel=None, log_k=19.0):
@@ -73,7 +124,9 @@ def scaled(x, y, depth, reference, static_kernel=None, log_k=19.0):
     least, most = 0.0, 16.0
     while most - least > 1e-3 * most:
         size = (least + most) / 2
-        largest = np.max(reference.log_kernel(problem(size * x, size * y, depth, static_kernel=static_kernel)))
+        largest = np.max(
+            reference.solve(problem(size * x, size * y, depth, static_kernel=static_kernel), "end", log=True)
+        )
         least, most = (size, most) if largest <= log_k else (least, size)
     return least * x, least * y
 

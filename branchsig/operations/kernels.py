@@ -211,7 +211,8 @@ class Stack(Operation):
     def result(self, spec: Spec, *operands: Shape | None) -> Result:
         """Return the shape of the stack, which is kept too."""
         path1, path2 = operands[0], operands[1]
-        assert path1 is not None and path2 is not None
+        assert path1 is not None
+        assert path2 is not None
         lengths = [transformed_shape(*path.shape[-2:], spec.transforms)[0] for path in (path1, path2)]
         grids = (int(spec.truncation.depth) + 1, *_validation.grid_shape(lengths[0], lengths[1], spec.dyadic_order))
         batch = path1.shape[:-2]

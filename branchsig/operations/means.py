@@ -85,7 +85,7 @@ class _Means(Operation):
         spec = job.spec
         with np.errstate(all="ignore"):
             kernels = Kernels(job, keep=keep)
-            xp, (n1, n2) = namespace_of(kernels.problem.path1), kernels.sizes
+            xp = namespace_of(kernels.problem.path1)
             across = kernels.across()
             value = -2.0 * (across if self.each else xp.mean(across))
             for side, weight in enumerate(self.weights(spec)):
@@ -142,7 +142,8 @@ class _Means(Operation):
     def result(self, spec: Spec, *operands: Shape | None) -> Result:
         """Return the shapes of the value and of what is kept."""
         first, second = operands[0], operands[1]
-        assert first is not None and second is not None
+        assert first is not None
+        assert second is not None
         sizes = math.prod(first.shape[:-2]), math.prod(second.shape[:-2])
         kept: dict[str, Shape] = {}
         if spec.normalize == "dilation":

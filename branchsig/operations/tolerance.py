@@ -14,6 +14,7 @@ import numpy as np
 
 from branchsig._arrays import Array, constant, namespace_of
 from branchsig.backends import Problem
+from branchsig.backends.pairs import count
 from branchsig.operations.progress import share
 from branchsig.operations.stages import Kept, Stage
 from branchsig.quadrature import LARGEST_ORDER, TRAPEZOID, GaussLobatto, Quadrature
@@ -91,7 +92,7 @@ def _done(work: int) -> float:
 def _ended(tried: Problem, problem: Problem) -> Problem:
     """The problem with the rule found, after the report that all is done."""
     if problem.progress is not None:
-        pairs = problem.pairs
+        pairs = count(problem.pairing, problem.path1.shape[0], problem.path2.shape[0])
         problem.progress(pairs, pairs)
     return tried
 
