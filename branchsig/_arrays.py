@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import array_api_compat
 import array_api_compat.numpy as numpy_namespace
 import numpy as np
+import numpy.typing as npt
 
 Array = Any
 """An array of any library of the array API standard. No type describes them all, so the checker sees `Any`."""
@@ -287,3 +288,27 @@ def filled(path: Array, lengths: np.ndarray | None) -> Array:
     flat = xp.reshape(path, (paths * length, dimension))
     taken = xp.take(flat, xp.asarray(index.reshape(-1), device=device_of(path)), axis=0)
     return xp.reshape(taken, (paths, length, dimension))
+
+
+def as_like(array: Array, like: Array) -> Array:
+    """Return an array in the library, on the device, and in the dtype of another."""
+    if type(array) is type(like) and array.dtype == like.dtype:
+        return array
+    xp = namespace_of(like)
+    with np.errstate(all="ignore"):
+        if isinstance(array, np.ndarray) and not isinstance(like, np.ndarray):
+            array = from_numpy(array.astype(np.float32 if like.dtype == xp.float32 else np.float64), like)
+        elif isinstance(like, np.ndarray) and not isinstance(array, np.ndarray):
+            array = host(array)
+        return array if array.dtype == like.dtype else xp.astype(array, like.dtype)
+
+
+def host(values: Array) -> npt.NDArray[np.float64]:
+    """Return an array of any library as one of NumPy in float64."""
+    values = unrecorded(values)
+    here = values if isinstance(values, np.ndarray) else to_numpy(values)
+    if here is None:
+        here = (
+            values.get() if is_cupy(values) else np.asarray(values.cpu().tolist() if hasattr(values, "cpu") else values)
+        )
+    return here.astype(np.float64)

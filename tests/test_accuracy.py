@@ -6,6 +6,7 @@ import math
 import mpmath
 import numpy as np
 import pytest
+from branchsig._accuracy import difference
 from cases import relative_to_path, static_kernel, walk
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 import branchsig
 from branchsig import branched_sig_kernel as kernel
 from branchsig import branched_sig_kernel_gram as gram
-from branchsig._accuracy import difference
 
 OPTIONS = {
     "plain": {},

@@ -15,8 +15,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import branchsig
-from branchsig import metrics
 from branchsig.backends.reference import ReferenceBackend
+from branchsig.operations import means
 
 # Paths of one point, and Gram matrices of single paths, are drawn on purpose.
 pytestmark = [
@@ -704,7 +704,7 @@ def test_a_discrepancy_depends_on_neither_the_order_of_samples_and_paths_nor_on_
     problem.close(branchsig.branched_sig_mmd(y, x, depth, orders[::-1], **options), value, 1e-11)
     problem.close(branchsig.branched_sig_mmd(x[::-1], y, depth, orders, **options), value, 1e-11)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_BLOCK", 2)
+        patch.setattr(means, "_BLOCK", 2)
         problem.close(branchsig.branched_sig_mmd(x, y, depth, orders, **options), value, 1e-11)
 
 

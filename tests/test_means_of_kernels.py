@@ -9,7 +9,7 @@ import pytest
 from cases import walk
 
 import branchsig
-from branchsig import metrics
+from branchsig.operations import dilate, means
 
 FUNCTIONS = ["branched_sig_mmd", "branched_sig_score", "expected_branched_sig_score"]
 LIBRARIES = [(name, dtype) for name in ("numpy", "torch", "array_api_strict") for dtype in ("float32", "float64")]
@@ -147,7 +147,7 @@ def warned(function, *arguments, **options):
 @pytest.fixture(params=[256, 2])
 def block(request, monkeypatch):
     """One block, and blocks of which samples have several."""
-    monkeypatch.setattr(metrics, "_BLOCK", request.param)
+    monkeypatch.setattr(means, "_BLOCK", request.param)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -248,14 +248,14 @@ def test_gradients_warn_of_nothing(name, rng):
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_factors_of_dilation_are_found_once_for_every_sample(backward, monkeypatch, rng):
-    found, sizes = metrics.dilated, []
+    scale, sizes = dilate.scale, []
 
-    def dilated(problem):
+    def scaled(problem, **options):
         sizes.append((problem.path1.shape[0], problem.path2.shape[0]))
-        return found(problem)
+        return scale(problem, **options)
 
-    monkeypatch.setattr(metrics, "dilated", dilated)
-    monkeypatch.setattr(metrics, "_BLOCK", 2)
+    monkeypatch.setattr(dilate, "scale", scaled)
+    monkeypatch.setattr(means, "_BLOCK", 2)
     x, y = walk(rng, 7, 5, 2), walk(rng, 5, 5, 2)
     if backward:
         branchsig.branched_sig_mmd_backprop(1.0, x, y, 2, normalize="dilation", right_deriv=True)

@@ -8,7 +8,7 @@ from cases import walk
 
 import branchsig
 from branchsig import branched_sig_kernel as kernel
-from branchsig import metrics
+from branchsig.operations import means
 
 OPTIONS = [
     {},
@@ -28,7 +28,7 @@ def samples(rng):
 @pytest.fixture(params=[256, 2])
 def block(request, monkeypatch):
     """One block, and blocks of which samples have several."""
-    monkeypatch.setattr(metrics, "_BLOCK", request.param)
+    monkeypatch.setattr(means, "_BLOCK", request.param)
 
 
 def expectations(x, y, unbiased, options):

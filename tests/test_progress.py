@@ -1,5 +1,6 @@
 """Progress: it moves often, never back, never beyond the end, and ends there."""
 
+import dataclasses
 import itertools
 import math
 
@@ -8,8 +9,8 @@ import pytest
 from cases import walk
 
 import branchsig
-from branchsig._accuracy import refined
-from branchsig._problems import gram_problem
+from branchsig.operations import prepare
+from branchsig.operations.tolerance import refined
 from branchsig.spec import Execution, Spec, Truncation
 
 OPTIONS = {
@@ -93,16 +94,16 @@ def test_an_interruption_in_the_callable_reaches_the_caller(backend, options, rn
 def test_a_search_for_a_rule_that_takes_every_order_stays_within_the_end(rng):
     x, reports = walk(rng, 3, 3, 1, size=6.0), []
     spec = Spec(Truncation(3), rtol=1e-14)
-    problem, _ = gram_problem(
-        x, None, (None, None), spec, Execution(), lambda *report: reports.append(report), triangle=True
-    )
+    problem = prepare.gram(spec, Execution(), x, None).problem
+    problem = dataclasses.replace(problem, progress=lambda *report: reports.append(report))
 
-    def solve(tried):
-        tried.progress(3, 6)
-        tried.progress(6, 6)
-        return np.full((3, 3), float(tried.quadrature.p))  # never two that agree
+    class NeverTheSame:
+        def forward(self, tried, **options):
+            tried.progress(3, 6)
+            tried.progress(6, 6)
+            return np.full((3, 3), float(tried.quadrature.p)), {}
 
-    _, found, complaint = refined(problem, spec, solve)
+    _, _, found, complaint = refined(problem, spec, NeverTheSame(), keep=False)
     assert found.quadrature.p == 8
     assert "was not reached" in complaint
     is_progress(reports, 6)

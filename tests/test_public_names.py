@@ -32,18 +32,26 @@ PUBLIC_NAMES = [
     "branched_sig_kernel_gram_backprop",
     "branched_sig_kernel_gram_vjp",
     "branched_sig_kernel_stack",
+    "branched_sig_kernel_stack_backprop",
+    "branched_sig_kernel_stack_vjp",
     "branched_sig_kernel_vjp",
     "branched_sig_mmd",
     "branched_sig_mmd_backprop",
     "branched_sig_mmd_test",
+    "branched_sig_mmd_vjp",
     "branched_sig_score",
     "branched_sig_score_backprop",
+    "branched_sig_score_vjp",
     "dilation",
+    "dilation_backprop",
+    "dilation_vjp",
     "expected_branched_sig_score",
     "expected_branched_sig_score_backprop",
+    "expected_branched_sig_score_vjp",
     "pad_paths",
     "transform_path",
     "transform_path_backprop",
+    "transform_path_vjp",
     "warm_up",
 ]
 FUNCTIONS = [name for name in PUBLIC_NAMES if name.startswith(("branched", "dilation", "expected", "pad", "transform"))]
@@ -61,36 +69,38 @@ OF_VALUES = SHARED | {
     "rtol": None,
 }
 OF_GRAMS = {"max_batch": -1, "progress": False, "devices": None}
-OF_GRADIENTS = {"left_deriv": True, "right_deriv": False, "k_stack": None}
+SIDES = {"left_deriv": True, "right_deriv": False}
+PARAMETERS = {"param_deriv": False}
+OF_GRADIENTS = SIDES | PARAMETERS | {"k_stack": None}
 PATHS = ["path1", "path2", "depth", "dyadic_order"]
 SAMPLES = ["sample1", "sample2", *PATHS[2:]]
-SIDES = {"left_deriv": True, "right_deriv": False}
+OF_STACKS = SHARED | {"check_finite": None}
 OF_MEANS = SHARED | {"normalize": False, "order": None, "check_finite": None}
 OF_METRICS = OF_MEANS | {"unbiased": True}
+OF_DILATIONS = SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None, "room": 9.0}
+
+
+def value_and_gradients(name, operands, options, sides=SIDES):
+    """A function, its `_vjp` and its `_backprop`."""
+    return {
+        name: (operands, options),
+        name + "_vjp": (operands, options | PARAMETERS),
+        name + "_backprop": (["derivs", *operands], options | sides | PARAMETERS),
+    }
+
+
 SIGNATURES = {
-    "branched_sig_kernel": (PATHS, OF_VALUES),
-    "branched_sig_kernel_gram": (PATHS, OF_VALUES | OF_GRAMS),
-    "branched_sig_kernel_backprop": (["derivs", *PATHS], OF_VALUES | OF_GRADIENTS),
-    "branched_sig_kernel_gram_backprop": (["derivs", *PATHS], OF_VALUES | OF_GRADIENTS | OF_GRAMS),
-    "branched_sig_kernel_stack": (PATHS, SHARED | {"check_finite": None}),
-    "branched_sig_kernel_vjp": (PATHS, OF_VALUES),
-    "branched_sig_kernel_gram_vjp": (PATHS, OF_VALUES | OF_GRAMS),
-    "branched_sig_mmd": (SAMPLES, OF_METRICS),
-    "branched_sig_mmd_backprop": (["derivs", *SAMPLES], OF_METRICS | SIDES),
-    "branched_sig_mmd_test": (
-        SAMPLES,
-        OF_MEANS | {"normalize": "dilation", "permutations": 1000, "seed": None},
-    ),
-    "branched_sig_score": (["sample", "y", *PATHS[2:]], OF_METRICS | {"lam": 1.0}),
-    "branched_sig_score_backprop": (["derivs", "sample", "y", *PATHS[2:]], OF_METRICS | {"lam": 1.0} | SIDES),
-    "expected_branched_sig_score": (SAMPLES, OF_METRICS | {"lam": 1.0}),
-    "expected_branched_sig_score_backprop": (["derivs", *SAMPLES], OF_METRICS | {"lam": 1.0} | SIDES),
-    "dilation": (
-        ["paths", "depth", "dyadic_order"],
-        SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None, "room": 9.0},
-    ),
+    **value_and_gradients("branched_sig_kernel", PATHS, OF_VALUES, OF_GRADIENTS),
+    **value_and_gradients("branched_sig_kernel_gram", PATHS, OF_VALUES | OF_GRAMS, OF_GRADIENTS),
+    **value_and_gradients("branched_sig_kernel_stack", PATHS, OF_STACKS),
+    **value_and_gradients("branched_sig_mmd", SAMPLES, OF_METRICS),
+    **value_and_gradients("branched_sig_score", ["sample", "y", *PATHS[2:]], OF_METRICS | {"lam": 1.0}),
+    **value_and_gradients("expected_branched_sig_score", SAMPLES, OF_METRICS | {"lam": 1.0}),
+    **value_and_gradients("dilation", ["paths", "depth", "dyadic_order"], OF_DILATIONS, {}),
+    "branched_sig_mmd_test": (SAMPLES, OF_MEANS | {"normalize": "dilation", "permutations": 1000, "seed": None}),
     "pad_paths": (["paths"], {}),
     "transform_path": (["path"], TRANSFORM),
+    "transform_path_vjp": (["path"], TRANSFORM),
     "transform_path_backprop": (["derivs"], TRANSFORM),
 }
 

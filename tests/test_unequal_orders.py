@@ -11,7 +11,7 @@ import pytest
 from cases import walk
 
 import branchsig
-from branchsig import metrics
+from branchsig.operations import means
 
 gram = branchsig.branched_sig_kernel_gram
 
@@ -92,7 +92,7 @@ MEANS = [*({"normalize": n, **kind} for n in (False, True, "dilation") for kind 
 @pytest.fixture(params=[256, 2])
 def block(request, monkeypatch):
     """One block, and blocks of which samples have several."""
-    monkeypatch.setattr(metrics, "_BLOCK", request.param)
+    monkeypatch.setattr(means, "_BLOCK", request.param)
 
 
 @pytest.mark.parametrize("options", MEANS)

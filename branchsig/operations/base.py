@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 from branchsig import _validation
-from branchsig._arrays import Array
+from branchsig._arrays import Array, as_like
 from branchsig.backends import Gradients, Wrt
 from branchsig.operations.job import Job
 from branchsig.operations.progress import reporting, share
@@ -181,14 +181,18 @@ class Operation(abc.ABC):
         paths: list[Any] = [None, None]
         for side, (gradient, origin) in enumerate(zip((found.path1, found.path2), job.origins)):
             if gradient is not None:
-                paths[side] = origin.given_back(transformed_adjoint(gradient, transforms) if transforms else gradient)
+                gradient = transformed_adjoint(gradient, transforms) if transforms else gradient
+                paths[side] = origin.given_back(as_like(gradient, origin.path))
         if self.sides == 1:
             return (paths[0], self._parameters(job, found)) if wrt.parameters else paths[0]
         return (*paths, self._parameters(job, found)) if wrt.parameters else (*paths,)
 
     def _parameters(self, job: Job, found: Gradients) -> dict[str, Array]:
         names = job.spec.static_kernel.parameters
-        return {name: found.parameters[k] for k, name in enumerate(names)} if names else {}
+        if not names:
+            return {}
+        parameters = as_like(found.parameters, job.origins[0].path)
+        return {name: parameters[k, ...] for k, name in enumerate(names)}
 
 
 @contextlib.contextmanager

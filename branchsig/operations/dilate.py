@@ -12,8 +12,10 @@ import numpy as np
 
 from branchsig._arrays import (
     Array,
+    as_like,
     device_of,
     filled,
+    host,
     is_recorded,
     lies_on_cuda,
     namespace_of,
@@ -26,9 +28,7 @@ from branchsig.operations.factors import (
     Indices,
     Limits,
     as_array,
-    as_like,
     centred,
-    host,
     scaled_problem,
     search,
     times,

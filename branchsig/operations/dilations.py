@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from branchsig import _validation
-from branchsig._arrays import Array, all_finite, lies_on_cpu, namespace_of
+from branchsig._arrays import Array, all_finite, as_like, lies_on_cpu, namespace_of
 from branchsig.backends import Gradients, Wrt
 from branchsig.operations import dilate, guard, prepare
 from branchsig.operations.base import Operation, Result
@@ -45,7 +45,7 @@ class DilationFactors(Operation):
             found = dilate.dilation_of(problem, 0, spec.target, spec.room, keep=keep)
             factors = found.all_factors
             kept = found.kept(0) if keep else {}
-        factors = dilate.as_like(factors, problem.path1)
+        factors = as_like(factors, problem.path1)
         if job.how.check_finite is not False and lies_on_cpu(factors) and not all_finite(factors):
             complain(not_finite(job.origins[0]))
         return namespace_of(factors).reshape(factors, job.batch), kept
@@ -67,9 +67,9 @@ class DilationFactors(Operation):
                 found = guard.adjoint(problem, spec.target, derivs, wrt)
             else:
                 dilation = dilate.again(problem, 0, kept)
-                weights = dilate.as_like(derivs, dilation.factors) * dilation.all_factors
+                weights = as_like(derivs, dilation.factors) * dilation.all_factors
                 found = dilation.through(weights, parameters=wrt.parameters)
-            return Gradients(*(None if g is None else dilate.as_like(g, problem.path1) for g in found))
+            return found
 
     def result(self, spec: Spec, *operands: Shape | None) -> Result:
         """Return the shapes of the factors and of what is kept."""

@@ -17,8 +17,7 @@ from branchsig._arrays import (
     Array,
     device_of,
     filled,
-    from_numpy,
-    is_cupy,
+    host,
     is_traced,
     namespace_of,
     to_numpy,
@@ -34,9 +33,7 @@ __all__ = [
     "Limits",
     "Sizes",
     "as_array",
-    "as_like",
     "centred",
-    "host",
     "scaled_problem",
     "search",
     "times",
@@ -131,30 +128,8 @@ def _check_values(path: Array) -> None:
         )
 
 
-def as_like(array: Array, like: Array) -> Array:
-    """An array in the library, on the device, and in the dtype of another."""
-    xp = namespace_of(like)
-    if isinstance(array, np.ndarray) and not isinstance(like, np.ndarray):
-        with np.errstate(all="ignore"):
-            array = from_numpy(array.astype(np.float32 if like.dtype == xp.float32 else np.float64), like)
-    elif isinstance(like, np.ndarray) and not isinstance(array, np.ndarray):
-        array = host(array)
-    return array if array.dtype == like.dtype else xp.astype(array, like.dtype)
-
-
 def as_array(values: npt.NDArray[Any], like: Array) -> Array:
     return namespace_of(like).asarray(values, dtype=like.dtype, device=device_of(like))
-
-
-def host(values: Array) -> Floats:
-    """An array of any library as one of NumPy in float64."""
-    values = unrecorded(values)
-    here = values if isinstance(values, np.ndarray) else to_numpy(values)
-    if here is None:
-        here = (
-            values.get() if is_cupy(values) else np.asarray(values.cpu().tolist() if hasattr(values, "cpu") else values)
-        )
-    return here.astype(np.float64)
 
 
 def centred(own: Problem) -> tuple[Problem, Floats]:

@@ -10,9 +10,9 @@ import dataclasses
 
 import numpy as np
 
-from branchsig._arrays import Array, device_of, filled, namespace_of, unrecorded
+from branchsig._arrays import Array, device_of, filled, host, namespace_of, unrecorded
 from branchsig.backends import Gradients, Problem, Wrt
-from branchsig.operations.factors import Sizes, as_array, centred, host, workable
+from branchsig.operations.factors import Sizes, as_array, centred, workable
 from branchsig.static_kernels import Context, gradient_x, gradient_y, increments
 
 __all__ = ["adjoint", "factors"]

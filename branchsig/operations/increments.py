@@ -10,10 +10,9 @@ import math
 from typing import Any
 
 from branchsig import _validation
-from branchsig._arrays import Array, as_numpy, contiguous, device_of, namespace_of
+from branchsig._arrays import Array, as_like, as_numpy, contiguous, device_of, namespace_of
 from branchsig.backends import Gradients, Problem, Wrt
 from branchsig.operations.base import Result
-from branchsig.operations.factors import as_like
 from branchsig.operations.inputs import Given
 from branchsig.operations.job import Job
 from branchsig.operations.kernels import Paired
@@ -102,7 +101,7 @@ class FromIncrements(Paired):
     def backward(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Gradients:
         """Return the gradients with respect to the increments."""
         found = super().backward(job, kept, derivs, Wrt(path1=True))
-        return Gradients(as_like(found.path1[:, :-1, :], job.origins[0].path))
+        return Gradients(found.path1[:, :-1, :])
 
     def result(self, spec: Spec, *operands: Shape | None) -> Result:
         """Return the shapes of the kernels and of what is kept."""

@@ -53,17 +53,18 @@ class _Kernels(Operation):
     def residuals(self, job: Job) -> Kept:
         """Return what the backward needs; the rule for a tolerance too, which only the values tell."""
         spec, problem = job.spec, job.problem
+        if _in_silence(job) and problem.progress is not None:
+            problem = dataclasses.replace(problem, progress=None)
         with np.errstate(all="ignore"):
             if spec.rtol is None:
                 return stage_for(spec).residuals(problem)
-            silent = dataclasses.replace(problem, progress=None)
-            _, kept, found, missed = refined(silent, spec, stage_for(spec), keep=True)
+            _, kept, found, missed = refined(problem, spec, stage_for(spec), keep=True)
         complain(missed)
         return kept | {"rule": np.asarray(found.quadrature.p)}
 
     def residual_share(self, job: Job) -> float:
-        """See `Stage`; a tolerance is searched for in silence."""
-        return stage_for(job.spec).residual_share if job.spec.rtol is None else 0.0
+        """See `Stage`."""
+        return 0.0 if _in_silence(job) else stage_for(job.spec).residual_share
 
     def derivs(self, job: Job, derivs: Any) -> Array:
         """Check derivatives of the kernels, and return them with one axis for every axis of pairs."""
@@ -218,6 +219,12 @@ class Stack(Operation):
         batch = path1.shape[:-2]
         kept = {"stack": Shape((math.prod(batch), *grids), path1.dtype)} if spec.quadrature.p == 1 else {}
         return Result(Shape(batch + grids, path1.dtype), kept)
+
+
+def _in_silence(job: Job) -> bool:
+    """Whether the residuals report no progress: those of a search for a rule have no end that is known, and those of
+    one triangle are followed by a gradient over all pairs."""
+    return job.spec.rtol is not None or (job.problem.order is not None and job.problem.pairing == "symmetric")
 
 
 def with_pairs(array: Array, job: Job) -> Array:

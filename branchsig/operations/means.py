@@ -20,6 +20,7 @@ from branchsig import _validation
 from branchsig._arrays import (
     Array,
     all_finite,
+    as_like,
     as_numpy,
     count_true,
     device_of,
@@ -94,7 +95,7 @@ class _Means(Operation):
             value = value + (sum(self.weights(spec)) - 2.0)
             if isinstance(value, np.generic):
                 value = np.asarray(value)  # what NumPy makes of a 0-d array under arithmetic
-            value = dilate.as_like(xp.reshape(value, job.batch), job.origins[0].path)
+            value = as_like(xp.reshape(value, job.batch), job.origins[0].path)
         kernels.complain(value)
         return value, kernels.kept
 
@@ -122,7 +123,7 @@ class _Means(Operation):
             return xp.reshape(derivs, (n2,)) if self.each else xp.broadcast_to(derivs / n2, (n2,))
 
     def backward(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Gradients:
-        """Return the gradients with respect to the transformed samples, in the library and dtype of the samples."""
+        """Return the gradients with respect to the transformed samples."""
         spec = job.spec
         with np.errstate(all="ignore"):
             blocks = Blocks(job, kept)
@@ -137,7 +138,7 @@ class _Means(Operation):
             found = blocks.joined()
             if blocks.scaled is not None:
                 found = blocks.scaled.adjoint(found, wrt, total=False)
-            return Gradients(*(None if g is None else dilate.as_like(g, job.origins[0].path) for g in found))
+            return found
 
     def result(self, spec: Spec, *operands: Shape | None) -> Result:
         """Return the shapes of the value and of what is kept."""

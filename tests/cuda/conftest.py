@@ -7,7 +7,8 @@ from cases import using
 from cuda_cases import OnDevice, emulated_cupy, with_short_teams
 
 import branchsig
-from branchsig import _arrays, _problems, _validation, kernel_backprop, metrics, normalization
+from branchsig import _arrays, _validation
+from branchsig.operations import means, prepare, solve
 
 
 @pytest.fixture(scope="module", params=["emulated", "device"])
@@ -65,10 +66,10 @@ def on_device(emulated, monkeypatch):
     def as_it_is(array):
         return array if there(array) else _arrays.contiguous(array)
 
-    for module in (_validation, kernel_backprop, normalization):
+    for module in (_validation, solve):
         monkeypatch.setattr(module, "contiguous", as_it_is)
-    monkeypatch.setattr(_problems, "lies_on_cuda", there)
-    monkeypatch.setattr(metrics, "lies_on_cpu", lambda array: not there(array))
+    monkeypatch.setattr(prepare, "lies_on_cuda", there)
+    monkeypatch.setattr(means, "lies_on_cpu", lambda array: not there(array))
     emulated_cupy.waits.clear()
     with using(emulated.backend):
         yield emulated
