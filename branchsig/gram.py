@@ -205,7 +205,7 @@ def branched_sig_kernel_gram_vjp(
     progress: bool | Callable[[int, int], None] = False,
     devices: Iterable[int] | None = None,
     param_deriv: bool = False,
-) -> tuple[ArrayT, Callable[[Array], tuple[Any, ...]]]:
+) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Gram matrix of branched signature kernels, and the function that takes derivatives back to the paths.
 
     Parameters

@@ -211,7 +211,7 @@ def branched_sig_kernel_vjp(
     check_finite: bool | None = None,
     rtol: float | None = None,
     param_deriv: bool = False,
-) -> tuple[ArrayT, Callable[[Array], tuple[Any, ...]]]:
+) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Branched signature kernels of pairs of paths, and the function that takes derivatives back to the paths.
 
     Parameters
@@ -643,7 +643,7 @@ def branched_sig_kernel_stack_vjp(
     lengths2: Any = None,
     check_finite: bool | None = None,
     param_deriv: bool = False,
-) -> tuple[ArrayT, Callable[[Array], tuple[Any, ...]]]:
+) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Branched signature kernels at every node and depth, and the function that takes derivatives back to the paths.
 
     Parameters

@@ -126,11 +126,13 @@ def transform_path_vjp(
            [3.]])
     """
     spec, how = _checked(time_aug, lead_lag, end_time, n_jobs)
+    each: Any = path
     if not _validation.is_ragged(path):
         return _TRANSFORM.vjp(spec, how, path)
     _validation.ragged_paths(path, "path")
-    values, pullbacks = zip(*(_TRANSFORM.vjp(spec, how, one) for one in path), strict=True)
-    return list(values), functools.partial(_pull_back_each, pullbacks)
+    values, pullbacks = zip(*(_TRANSFORM.vjp(spec, how, one) for one in each), strict=True)
+    both: Any = list(values), functools.partial(_pull_back_each, pullbacks)
+    return both
 
 
 def _pull_back_each(pullbacks: Sequence[Callable[[Any], Any]], derivs: Sequence[Any]) -> Any:

@@ -181,7 +181,7 @@ def branched_sig_mmd_vjp(
     check_finite: bool | None = None,
     unbiased: bool = True,
     param_deriv: bool = False,
-) -> tuple[ArrayT, Callable[[Array], tuple[Any, ...]]]:
+) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Squared maximum mean discrepancy of two samples, and the function that takes derivatives back to the paths.
 
     Parameters
@@ -589,7 +589,7 @@ def branched_sig_score_vjp(
     lam: float = 1.0,
     unbiased: bool = True,
     param_deriv: bool = False,
-) -> tuple[ArrayT, Callable[[Array], tuple[Any, ...]]]:
+) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Kernel scores of a sample of paths as a forecast, and the function that takes derivatives back to the paths.
 
     Parameters
@@ -997,7 +997,7 @@ def expected_branched_sig_score_vjp(
     lam: float = 1.0,
     unbiased: bool = True,
     param_deriv: bool = False,
-) -> tuple[ArrayT, Callable[[Array], tuple[Any, ...]]]:
+) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Mean kernel score of a sample as a forecast, and the function that takes derivatives back to the paths.
 
     Parameters

@@ -17,7 +17,7 @@ FUNCTIONS = {
     if name.startswith(("branched", "dilation", "expected", "pad", "transform"))
 }
 OPTIONS = set(inspect.signature(options_of).parameters)
-TRANSFORMING = {"transform_path", "transform_path_backprop"}
+TRANSFORMING = {"transform_path", "transform_path_vjp", "transform_path_backprop"}
 
 OWN_WORDS = {
     "path1": {"gram"},

@@ -22,6 +22,7 @@ from branchsig.operations.progress import reporting, share
 from branchsig.operations.stages import Kept, Shape
 from branchsig.operations.transform import transformed_adjoint
 from branchsig.spec import Execution, Spec
+from branchsig.static_kernels import parameters_of
 
 __all__ = ["Operation", "Pullback", "Result"]
 
@@ -70,7 +71,7 @@ class Operation(abc.ABC):
     name: ClassVar[str]
     """That in the registry, by which an operation is pickled."""
 
-    operands: ClassVar[tuple[str, ...]]
+    operands: tuple[str, ...]
     """Names of the operands: those with gradients, then valid lengths."""
 
     sides: ClassVar[int] = 2
@@ -134,6 +135,8 @@ class Operation(abc.ABC):
     def vjp(self, spec: Spec, how: Execution, *operands: Any, param_deriv: Any = False) -> tuple[Any, Pullback]:
         """Return the value and its pullback."""
         param_deriv = _validation.flag(param_deriv, "param_deriv")
+        if param_deriv:
+            parameters_of(spec.static_kernel)  # raises where there are none
         job = self.prepare(spec, how, *operands)
         with _reported(job) as running:
             value, kept = self.forward(running, keep=True)
@@ -156,7 +159,10 @@ class Operation(abc.ABC):
             _validation.flag(right_deriv, "right_deriv"),
             _validation.flag(param_deriv, "param_deriv"),
         )
-        job, kept = self.prepare_for(derivs, spec, how, *operands), {}
+        if wrt.parameters:
+            parameters_of(spec.static_kernel)  # raises where there are none
+        job = self.prepare_for(derivs, spec, how, *operands)
+        kept: Kept = {}
         if k_stack is not None:
             job, kept = self.handed_in(job, k_stack)
         derivs = self.derivs(job, derivs)
@@ -188,7 +194,7 @@ class Operation(abc.ABC):
         return (*paths, self._parameters(job, found)) if wrt.parameters else (*paths,)
 
     def _parameters(self, job: Job, found: Gradients) -> dict[str, Array]:
-        names = job.spec.static_kernel.parameters
+        names = parameters_of(job.spec.static_kernel)
         if not names:
             return {}
         parameters = as_like(found.parameters, job.origins[0].path)

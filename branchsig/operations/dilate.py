@@ -139,7 +139,8 @@ class Dilation:
         if at_limit is None:
             at_limit = _divisors(self.own, self.scaled, limits)
         found = _gradient_of_log(_prefixes(self.own, self.scaled, limits), at_limit, parameters)
-        gradient, of_parameters = found.path1, found.parameters
+        gradient: Array = found.path1
+        of_parameters = found.parameters
         if np.any(limits.cell >= 0):
             alone = _gradient_of_log(_cells(self.own, self.scaled, limits), None, parameters)
             of_cell = alone.path1 / at_limit[:, None, None]

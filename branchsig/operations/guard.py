@@ -13,7 +13,7 @@ import numpy as np
 from branchsig._arrays import Array, device_of, filled, host, namespace_of, unrecorded
 from branchsig.backends import Gradients, Problem, Wrt
 from branchsig.operations.factors import Sizes, as_array, centred, workable
-from branchsig.static_kernels import Context, gradient_x, gradient_y, increments
+from branchsig.static_kernels import Context, gradient_parameters, gradient_x, gradient_y, increments
 
 __all__ = ["adjoint", "factors"]
 
@@ -60,7 +60,5 @@ def adjoint(problem: Problem, target: float, derivs: Array, wrt: Wrt) -> Gradien
         gradient = xp.where(xp.asarray(behind[:, :, None], device=device_of(path)), xp.zeros_like(gradient), gradient)
     parameters = None
     if wrt.parameters:
-        found = kernel.grad_parameters(ctx, of_steps)
-        sums = [xp.sum(found[name]) for name in kernel.parameters]
-        parameters = xp.stack(sums) if sums else xp.zeros((0,), dtype=path.dtype, device=device_of(path))
+        parameters = xp.sum(gradient_parameters(kernel, ctx, of_steps), axis=0)
     return Gradients(gradient, None, parameters)

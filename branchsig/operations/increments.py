@@ -101,7 +101,8 @@ class FromIncrements(Paired):
     def backward(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Gradients:
         """Return the gradients with respect to the increments."""
         found = super().backward(job, kept, derivs, Wrt(path1=True))
-        return Gradients(found.path1[:, :-1, :])
+        rows: Array = found.path1
+        return Gradients(rows[:, :-1, :])
 
     def result(self, spec: Spec, *operands: Shape | None) -> Result:
         """Return the shapes of the kernels and of what is kept."""

@@ -118,15 +118,14 @@ class _Kernels(Operation):
         assert path1 is not None
         same = path2 is None or path2 is path1
         path2 = path1 if path2 is None else path2
-        lengths = [transformed_shape(*path.shape[-2:], spec.transforms)[0] for path in (path1, path2)]
+        lengths = [transformed_shape(path.shape, spec.transforms)[-2] for path in (path1, path2)]
         nodes: tuple[int, ...] = ()
         if spec.return_grid:
             nodes = _validation.grid_shape(lengths[0], lengths[1], spec.dyadic_order)
         n1, n2 = (math.prod(path.shape[:-2]) for path in (path1, path2))
         same = same and spec.dyadic_order[0] == spec.dyadic_order[1]
-        batch, pairs = path1.shape[:-2], (n1,)
-        if self.all_pairs:
-            batch, pairs = batch + path2.shape[:-2], (n1, n2)
+        batch = path1.shape[:-2] + (path2.shape[:-2] if self.all_pairs else ())
+        pairs = (n1, n2) if self.all_pairs else (n1,)
         kept = stage_for(spec).kept_shapes(Geometry(pairs, nodes, (n1,) if same else (n1, n2), path1.dtype))
         if spec.rtol is not None:
             kept["rule"] = Shape((), "int64")
@@ -214,7 +213,7 @@ class Stack(Operation):
         path1, path2 = operands[0], operands[1]
         assert path1 is not None
         assert path2 is not None
-        lengths = [transformed_shape(*path.shape[-2:], spec.transforms)[0] for path in (path1, path2)]
+        lengths = [transformed_shape(path.shape, spec.transforms)[-2] for path in (path1, path2)]
         grids = (int(spec.truncation.depth) + 1, *_validation.grid_shape(lengths[0], lengths[1], spec.dyadic_order))
         batch = path1.shape[:-2]
         kept = {"stack": Shape((math.prod(batch), *grids), path1.dtype)} if spec.quadrature.p == 1 else {}

@@ -24,11 +24,12 @@ def padded(paths: Sequence[Array]) -> Array:
     return xp.stack([xp.take(path, xp.clip(points, max=path.shape[0] - 1), axis=0) for path in paths], axis=0)
 
 
-def transformed_shape(length: int, dimension: int, transforms: Transforms) -> tuple[int, int]:
-    """Return the length and dimension of a path after the transformations."""
+def transformed_shape(shape: tuple[int, ...], transforms: Transforms) -> tuple[int, ...]:
+    """Return the shape (..., length, dimension) of paths after the transformations."""
+    *batch, length, dimension = shape
     if transforms.lead_lag:
         length, dimension = 2 * length - 1, 2 * dimension
-    return length, dimension + transforms.time_aug
+    return (*batch, length, dimension + transforms.time_aug)
 
 
 def transformed(path: Array, transforms: Transforms, lengths: npt.NDArray[np.int64] | None = None) -> Array:

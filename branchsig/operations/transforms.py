@@ -46,7 +46,7 @@ class TransformPath(Operation):
     def derivs(self, job: Job, derivs: Any) -> Array:
         """Check derivatives of the transformed paths."""
         path = job.problem.path1
-        shape = job.batch + transformed_shape(*path.shape[-2:], job.spec.transforms)
+        shape = transformed_shape(tuple(path.shape), job.spec.transforms)
         return _validation.same_shape(derivs, "derivs", shape, path, "path")
 
     def backward(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Gradients:
@@ -58,5 +58,4 @@ class TransformPath(Operation):
         """Return the shape of the transformed paths; nothing is kept."""
         (path,) = operands
         assert path is not None
-        shape = transformed_shape(*path.shape[-2:], spec.transforms)
-        return Result(Shape(path.shape[:-2] + shape, path.dtype), {})
+        return Result(Shape(transformed_shape(path.shape, spec.transforms), path.dtype), {})
