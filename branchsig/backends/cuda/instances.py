@@ -1,7 +1,7 @@
 """The CUDA kernels as instances of the templates of `raw_kernels`: their names, their sizes, and their task.
 
 Which instance serves a problem depends on what the registers of a lane hold; how many lanes and warps run it is up to
-`branchsig.backends.cuda`.
+`branchsig.backends.cuda.plans`.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ _WIDEST = 4
 @functools.cache
 def source() -> str:
     """Return the CUDA source text, of which every kernel is an instance, the static kernels by their names."""
-    folder = Path(__file__).parent.parent / "raw_kernels"
+    folder = Path(__file__).parents[2] / "raw_kernels"
     files = ((folder / name).read_text(encoding="utf-8") for name in _SOURCES)
     return "\n".join((f"enum {{ {', '.join(NAMES)} }};", *files))
 
