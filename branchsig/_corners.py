@@ -134,6 +134,23 @@ def exponential(values: tuple[Array, Array, Array, Array], p: Array, q: Array, r
     return Corners(e00, e10, e01, e11, e00 * p1, e00 * q1, e00 * p1 * q1 + cross)
 
 
+def log_one_plus(v: Corners) -> Corners:
+    """log(1 + v) for v00 the smallest, at least 0."""
+    xp = namespace_of(v.r)
+    b00, b10, b01, b11 = (1.0 + a for a in v[:4])
+    bend = v.r / b10 * (b00 / b01) - v.p / b10 * (v.q / b01)
+    v00, v10, v01, v11 = (xp.log1p(a) for a in v[:4])
+    p, q, r = xp.log1p(v.p / b00), xp.log1p(v.q / b00), log_ratio(bend, b11 / b10, b00 / b01)
+    return Corners(v00, v10, v01, v11, p, q, r)
+
+
+def power_of_logarithm(v: Corners, exponent: float) -> Corners:
+    """exp(exponent · v) for exponent · v00 the largest."""
+    xp = namespace_of(v.r)
+    values = xp.exp(exponent * v.v00), xp.exp(exponent * v.v10), xp.exp(exponent * v.v01), xp.exp(exponent * v.v11)
+    return exponential(values, exponent * v.p, exponent * v.q, exponent * v.r)
+
+
 def root(v: Corners) -> Corners:
     """√v for v00 the smallest, at least 0; where v is 0 it has the derivative 0 for a library that differentiates by
     itself."""

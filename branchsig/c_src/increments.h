@@ -40,10 +40,19 @@ typedef struct {
   vec *weights;            /* of the points of BAND rows in a block */
   vec *corner;             /* gradient of the row of cells below the latest one, differenced along the row */
   vec *grad_x, *grad_y;    /* per lane, steps or points, as y_packed */
+  int parameters;          /* gradients with respect to so many parameters of the static kernel are wanted */
+  vec d_parameter[2];      /* these, as finish_parameters takes them */
+  vec *squares;            /* for them, radial: b where slopes has kappa'; by steps, in its place: */
+  int64_t to_changes, layer; /* the change of an increment with a parameter lies so far from it, and from one to the next parameter */
 } increments;
 
 BS_INLINE int is_linear(const bs_task *task) { return task->static_kernel == BS_LINEAR; }
 BS_INLINE int is_radial(const bs_task *task) { return task->static_kernel >= BS_RBF; }
+
+/* Parameters that static kernels have gradients with respect to. */
+BS_INLINE int parameters_of(const bs_task *task) {
+  return 1 + (task->static_kernel == BS_POLYNOMIAL || task->static_kernel == BS_RATIONAL_QUADRATIC);
+}
 
 /* Channels that are coordinates. */
 BS_INLINE int64_t coordinates(const bs_task *task) { return task->dimension - task->dilated; }
@@ -247,39 +256,44 @@ static void b_row(const increments *in, int64_t slot, int64_t first, int64_t las
 }
 
 /* kappa(x_i, y_j) for first <= j < last, x_i in row `slot` of x_rows, of paths with so many channels or, where that is none, with
-   more than RUN; the parameters are copied, so that what is made of them need not be made again for every value */
-BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t channels, int with_slopes, int64_t i, int64_t slot, int64_t first,
+   more than RUN; `more`: kappa' too (1), and b (2). The parameters are copied, so that what is made of them need not be made again
+   for every value */
+BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t channels, int more, int64_t i, int64_t slot, int64_t first,
                             int64_t last, vec *kappa) {
   const double parameter[] = {in->task->parameter[0], in->task->parameter[1], in->task->parameter[2]};
   const int64_t d = channels ? channels : coordinates(in->task), run = channels ? channels : RUN;
   const vec *y = in->y_packed + first * d + (d - run);
-  vec *slopes = with_slopes ? in->slopes + i % in->slope_rows * in->task->length2 + first : NULL, x[RUN];
+  const int64_t kept = i % in->slope_rows * in->task->length2 + first;
+  vec *slopes = more ? in->slopes + kept : NULL, *squares = more == 2 ? in->squares + kept : NULL, x[RUN];
   if (!channels) b_row(in, slot, first, last, kappa);
   for (int64_t k = 0; k < run; ++k) x[k] = in->x_rows[slot * d + (d - run) + k];
   for (int64_t j = 0; j < last - first; ++j, y += d) {
     const vec b = b_of_run(kernel != BS_POLYNOMIAL && kernel != BS_OTHER_POLYNOMIAL, run, x, y, channels ? splat(0) : kappa[j]);
     kappa[j] = profile(kernel, parameter, b, slopes ? slopes + j : NULL);
+    if (squares) squares[j] = b;
   }
 }
 
-BS_INLINE void kappa_row_with(increments *in, int kernel, int with_slopes, int64_t i, int64_t slot, int64_t first, int64_t last,
+BS_INLINE void kappa_row_with(increments *in, int kernel, int more, int64_t i, int64_t slot, int64_t first, int64_t last,
                               vec *kappa) {
   switch (coordinates(in->task)) {
-    case 1: kappa_row_of(in, kernel, 1, with_slopes, i, slot, first, last, kappa); break;
-    case 2: kappa_row_of(in, kernel, 2, with_slopes, i, slot, first, last, kappa); break;
-    case 3: kappa_row_of(in, kernel, 3, with_slopes, i, slot, first, last, kappa); break;
-    case 4: kappa_row_of(in, kernel, 4, with_slopes, i, slot, first, last, kappa); break;
-    case 5: kappa_row_of(in, kernel, 5, with_slopes, i, slot, first, last, kappa); break;
-    case 6: kappa_row_of(in, kernel, 6, with_slopes, i, slot, first, last, kappa); break;
-    case 7: kappa_row_of(in, kernel, 7, with_slopes, i, slot, first, last, kappa); break;
-    case RUN: kappa_row_of(in, kernel, RUN, with_slopes, i, slot, first, last, kappa); break;
-    default: kappa_row_of(in, kernel, 0, with_slopes, i, slot, first, last, kappa);
+    case 1: kappa_row_of(in, kernel, 1, more, i, slot, first, last, kappa); break;
+    case 2: kappa_row_of(in, kernel, 2, more, i, slot, first, last, kappa); break;
+    case 3: kappa_row_of(in, kernel, 3, more, i, slot, first, last, kappa); break;
+    case 4: kappa_row_of(in, kernel, 4, more, i, slot, first, last, kappa); break;
+    case 5: kappa_row_of(in, kernel, 5, more, i, slot, first, last, kappa); break;
+    case 6: kappa_row_of(in, kernel, 6, more, i, slot, first, last, kappa); break;
+    case 7: kappa_row_of(in, kernel, 7, more, i, slot, first, last, kappa); break;
+    case RUN: kappa_row_of(in, kernel, RUN, more, i, slot, first, last, kappa); break;
+    default: kappa_row_of(in, kernel, 0, more, i, slot, first, last, kappa);
   }
 }
 
 #define BS_KAPPA_ROW(name, kernel)                                                                               \
   static void name##_row(increments *in, int64_t i, int64_t slot, int64_t first, int64_t last, vec *kappa) {      \
-    if (in->gradient)                                                                                            \
+    if (in->gradient && in->parameters && kernel != BS_POLYNOMIAL && kernel != BS_OTHER_POLYNOMIAL)              \
+      kappa_row_with(in, kernel, 2, i, slot, first, last, kappa);                                                \
+    else if (in->gradient)                                                                                       \
       kappa_row_with(in, kernel, 1, i, slot, first, last, kappa);                                                \
     else                                                                                                         \
       kappa_row_with(in, kernel, 0, i, slot, first, last, kappa);                                                \
@@ -420,30 +434,47 @@ static void base_row(increments *in, int64_t i, int64_t slot, int64_t first, int
   }
 }
 
-/* What the corners of b say of the increment. */
-static vec increment_of(const bs_task *task, measure by, corners b) {
+/* Difference of v^degree over a cell */
+static vec any_power_increment(double degree, corners v) {
+  if (degree == 0) return splat(0);
+  return is_integer(degree) ? whole_power_increment((int64_t)fmin(degree, 0x1p62), v) : power_increment(degree, v);
+}
+
+/* What the corners of b say of the increment and, unless `change` is NULL, of its derivatives with respect to gamma (polynomial), or
+   to sigma, times sigma, and to alpha. */
+BS_INLINE vec increment_of(const bs_task *task, measure by, corners b, vec *change) {
   if (task->static_kernel == BS_POLYNOMIAL) {
-    const double degree = task->parameter[0];
-    if (degree == 0) return splat(0);
-    return task->parameter[2] * (is_integer(degree) ? whole_power_increment((int64_t)fmin(degree, 0x1p62), b) : power_increment(degree, b));
+    const double degree = task->parameter[0], scale = task->parameter[2];
+    if (change) change[0] = scale * degree * any_power_increment(degree == 0 ? 0 : degree - 1, b);
+    return scale * any_power_increment(degree, b);
   }
   const double alpha = task->parameter[1];
   const vec sign = from_extreme(0, &b);
+  vec g;
   switch (task->static_kernel) {
-    case BS_RBF: return sign * exponential_of(times_number(b, -1 / by.sigma)).r;
-    case BS_MATERN12: return sign * exponential_of(times_number(root_of(b), -1 / by.sigma)).r;
-    case BS_MATERN32: return sign * matern_increment(0, 1.7320508075688772 / by.sigma, b);
-    case BS_MATERN52: return sign * matern_increment(1.0 / 3, 2.23606797749979 / by.sigma, b);
+    case BS_RBF: g = rbf_increment(1 / by.sigma, b, change); break;
+    case BS_MATERN12: g = matern12_increment(1 / by.sigma, b, change); break;
+    case BS_MATERN32: g = matern_increment(0, 1.7320508075688772 / by.sigma, b, change); break;
+    case BS_MATERN52: g = matern_increment(1.0 / 3, 2.23606797749979 / by.sigma, b, change); break;
+    default: g = rational_quadratic_increment(alpha, 0.5 / alpha / by.sigma / by.sigma, b, change);
   }
-  const vec g = sign * rational_quadratic_increment(alpha, 0.5 / alpha / by.sigma / by.sigma, b);
+  g *= sign;
+  const int two = task->static_kernel == BS_RATIONAL_QUADRATIC;
+  for (int k = 0; change && k < 1 + two; ++k) change[k] *= sign;
+  if (!two) return g;
   const double beyond = by.most * by.most; /* coordinates as good as infinite, but not for a kernel that hardly falls */
-  if (alpha >= 0.1) return choose(b.v00 >= beyond, splat(0), g);
-  return choose(maximum(maximum(b.v10, b.v01), b.v11) >= beyond, splat(__builtin_nan("")), g);
+  const ivec out = alpha >= 0.1 ? b.v00 >= beyond : maximum(maximum(b.v10, b.v01), b.v11) >= beyond;
+  const vec instead = splat(alpha >= 0.1 ? 0 : __builtin_nan(""));
+  for (int k = 0; change && k < 2; ++k) change[k] = choose(out, instead, change[k]);
+  return choose(out, instead, g);
 }
 
+/* Parameters whose changes of increments are made with these: the scale of a polynomial kernel has them already. */
+BS_INLINE int layers_of(const bs_task *task) { return 1 + (task->static_kernel == BS_RATIONAL_QUADRATIC); }
+
 /* The cells of a row between the rows of b `above`, at the points x, and `below`, at those `next` of them, d registers each. */
-static void row_by_steps(increments *in, const vec *x, const vec *next, const vec *y, int64_t cells, const vec *above, const vec *below,
-                         vec factor, vec *g) {
+BS_INLINE void row_by_steps_of(increments *in, int changing, const vec *x, const vec *next, const vec *y, int64_t cells,
+                               const vec *above, const vec *below, vec factor, vec *g) {
   const int64_t d = coordinates(in->task), radial = is_radial(in->task);
   const measure by = measure_of(in->task);
   for (int64_t j = 0; j < cells; ++j, y += d) {
@@ -466,8 +497,22 @@ static void row_by_steps(increments *in, const vec *x, const vec *next, const ve
         b.r += dx * dy;
       }
     }
-    g[j] = increment_of(in->task, by, b) * factor;
+    if (!changing) {
+      g[j] = increment_of(in->task, by, b, NULL) * factor;
+      continue;
+    }
+    vec change[2];
+    g[j] = increment_of(in->task, by, b, change) * factor;
+    for (int k = 0; k < layers_of(in->task); ++k) g[j + in->to_changes + k * in->layer] = change[k] * factor;
   }
+}
+
+static void row_by_steps(increments *in, const vec *x, const vec *next, const vec *y, int64_t cells, const vec *above, const vec *below,
+                         vec factor, vec *g) {
+  if (in->gradient && in->parameters)
+    row_by_steps_of(in, 1, x, next, y, cells, above, below, factor, g);
+  else
+    row_by_steps_of(in, 0, x, next, y, cells, above, below, factor, g);
 }
 
 static void kappa_row(increments *in, int64_t i, int64_t slot, int64_t first, int64_t last, vec *kappa) {
@@ -747,6 +792,58 @@ static void points_gradient(increments *in, int64_t i, int64_t rows, int64_t slo
     for (int64_t k = 0; k < d; ++k) in->grad_x[(i + row) * d + k] -= along_x[row] * x[row * d + k];
 }
 
+/* log(1 + u) (1 + u) - u for u at least 0, without cancellation where u is small: with f = u / (2 + u), which makes log(1 + u) a series
+   of odd powers of f, it is 2 / (1 - f) (f^2 + (1 + f) (f^3 / 3 + f^5 / 5 + ...)) */
+BS_INLINE vec excess_of_logarithm(vec u) {
+  const vec f = u / (u + 2.0), f2 = f * f;
+  vec s = splat(2.0 / 27);
+  for (int j = 25; j >= 3; j -= 2) s = s * f2 + 2.0 / j;
+  const vec near = (u + 2.0) * (f2 + (1.0 + f) * (f * (f2 * s)) * 0.5);
+  if (!any_beyond(u, 0.4)) return near;
+  return choose(u <= 0.4, near, (1.0 + u) * logarithm(1.0 + u) - u);
+}
+
+/* Adds what the points first..last-1 of row i say of the parameters of the static kernel, from their weights. */
+static void sum_over_points(increments *in, int64_t i, int64_t first, int64_t last, const vec *weight) {
+  const bs_task *task = in->task;
+  const vec *b = in->squares + i % in->slope_rows * task->length2 + first;
+  const int64_t count = last - first;
+  vec sum[2] = {splat(0), splat(0)};
+  int64_t j = 0;
+  if (task->static_kernel == BS_POLYNOMIAL) { /* the derivative with respect to gamma is kappa' */
+    for (; j + 2 <= count; j += 2)
+      for (int k = 0; k < 2; ++k) sum[k] += weight[j + k];
+    if (j < count) sum[0] += weight[j];
+  } else { /* sigma times the derivative with respect to it is -b kappa', or (RBF) half of it */
+    for (; j + 2 <= count; j += 2)
+      for (int k = 0; k < 2; ++k) sum[k] += weight[j + k] * b[j + k];
+    if (j < count) sum[0] += weight[j] * b[j];
+  }
+  in->d_parameter[0] += sum[0] + sum[1];
+  if (task->static_kernel != BS_RATIONAL_QUADRATIC) return;
+  const double sigma = task->parameter[0], c = 0.5 / task->parameter[1] / sigma / sigma;
+  vec of_alpha = splat(0); /* the derivative with respect to alpha is kappa' sigma^2 (log(1 + c b) (1 + c b) - c b) */
+  for (j = 0; j < count; ++j) of_alpha -= weight[j] * excess_of_logarithm(c * b[j]);
+  in->d_parameter[1] += of_alpha;
+}
+
+/* The same of the cells first..last-1 of `rows` rows, from their gradient: what they say of the scale of a polynomial kernel, which is a
+   factor of the increments g, and by steps of the other parameters. */
+static void sum_over_cells(increments *in, int64_t rows, int64_t first, int64_t last, const vec *gradient, const vec *g) {
+  const int polynomial = in->task->static_kernel == BS_POLYNOMIAL, layers = in->task->by_steps ? layers_of(in->task) : 0;
+  for (int64_t i = 0; i < rows; ++i, gradient += in->stride, g += in->stride) {
+    for (int k = 0; k < layers; ++k) {
+      const vec *change = g + in->to_changes + k * in->layer;
+      vec sum = splat(0);
+      for (int64_t j = first; j < last; ++j) sum += gradient[j] * change[j];
+      in->d_parameter[k] += sum;
+    }
+    vec sum = splat(0);
+    for (int64_t j = first; polynomial && j < last; ++j) sum += gradient[j] * g[j];
+    if (polynomial) in->d_parameter[1] += sum;
+  }
+}
+
 /* Behind the last point of a path there is nothing that a gradient could be with respect to. */
 static void silence_behind_ends(const increments *in, int64_t row, int64_t rows, int64_t first, int64_t last, vec *gradient) {
   for (int w = 0; w < W; ++w)
@@ -757,20 +854,25 @@ static void silence_behind_ends(const increments *in, int64_t row, int64_t rows,
     }
 }
 
-/* Takes the gradient of the cells first..last-1, no more than a block, of `rows` rows from `row` on, which are open. Bands of rows
-   come upwards, blocks from the right. */
-static void increments_gradient(increments *in, int64_t row, int64_t rows, int64_t first, int64_t last, vec *gradient) {
+/* Takes the gradient of the cells first..last-1, no more than a block, of `rows` rows from `row` on, which are open and whose
+   increments are g. Bands of rows come upwards, blocks from the right. */
+static void increments_gradient(increments *in, int64_t row, int64_t rows, int64_t first, int64_t last, const vec *gradient, const vec *g) {
   if (is_linear(in->task)) {
     weighted_sums(in, row, rows, in->stride, first, last, in->x_rows, in->y_packed, gradient);
     return;
   }
   const int64_t begin = first ? first + 1 : 0, end = last + 1; /* the points whose cells on both sides are done */
-  if (in->ragged) silence_behind_ends(in, row, rows, first, last, gradient);
-  for (int64_t i = rows - 1; i >= 0; --i)
-    weigh_points(in, row + i + 1, gradient + i * in->stride, begin, end, in->weights + i * (BLOCK + 1));
+  const int by_points = in->parameters && !in->task->by_steps;
+  if (in->parameters) sum_over_cells(in, rows, first, last, gradient, g);
+  for (int64_t i = rows - 1; i >= 0; --i) {
+    vec *weight = in->weights + i * (BLOCK + 1);
+    weigh_points(in, row + i + 1, gradient + i * in->stride, begin, end, weight);
+    if (by_points) sum_over_points(in, row + i + 1, begin, end, weight);
+  }
   points_gradient(in, row + 1, rows, 1, begin, end);
   if (row > 0) return;
   weigh_points(in, 0, NULL, begin, end, in->weights);
+  if (by_points) sum_over_points(in, 0, begin, end, in->weights);
   points_gradient(in, 0, 1, 0, begin, end);
 }
 
@@ -792,10 +894,41 @@ static void start_gradient(increments *in) {
         in->y_centred[j * coordinates(in->task) + k] = in->y_packed[j * coordinates(in->task) + k] - in->y_packed[k];
 }
 
-/* A gradient by the steps of paths with `length` points becomes one by their points. Steps behind the end of a path are none. */
-static void steps_to_points(int64_t d, const int64_t points[W], int64_t length, vec *gradient) {
+/* Steps behind the end of a path are none. */
+static void silence_steps(int64_t d, const int64_t points[W], int64_t length, vec *gradient) {
   for (int w = 0; w < W; ++w)
     for (int64_t k = (points[w] - 1) * d; k < (length - 1) * d; ++k) ((double *)(gradient + k))[w] = 0;
+}
+
+/* Linear: adds what the gradient by the steps of the second paths says of the scale. That by their steps times the scale is
+   `gradient`, which the steps are multiplied with as they are: the square of the scale need not be a finite number above 0. */
+static void sum_over_steps(increments *in) {
+  const bs_task *task = in->task;
+  const int64_t d = task->dimension;
+  const double over_scale = 1 / task->parameter[0];
+  vec sum = splat(0);
+  silence_steps(d, in->points2, task->length2, in->grad_y);
+  for (int64_t k = 0; k < (task->length2 - 1) * d; ++k) sum += in->grad_y[k] * (in->y_packed[k] * over_scale);
+  in->d_parameter[0] += 2 * sum;
+}
+
+/* The gradient with respect to parameter k, of a lane, from what the sums over points or cells are for it; `factor` is that of the
+   increments. */
+static double of_parameter(const increments *in, double factor, int k, double sum, double scale) {
+  const bs_task *task = in->task;
+  const double sigma = task->parameter[0];
+  if (is_linear(task)) return sum;
+  if (task->static_kernel == BS_POLYNOMIAL && k) return sum / factor / task->parameter[2];
+  if (task->by_steps)
+    sum /= factor;
+  else
+    sum *= scale * (k ? sigma * sigma : task->static_kernel == BS_RBF ? 0.5 : 1);
+  return is_radial(task) && !k ? sum / sigma : sum;
+}
+
+/* A gradient by the steps of paths with `length` points becomes one by their points. */
+static void steps_to_points(int64_t d, const int64_t points[W], int64_t length, vec *gradient) {
+  silence_steps(d, points, length, gradient);
   for (int64_t k = 0; k < d; ++k) {
     vec after = splat(0);
     for (int64_t j = length - 1; j > 0; --j) {

@@ -233,6 +233,7 @@ static int adjoint_strips(strips *s, int64_t k) {
   fill(t->gradient, BAND * in->stride, 0);
   fill(in->grad_x, s->step.length1 * d, 0);
   for (int64_t j = 0; j < t->rows * (t->levels + 1); ++j) s->adjoints[j] = (adjoint_state){splat(0), splat(0)};
+  fill(in->d_parameter, 2, 0);
   in->gradient = 1;
   t->turn = BAND + 1;
   row_state *const band_states = t->states;
@@ -268,6 +269,7 @@ static int adjoint_strips(strips *s, int64_t k) {
       adjoint_band(t, 0, r0, r1);
     }
     t->adjoints = band_adjoints;
+    if (in->parameters && is_linear(task)) sum_over_steps(in);
     part_lanes(&s->step, in->points2, s->step.length2, in->grad_y);
     if (task->grad2 && task->weight2[k])
       for (int w = 0; w < W; ++w)
@@ -276,6 +278,11 @@ static int adjoint_strips(strips *s, int64_t k) {
                          task->grad2 + (task->index2[k] * task->stride2 + (step - w) * s->block_cells) * d);
   }
   in->gradient = 0;
+  for (int j = 0; j < in->parameters; ++j) {
+    double sum = 0;
+    for (int w = 0; w < W; ++w) sum += in->d_parameter[j][w];
+    task->grad_parameters[k * in->parameters + j] = finite ? of_parameter(in, t->factor, j, sum, 1) : nan;
+  }
   part_lanes(&s->step, in->points1, s->step.length1, in->grad_x);
   if (task->grad1 && task->weight1[k])
     for (int w = 0; w < W; ++w)

@@ -121,9 +121,16 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
     }
   }
   if (!backward) return used;
+  in->parameters = task->grad_parameters ? parameters_of(task) : 0;
   if (task->static_kernel != BS_GIVEN) {
     if (!by_steps) {
       in->slopes = TAKE(in->slope_rows * task->length2);
+      if (task->grad_parameters) { /* the same room, whether increments are made by steps or not */
+        const int64_t changes = layers_of(task) * g_rows * in->stride, points = in->slope_rows * task->length2;
+        in->squares = TAKE(points > changes ? points : changes);
+        in->layer = g_rows * in->stride;
+        in->to_changes = base ? in->squares - t->g : 0;
+      }
       in->corner = TAKE(task->length2);
       in->weights = TAKE(BAND * (BLOCK + 1));
       if (is_radial(task)) {
@@ -672,10 +679,11 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t k, int64_t r0,
     }
   else {
     const vec *g = block_of(t, k, r0).g;
+    if (t->in.ragged && !is_linear(task)) silence_behind_ends(&t->in, row, rows, first, last, gradient);
     if (task->dilated)
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = first; j < last; ++j) t->in.d_scale += gradient[i * n + j] * g[i * n + j];
-    increments_gradient(&t->in, row, rows, first, last, gradient);
+    increments_gradient(&t->in, row, rows, first, last, gradient, g);
   }
 }
 
@@ -709,6 +717,7 @@ static void open_gradient(tile *t, vec seed) {
   t->in.gradient = 1;
   if (!t->remembered) start_rows(&t->in, task->length1 - 1);
   start_gradient(&t->in);
+  fill(t->in.d_parameter, 2, 0);
   if (t->in.grad_x) fill(t->in.grad_x, task->length1 * task->dimension, 0);
 }
 
@@ -745,6 +754,7 @@ static void flush_path(const tile *t, int w, const vec *gradient, int64_t points
 static void part_gradients(tile *t) {
   const bs_task *task = t->in.task;
   if (task->static_kernel == BS_GIVEN) return;
+  if (t->in.parameters && is_linear(task)) sum_over_steps(&t->in);
   part_lanes(task, t->in.points1, task->length1, t->in.grad_x);
   part_lanes(task, t->in.points2, task->length2, t->in.grad_y);
 }
@@ -762,6 +772,8 @@ static void flush(const tile *t, int w, int64_t k, int finite) {
     return;
   }
   if (t->in.still[w]) return; /* a path of one point: all is constant, whatever the static kernel */
+  for (int j = 0; j < t->in.parameters; ++j)
+    task->grad_parameters[k * t->in.parameters + j] = finite ? of_parameter(&t->in, t->factor, j, t->in.d_parameter[j][w], t->in.scale[w]) : nan;
   double *const grad1 = task->weight1[k] ? task->grad1 : NULL, *const grad2 = task->weight2[k] ? task->grad2 : NULL;
   flush_path(t, w, t->in.grad_x, t->in.points1[w], weight1, t->in.x[w], grad1, task->index1[k] * task->stride1);
   flush_path(t, w, t->in.grad_y, t->in.points2[w], weight2, t->in.y[w], grad2, task->index2[k] * task->stride2);

@@ -4,12 +4,12 @@ Paths x and y, stacked, come in; the increments of a static kernel κ go out::
 
     g[i, j] = κ(x[i+1], y[j+1]) − κ(x[i], y[j+1]) − κ(x[i+1], y[j]) + κ(x[i], y[j])
 
-Later the derivatives with respect to g come in, and those with respect to x and y go out. Everything is written in
-array API calls, so it works on the arrays of any library.
+Later the derivatives with respect to g come in, and those with respect to x, y and the parameters of κ go out.
+Everything is written in array API calls, so it works on the arrays of any library.
 """
 
-from branchsig.static_kernels.base import Context, StaticKernel
-from branchsig.static_kernels.calls import gradient_x, gradient_y, increments
+from branchsig.static_kernels.base import Context, StaticKernel, parameters_of
+from branchsig.static_kernels.calls import gradient_parameters, gradient_x, gradient_y, increments
 from branchsig.static_kernels.dilated import DilatedKernel, is_built_in
 from branchsig.static_kernels.dot import PolynomialKernel
 from branchsig.static_kernels.linear import LINEAR, LinearKernel, ScaledLinearKernel
@@ -36,9 +36,11 @@ __all__ = [
     "RationalQuadraticKernel",
     "ScaledLinearKernel",
     "StaticKernel",
+    "gradient_parameters",
     "gradient_x",
     "gradient_y",
     "increments",
     "is_built_in",
     "is_linear",
+    "parameters_of",
 ]

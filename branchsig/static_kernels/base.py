@@ -6,11 +6,21 @@ import abc
 import dataclasses
 import math
 import numbers
-from typing import Any
+from typing import Any, ClassVar
 
 from branchsig._arrays import Array, device_of, namespace_of
 
-__all__ = ["Context", "Parameters", "StaticKernel", "difference", "difference_adjoint", "real", "transposed"]
+__all__ = [
+    "Context",
+    "Parameters",
+    "StaticKernel",
+    "difference",
+    "difference_adjoint",
+    "parameters_of",
+    "real",
+    "transposed",
+    "weighted_sum",
+]
 
 
 class Context:
@@ -60,6 +70,10 @@ class StaticKernel(abc.ABC):
     increments and returns those with respect to x, and ``grad_y(ctx, derivs)`` those with respect to y. Either may be
     called alone; if both are, `grad_x` comes first. A kernel that is never differentiated needs `__call__` alone.
 
+    A kernel that is differentiated with respect to parameters of its own names them in `parameters`, and has a fourth
+    method: ``grad_parameters(ctx, derivs)`` returns a dictionary of the derivatives by name, each of shape (batch,), of
+    the scalar of each pair for itself.
+
     The arrays belong to the library of the caller's paths, and must not be written to. Methods written in array API
     calls serve every library.
 
@@ -92,6 +106,9 @@ class StaticKernel(abc.ABC):
     True
     """
 
+    parameters: ClassVar[tuple[str, ...] | None] = None
+    """The parameters that `grad_parameters` differentiates with respect to, in the order of results. None: unknown."""
+
     @abc.abstractmethod
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
         """Return the increments of the kernel, shape (batch, length1 - 1, length2 - 1)."""
@@ -104,9 +121,41 @@ class StaticKernel(abc.ABC):
         """Return the derivatives with respect to y, shape (batch, length2, dimension)."""
         raise NotImplementedError(_missing_gradient(self, "grad_y"))
 
+    def grad_parameters(self, ctx: Context, derivs: Array) -> dict[str, Array]:
+        """Return the derivatives with respect to each of `parameters`, shape (batch,)."""
+        raise NotImplementedError(_missing_gradient(self, "grad_parameters"))
+
 
 def _missing_gradient(kernel: StaticKernel, method: str) -> str:
     return f"{type(kernel).__name__} has no {method}: define {method}(self, ctx, derivs) to differentiate through it"
+
+
+def parameters_of(kernel: StaticKernel) -> tuple[str, ...]:
+    """Return the parameters that a static kernel can be differentiated with respect to, in the order of results.
+
+    Raises
+    ------
+    NotImplementedError
+        If the kernel is one of the user's own that does not say what they are, or whose increments are not those that
+        the `grad_parameters` it inherits belongs to.
+    """
+    classes = type(kernel).__mro__
+
+    def place(method: str) -> int:
+        return next(place for place, owner in enumerate(classes) if method in vars(owner))
+
+    name = type(kernel).__name__
+    if kernel.parameters is None or classes[place("grad_parameters")] is StaticKernel:
+        raise NotImplementedError(
+            f"{name} has no derivatives with respect to parameters: name them in its attribute `parameters`, a tuple "
+            f"of strings, and define grad_parameters(self, ctx, derivs), or do without param_deriv"
+        )
+    if place("__call__") < place("grad_parameters"):
+        raise NotImplementedError(
+            f"{name} defines its own __call__, but not the grad_parameters that belongs to it: define "
+            f"grad_parameters(self, ctx, derivs), or do without param_deriv"
+        )
+    return kernel.parameters
 
 
 class Parameters(StaticKernel):
@@ -154,6 +203,11 @@ def difference_adjoint(derivs: Array, axis: int) -> Array:
     shape[axis] = 1
     zero = xp.zeros(tuple(shape), dtype=derivs.dtype, device=device_of(derivs))
     return xp.concat([zero, derivs], axis=axis) - xp.concat([derivs, zero], axis=axis)
+
+
+def weighted_sum(derivs: Array, changes: Array) -> Array:
+    """Sum over the cells of each pair."""
+    return namespace_of(derivs).sum(derivs * changes, axis=(1, 2))
 
 
 def transposed(a: Array) -> Array:

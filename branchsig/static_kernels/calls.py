@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from branchsig._arrays import Array, namespace_of
-from branchsig.static_kernels.base import Context, StaticKernel
+from branchsig._arrays import Array, device_of, namespace_of
+from branchsig.static_kernels.base import Context, StaticKernel, parameters_of
 from branchsig.static_kernels.table import BUILT_IN
 
-__all__ = ["gradient_x", "gradient_y", "increments"]
+__all__ = ["gradient_parameters", "gradient_x", "gradient_y", "increments"]
 
 
 def increments(kernel: StaticKernel, ctx: Context, x: Array, y: Array) -> Array:
@@ -39,6 +39,27 @@ def gradient_y(kernel: StaticKernel, ctx: Context, derivs: Array, y: Array) -> A
     if type(kernel) not in BUILT_IN:
         _check_returned(kernel, "grad_y", result, y, tuple(y.shape))
     return result
+
+
+def gradient_parameters(kernel: StaticKernel, ctx: Context, derivs: Array) -> Array:
+    """Call `grad_parameters` of a static kernel, and check what one of the user's own returns; raises as `increments`
+    does.
+
+    The result has a column for each of the parameters, in their order: its shape is (batch, number of parameters).
+    """
+    names = parameters_of(kernel)
+    xp, count = namespace_of(derivs), derivs.shape[0]
+    if not names:
+        return xp.zeros((count, 0), dtype=derivs.dtype, device=device_of(derivs))
+    result = kernel.grad_parameters(ctx, derivs)
+    if type(kernel) not in BUILT_IN:
+        title = f"static_kernel: {type(kernel).__name__}.grad_parameters"
+        if not isinstance(result, dict) or set(result) != set(names):
+            got = sorted(result) if isinstance(result, dict) else type(result).__name__
+            raise ValueError(f"{title} returned {got}: expected a dictionary with the keys {sorted(names)}")
+        for name in names:
+            _check_returned(kernel, "grad_parameters", result[name], derivs, (count,))
+    return xp.stack([result[name] for name in names], axis=-1)
 
 
 def _check_returned(kernel: StaticKernel, method: str, result: Array, like: Array, shape: tuple[int, ...]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from branchsig._arrays import Array, device_of, namespace_of
-from branchsig.static_kernels.base import Context, StaticKernel
-from branchsig.static_kernels.calls import gradient_x, gradient_y, increments
+from branchsig.static_kernels.base import Context, StaticKernel, parameters_of
+from branchsig.static_kernels.calls import gradient_parameters, gradient_x, gradient_y, increments
 from branchsig.static_kernels.table import BUILT_IN
 
 __all__ = ["DilatedKernel", "is_built_in"]
@@ -21,6 +21,11 @@ class DilatedKernel(StaticKernel):
     """
 
     kernel: StaticKernel
+
+    @property
+    def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the kernel inside."""
+        return parameters_of(self.kernel)
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
         inner, points1, points2 = Context(), x[:, :, :-1], y[:, :, :-1]
@@ -38,6 +43,11 @@ class DilatedKernel(StaticKernel):
         inner, g, scale1, scale2, _, points2 = ctx.saved_tensors
         points = gradient_y(self.kernel, inner, derivs * (scale1 * scale2)[:, None, None], points2)
         return _with_channel(points, scale1 * namespace_of(g).sum(derivs * g, axis=(1, 2)))
+
+    def grad_parameters(self, ctx: Context, derivs: Array) -> dict[str, Array]:
+        inner, _, scale1, scale2, _, _ = ctx.saved_tensors
+        made = gradient_parameters(self.kernel, inner, derivs * (scale1 * scale2)[:, None, None])
+        return {name: made[:, place] for place, name in enumerate(self.parameters)}
 
 
 def _with_channel(points: Array, first: Array) -> Array:

@@ -8,7 +8,15 @@ from typing import Any
 
 from branchsig import _corners as corners
 from branchsig._arrays import Array, namespace_of
-from branchsig.static_kernels.base import Context, Parameters, difference, difference_adjoint, real, transposed
+from branchsig.static_kernels.base import (
+    Context,
+    Parameters,
+    difference,
+    difference_adjoint,
+    real,
+    transposed,
+    weighted_sum,
+)
 from branchsig.static_kernels.linear import ScaledLinearKernel
 
 __all__ = ["PolynomialKernel"]
@@ -52,6 +60,8 @@ class PolynomialKernel(Parameters):
     gamma: float = 1.0
     scale: float = 1.0
 
+    parameters = ("gamma", "scale")
+
     def __post_init__(self) -> None:
         real(self, "degree", least=0.0)
         real(self, "gamma")
@@ -65,28 +75,9 @@ class PolynomialKernel(Parameters):
         linear = self.as_linear()
         if linear is not None:
             return linear(ctx, x, y)
-        xp = namespace_of(x)
-        # Differences of ⟨x, y⟩ + γ by the steps: where the paths lie far from 0, its values are nearly equal.
-        dx, dy = difference(x, -2), transposed(difference(y, -2))
-        base = xp.matmul(x, transposed(y)) + self.gamma
+        base = namespace_of(x).matmul(x, transposed(y)) + self.gamma
         ctx.save_for_backward(x, y, base)
-        v = corners.at_corners(base, xp.matmul(dx, transposed(y)), xp.matmul(x, dy), xp.matmul(dx, dy))
-        if self.degree == 0.0:
-            return 0.0 * xp.where(xp.isfinite(v.r), v.r, xp.zeros_like(v.r))  # which a library can differentiate
-        if self.degree == math.floor(self.degree):
-            return self.scale * corners.power(v, int(self.degree)).r
-        v, sign = corners.from_extreme(v, largest=True)
-        nothing = v.v00 == 0
-        over = xp.where(nothing, xp.ones_like(v.r), v.v00)
-        # v11 v00 / (v10 v01) − 1, which is as good as infinite where a factor below is 0
-        below1, below2 = (xp.where(a == 0, xp.ones_like(a), a) for a in (v.v10, v.v01))
-        bend = v.r / below1 * (v.v00 / below2) - v.p / below1 * (v.q / below2)
-        bend = xp.where((v.v10 == 0) | (v.v01 == 0), xp.full_like(bend, math.inf), bend)
-        logs = (xp.log1p(v.p / over), xp.log1p(v.q / over), corners.log_ratio(bend, v.v11 / below1, v.v00 / below2))
-        powers = (v.v00**self.degree, v.v10**self.degree, v.v01**self.degree, v.v11**self.degree)
-        g = sign * self.scale * corners.exponential(powers, *(self.degree * a for a in logs)).r
-        negative = xp.minimum(xp.minimum(v.v10, v.v01), v.v11) < 0
-        return xp.where(negative, xp.full_like(g, math.nan), g)
+        return _power_increments(_corners_of_base(x, y, base), self.degree, self.scale)
 
     def grad_x(self, ctx: Context, derivs: Array) -> Array:
         linear = self.as_linear()
@@ -111,3 +102,44 @@ class PolynomialKernel(Parameters):
         if self.degree == 0.0:
             return xp.zeros_like(base)
         return self.scale * self.degree * base ** (self.degree - 1.0)
+
+    def grad_parameters(self, ctx: Context, derivs: Array) -> dict[str, Array]:
+        if self.degree == 1.0:
+            _, _, step_x, step_y = ctx.saved_tensors
+            of_scale = namespace_of(step_x).matmul(step_x, transposed(step_y))
+            of_gamma = 0.0 * derivs
+        else:
+            v = _corners_of_base(*ctx.saved_tensors)
+            of_scale = _power_increments(v, self.degree, 1.0)
+            of_gamma = _power_increments(v, self.degree - 1.0 if self.degree else 0.0, self.scale * self.degree)
+        return {"gamma": weighted_sum(derivs, of_gamma), "scale": weighted_sum(derivs, of_scale)}
+
+
+def _corners_of_base(x: Array, y: Array, base: Array) -> corners.Corners:
+    """⟨x, y⟩ + γ at the corners of all cells."""
+    xp = namespace_of(x)
+    # Differences by the steps: where the paths lie far from 0, the values are nearly equal.
+    dx, dy = difference(x, -2), transposed(difference(y, -2))
+    return corners.at_corners(base, xp.matmul(dx, transposed(y)), xp.matmul(x, dy), xp.matmul(dx, dy))
+
+
+def _power_increments(v: corners.Corners, exponent: float, factor: float) -> Array:
+    """Double differences of factor · v^exponent. An exponent that is no whole number, and may be below 0, has no real
+    value where v is negative."""
+    xp = namespace_of(v.r)
+    if exponent == 0.0:
+        return 0.0 * xp.where(xp.isfinite(v.r), v.r, xp.zeros_like(v.r))  # which a library can differentiate
+    if exponent == math.floor(exponent):
+        return factor * corners.power(v, int(exponent)).r
+    v, sign = corners.from_extreme(v, largest=exponent > 0)
+    nothing = v.v00 == 0
+    over = xp.where(nothing, xp.ones_like(v.r), v.v00)
+    # v11 v00 / (v10 v01) − 1, which is as good as infinite where a factor below is 0
+    below1, below2 = (xp.where(a == 0, xp.ones_like(a), a) for a in (v.v10, v.v01))
+    bend = v.r / below1 * (v.v00 / below2) - v.p / below1 * (v.q / below2)
+    bend = xp.where((v.v10 == 0) | (v.v01 == 0), xp.full_like(bend, math.inf), bend)
+    logs = (xp.log1p(v.p / over), xp.log1p(v.q / over), corners.log_ratio(bend, v.v11 / below1, v.v00 / below2))
+    powers = (v.v00**exponent, v.v10**exponent, v.v01**exponent, v.v11**exponent)
+    g = sign * factor * corners.exponential(powers, *(exponent * a for a in logs)).r
+    negative = xp.minimum(xp.minimum(v.v10, v.v01), xp.minimum(v.v00, v.v11)) < 0
+    return xp.where(negative, xp.full_like(g, math.nan), g)

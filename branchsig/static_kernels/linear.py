@@ -5,7 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 from branchsig._arrays import Array, namespace_of
-from branchsig.static_kernels.base import Context, Parameters, difference, difference_adjoint, real, transposed
+from branchsig.static_kernels.base import (
+    Context,
+    Parameters,
+    difference,
+    difference_adjoint,
+    real,
+    transposed,
+    weighted_sum,
+)
 
 __all__ = ["LINEAR", "LinearBody", "LinearKernel", "ScaledLinearKernel"]
 
@@ -22,16 +30,17 @@ class LinearBody(Parameters):
         return 1.0
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
-        dx, dy = self._scaled(difference(x, -2)), self._scaled(difference(y, -2))
-        ctx.save_for_backward(dx, dy)
+        steps = difference(x, -2), difference(y, -2)
+        dx, dy = self._scaled(steps[0]), self._scaled(steps[1])
+        ctx.save_for_backward(dx, dy, *steps)
         return namespace_of(x).matmul(dx, transposed(dy))
 
     def grad_x(self, ctx: Context, derivs: Array) -> Array:
-        _, dy = ctx.saved_tensors
+        dy = ctx.saved_tensors[1]
         return self._scaled(difference_adjoint(namespace_of(dy).matmul(derivs, dy), -2))
 
     def grad_y(self, ctx: Context, derivs: Array) -> Array:
-        dx, _ = ctx.saved_tensors
+        dx = ctx.saved_tensors[0]
         return self._scaled(difference_adjoint(namespace_of(dx).matmul(transposed(derivs), dx), -2))
 
     def _scaled(self, a: Array) -> Array:
@@ -52,6 +61,11 @@ class LinearKernel(LinearBody):
     >>> x = np.array([[0.0], [0.5], [1.0]])
     >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.LinearKernel())
     """
+
+    parameters = ()
+
+    def grad_parameters(self, ctx: Context, derivs: Array) -> dict[str, Array]:
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +98,18 @@ class ScaledLinearKernel(LinearBody):
 
     scale: float = 1.0
 
+    parameters = ("scale",)
+
     def __post_init__(self) -> None:
         real(self, "scale")
 
     @property
     def _factor(self) -> float:
         return self.scale
+
+    def grad_parameters(self, ctx: Context, derivs: Array) -> dict[str, Array]:
+        dx, _, _, step_y = ctx.saved_tensors  # of one path alone, so that the square of the scale is never taken
+        return {"scale": 2 * weighted_sum(derivs, namespace_of(dx).matmul(dx, transposed(step_y)))}
 
 
 LINEAR = LinearKernel()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from branchsig import _corners as corners
 from branchsig._arrays import Array, namespace_of
-from branchsig.static_kernels.base import Context, Parameters, difference, difference_adjoint, real
+from branchsig.static_kernels.base import Context, Parameters, difference, difference_adjoint, real, weighted_sum
 
 __all__ = [
     "LARGEST_ALPHA",
@@ -46,11 +47,17 @@ class RadialKernel(Parameters):
 
     sigma: float
 
+    parameters: ClassVar[tuple[str, ...]] = ("sigma",)
+
     _power = 1
     """What power of a length `sigma` is."""
 
     def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
         """Double differences of φ from the squared distances at the corners of all cells, the first the smallest."""
+        raise NotImplementedError
+
+    def _sigma_increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        """Double differences of sigma ∂φ/∂sigma, likewise."""
         raise NotImplementedError
 
     def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
@@ -95,12 +102,12 @@ class RadialKernel(Parameters):
             q = q + xp.where(along_y, over_y, -dy[:, None, :, channel] * (u[:, :, 1:] + u[:, :, :-1]))
             steps = -2 * dx[:, :, None, channel] * dy[:, None, :, channel]
             r = r + xp.where(along_x[:, :, 1:] | along_x[:, :, :-1], difference(over_x, -1), steps)
-        ctx.save_for_backward(apart, squares, unit, sigma)
+        ctx.save_for_backward(apart, squares, unit, sigma, p, q, r)
         t, sign = corners.from_extreme(corners.at_corners(squares, p, q, r), largest=False)
         return sign * self._increments(xp, t, sigma)
 
     def grad_x(self, ctx: Context, derivs: Array) -> Array:
-        apart, squares, unit, sigma = ctx.saved_tensors
+        apart, squares, unit, sigma, *_ = ctx.saved_tensors
         xp = namespace_of(squares)
         slope = self._phi_derivative(xp, squares, sigma)
         ctx.save_for_grad_y(slope)
@@ -108,11 +115,18 @@ class RadialKernel(Parameters):
         return unit * xp.stack([xp.sum(weights * u, axis=2) for u in apart], axis=-1)
 
     def grad_y(self, ctx: Context, derivs: Array) -> Array:
-        apart, squares, unit, sigma = ctx.saved_tensors
+        apart, squares, unit, sigma, *_ = ctx.saved_tensors
         xp = namespace_of(squares)
         slope = ctx.saved_for_y[0] if ctx.saved_for_y else self._phi_derivative(xp, squares, sigma)
         weights = -2 * slope * difference_adjoint(difference_adjoint(derivs, -2), -1)
         return unit * xp.stack([xp.sum(weights * u, axis=1) for u in apart], axis=-1)
+
+    def grad_parameters(self, ctx: Context, derivs: Array) -> dict[str, Array]:
+        _, squares, _, sigma, p, q, r = ctx.saved_tensors
+        xp = namespace_of(squares)
+        t, sign = corners.from_extreme(corners.at_corners(squares, p, q, r), largest=False)
+        derivs = sign * derivs
+        return {"sigma": weighted_sum(derivs, self._sigma_increments(xp, t, sigma)) / self.sigma}
 
 
 def _channel_difference(x: Array, y: Array, channel: int) -> Array:
@@ -155,6 +169,10 @@ class RBFKernel(RadialKernel):
     def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
         return _of_logarithm(xp, corners.scaled(t, -1.0 / sigma)).r
 
+    def _sigma_increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        v = corners.scaled(t, 1.0 / sigma)
+        return _falling_increments(xp, v, v, lambda a: a, lambda a, b: 1.0)  # v exp(-v)
+
     def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         return (-1.0 / sigma) * xp.exp(t * (-1.0 / sigma))
 
@@ -178,26 +196,50 @@ def _matern_increments(xp: Any, t: corners.Corners, factor: float, second: float
     series = tuple((-1.0) ** n / math.factorial(n) * (1 - n + second * n * (n - 1)) for n in powers)
     near = corners.product(corners.scaled(t, factor * factor), corners.polynomial(z, series)).r
     polynomial = corners.polynomial(z, (1.0, 1.0, second) if second else (1.0, 1.0))
-    smooth = corners.product(polynomial, _of_logarithm(xp, corners.scaled(z, -1.0))).r
+    far = _falling_increments(
+        xp, z, polynomial, lambda a: 1.0 + a + second * a * a, lambda a, b: 1.0 + second * (a + b)
+    )
+    largest = xp.maximum(xp.maximum(z.v10, z.v01), z.v11)
+    return xp.where(largest <= _SERIES_TO, near, far)
+
+
+def _falling_increments(
+    xp: Any, z: corners.Corners, factor: corners.Corners, value: Callable[[Array], Array], slope: Callable[..., Any]
+) -> Array:
+    """Double differences of P(z) exp(−z) from the corners of z, the first the smallest, and of P(z), the factor.
+
+    `value` is P, and ``slope(a, b)`` is (P(b) − P(a)) / (b − a). Where z changes by more than 1 in a cell, the
+    polynomial of a far corner beside the exponential of a near one would leave nothing but rounding: then the
+    difference along the larger step is one of values.
+    """
+    smooth = corners.product(factor, _of_logarithm(xp, corners.scaled(z, -1.0))).r
+
+    def rise(low: Array, high: Array, step: Array) -> Array:
+        low, high, step = (xp.clip(a, 0.0, _FARTHEST) for a in (low, high, step))
+        return value(low) * xp.exp(-low) * xp.expm1(-step) + step * slope(low, high) * xp.exp(-high)
+
+    far = xp.where(_is_steep(xp, z), _by_larger_step(xp, z, rise), smooth)
+    return xp.where(z.v00 > _FARTHEST, xp.zeros_like(far), far)
+
+
+def _is_steep(xp: Any, z: corners.Corners) -> Array:
+    return xp.maximum(xp.abs(z.p), xp.abs(z.q)) > 1
+
+
+def _by_larger_step(xp: Any, z: corners.Corners, rise: Callable[[Array, Array, Array], Array]) -> Array:
+    """Double differences of a function of z: along the larger step of values, and along the other by ``rise(low, high,
+    step)``, the difference of two values whose z differ by the step, at least 0."""
 
     def difference(start: Array, end: Array, step: Array) -> Array:
-        """The difference of two values, z of the end less that of the start being the step."""
         back = step < 0
-        low, high = xp.where(back, end, start), xp.where(back, start, end)
-        low, high, step = (xp.clip(a, 0.0, _FARTHEST) for a in (low, high, xp.where(back, -step, step)))
-        value = (1.0 + low + second * low * low) * xp.exp(-low) * xp.expm1(-step)
-        value = value + step * (1.0 + second * (low + high)) * xp.exp(-high)
+        value = rise(xp.where(back, end, start), xp.where(back, start, end), xp.where(back, -step, step))
         return xp.where(back, -value, value)
 
-    along_x, along_y = xp.abs(z.p), xp.abs(z.q)
-    steep = xp.where(
-        along_x > along_y,
+    return xp.where(
+        xp.abs(z.p) > xp.abs(z.q),
         difference(z.v10, z.v11, z.q + z.r) - difference(z.v00, z.v01, z.q),
         difference(z.v01, z.v11, z.p + z.r) - difference(z.v00, z.v10, z.p),
     )
-    largest = xp.maximum(xp.maximum(z.v10, z.v01), z.v11)
-    far = xp.where(z.v00 > _FARTHEST, xp.zeros_like(steep), xp.where(xp.maximum(along_x, along_y) > 1, steep, smooth))
-    return xp.where(largest <= _SERIES_TO, near, far)
 
 
 def _distance(xp: Any, t: Array) -> Array:
@@ -244,6 +286,10 @@ class Matern12Kernel(RadialKernel):
     def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
         return _of_logarithm(xp, corners.scaled(corners.root(t), -1.0 / sigma)).r
 
+    def _sigma_increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        z = corners.scaled(corners.root(t), 1.0 / sigma)
+        return _falling_increments(xp, z, z, lambda a: a, lambda a, b: 1.0)  # z exp(-z)
+
     def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         coincide = t == 0
         distance = xp.sqrt(xp.where(coincide, xp.ones_like(t), t))
@@ -285,6 +331,11 @@ class Matern32Kernel(RadialKernel):
     def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
         return _matern_increments(xp, t, math.sqrt(3.0) / sigma, 0.0)
 
+    def _sigma_increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        factor = math.sqrt(3.0) / sigma
+        z, square = corners.scaled(corners.root(t), factor), corners.scaled(t, factor * factor)
+        return _falling_increments(xp, z, square, lambda a: a * a, lambda a, b: a + b)  # z² exp(-z)
+
     def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         return (-1.5 / sigma / sigma) * xp.exp(_distance(xp, t) * (-math.sqrt(3.0) / sigma))
 
@@ -323,9 +374,29 @@ class Matern52Kernel(RadialKernel):
     def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
         return _matern_increments(xp, t, math.sqrt(5.0) / sigma, 1.0 / 3.0)
 
+    def _sigma_increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        factor = math.sqrt(5.0) / sigma
+        z = corners.scaled(corners.root(t), factor)
+        cubic = corners.product(corners.scaled(t, factor * factor / 3.0), corners.polynomial(z, (1.0, 1.0)))
+        return _falling_increments(  # (z² + z³) / 3 exp(-z)
+            xp, z, cubic, lambda a: a * a * (1.0 + a) / 3.0, lambda a, b: (a + b + a * a + a * b + b * b) / 3.0
+        )
+
     def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         a = _distance(xp, t) * (math.sqrt(5.0) / sigma)
         return (-5.0 / 6.0 / sigma / sigma) * (1.0 + a) * xp.exp(-a)
+
+
+_LOG_EXCESS = tuple((-1.0) ** n * (n - 1) / n for n in range(2, 17))
+"""Coefficients of the series of log(1 + u) − u / (1 + u), from u² on: up to 1/16 it is that to rounding."""
+
+
+def _log_excess(xp: Any, u: Array) -> Array:
+    """log(1 + u) − u / (1 + u) for u at least 0, to a few units in its own last place."""
+    series = xp.full_like(u, _LOG_EXCESS[-1])
+    for coefficient in _LOG_EXCESS[-2::-1]:
+        series = series * u + coefficient
+    return xp.where(u <= _SERIES_TO, u * u * series, xp.log1p(u) - u / (1.0 + u))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,6 +431,8 @@ class RationalQuadraticKernel(RadialKernel):
     sigma: float
     alpha: float = 1.0
 
+    parameters = ("sigma", "alpha")
+
     def __post_init__(self) -> None:
         real(self, "sigma", above=0.0)
         real(self, "alpha", above=0.0)
@@ -371,18 +444,65 @@ class RationalQuadraticKernel(RadialKernel):
 
     def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
         alpha = self.effective_alpha
-        c = corners.scaled(t, 0.5 / alpha / sigma / sigma)
-        b00, b10, b01, b11 = (1.0 + a for a in c[:4])
-        bend = c.r / b10 * (b00 / b01) - c.p / b10 * (c.q / b01)
-        logs = (xp.log1p(c.p / b00), xp.log1p(c.q / b00), corners.log_ratio(bend, b11 / b10, b00 / b01))
-        values = (xp.exp(-alpha * xp.log1p(a)) for a in c[:4])
-        g = corners.exponential((*values,), *(-alpha * a for a in logs)).r
+        u = corners.scaled(t, 0.5 / alpha / sigma / sigma)
+        return self._in_range(xp, t, corners.power_of_logarithm(corners.log_one_plus(u), -alpha).r)
+
+    def _in_range(self, xp: Any, t: corners.Corners, g: Array) -> Array:
         # Coordinates as good as infinite are not so for a kernel that hardly falls.
         beyond = self._units(single=g.dtype == xp.float32)[2] ** 2
         g = xp.where(t.v00 >= beyond, xp.zeros_like(g), g)
-        if alpha >= _FALLING_ALPHA:
+        if self.effective_alpha >= _FALLING_ALPHA:
             return g
         return xp.where(xp.maximum(xp.maximum(t.v10, t.v01), t.v11) >= beyond, xp.full_like(g, math.nan), g)
+
+    def grad_parameters(self, ctx: Context, derivs: Array) -> dict[str, Array]:
+        _, squares, _, sigma, p, q, r = ctx.saved_tensors
+        xp = namespace_of(squares)
+        t, sign = corners.from_extreme(corners.at_corners(squares, p, q, r), largest=False)
+        excess = (self.effective_alpha / self.alpha) ** 2  # the derivative falls like the inverse square
+        of_alpha = excess * weighted_sum(sign * derivs, self._alpha_increments(xp, t, sigma))
+        return super().grad_parameters(ctx, derivs) | {"alpha": of_alpha}
+
+    def _sigma_increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        """sigma ∂φ/∂sigma = 2 α u (1 + u)^(−α−1)"""
+        alpha = self.effective_alpha
+        u, over_sigma = corners.scaled(t, 0.5 / alpha / sigma / sigma), 1.0 / sigma / sigma
+        v, power = corners.scaled(t, over_sigma), corners.power_of_logarithm(corners.log_one_plus(u), -alpha - 1.0)
+
+        def rise(low: Array, high: Array, step: Array) -> Array:
+            start, end = (xp.exp((-alpha - 1.0) * xp.log1p(a)) for a in (low, high))
+            fall = xp.expm1((-alpha - 1.0) * xp.log1p(step / (1.0 + low)))
+            return 2 * alpha * (low * start * fall + step * end)
+
+        g = xp.where(_is_steep(xp, v), _by_larger_step(xp, u, rise), corners.product(v, power).r)
+        return self._in_range(xp, t, g)
+
+    def _alpha_increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
+        """∂φ/∂α = −M(u) (1 + u)^−α, M(u) = log(1 + u) − u / (1 + u)"""
+        alpha = self.effective_alpha
+        u = corners.scaled(t, 0.5 / alpha / sigma / sigma)
+        logarithm = corners.log_one_plus(u)
+        power = corners.power_of_logarithm(logarithm, -alpha)
+
+        def rise(low: Array, high: Array, step: Array) -> Array:
+            # 1 + high = (1 + low) (1 + x), and so M(high) − M(low) is M(x) and a product of two fractions.
+            x = step / (1.0 + low)
+            more = _log_excess(xp, x) + x / (1.0 + x) * (low / (1.0 + low))
+            start, end = (xp.exp(-alpha * xp.log1p(a)) for a in (low, high))
+            return -(_log_excess(xp, low) * start * xp.expm1(-alpha * xp.log1p(x)) + more * end)
+
+        near = corners.product(corners.product(u, u), corners.polynomial(u, _LOG_EXCESS))
+        b00, b10, b01, b11 = (1.0 + a for a in u[:4])
+        bend = u.q / b01 * (u.p / b00 / b10 + (u.p + u.r) / b10 / b11) - u.r / b10 / b11  # of 1 / (1 + u)
+        v00, v10, v01, v11 = (_log_excess(xp, a) for a in u[:4])
+        p = _log_excess(xp, u.p / b00) + u.p / b10 * (u.v00 / b00)
+        q = _log_excess(xp, u.q / b00) + u.q / b01 * (u.v00 / b00)
+        far = corners.Corners(v00, v10, v01, v11, p, q, logarithm.r + bend)
+        largest = xp.maximum(xp.maximum(u.v10, u.v01), u.v11)
+        excess = corners.Corners._make(xp.where(largest <= _SERIES_TO, a, b) for a, b in zip(near, far, strict=True))
+        v = corners.scaled(t, 1.0 / sigma / sigma)
+        g = xp.where(_is_steep(xp, v), _by_larger_step(xp, u, rise), -corners.product(excess, power).r)
+        return self._in_range(xp, t, g)
 
     def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         alpha = self.effective_alpha

@@ -3,7 +3,8 @@
 A `Problem` on NumPy arrays comes in. The core (``c_src``) sweeps tiles of pairs by running products, one pair per SIMD
 lane; the few pairs whose kernels leave the range of those are swept again in the log domain. It computes in float64,
 whatever the dtype of the paths: in float32 the errors of the levels add up to more than the dtype resolves. Beyond the
-result it takes a workspace of O(depth · length2) a thread, and up to 26 MB for gradients (without truncation
+result it takes a workspace of O(depth · length2) a thread, and up to 26 MB for gradients, 31 MB for those with respect
+to parameters (without truncation
 O(√length1 · length2), where that is more). Increments of a static kernel of the user's own are computed in blocks of
 bounded size.
 """
@@ -136,7 +137,7 @@ class CpuBackend:
         log: bool = False,
         stack: np.ndarray | None = None,
     ) -> Gradients:
-        """Return the gradients with respect to the paths.
+        """Return the gradients with respect to the paths and the parameters of the static kernel.
 
         A `stack` is read for the trapezoid rule alone: for others it lacks nodes, or saves little.
         """
@@ -144,11 +145,18 @@ class CpuBackend:
         paired, symmetric = problem.pairing == "paired", problem.pairing == "symmetric"
         of_parts = problem.order is not None
         of_grid = want == "grid"
-        sweep = Sweep(problem, grids=of_grid or stack is not None, log=log)
+        count = len(kernels.parameters_of(problem.static_kernel)) if wrt.parameters else 0
+        sweep = Sweep(problem, grids=of_grid or stack is not None, log=log, parameters=count > 0)
+        of_parameters = np.zeros((math.prod(sweep.shape), count)) if wrt.parameters else None
         totals = tuple(np.zeros(p.shape) if wanted else None for p, wanted in zip(sweep.paths, wrt[:2], strict=True))
         dtype = problem.path1.dtype
+
+        def gradients() -> Gradients:
+            shaped = None if of_parameters is None else of_parameters.reshape(*sweep.shape, count)
+            return Gradients(_as(dtype, totals[0]), _as(dtype, totals[1]), _as(dtype, shaped))
+
         if sweep.trivial:
-            return Gradients(_as(dtype, totals[0]), _as(dtype, totals[1]))
+            return gradients()
         all_derivs = sweep.flat(derivs)
         all_stacks = None if stack is None else sweep.flat(stack)
 
@@ -174,12 +182,20 @@ class CpuBackend:
                 arrays = {name: None if a is None else a[counted] for name, a in arrays.items()}
             if not len(index1):
                 return grads
-            ctx, given = sweep.given(index1, index2)
+            job, own = (index1, index2), np.zeros((len(index1), count)) if count else None
+            ctx, given = sweep.given(*job)
             if given is None:
-                results = {"grad1": grads[0], "grad2": grads[1]}
-                sweep.backward((index1, index2), None, results, arrays, wrt_log=log)
+                results = {"grad1": grads[0], "grad2": grads[1], "grad_parameters": own}
+                sweep.backward(job, None, results, arrays, wrt_log=log)
             else:
-                _through_given(sweep, ctx, given, (index1, index2), grads, arrays, wrt_log=log)
+                _through_given(sweep, ctx, given, job, grads, own, arrays, wrt_log=log)
+            if own is not None and of_parameters is not None:  # every pair has a row of its own there
+                weight1, weight2 = (np.asarray(arrays[name]) for name in ("weight1", "weight2"))
+                of_parameters[index1 if paired else index1 * problem.path2.shape[0] + index2] = _weighted(weight1, own)
+                if symmetric:
+                    apart = index1 != index2
+                    mirrored = index2[apart] * problem.path2.shape[0] + index1[apart]
+                    of_parameters[mirrored] = _weighted(weight2[apart], own[apart])
             return grads
 
         def collect(parts: tuple[np.ndarray | None, ...]) -> None:
@@ -188,7 +204,7 @@ class CpuBackend:
                     total += part
 
         sweep.run(work, collect, fixed=not paired)
-        return Gradients(_as(dtype, totals[0]), _as(dtype, totals[1]))
+        return gradients()
 
 
 def _counted(arrays: Arrays) -> np.ndarray | None:
@@ -210,11 +226,13 @@ def _through_given(
     given: np.ndarray,
     job: schedule.Job,
     grads: tuple[np.ndarray | None, ...],
+    of_parameters: np.ndarray | None,
     arrays: Arrays,
     *,
     wrt_log: bool,
 ) -> None:
-    """Add the gradients of a job through a user's own static kernel, whose increments are `given`, to `grads`."""
+    """Add the gradients of a job through a user's own static kernel, whose increments are `given`, to `grads`, and set
+    those with respect to its parameters, without weights."""
     problem = sweep.problem
     weights = arrays["weight1"], arrays["weight2"]
     ones = np.ones(len(given))
@@ -231,7 +249,17 @@ def _through_given(
             if valid is not None:
                 behind = np.arange(part.shape[1]) >= valid[index][:, None]
                 part = np.where(behind[:, :, None], 0, part)
-            np.add.at(grad, index, np.where(weight == 0, 0, weight * part.T).T)
+            np.add.at(grad, index, _weighted(weight, part))
+    if of_parameters is not None:
+        of_parameters[...] = kernels.gradient_parameters(problem.static_kernel, ctx, d_given)
+        for index, valid in zip(job, sweep.valid, strict=True):
+            if valid is not None:  # a path of one point: all is constant, whatever the static kernel
+                of_parameters[valid[index] == 1] = 0
+
+
+def _weighted(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values of pairs, on the first axis, times their weights; those of weight 0 are 0, whatever they were."""
+    return np.asarray(np.where(weight == 0, 0, weight * values.T).T)
 
 
 def _as(dtype: np.dtype[Any], array: np.ndarray | None) -> np.ndarray | None:

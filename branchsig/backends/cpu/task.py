@@ -49,12 +49,44 @@ _MOST_LEVELS = 2**31 - 1
 """The largest depth or order that the core takes."""
 
 
-def _is_fused(kernel: kernels.StaticKernel) -> bool:
+_LEAST_SCALE, _MOST_SCALE = 1e-100, 1e100
+"""Between these the core divides by the factor of a static kernel to differentiate with respect to it."""
+
+
+def _is_fused(kernel: kernels.StaticKernel, *, parameters: bool) -> bool:
     """Tell whether the core makes the increments of a static kernel itself: one of these, or one that is not linear,
-    dilated."""
+    dilated; if wanted, the gradients with respect to its parameters too."""
     if type(kernel) is kernels.DilatedKernel:
-        return type(kernel.kernel) in TABLE and not kernels.is_linear(kernel.kernel)
+        if kernels.is_linear(kernel.kernel):
+            return False
+        kernel = kernel.kernel
+    if parameters and isinstance(kernel, kernels.ScaledLinearKernel | kernels.PolynomialKernel):
+        return type(kernel) in TABLE and _LEAST_SCALE <= abs(kernel.scale) <= _MOST_SCALE
     return type(kernel) in TABLE
+
+
+class _Parameters:
+    """What the gradients with respect to the parameters of a static kernel are, from those that the core returns."""
+
+    def __init__(self, kernel: Any) -> None:
+        kernel = kernel.kernel if type(kernel) is kernels.DilatedKernel else kernel
+        self.count = len(kernels.parameters_of(kernel))
+        self.of_core = self.count
+        self._of_linear = None
+        self._excess = 1.0
+        if isinstance(kernel, kernels.PolynomialKernel):
+            linear = kernel.as_linear()
+            if linear is not None:  # with respect to the root of the scale, and nothing else
+                self.of_core, self._of_linear = 1, 0.5 / linear.scale
+        elif isinstance(kernel, kernels.RationalQuadraticKernel):  # which falls like the inverse square
+            self._excess = (kernel.effective_alpha / kernel.alpha) ** 2
+
+    def from_core(self, found: np.ndarray) -> np.ndarray:
+        if self._of_linear is not None:
+            return np.concatenate((np.where(np.isnan(found), found, 0), self._of_linear * found), axis=1)
+        if self._excess != 1.0:
+            return np.asarray(found * (1.0, self._excess))
+        return found
 
 
 DOUBLE = np.dtype(np.float64)
@@ -139,7 +171,9 @@ _PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "quotient": 3, "parts": 4, 
 class Sweep:
     """A problem in the terms of the core: its paths, its pairs cut into jobs, and the calls that work on them."""
 
-    def __init__(self, problem: Problem, *, grids: bool, log: bool = False, log_grid: bool = False) -> None:
+    def __init__(
+        self, problem: Problem, *, grids: bool, log: bool = False, log_grid: bool = False, parameters: bool = False
+    ) -> None:
         x, y = problem.path1, problem.path2
         self.problem = problem
         self.grids = grids
@@ -163,7 +197,8 @@ class Sweep:
         self.nodes = max(1.0, float(self.rows) * self.columns * levels * problem.quadrature.p**2)
         # nothing to sweep: no pairs, a path that does not move, or no level
         self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or self.levels == 0
-        self.fused = _is_fused(problem.static_kernel)
+        self.fused = _is_fused(problem.static_kernel, parameters=parameters)
+        self.parameters = _Parameters(problem.static_kernel) if parameters and self.fused else None
         self.template = _template(
             self.lengths,
             x.shape[2],
@@ -291,6 +326,8 @@ class Sweep:
     ) -> None:
         """Add the gradients of the pairs of a job to the results: grad1 and grad2, or grad_increments.
 
+        Those with respect to parameters, grad_parameters, are set, and stand there without the weights.
+
         `derivs` has weight1, weight2, grid_derivs and k_stack, with an entry for every pair of the job.
         """
         derivs = {name: None if a is None else np.ascontiguousarray(a, dtype=DOUBLE) for name, a in derivs.items()}
@@ -321,7 +358,13 @@ class Sweep:
             "stop": self.stop,
         }
         flags["purpose"] = self.purpose
-        _call(self.template, backward=bool(derivs), flags=flags, arrays=arrays | results | derivs, blame=self.blame)
+        own = {}
+        if self.parameters is not None:
+            own["grad_parameters"] = np.zeros((len(job[0]), self.parameters.of_core))
+        everything = arrays | results | derivs | own
+        _call(self.template, backward=bool(derivs), flags=flags, arrays=everything, blame=self.blame)
+        if self.parameters is not None:
+            results["grad_parameters"][...] = self.parameters.from_core(own["grad_parameters"])
         if np.count_nonzero(out_of_range):
             self._call_again(np.flatnonzero(out_of_range), paths, valid, job, given, flags, results, derivs)
 
@@ -392,9 +435,10 @@ class Sweep:
             if given is not None:
                 results["grad_increments"][...] = increments_gradient(own, given, bars, wrt_log=wrt_log)
                 return
-            wrt = Wrt(results["grad1"] is not None, results["grad2"] is not None)
-            both = ReferenceBackend().adjoint(own, "grid", bars, wrt, log=wrt_log)
-            for name, gradient in zip(("grad1", "grad2"), both, strict=False):
+            names = "grad1", "grad2", "grad_parameters"
+            wrt = Wrt(*(results.get(name) is not None for name in names))
+            found = ReferenceBackend().adjoint(own, "grid", bars, wrt, log=wrt_log)
+            for name, gradient in zip(names, found, strict=True):
                 if gradient is not None:
                     results[name][...] = gradient
             return

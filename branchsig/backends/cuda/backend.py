@@ -146,6 +146,10 @@ class CudaBackend:
         plan, cupy = self.plan(problem, grid=want == "grid"), self._cupy
         if not plan.serves:
             return self._reference.adjoint(problem, want, derivs, wrt, log=log, stack=stack)
+        if wrt.parameters:
+            found = self.adjoint(problem, want, derivs, wrt._replace(parameters=False), log=log)
+            of_parameters = self._reference.adjoint(problem, want, derivs, Wrt(parameters=True), log=log, stack=stack)
+            return found._replace(parameters=of_parameters.parameters)
         with _OnDeviceOf(problem.path1):
             sweep = Sweep(self, problem, plan)
             room1 = cupy.zeros if plan.trivial else sweep.room

@@ -21,7 +21,15 @@ from branchsig.backends.reference.bounds import error_bounds, nan_where
 from branchsig.backends.reference.nodes import components, components_of
 from branchsig.backends.reference.recursion import at_corners, refined, refined_adjoint
 from branchsig.backends.reference.solver import gradients_of, grid_of, solved_levels
-from branchsig.static_kernels import Context, gradient_x, gradient_y, increments, is_built_in
+from branchsig.static_kernels import (
+    Context,
+    gradient_parameters,
+    gradient_x,
+    gradient_y,
+    increments,
+    is_built_in,
+    parameters_of,
+)
 
 __all__ = ["ReferenceBackend"]
 
@@ -109,11 +117,13 @@ class ReferenceBackend:
     def adjoint(
         self, problem: Problem, want: Want, derivs: Array, wrt: Wrt, *, log: bool = False, stack: Array | None = None
     ) -> Gradients:
-        """Return the gradients with respect to the paths."""
+        """Return the gradients with respect to the paths and the parameters of the static kernel."""
         derivs, stack = in_float64(derivs), None if stack is None else in_float64(stack)
+        if wrt.parameters:
+            parameters_of(problem.static_kernel)  # raises where there are none, before anything is solved
         of_pairs = _paired_gradients if problem.pairing == "paired" else _gram_gradients
-        both = of_pairs(problem, derivs, wrt_log=log, left=wrt.path1, right=wrt.path2, k_stack=stack)
-        return Gradients(*(None if d is None else _in_dtype_of(problem.path1, d) for d in both))
+        found = of_pairs(problem, derivs, wrt, wrt_log=log, k_stack=stack)
+        return Gradients(*(None if d is None else _in_dtype_of(problem.path1, d) for d in found))
 
 
 class _Paths(NamedTuple):
@@ -174,15 +184,18 @@ def _pair_gradients(
     y: _Paths,
     derivs: Array,
     k_stack: Array | None,
+    wrt: Wrt,
     *,
     wrt_log: bool,
-    left: bool,
-    right: bool,
-) -> tuple[Array | None, Array | None]:
-    """Gradients of the pairs (x[k], y[k]), each with respect to its own two paths."""
+) -> Gradients:
+    """Gradients of the pairs (x[k], y[k]), each with respect to its own two paths and to the parameters."""
     xp = namespace_of(x.points)
     if _still(problem, x, y):
-        return xp.zeros_like(x.points) if left else None, xp.zeros_like(y.points) if right else None
+        return Gradients(
+            xp.zeros_like(x.points) if wrt.path1 else None,
+            xp.zeros_like(y.points) if wrt.path2 else None,
+            _no_parameters(problem, x, (x.points.shape[0],)) if wrt.parameters else None,
+        )
     ctx = Context()
     g = _cell_increments(problem, ctx, x, y)
     finite, gbar = gradients_of(g, derivs, problem, wrt_log=wrt_log, k_stack=k_stack)
@@ -190,21 +203,30 @@ def _pair_gradients(
     counted = xp.any(xp.reshape(derivs != 0, (derivs.shape[0], -1)), axis=1)
     alone = _of_one_point(x) | _of_one_point(y)  # κ may be NaN there, but is not asked for
 
-    def marked(gradient: Array, paths: _Paths) -> Array:
-        gradient = xp.where(finite[:, None, None], gradient, xp.full_like(gradient, math.nan))
-        of_nothing = ~counted[:, None, None] & ~xp.isfinite(gradient)
-        gradient = xp.where(of_nothing | alone[:, None, None], xp.zeros_like(gradient), gradient)
-        if paths.lengths is None:
+    def marked(gradient: Array, paths: _Paths | None = None) -> Array:
+        def of_pairs(which: Array) -> Array:
+            return xp.reshape(which, (-1, *(1,) * (gradient.ndim - 1)))
+
+        gradient = xp.where(of_pairs(finite), gradient, xp.full_like(gradient, math.nan))
+        of_nothing = of_pairs(~counted) & ~xp.isfinite(gradient)
+        gradient = xp.where(of_nothing | of_pairs(alone), xp.zeros_like(gradient), gradient)
+        if paths is None or paths.lengths is None:
             return gradient
         lengths = xp.asarray(paths.lengths, device=device_of(gradient))
         valid = xp.arange(gradient.shape[1], device=device_of(gradient))[None, :] < lengths[:, None]
         return xp.where(valid[:, :, None], gradient, xp.zeros_like(gradient))
 
     kernel = problem.static_kernel
-    return (
-        marked(gradient_x(kernel, ctx, gbar, x.points), x) if left else None,
-        marked(gradient_y(kernel, ctx, gbar, y.points), y) if right else None,
+    return Gradients(
+        marked(gradient_x(kernel, ctx, gbar, x.points), x) if wrt.path1 else None,
+        marked(gradient_y(kernel, ctx, gbar, y.points), y) if wrt.path2 else None,
+        marked(gradient_parameters(kernel, ctx, gbar)) if wrt.parameters else None,
     )
+
+
+def _no_parameters(problem: Problem, like: _Paths, pairs: tuple[int, ...]) -> Array:
+    """Gradients of 0 with respect to the parameters of the static kernel."""
+    return _filled_array(like, 0.0, (*pairs, len(parameters_of(problem.static_kernel))))
 
 
 def _nodes(problem: Problem) -> tuple[int, int]:
@@ -348,38 +370,37 @@ def _joined(xp: Any, parts: list[Array], axis: int) -> Array:
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=axis)
 
 
-def _paired_gradients(
-    problem: Problem, derivs: Array, *, wrt_log: bool, left: bool, right: bool, k_stack: Array | None
-) -> tuple[Array | None, Array | None]:
+def _paired_gradients(problem: Problem, derivs: Array, wrt: Wrt, *, wrt_log: bool, k_stack: Array | None) -> Gradients:
     x, y = _both(problem)
     xp = namespace_of(x.points)
     progress = _Progress(problem)
-    parts: tuple[list[Array], list[Array]] = ([], [])
+    parts: tuple[list[Array], ...] = ([], [], [])
     with np.errstate(all="ignore"):
         for block in _slices(x.points.shape[0], _pairs_in_flight(problem)):
-            both = _pair_gradients(
+            found = _pair_gradients(
                 problem,
                 x.part(block),
                 y.part(block),
                 derivs[block, ...],
                 None if k_stack is None else k_stack[block, ...],
+                wrt,
                 wrt_log=wrt_log,
-                left=left,
-                right=right,
             )
-            for side, gradient in zip(parts, both, strict=True):
+            for of_one, gradient in zip(parts, found, strict=True):
                 if gradient is not None:
-                    side.append(gradient)
+                    of_one.append(gradient)
             progress.add(block.stop - block.start)
-    d_path1 = (_joined(xp, parts[0], 0) if parts[0] else xp.zeros_like(x.points)) if left else None
-    d_path2 = (_joined(xp, parts[1], 0) if parts[1] else xp.zeros_like(y.points)) if right else None
-    return d_path1, d_path2
+    if x.points.shape[0] == 0:
+        return Gradients(
+            xp.zeros_like(x.points) if wrt.path1 else None,
+            xp.zeros_like(y.points) if wrt.path2 else None,
+            _no_parameters(problem, x, (0,)) if wrt.parameters else None,
+        )
+    return Gradients(*(_joined(xp, of_one, 0) if of_one else None for of_one in parts))
 
 
-def _gram_gradients(
-    problem: Problem, derivs: Array, *, wrt_log: bool, left: bool, right: bool, k_stack: Array | None
-) -> tuple[Array | None, Array | None]:
-    """Gradients of all pairs, summed over the partners of each path.
+def _gram_gradients(problem: Problem, derivs: Array, wrt: Wrt, *, wrt_log: bool, k_stack: Array | None) -> Gradients:
+    """Gradients of all pairs, those of a path summed over its partners.
 
     A symmetric problem visits the blocks on and below the diagonal. Off the diagonal it takes the gradient of a pair
     with respect to both paths at derivative 1, since d_1 k(x_j, x_i) = d_2 k(x_i, x_j), and weighs them by derivs[i, j]
@@ -389,28 +410,33 @@ def _gram_gradients(
     n1, n2 = x.points.shape[0], y.points.shape[0]
     xp = namespace_of(x.points)
     if n1 == 0 or n2 == 0:
-        return xp.zeros_like(x.points) if left else None, xp.zeros_like(y.points) if right else None
+        return Gradients(
+            xp.zeros_like(x.points) if wrt.path1 else None,
+            xp.zeros_like(y.points) if wrt.path2 else None,
+            _no_parameters(problem, x, (n1, n2)) if wrt.parameters else None,
+        )
     progress = _Progress(problem)
     symmetric = problem.pairing == "symmetric"
     rows, columns = _block_sides(problem)
     rows_blocks, columns_blocks = list(_slices(n1, rows)), list(_slices(n2, columns))
     d_rows: list[Array | None] = [None] * len(rows_blocks)
     d_columns: list[Array | None] = [None] * len(columns_blocks)
+    of_parameters: list[list[Any]] = [[None] * len(columns_blocks) for _ in rows_blocks]
     with np.errstate(all="ignore"):
         for i, rows_block in enumerate(rows_blocks):
             for j, columns_block in enumerate(columns_blocks[: i + 1] if symmetric else columns_blocks):
                 a, b = rows_block.stop - rows_block.start, columns_block.stop - columns_block.start
                 below = symmetric and j < i
                 weights = derivs[rows_block, columns_block, ...]
-                gx, gy = _pair_gradients(
+                gx, gy, of_block = _pair_gradients(
                     problem,
                     *_cross(x.part(rows_block), y.part(columns_block)),
                     _flat(xp, xp.ones_like(weights) if below else weights),
                     None if k_stack is None else _flat(xp, k_stack[rows_block, columns_block, ...]),
+                    Wrt(wrt.path1, wrt.path2 or (below and wrt.path1), wrt.parameters),
                     wrt_log=wrt_log,
-                    left=left,
-                    right=right or below,
                 )
+                mirrored = xp.permute_dims(derivs[columns_block, rows_block], (1, 0)) if below else weights
                 if gx is not None:
                     gx = xp.reshape(gx, (a, b, *gx.shape[1:]))
                     gx = weighted(weights[:, :, None, None], gx) if below else gx
@@ -418,14 +444,20 @@ def _gram_gradients(
                 if gy is not None:
                     gy = xp.reshape(gy, (a, b, *gy.shape[1:]))
                     if below:
-                        mirrored = xp.permute_dims(derivs[columns_block, rows_block], (1, 0))
                         d_rows[j] = _plus(d_rows[j], xp.sum(weighted(mirrored[:, :, None, None], gy), axis=0))
                     else:
                         d_columns[j] = _plus(d_columns[j], xp.sum(gy, axis=0))
+                if of_block is not None:
+                    of_block = xp.reshape(of_block, (a, b, -1))
+                    of_parameters[i][j] = weighted(weights[:, :, None], of_block) if below else of_block
+                    if below:
+                        of_mirrored = weighted(mirrored[:, :, None], of_block)
+                        of_parameters[j][i] = xp.permute_dims(of_mirrored, (1, 0, 2))
                 progress.add(a * (a + 1) // 2 if symmetric and i == j else a * b)
-    return (
-        _joined(xp, d_rows, 0) if left else None,
-        _joined(xp, d_columns, 0) if right else None,
+    return Gradients(
+        _joined(xp, d_rows, 0) if wrt.path1 else None,
+        _joined(xp, d_columns, 0) if wrt.path2 else None,
+        _joined(xp, [_joined(xp, row, 1) for row in of_parameters], 0) if wrt.parameters else None,
     )
 
 
