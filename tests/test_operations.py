@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 import branchsig
 from branchsig.backends import choice
+from branchsig.backends.reference import ReferenceBackend
 from branchsig.operations import OPERATIONS, Shape, dilate, means
 from branchsig.operations.stages import stage_for
 from branchsig.spec import Execution, Spec, Transforms, Truncation
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(overflowed|lost all|not finite|one point|was taken for)")
+# Paths of one point, and of unbounded depth beyond where the kernel blows up, are drawn on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 HOW = Execution()
 
@@ -178,7 +180,8 @@ def test_a_pullback_can_be_pickled(name, rng):
     value, pullback = operation.vjp(spec, HOW, *operands)
     derivs = rng.standard_normal(value.shape)
     again = pickle.loads(pickle.dumps(pullback))
-    for mine, its in zip(np.atleast_1d(again(derivs)), np.atleast_1d(pullback(derivs)), strict=True):
+    found, wanted = again(derivs), pullback(derivs)
+    for mine, its in zip(*((found, wanted) if operation.sides == 2 else ([found], [wanted])), strict=True):
         np.testing.assert_array_equal(mine, its)
 
 
@@ -295,7 +298,7 @@ def test_kernels_of_increments_know_no_paths_to_normalise(rng):
 @pytest.mark.parametrize("depth", [3, math.inf, None])
 def test_gradients_of_dilations_are_those_of_differences(method, kernel, depth, backend, rng):
     x = walk(rng, 3, 6, 2)
-    x[2] = x[2, [0, 1, 2, 2, 1, 0]] * 4.0  # there and back again: a prefix is active
+    x[2] = x[2, [0, 1, 3, 2, 1, 0]] * 4.0  # there and back again: a prefix is active
     chosen = {"depth": depth, "order": 3 if depth is None else None, "method": method, "static_kernel": kernel}
     factors, pullback = branchsig.dilation_vjp(x, lengths=[6, 4, 6], **chosen)
     derivs, direction, step = rng.standard_normal(3), rng.standard_normal(x.shape), 1e-6
@@ -309,7 +312,7 @@ def test_gradients_of_dilations_are_those_of_differences(method, kernel, depth, 
 
 
 def test_gradients_of_lists_of_paths_come_back_as_lists(rng):
-    paths = [walk(rng, n, 2)[0] if False else rng.standard_normal((n, 2)).cumsum(axis=0) for n in (5, 3)]
+    paths = [rng.standard_normal((n, 2)).cumsum(axis=0) for n in (5, 3)]
     factors, pullback = branchsig.dilation_vjp(paths, 2)
     gradient = pullback(np.ones_like(factors))
     assert [g.shape for g in gradient] == [(5, 2), (3, 2)]
@@ -338,7 +341,7 @@ def test_stages_hold_each_other_in_the_order_of_the_house():
 
 def test_the_choice_of_a_backend_is_what_it_was():
     before = dict(choice.serving)
-    with using(Counting(branchsig.backends.ReferenceBackend())):
+    with using(Counting(ReferenceBackend())):
         pass
     assert all(choice.serving.get(name) is backend for name, backend in before.items() if backend is not None)
 

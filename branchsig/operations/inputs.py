@@ -36,7 +36,7 @@ class Given(NamedTuple):
         """A gradient with respect to the stack in the shape of the argument: for a list of paths a list."""
         if self.counts is not None:
             return [gradient[k, :count, :] for k, count in enumerate(self.counts)]
-        shape = (*self.batch, *gradient.shape[1:])
+        shape = (*self.batch, *gradient.shape[-2:])
         return gradient if gradient.shape == shape else namespace_of(gradient).reshape(gradient, shape)
 
 

@@ -79,7 +79,8 @@ class _Kernels(Operation):
         if "rule" in kept:
             problem = dataclasses.replace(problem, quadrature=rule_of(int(kept["rule"])))
         with np.errstate(all="ignore"):
-            return stage_for(job.spec).adjoint(problem, kept, derivs, wrt, total=job.total)
+            total = job.total and problem.itself
+            return stage_for(job.spec).adjoint(problem, kept, derivs, wrt, total=total)
 
     def handed_in(self, job: Job, k_stack: Any) -> tuple[Job, Kept]:
         """Check a stack of kernels, and return it with one axis for every axis of pairs."""
