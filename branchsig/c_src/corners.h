@@ -26,6 +26,11 @@ BS_INLINE corners times_number(corners f, double c) {
   return (corners){f.v00 * c, f.v10 * c, f.v01 * c, f.v11 * c, f.p * c, f.q * c, f.r * c};
 }
 
+BS_INLINE corners choose_corners(ivec which, corners f, corners h) {
+  return (corners){choose(which, f.v00, h.v00), choose(which, f.v10, h.v10), choose(which, f.v01, h.v01), choose(which, f.v11, h.v11),
+                   choose(which, f.p, h.p), choose(which, f.q, h.q), choose(which, f.r, h.r)};
+}
+
 /* c[0] + c[1] v + ... + c[degree] v^degree */
 BS_INLINE corners polynomial_of(corners v, int degree, const double *c) {
   const vec last = splat(c[degree]), zero = splat(0);
@@ -196,6 +201,14 @@ BS_INLINE vec rational_quadratic_difference(int by_alpha, double alpha, vec star
   return choose(back, -value, value);
 }
 
+/* log_excess from u, b = 1 + u, of which the differences are those of u, and log(1 + u) */
+BS_INLINE corners log_excess_of(corners u, corners b, corners log) {
+  const vec bend = u.q / b.v01 * (u.p / b.v00 / b.v10 + (u.p + u.r) / b.v10 / b.v11) - u.r / b.v10 / b.v11; /* of 1 / (1 + u) */
+  return (corners){log_excess(u.v00), log_excess(u.v10), log_excess(u.v01), log_excess(u.v11),
+                   log_excess(u.p / b.v00) + u.p / b.v10 * (u.v00 / b.v00), log_excess(u.q / b.v00) + u.q / b.v01 * (u.v00 / b.v00),
+                   log.r + bend};
+}
+
 /* From u, b = 1 + u, of which the differences are those of u, log(1 + u), and (1 + u)^-alpha; t / sigma^2 = 2 alpha u */
 BS_INLINE void rational_quadratic_changes(double alpha, corners u, corners b, corners log, corners power, vec change[2]) {
   const double to_scale = 2 * alpha;
@@ -205,15 +218,9 @@ BS_INLINE void rational_quadratic_changes(double alpha, corners u, corners b, co
   change[0] = times(times_number(u, to_scale), steeper).r;
   double series[15];
   for (int n = 2; n <= 16; ++n) series[n - 2] = (n % 2 ? -1.0 : 1.0) * (n - 1) / n;
-  const corners near = times(times(u, u), polynomial_of(u, 14, series));
-  const vec bend = u.q / b.v01 * (u.p / b.v00 / b.v10 + (u.p + u.r) / b.v10 / b.v11) - u.r / b.v10 / b.v11; /* of 1 / (1 + u) */
-  const corners far = {log_excess(u.v00), log_excess(u.v10), log_excess(u.v01), log_excess(u.v11),
-                       log_excess(u.p / b.v00) + u.p / b.v10 * (u.v00 / b.v00), log_excess(u.q / b.v00) + u.q / b.v01 * (u.v00 / b.v00),
-                       log.r + bend};
-  const ivec small = maximum(maximum(u.v10, u.v01), u.v11) <= BS_SERIES_TO;
-  const corners excess = {choose(small, near.v00, far.v00), choose(small, near.v10, far.v10), choose(small, near.v01, far.v01),
-                          choose(small, near.v11, far.v11), choose(small, near.p, far.p), choose(small, near.q, far.q),
-                          choose(small, near.r, far.r)};
+  corners excess = times(times(u, u), polynomial_of(u, 14, series));
+  const vec largest = maximum(maximum(u.v10, u.v01), u.v11);
+  if (any_beyond(largest, BS_SERIES_TO)) excess = choose_corners(largest <= BS_SERIES_TO, excess, log_excess_of(u, b, log));
   change[1] = -times(excess, power).r;
   if (!any_beyond(maximum(along_x, along_y), 1)) return;
   const ivec steep = maximum(along_x, along_y) > 1, by_x = along_x > along_y; /* as in matern_increment */

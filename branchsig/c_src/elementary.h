@@ -111,6 +111,21 @@ BS_INLINE vec log_one_plus(vec x) {
   return choose(absolute(x) <= 0.4, f * (u * s) + 2 * f, logarithm(1.0 + x));
 }
 
+/* (1 + u) log(1 + u) - u for u at least 0, without cancellation where u is small. log(1 + u) as in logarithm, n = 0 for u below
+   sqrt(2) - 1: there f = u / (2 + u), and the result is (2 + u) (f^2 + (1 + f) (f^3 / 3 + f^5 / 5 + ...)). */
+BS_INLINE vec entropy(vec u) {
+  const vec base = 1.0 + u;
+  const ivec bits = (ivec)base, k = (bits - (ivec)splat(0x1.6a09e667f3bcdp-1)) >> MANTISSA, near = k == (ivec){0};
+  const vec m = (vec)(bits - (k << MANTISSA)), n = __builtin_convertvector(k, vec);
+  const vec f = choose(near, u, m - 1.0) * reciprocal(choose(near, u, m - 1.0) + 2.0), f2 = f * f;
+  vec s = splat(2.0 / 19);
+  for (int j = 17; j >= 3; j -= 2) s = s * f2 + 2.0 / j;
+  const double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
+  const vec tail = f * (f2 * s);
+  const vec far = base * (n * ln2_high + ((tail + n * ln2_low) + 2 * f)) - u;
+  return choose(near, (u + 2.0) * (f2 + (1.0 + f) * tail * 0.5), far);
+}
+
 /* base^exponent for a whole number, by repeated multiplication; the caller keeps |exponent| small */
 BS_INLINE vec whole_power(vec base, int exponent) {
   vec power = splat(1);

@@ -42,8 +42,8 @@ typedef struct {
   vec *grad_x, *grad_y;    /* per lane, steps or points, as y_packed */
   int parameters;          /* gradients with respect to so many parameters of the static kernel are wanted */
   vec d_parameter[2];      /* these, as finish_parameters takes them */
-  vec *squares;            /* for them, radial: b where slopes has kappa'; by steps, in its place: */
-  int64_t to_changes, layer; /* the change of an increment with a parameter lies so far from it, and from one to the next parameter */
+  vec *squares;            /* for them, radial: b where slopes has kappa', or NULL where it is made again */
+  int64_t to_changes, layer; /* by steps: the change of an increment with a parameter lies so far from it, and from one to the next */
 } increments;
 
 BS_INLINE int is_linear(const bs_task *task) { return task->static_kernel == BS_LINEAR; }
@@ -247,11 +247,11 @@ BS_INLINE void b_row_of(const increments *in, int64_t run, int64_t d, int64_t fr
   }
 }
 
-/* b of all channels but those of the last run. */
-static void b_row(const increments *in, int64_t slot, int64_t first, int64_t last, vec *b) {
-  const int64_t d = coordinates(in->task), before = d - RUN;
+/* b of so many channels, the first ones. */
+static void b_row(const increments *in, int64_t channels, int64_t slot, int64_t first, int64_t last, vec *b) {
+  const int64_t d = coordinates(in->task);
 #define BS_OF_RUN(run, d, from) b_row_of(in, run, d, from, slot, first, last, b)
-  BS_FOR_RUNS(before, d)
+  BS_FOR_RUNS(channels, d)
 #undef BS_OF_RUN
 }
 
@@ -265,7 +265,7 @@ BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t channels, int mo
   const vec *y = in->y_packed + first * d + (d - run);
   const int64_t kept = i % in->slope_rows * in->task->length2 + first;
   vec *slopes = more ? in->slopes + kept : NULL, *squares = more == 2 ? in->squares + kept : NULL, x[RUN];
-  if (!channels) b_row(in, slot, first, last, kappa);
+  if (!channels) b_row(in, d - RUN, slot, first, last, kappa);
   for (int64_t k = 0; k < run; ++k) x[k] = in->x_rows[slot * d + (d - run) + k];
   for (int64_t j = 0; j < last - first; ++j, y += d) {
     const vec b = b_of_run(kernel != BS_POLYNOMIAL && kernel != BS_OTHER_POLYNOMIAL, run, x, y, channels ? splat(0) : kappa[j]);
@@ -291,8 +291,8 @@ BS_INLINE void kappa_row_with(increments *in, int kernel, int more, int64_t i, i
 
 #define BS_KAPPA_ROW(name, kernel)                                                                               \
   static void name##_row(increments *in, int64_t i, int64_t slot, int64_t first, int64_t last, vec *kappa) {      \
-    if (in->gradient && in->parameters && kernel != BS_POLYNOMIAL && kernel != BS_OTHER_POLYNOMIAL)              \
-      kappa_row_with(in, kernel, 2, i, slot, first, last, kappa);                                                \
+    if (in->gradient && in->squares && kernel != BS_POLYNOMIAL && kernel != BS_OTHER_POLYNOMIAL)                 \
+      kappa_row_of(in, kernel, 0, 2, i, slot, first, last, kappa);                                               \
     else if (in->gradient)                                                                                       \
       kappa_row_with(in, kernel, 1, i, slot, first, last, kappa);                                                \
     else                                                                                                         \
@@ -792,38 +792,40 @@ static void points_gradient(increments *in, int64_t i, int64_t rows, int64_t slo
     for (int64_t k = 0; k < d; ++k) in->grad_x[(i + row) * d + k] -= along_x[row] * x[row * d + k];
 }
 
-/* log(1 + u) (1 + u) - u for u at least 0, without cancellation where u is small: with f = u / (2 + u), which makes log(1 + u) a series
-   of odd powers of f, it is 2 / (1 - f) (f^2 + (1 + f) (f^3 / 3 + f^5 / 5 + ...)) */
-BS_INLINE vec excess_of_logarithm(vec u) {
-  const vec f = u / (u + 2.0), f2 = f * f;
-  vec s = splat(2.0 / 27);
-  for (int j = 25; j >= 3; j -= 2) s = s * f2 + 2.0 / j;
-  const vec near = (u + 2.0) * (f2 + (1.0 + f) * (f * (f2 * s)) * 0.5);
-  if (!any_beyond(u, 0.4)) return near;
-  return choose(u <= 0.4, near, (1.0 + u) * logarithm(1.0 + u) - u);
+enum { SUMS = 4 }; /* at a time: each waits for the one before */
+
+BS_INLINE vec dot_of(const vec *a, const vec *b, int64_t count) {
+  vec sum[SUMS] = {splat(0), splat(0), splat(0), splat(0)};
+  int64_t j = 0;
+  for (; j + SUMS <= count; j += SUMS)
+    for (int k = 0; k < SUMS; ++k) sum[k] += a[j + k] * b[j + k];
+  for (; j < count; ++j) sum[0] += a[j] * b[j];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-/* Adds what the points first..last-1 of row i say of the parameters of the static kernel, from their weights. */
-static void sum_over_points(increments *in, int64_t i, int64_t first, int64_t last, const vec *weight) {
-  const bs_task *task = in->task;
-  const vec *b = in->squares + i % in->slope_rows * task->length2 + first;
-  const int64_t count = last - first;
-  vec sum[2] = {splat(0), splat(0)};
+BS_INLINE vec sum_of(const vec *a, int64_t count) {
+  vec sum[SUMS] = {splat(0), splat(0), splat(0), splat(0)};
   int64_t j = 0;
-  if (task->static_kernel == BS_POLYNOMIAL) { /* the derivative with respect to gamma is kappa' */
-    for (; j + 2 <= count; j += 2)
-      for (int k = 0; k < 2; ++k) sum[k] += weight[j + k];
-    if (j < count) sum[0] += weight[j];
-  } else { /* sigma times the derivative with respect to it is -b kappa', or (RBF) half of it */
-    for (; j + 2 <= count; j += 2)
-      for (int k = 0; k < 2; ++k) sum[k] += weight[j + k] * b[j + k];
-    if (j < count) sum[0] += weight[j] * b[j];
-  }
-  in->d_parameter[0] += sum[0] + sum[1];
+  for (; j + SUMS <= count; j += SUMS)
+    for (int k = 0; k < SUMS; ++k) sum[k] += a[j + k];
+  for (; j < count; ++j) sum[0] += a[j];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+/* Adds what the points first..last-1 of row i, in row `slot` of x_rows, say of the parameters of the static kernel, from their weights.
+   Where channels are few, b is made again: that takes less time than to fetch it. */
+static void sum_over_points(increments *in, int64_t i, int64_t slot, int64_t first, int64_t last, const vec *weight) {
+  const bs_task *task = in->task;
+  const int64_t count = last - first;
+  vec room[BLOCK + 1];
+  const vec *b = in->squares ? in->squares + i % in->slope_rows * task->length2 + first : room;
+  if (b == room && is_radial(task)) b_row(in, coordinates(task), slot, first, last, room);
+  /* The derivative with respect to gamma is kappa'; sigma times that with respect to sigma is -b kappa', or (RBF) half of it. */
+  in->d_parameter[0] += is_radial(task) ? dot_of(weight, b, count) : sum_of(weight, count);
   if (task->static_kernel != BS_RATIONAL_QUADRATIC) return;
   const double sigma = task->parameter[0], c = 0.5 / task->parameter[1] / sigma / sigma;
   vec of_alpha = splat(0); /* the derivative with respect to alpha is kappa' sigma^2 (log(1 + c b) (1 + c b) - c b) */
-  for (j = 0; j < count; ++j) of_alpha -= weight[j] * excess_of_logarithm(c * b[j]);
+  for (int64_t j = 0; j < count; ++j) of_alpha -= weight[j] * entropy(c * b[j]);
   in->d_parameter[1] += of_alpha;
 }
 
@@ -832,15 +834,9 @@ static void sum_over_points(increments *in, int64_t i, int64_t first, int64_t la
 static void sum_over_cells(increments *in, int64_t rows, int64_t first, int64_t last, const vec *gradient, const vec *g) {
   const int polynomial = in->task->static_kernel == BS_POLYNOMIAL, layers = in->task->by_steps ? layers_of(in->task) : 0;
   for (int64_t i = 0; i < rows; ++i, gradient += in->stride, g += in->stride) {
-    for (int k = 0; k < layers; ++k) {
-      const vec *change = g + in->to_changes + k * in->layer;
-      vec sum = splat(0);
-      for (int64_t j = first; j < last; ++j) sum += gradient[j] * change[j];
-      in->d_parameter[k] += sum;
-    }
-    vec sum = splat(0);
-    for (int64_t j = first; polynomial && j < last; ++j) sum += gradient[j] * g[j];
-    if (polynomial) in->d_parameter[1] += sum;
+    for (int k = 0; k < layers; ++k)
+      in->d_parameter[k] += dot_of(gradient + first, g + first + in->to_changes + k * in->layer, last - first);
+    if (polynomial) in->d_parameter[1] += dot_of(gradient + first, g + first, last - first);
   }
 }
 
@@ -867,12 +863,12 @@ static void increments_gradient(increments *in, int64_t row, int64_t rows, int64
   for (int64_t i = rows - 1; i >= 0; --i) {
     vec *weight = in->weights + i * (BLOCK + 1);
     weigh_points(in, row + i + 1, gradient + i * in->stride, begin, end, weight);
-    if (by_points) sum_over_points(in, row + i + 1, begin, end, weight);
+    if (by_points) sum_over_points(in, row + i + 1, i + 1, begin, end, weight);
   }
   points_gradient(in, row + 1, rows, 1, begin, end);
   if (row > 0) return;
   weigh_points(in, 0, NULL, begin, end, in->weights);
-  if (by_points) sum_over_points(in, 0, begin, end, in->weights);
+  if (by_points) sum_over_points(in, 0, 0, begin, end, in->weights);
   points_gradient(in, 0, 1, 0, begin, end);
 }
 
@@ -906,10 +902,10 @@ static void sum_over_steps(increments *in) {
   const bs_task *task = in->task;
   const int64_t d = task->dimension;
   const double over_scale = 1 / task->parameter[0];
-  vec sum = splat(0);
+  vec sum[2] = {splat(0), splat(0)};
   silence_steps(d, in->points2, task->length2, in->grad_y);
-  for (int64_t k = 0; k < (task->length2 - 1) * d; ++k) sum += in->grad_y[k] * (in->y_packed[k] * over_scale);
-  in->d_parameter[0] += 2 * sum;
+  for (int64_t k = 0; k < (task->length2 - 1) * d; ++k) sum[k % 2] += in->grad_y[k] * (in->y_packed[k] * over_scale);
+  in->d_parameter[0] += 2 * (sum[0] + sum[1]);
 }
 
 /* The gradient with respect to parameter k, of a lane, from what the sums over points or cells are for it; `factor` is that of the

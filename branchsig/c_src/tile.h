@@ -127,9 +127,10 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
       in->slopes = TAKE(in->slope_rows * task->length2);
       if (task->grad_parameters) { /* the same room, whether increments are made by steps or not */
         const int64_t changes = layers_of(task) * g_rows * in->stride, points = in->slope_rows * task->length2;
-        in->squares = TAKE(points > changes ? points : changes);
+        vec *room = TAKE(points > changes ? points : changes);
+        if (is_radial(task) && coordinates(task) > RUN) in->squares = room;
         in->layer = g_rows * in->stride;
-        in->to_changes = base ? in->squares - t->g : 0;
+        in->to_changes = base ? room - t->g : 0;
       }
       in->corner = TAKE(task->length2);
       in->weights = TAKE(BAND * (BLOCK + 1));

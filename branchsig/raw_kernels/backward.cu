@@ -23,12 +23,12 @@ struct PairMemory {
   int* flag;
 };
 
-template <typename real, int KERNEL, int CHANNELS, bool MORE, typename Rule>
+template <typename real, int KERNEL, int CHANNELS, bool MORE, typename Rule, bool PARAMETERS>
 struct Adjoint {
   typedef Sweep<real, KERNEL, CHANNELS, MORE, Rule> Forward;
   typedef typename Rule::Work work;
   typedef typename Forward::IncrementsOfStrip IncrementsOfStrip;
-  typedef Gradients<KERNEL, Rule::COLUMNS, MORE, IncrementsOfStrip, real, work> GradientsOfStrip;
+  typedef Gradients<KERNEL, Rule::COLUMNS, MORE, PARAMETERS, IncrementsOfStrip, real, work> GradientsOfStrip;
   // STRIDE: the values of a row of the edge, of which the sweep down takes the last
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS, UP = Rule::UP };
   enum { STRIDE = Rule::EVERY_ROW || int(Rule::UP) > int(Rule::DOWN) ? int(Rule::UP) : int(Rule::DOWN) };
@@ -187,6 +187,8 @@ struct Adjoint {
               for (int c = 0; c < COLUMNS; ++c) {
                 if (done < 0) gbar[c] = work(0);
                 if (GradientsOfStrip::OF_POINTS && problem.dilated) factors += gbar[c] * g[c];
+                if (PARAMETERS && (KERNEL == LINEAR || KERNEL == POLYNOMIAL))
+                  gradients.of_parameter[KERNEL == POLYNOMIAL] += gbar[c] * g[c];
                 if (KERNEL != LINEAR) gbar[c] *= increments.factor;
               }
               gradients.take(done >> problem.order1, gbar);
@@ -216,14 +218,14 @@ struct Adjoint {
 };
 
 // `derivs` are those of all pairs of the problem; everything else that is written belongs to the pairs of this call.
-template <typename real, int KERNEL, int CHANNELS, bool MORE, typename Rule, bool PADDED>
+template <typename real, int KERNEL, int CHANNELS, bool MORE, typename Rule, bool PADDED, bool PARAMETERS>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2,
              const Task<Rule> task, typename Rule::Work* workspace, int* progress, int* flags, const real* derivs, real* grad1,
-             real* grad2, real* grad_increments) {
+             real* grad2, real* grad_increments, real* grad_parameters) {
   typedef typename Rule::Work work;
   typedef Sweep<real, KERNEL, CHANNELS, MORE, Rule> Forward;
-  typedef Adjoint<real, KERNEL, CHANNELS, MORE, Rule> Backward;
+  typedef Adjoint<real, KERNEL, CHANNELS, MORE, Rule, PARAMETERS> Backward;
   constexpr bool GRID = Rule::GRID, CAREFUL = Rule::CAREFUL, PARTS = Rule::PARTS;
   __shared__ work scratch[LONGEST_TEAM];
   __shared__ PairMemory<CHANNELS, real, work> memory[LONGEST_TEAM];
@@ -296,6 +298,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         free += N * Rule::kept(C);
       }
       mine.gradients.factors = free;
+      mine.gradients.parameters = gradients.dilations() + 2;
       if (Strip::OF_POINTS && problem.dilated)
         for (int i = 0; i < 2; ++i) gradients.dilations()[i] = sweep.paths.dilation(problem, i);
     }
@@ -328,7 +331,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
           const work value = !finite ? work(0) / work(0) : GRID || PARTS || task.wrt_log ? work(1) : exp(log_k);
           for (int i = 0; i < 2; ++i) mine.factors[i] = deriv[i] == work(0) ? work(0) : deriv[i] * value;
         }
-        gradients.clear();
+        gradients.template clear<Strip::COUNT>();
         if (moves) adjoint.start_edge();
       }
       if (relay.progress) {
@@ -343,7 +346,10 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       if (!adjoint.complete()) continue;
       const work unit1 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), false) : work(1);
       const work unit2 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), true) : work(1);
-      const bool strayed = team.any(gradients.write(mine.out1, mine.out2, unit1, unit2, mine.factors));
+      bool own = gradients.write(mine.out1, mine.out2, unit1, unit2, mine.factors);
+      if constexpr (PARAMETERS)
+        own |= gradients.template write_parameters<Strip::COUNT>(grad_parameters + k * 2 * Strip::COUNT, mine.factors);
+      const bool strayed = team.any(own);
       if (PADDED) gradients.clear_padding(mine.out1, mine.out2);
       if (!CAREFUL && strayed && team.thread() == 0) adjoint.redo();
     }

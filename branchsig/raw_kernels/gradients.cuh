@@ -10,6 +10,7 @@ struct GradientMemory {
   ::Rows<work, CHANNELS> sums1;    // (groups, length1 + 1)
   ::Group<work, CHANNELS>* sums2;  // (groups, lanes of all parts, POINTS)
   work* factors;                   // (parts): with respect to the logarithm of the factors of a dilated kernel; then these, (2)
+  work* parameters;                // (parts, COUNT): what PARAMETERS of the static kernel have from the strips of a warp
   real* increments;                // GIVEN: (padded1 - 1, padded2 - 1)
 };
 
@@ -24,9 +25,9 @@ struct RowSums {
   __device__ __forceinline__ void put(int row, const typename Rows::Group& sums) { Rows{piece}.put(row % ROWS, sums); }
 };
 
-template <int KERNEL, int COLUMNS, bool MORE, typename Increments, typename real, typename work>
+template <int KERNEL, int COLUMNS, bool MORE, bool PARAMETERS, typename Increments, typename real, typename work>
 struct Gradients {
-  enum { POINTS = Increments::POINTS, CHANNELS = Increments::CHANNELS };
+  enum { POINTS = Increments::POINTS, CHANNELS = Increments::CHANNELS, COUNT = PARAMETERS ? int(ParametersOf<KERNEL>::COUNT) : 0 };
   typedef ::Group<work, CHANNELS> Group;
   typedef ::Rows<work, CHANNELS> Rows;
   typedef ::RowSums<CHANNELS, work> RowSums;
@@ -41,6 +42,7 @@ struct Gradients {
   RowSums& rows;
   Group sum[POINTS];    // for the points of the strip, first group
   work below[COLUMNS];  // what the row of cells below gave
+  work of_parameter[2];  // PARAMETERS: what the strip gives to them
 
   __device__ __forceinline__ Gradients(const Problem<real, MORE>& problem, const Team& team,
                                        const GradientMemory<CHANNELS, real, work>& memory, const Increments& increments,
@@ -67,6 +69,7 @@ struct Gradients {
     for (int p = 0; p < POINTS; ++p) sum[p] = Group();
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) below[c] = work(0);
+    of_parameter[0] = of_parameter[1] = work(0);
     for (int row = team.lane; row < RowSums::ROWS; row += team.lanes) rows.put(row, Group());
   }
 
@@ -83,6 +86,13 @@ struct Gradients {
     const Group x = increments.paths.first(problem, 0, row);
     work weight[POINTS];
     if constexpr (OF_POINTS) {
+      if constexpr (PARAMETERS && Increments::OF_CELLS)
+        if (i >= 0 && increments.first < problem.columns()) {
+          work change[2];
+          changes_of_cell<KERNEL>(problem.parameter, increments.over_cell(i), change);
+          of_parameter[0] += gbar[0] * change[0];
+          if (KERNEL == RATIONAL_QUADRATIC) of_parameter[1] += gbar[0] * change[1];
+        }
       weigh(row, x, gbar, weight);
     } else {
 #pragma unroll
@@ -129,7 +139,12 @@ struct Gradients {
       weight[c + 1] += more;
     }
 #pragma unroll
-    for (int p = 0; p < POINTS; ++p) weight[p] *= slope_of<KERNEL, Increments::OF_CELLS>(problem.parameter, b[p]);
+    for (int p = 0; p < POINTS; ++p) {
+      const work sloped = weight[p] * slope_of<KERNEL, Increments::OF_CELLS>(problem.parameter, b[p]);
+      if (PARAMETERS && !Increments::OF_CELLS)
+        add_changes<KERNEL, Increments::OF_CELLS>(problem.parameter, weight[p], sloped, b[p], of_parameter);
+      weight[p] = sloped;
+    }
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) below[c] = gbar[c];
   }
@@ -169,7 +184,15 @@ struct Gradients {
   }
 
   // The strip is done.
-  __device__ void finish_strip() const {
+  __device__ void finish_strip() {
+    if constexpr (COUNT > 0)
+#pragma unroll
+      for (int k = 0; k < COUNT; ++k) {
+        for (int distance = team.lanes / 2; distance; distance >>= 1)
+          of_parameter[k] += __shfl_xor_sync(ALL_LANES, of_parameter[k], distance);
+        const int part = (increments.first / COLUMNS - team.lane) / team.lanes;
+        if (team.lane == 0) memory.parameters[part * COUNT + k] = of_parameter[k];
+      }
     if (KERNEL == GIVEN || increments.first - team.lane * COLUMNS >= problem.columns()) return;
     Group* mine = slots(0, increments.first / COLUMNS);
 #pragma unroll
@@ -187,6 +210,7 @@ struct GradientsOfPair {
   const GradientMemory<CHANNELS, real, work>& memory;
 
   // Sets all sums to 0.
+  template <int COUNT>
   __device__ void clear() const {
     if (KERNEL == GIVEN) {
       const long long size = (long long)(problem.padded1 - 1) * (problem.padded2 - 1);
@@ -195,7 +219,11 @@ struct GradientsOfPair {
       const long long size1 = Strip::size1(problem), size2 = Strip::size2(problem, team);
       for (long long e = team.thread(); e < size1; e += team.threads()) memory.sums1.piece[e] = typename Strip::Rows::Piece();
       for (long long e = team.thread(); e < size2; e += team.threads()) memory.sums2[e] = Group();
-      for (int part = team.thread(); part < Strip::parts(problem, team); part += team.threads()) memory.factors[part] = work(0);
+      for (int part = team.thread(); part < Strip::parts(problem, team); part += team.threads()) {
+        memory.factors[part] = work(0);
+#pragma unroll
+        for (int k = 0; k < COUNT; ++k) memory.parameters[part * COUNT + k] = work(0);
+      }
     }
     team.barrier();
   }
@@ -223,6 +251,20 @@ struct GradientsOfPair {
     }
     if (out1) strayed |= write(false, out1, problem.length1, unit1, factors[0]);
     if (out2) strayed |= write(true, out2, problem.length2, unit2, factors[1]);
+    return strayed;
+  }
+
+  // Those of the parameters of the static kernel, (2, COUNT), for both factors
+  template <int COUNT>
+  __device__ bool write_parameters(real* out, const work (&factors)[2]) const {
+    bool strayed = false;
+    if (team.thread() == 0)
+#pragma unroll
+      for (int k = 0; k < COUNT; ++k) {
+        work sum = work(0);
+        for (int part = 0; part < Strip::parts(problem, team); ++part) sum += memory.parameters[part * COUNT + k];
+        for (int i = 0; i < 2; ++i) strayed |= !is_finite(out[i * COUNT + k] = real(weighted<true>(factors[i], sum)));
+      }
     return strayed;
   }
 

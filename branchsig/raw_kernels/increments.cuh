@@ -326,8 +326,8 @@ struct Increments {
     for (int p = 0; p < POINTS; ++p) kappa[p] = kappa_of<KERNEL, OF_CELLS>(problem.parameter, b[p]);
   }
 
-  // The increment of the cell of coarse row i
-  __device__ inline work of_cell(int i) const {
+  // b over the cell of coarse row i
+  __device__ inline OverCell<work> over_cell(int i) const {
     OverCell<work> b = OverCell<work>();
 #pragma unroll 1
     for (int group = 0; group < problem.template groups<CHANNELS>(); ++group) {
@@ -350,7 +350,7 @@ struct Increments {
     if (KERNEL == POLYNOMIAL)
 #pragma unroll
       for (int p = 0; p < 4; ++p) b.at[p / 2][p % 2] += work(problem.parameter[1]);
-    return second_difference<KERNEL>(problem.parameter, b);
+    return b;
   }
 
   // The increments of coarse row i. `leaves`: the next row asked for is not this one again.
@@ -376,7 +376,7 @@ struct Increments {
         for (int c = 0; c < COLUMNS; ++c) add_product(g[c], more, paths.second(problem, group, node(c)));
       }
     } else if constexpr (OF_CELLS) {
-      g[0] = of_cell(i);
+      g[0] = second_difference<KERNEL>(problem.parameter, over_cell(i));
     } else {
       work fresh[POINTS];
       points_of_row(inside(up ? i : i + 1), up, fresh);

@@ -10,7 +10,7 @@ Everything is written in array API calls, so it works on the arrays of any libra
 
 from branchsig.static_kernels.base import Context, StaticKernel, parameters_of
 from branchsig.static_kernels.calls import gradient_parameters, gradient_x, gradient_y, increments
-from branchsig.static_kernels.dilated import DilatedKernel, is_built_in
+from branchsig.static_kernels.dilated import DilatedKernel, divides_by_scale, is_built_in
 from branchsig.static_kernels.dot import PolynomialKernel
 from branchsig.static_kernels.linear import LINEAR, LinearKernel, ScaledLinearKernel
 from branchsig.static_kernels.radial import (
@@ -36,6 +36,7 @@ __all__ = [
     "RationalQuadraticKernel",
     "ScaledLinearKernel",
     "StaticKernel",
+    "divides_by_scale",
     "gradient_parameters",
     "gradient_x",
     "gradient_y",

@@ -7,9 +7,11 @@ import dataclasses
 from branchsig._arrays import Array, device_of, namespace_of
 from branchsig.static_kernels.base import Context, StaticKernel, parameters_of
 from branchsig.static_kernels.calls import gradient_parameters, gradient_x, gradient_y, increments
+from branchsig.static_kernels.dot import PolynomialKernel
+from branchsig.static_kernels.linear import ScaledLinearKernel
 from branchsig.static_kernels.table import BUILT_IN
 
-__all__ = ["DilatedKernel", "is_built_in"]
+__all__ = ["DilatedKernel", "divides_by_scale", "is_built_in"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,20 @@ def _with_channel(points: Array, first: Array) -> Array:
     xp = namespace_of(points)
     rest = xp.zeros((points.shape[0], points.shape[1] - 1, 1), dtype=points.dtype, device=device_of(points))
     return xp.concat([points, xp.concat([first[:, None, None], rest], axis=1)], axis=2)
+
+
+_LEAST_SCALE, _MOST_SCALE = 1e-100, 1e100
+
+
+def divides_by_scale(kernel: StaticKernel) -> bool:
+    """Tell whether the derivative with respect to a factor of a kernel may be made from its increments by a division:
+    if there is no factor, or one that leaves them in the range of floats.
+    """
+    if type(kernel) is DilatedKernel:
+        return divides_by_scale(kernel.kernel)
+    if isinstance(kernel, ScaledLinearKernel | PolynomialKernel):
+        return _LEAST_SCALE <= abs(kernel.scale) <= _MOST_SCALE
+    return True
 
 
 def is_built_in(kernel: StaticKernel) -> bool:

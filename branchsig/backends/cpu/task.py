@@ -49,10 +49,6 @@ _MOST_LEVELS = 2**31 - 1
 """The largest depth or order that the core takes."""
 
 
-_LEAST_SCALE, _MOST_SCALE = 1e-100, 1e100
-"""Between these the core divides by the factor of a static kernel to differentiate with respect to it."""
-
-
 def _is_fused(kernel: kernels.StaticKernel, *, parameters: bool) -> bool:
     """Tell whether the core makes the increments of a static kernel itself: one of these, or one that is not linear,
     dilated; if wanted, the gradients with respect to its parameters too."""
@@ -60,9 +56,7 @@ def _is_fused(kernel: kernels.StaticKernel, *, parameters: bool) -> bool:
         if kernels.is_linear(kernel.kernel):
             return False
         kernel = kernel.kernel
-    if parameters and isinstance(kernel, kernels.ScaledLinearKernel | kernels.PolynomialKernel):
-        return type(kernel) in TABLE and _LEAST_SCALE <= abs(kernel.scale) <= _MOST_SCALE
-    return type(kernel) in TABLE
+    return type(kernel) in TABLE and (not parameters or kernels.divides_by_scale(kernel))
 
 
 class _Parameters:

@@ -21,6 +21,7 @@ from branchsig.backends.cuda.instances import fused
 from branchsig.backends.cuda.plans import ALL_LEVELS, DIAGONAL, LAST_LEVEL, LOGARITHM, Plan
 from branchsig.backends.cuda.sweep import Sweep
 from branchsig.backends.reference import ReferenceBackend
+from branchsig.static_kernels import divides_by_scale, parameters_of
 
 __all__ = ["REMEDY", "CudaBackend"]
 
@@ -139,36 +140,39 @@ class CudaBackend:
     def adjoint(
         self, problem: Problem, want: Want, derivs: Array, wrt: Wrt, *, log: bool = False, stack: Array | None = None
     ) -> Gradients:
-        """Return the gradients with respect to the paths.
+        """Return the gradients with respect to the paths and the parameters of the static kernel.
 
         A `stack` is not read: to sweep again takes less time than to fetch depth + 1 grids from memory.
         """
         plan, cupy = self.plan(problem, grid=want == "grid"), self._cupy
         if not plan.serves:
             return self._reference.adjoint(problem, want, derivs, wrt, log=log, stack=stack)
-        if wrt.parameters:
+        count = len(parameters_of(problem.static_kernel)) if wrt.parameters else 0
+        if count and not divides_by_scale(problem.static_kernel):
             found = self.adjoint(problem, want, derivs, wrt._replace(parameters=False), log=log)
-            of_parameters = self._reference.adjoint(problem, want, derivs, Wrt(parameters=True), log=log, stack=stack)
-            return found._replace(parameters=of_parameters.parameters)
+            other = self._reference.adjoint(problem, want, derivs, Wrt(parameters=True), log=log, stack=stack)
+            return found._replace(parameters=other.parameters)
         with _OnDeviceOf(problem.path1):
             sweep = Sweep(self, problem, plan)
             room1 = cupy.zeros if plan.trivial else sweep.room
             room2 = cupy.zeros if problem.pairing == "symmetric" else room1  # the second is a part of the first
             d_path1 = room1(problem.path1.shape, dtype=plan.dtype) if wrt.path1 else None
             d_path2 = room2(problem.path2.shape, dtype=plan.dtype) if wrt.path2 else None
-            if plan.trivial or not (wrt.path1 or wrt.path2):
-                return Gradients(d_path1, d_path2)
+            of_parameters = room1((*plan.shape, count), dtype=plan.dtype) if wrt.parameters else None
+            if plan.trivial or not (wrt.path1 or wrt.path2 or count):
+                return Gradients(d_path1, d_path2, of_parameters)
+            into = of_parameters if count else None
             derivs = cupy.ascontiguousarray(sweep.gathered(derivs) if want == "grid" else derivs)
             adds = False
-            for first, count in sweep.chunks(gradients=True):
-                part1, part2 = sweep.pair_gradients(first, count, derivs, d_path1, d_path2, wrt_log=log)
+            for first, pairs in sweep.chunks(gradients=True):
+                part1, part2 = sweep.pair_gradients(first, pairs, derivs, d_path1, d_path2, into, wrt_log=log)
                 if problem.pairing == "symmetric":  # both places hold the same paths
-                    sweep.add_up(d_path1, part1, part2, first, count, adds=adds)
+                    sweep.add_up(d_path1, part1, part2, first, pairs, adds=adds)
                 elif problem.pairing == "gram":
-                    sweep.add_up(d_path1, part1, None, first, count, adds=adds)
-                    sweep.add_up(d_path2, None, part2, first, count, adds=adds)
+                    sweep.add_up(d_path1, part1, None, first, pairs, adds=adds)
+                    sweep.add_up(d_path2, None, part2, first, pairs, adds=adds)
                 adds = True
-            return Gradients(d_path1, d_path2)
+            return Gradients(d_path1, d_path2, of_parameters)
 
     def sweeps(self, problem: Problem) -> bool:
         """Tell whether there is anything in a problem that the kernels do."""

@@ -36,6 +36,7 @@ __all__ = [
 _SOURCES = (
     "elementary.cuh",
     "static.cuh",
+    "parameters.cuh",
     "increments.cuh",
     "sweep.cuh",
     "trapezoid.cuh",
@@ -127,7 +128,8 @@ class Instance:
     `depth` is 0 where the depth is handed over at run time, and 1 without truncation. A strip of `columns` cells
     belongs to a lane, and the `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes
     of its own for every pair, which takes registers. So many `channels` of a path are read together, and held; an
-    instance for paths of `more` channels reads the others in every step.
+    instance for paths of `more` channels reads the others in every step. One for `parameters` of the static kernel sums
+    the gradients with respect to these.
     """
 
     kernel: str
@@ -143,6 +145,7 @@ class Instance:
     padded: bool = False
     channels: int = 4
     more: bool = False
+    parameters: bool = False
 
     @property
     def expression(self) -> str:
@@ -151,7 +154,8 @@ class Instance:
         arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {_flag(self.careful)}"
         rule = f"{self.rule}<{arguments}>"
         paths = f"{self.static_kernel}, {self.channels}, {_flag(self.more)}"
-        return f"{self.kernel}<{self.real}, {paths}, {rule}, {_flag(self.padded)}>"
+        flags = (self.padded, self.parameters) if self.kernel == "backward" else (self.padded,)
+        return f"{self.kernel}<{self.real}, {paths}, {rule}, {', '.join(map(_flag, flags))}>"
 
     @property
     def span(self) -> int:
@@ -209,6 +213,7 @@ class Instance:
         parts: bool = False,
         padded: bool = False,
         dimension: int = 1,
+        parameters: bool = False,
     ) -> Instance:
         """Choose the instance whose strips are as wide as its registers allow (see docs/performance_cuda.md)."""
         unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
@@ -234,7 +239,7 @@ class Instance:
             columns = min(columns * (1 if real == "double" else 2), _WIDEST)
         else:
             rule = "Trapezoid" if of_depth else "Order" if parts else "Collocation"
-        form = (grid, careful, padded, channels, more)
+        form = (grid, careful, padded, channels, more, parameters and static_kernel != GIVEN)
         return cls(kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, *form)
 
     @property

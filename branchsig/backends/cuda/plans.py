@@ -214,16 +214,18 @@ class Plan:
             size = min(size, LIMITS.chunk_bytes // (self.dtype.itemsize * (length1 + length2) * dimension))
         return max(size, 1)
 
-    def launches(self, kernel: str, count: int, kind: int, *, careful_alone: bool) -> Launches:
+    def launches(
+        self, kernel: str, count: int, kind: int, *, careful_alone: bool, parameters: bool = False
+    ) -> Launches:
         """Return the launches of a kernel for so many pairs, and its careful form behind it, or that alone."""
-        key = kernel, count, kind, careful_alone
+        key = kernel, count, kind, careful_alone, parameters
         found = self.made.get(key)
         if found is None:
             forms = (True,) if careful_alone else (False,) if self.parts else (False, True)
             made = [
                 self._prepared(kernel, count, kind, *strips)
                 for careful in forms
-                for strips in self.strips(kernel, careful=careful)
+                for strips in self.strips(kernel, careful=careful, parameters=parameters)
             ]
             sizes, prepared = zip(*made, strict=True)
             found = self.made[key] = Launches(max(sizes), prepared)
@@ -255,19 +257,21 @@ class Plan:
         blocks, threads = (launch.blocks,), (launch.threads,)
         return size, Prepared(function, blocks, threads, count * launch.stages, task, _as_bytes(task))
 
-    def widest(self, kernel: str, *, careful: bool) -> Instance:
+    def widest(self, kernel: str, *, careful: bool, parameters: bool = False) -> Instance:
         """Return the instance of a kernel with the widest strips."""
         form: dict[str, Any] = {"grid": self.grid, "careful": careful, "parts": self.parts, "padded": self.padded}
-        form["dimension"] = self.dimension - self.dilated
+        form |= {"dimension": self.dimension - self.dilated, "parameters": parameters}
         real = REALS[self.dtype.itemsize]
         return Instance.widest(kernel, real, self.static_kernel, self.truncation, self.quadrature, **form)
 
-    def strips(self, kernel: str, *, careful: bool) -> Iterator[tuple[Instance, int, int, int]]:
+    def strips(
+        self, kernel: str, *, careful: bool, parameters: bool = False
+    ) -> Iterator[tuple[Instance, int, int, int]]:
         """Instances, the lanes of their teams, and the columns of their pairs: more than the third, at most the fourth.
 
         A padded pair gets the strips of a pair that is as short.
         """
-        instance = self.widest(kernel, careful=careful)
+        instance = self.widest(kernel, careful=careful, parameters=parameters)
         if self.lengths2 is None:
             yield *self.fitted(instance, self.columns), -1, 2**31 - 1
             return
@@ -347,8 +351,8 @@ class Plan:
         (_, length1, dimension), (_, length2, _) = self.shapes
         groups = 0 if self.static_kernel == GIVEN else -(-max(dimension - self.dilated, 1) // instance.channels)
         channels = groups * instance.channels
-        # Rows of points are laid out by blocks of 32, and the sum of |g| behind them; the two factors of
-        # a dilated kernel come last.
+        # Rows of points are laid out by blocks of 32, and the sum of |g| behind them; the two factors of a dilated
+        # kernel come last, and behind them what parameters have of every part.
         rows1, rows2 = (-(-(length + 1) // 32) * 32 for length in (length1, length2))
         paths = channels * (rows1 + rows2) + 4
         handed_on = (self.rows + instance.lag(levels)) * instance.handed_on * levels
@@ -360,6 +364,6 @@ class Plan:
             + channels * (rows1 + lanes * parts * instance.slots)
             + handed_on
             + levels * instance.kept(self.rows, self.columns, warps, by_pass=by_pass)
-            + parts
+            + parts * (1 + 2 * instance.parameters)
             + 2
         )

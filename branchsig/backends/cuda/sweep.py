@@ -10,7 +10,7 @@ import numpy as np
 
 from branchsig import static_kernels as kernels
 from branchsig._arrays import Array, filled, weighted
-from branchsig.backends.cuda.instances import GIVEN, REALS
+from branchsig.backends.cuda.instances import GIVEN, REALS, fused
 from branchsig.backends.cuda.plans import PAIRINGS, Plan
 
 if TYPE_CHECKING:
@@ -18,6 +18,32 @@ if TYPE_CHECKING:
     from branchsig.backends.cuda.backend import CudaBackend
 
 __all__ = ["Sweep"]
+
+
+class _Parameters:
+    """The gradients with respect to the parameters of a static kernel, from the sums that the CUDA kernels make."""
+
+    def __init__(self, kernel: Any) -> None:
+        kernel = kernel.kernel if type(kernel) is kernels.DilatedKernel else kernel
+        # of every parameter the sum that it has, and what that is divided by
+        self._of: list[tuple[int, float]] = [(0, 1.0)]
+        if isinstance(kernel, kernels.ScaledLinearKernel):
+            self._of = [(0, kernel.scale / 2)]
+        elif isinstance(kernel, kernels.PolynomialKernel):
+            self._of = [(0, 1.0), (1, kernel.scale)]
+            if fused(kernel).name == "LINEAR":
+                self._of = [(0, math.inf), (0, kernel.scale)]
+        else:
+            self._of = [(0, kernel.sigma)]
+        if isinstance(kernel, kernels.RationalQuadraticKernel):  # which falls like the inverse square
+            self._of += [(1, (kernel.alpha / kernel.effective_alpha) ** 2)]
+        self.sums = 1 + max(place for place, _ in self._of)
+
+    def from_sums(self, cupy: Any, sums: Array) -> Array:
+        made = cupy.empty((*sums.shape[:-1], len(self._of)), dtype=sums.dtype)
+        for parameter, (place, divisor) in enumerate(self._of):
+            made[..., parameter] = sums[..., place] / divisor
+        return made
 
 
 class Sweep:
@@ -95,7 +121,8 @@ class Sweep:
         `kind` is the content of the results, or whether derivatives are those of logarithms.
         """
         cupy = self.cupy
-        launches = self.plan.launches(kernel, count, kind, careful_alone=careful_alone)
+        parameters = kernel == "backward" and results[-1] is not None
+        launches = self.plan.launches(kernel, count, kind, careful_alone=careful_alone, parameters=parameters)
         workspace = cupy.cuda.alloc(launches.workspace_bytes)
         flags = None if careful_alone else cupy.cuda.alloc(4 * count)
         arrays = self.path1, self.path2, increments, self.lengths1, self.lengths2
@@ -105,9 +132,20 @@ class Sweep:
             one.function(one.blocks, one.threads, arguments)
 
     def pair_gradients(
-        self, first: int, count: int, derivs: Array, d_path1: Array | None, d_path2: Array | None, *, wrt_log: bool
+        self,
+        first: int,
+        count: int,
+        derivs: Array,
+        d_path1: Array | None,
+        d_path2: Array | None,
+        of_parameters: Array | None,
+        *,
+        wrt_log: bool,
     ) -> tuple[Array | None, Array | None]:
-        """Gradients of every pair of a chunk: written into the results where pairs are paired, returned otherwise."""
+        """Gradients of every pair of a chunk: written into the results where pairs are paired, returned otherwise.
+
+        Those with respect to parameters are written into the results.
+        """
         cupy = self.cupy
         paired, symmetric = self.plan.pairing == "paired", self.plan.pairing == "symmetric"
 
@@ -122,7 +160,14 @@ class Sweep:
         gradient2 = room(d_path1 if symmetric else d_path2, self.path2)
         increments, ctx = self.given(first, count)
         if increments is None:
-            self.launch("backward", first, count, wrt_log, None, derivs, gradient1, gradient2, None)
+            parameters = _Parameters(self.problem.static_kernel) if of_parameters is not None else None
+            sums = None
+            if parameters is not None:
+                sums = cupy.empty((count, 2, parameters.sums), dtype=self.plan.dtype)
+            self.launch("backward", first, count, wrt_log, None, derivs, gradient1, gradient2, None, sums)
+            if parameters is not None:
+                made = parameters.from_sums(cupy, sums)
+                self.put_parameters(of_parameters, first, count, made[:, 0], made[:, 1])
             return gradient1, gradient2
         d_increments = cupy.empty(increments.shape, dtype=self.plan.dtype)
         index1, index2 = self.index(first, count)
@@ -131,13 +176,20 @@ class Sweep:
             weights1 = derivs[index1, index2]
             weights2 = cupy.where(index1 == index2, 0.0, derivs[index2, index1]).astype(self.plan.dtype)
             ones = cupy.ones(self.plan.shape, dtype=self.plan.dtype)
-            self.launch("backward", first, count, wrt_log, increments, ones, None, None, d_increments)
+            self.launch("backward", first, count, wrt_log, increments, ones, None, None, d_increments, None)
         else:
             # The sweep has the derivatives, and what is left are the pairs that have none.
             of_pairs = derivs.reshape(math.prod(self.plan.shape), -1)[first : first + count]
             weights1 = weights2 = (of_pairs != 0.0).any(axis=1).astype(self.plan.dtype)
-            self.launch("backward", first, count, wrt_log, increments, derivs, None, None, d_increments)
+            self.launch("backward", first, count, wrt_log, increments, derivs, None, None, d_increments, None)
         static_kernel = self.problem.static_kernel
+        if of_parameters is not None:
+            made = kernels.gradient_parameters(static_kernel, ctx, d_increments)
+            for lengths, index in ((self.lengths1, index1), (self.lengths2, index2)):
+                if lengths is not None:  # a path of one point: all is constant, whatever the static kernel
+                    made = cupy.where(lengths[index][:, None] == 1, 0.0, made)
+            sides = (weighted(weights[:, None], made) for weights in (weights1, weights2))
+            self.put_parameters(of_parameters, first, count, *sides)
         if gradient1 is not None:
             made = kernels.gradient_x(static_kernel, ctx, d_increments, self.path1[index1])
             gradient1[...] = self.unpadded(weighted(weights1[:, None, None], made), self.lengths1, index1)
@@ -145,6 +197,16 @@ class Sweep:
             made = kernels.gradient_y(static_kernel, ctx, d_increments, self.path2[index2])
             gradient2[...] = self.unpadded(weighted(weights2[:, None, None], made), self.lengths2, index2)
         return gradient1, gradient2
+
+    def put_parameters(self, total: Array, first: int, count: int, made: Array, mirrored: Array) -> None:
+        """Write what parameters have of the pairs of a chunk, and of the same pairs the other way around."""
+        rows = total.reshape(-1, total.shape[-1])
+        if self.plan.pairing != "symmetric":
+            rows[first : first + count] = made
+            return
+        index1, index2 = self.index(first, count)
+        total[index2, index1] = mirrored
+        total[index1, index2] = made  # the diagonal is no mirror image
 
     def unpadded(self, gradients: Array, lengths: Array | None, index: Array) -> Array:
         """Gradients with zeros behind the valid points."""
