@@ -605,7 +605,7 @@ def _factors(own: Problem, target: float, room: float) -> tuple[Floats, _Limits]
     sizes = _Sizes.of(own)
     paths, length = own.path1.shape[:2]
     guard, nothing = sizes.guard(target), np.full(paths, -1, dtype=np.intp)
-    if length == 1 or (own.depth if own.order is None else own.order) == 0:
+    if length == 1 or own.largest_depth == 0:
         return guard, _Limits(np.zeros_like(nothing), nothing, nothing >= 0)
     growth = _OfParts(own, guard) if own.order is not None else _OfLogarithms(own, guard, sizes)
     # Below the guard of half the target the cells are small enough, too.

@@ -40,7 +40,7 @@ class Problem:
     static_kernel : StaticKernel
         The kernel on the space the paths live in.
     depth : int or math.inf
-        Largest tree depth, at least 0; of no effect beside `order`.
+        Largest tree depth, at least 0; `math.inf` for no bound.
     dyadic_order : tuple of int
         A cell is split into ``2**dyadic_order[0]`` by ``2**dyadic_order[1]`` equal sub-cells.
     n_jobs : int
@@ -52,7 +52,8 @@ class Problem:
     quadrature : Quadrature
         The rule for the integral over a sub-cell.
     order : int or None
-        Largest number of nodes of a forest, at least 0. The problem is then one for `Backend.parts`.
+        Largest number of nodes of a forest, at least 0, beside the bound on the depth. The problem is then one for
+        `Backend.parts`.
     lengths1, lengths2 : int64 NumPy array, shape (n1,) and (n2,), or None
         Valid lengths, from 1 to that of the padded paths. What lies behind is never read, contributes nothing, and has
         the gradient 0. Grids are constant behind the last valid node. One object for a symmetric problem.
@@ -103,6 +104,11 @@ class Problem:
         return 1 if self.pairing == "paired" else 2
 
     @property
+    def largest_depth(self) -> float:
+        """The depth of the deepest forest: none is deeper than it has nodes."""
+        return self.depth if self.order is None else min(self.depth, self.order)
+
+    @property
     def itself(self) -> bool:
         """Whether the second paths are the first, lengths included."""
         return self.path2 is self.path1 and self.lengths2 is self.lengths1
@@ -127,7 +133,7 @@ class Backend(Protocol):
         """
 
     def parts(self, problem: Problem, *, grid: bool) -> Array:
-        """Return k_0 to k_order at the end of both paths, shape (*pairs, order + 1).
+        """Return k_0 to k_order, of forests within `depth`, at the end of both paths, shape (*pairs, order + 1).
 
         With `grid` at every node, shape (*pairs, grid1, grid2, order + 1). For problems with an `order` alone.
         """

@@ -150,7 +150,7 @@ def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: _Arra
 def _template(
     lengths: tuple[int, int],
     dimension: int,
-    levels: int,
+    depth: int,
     order: int | None,
     untruncated: bool,
     dyadic_order: tuple[int, int],
@@ -162,7 +162,7 @@ def _template(
     task = ffi.new("bs_task *")
     task.length1, task.length2 = task.stride1, task.stride2 = lengths
     task.dimension = dimension
-    task.depth = levels
+    task.depth = depth
     task.untruncated = untruncated
     task.dyadic1, task.dyadic2 = dyadic_order
     task.log_grid = task.careful = log_grid  # the running products do not have the logarithms
@@ -208,7 +208,8 @@ class _Sweep:
         # Truncated by the number of nodes, there are as many levels, each needing all below it. Without truncation
         # there is one kernel, whose gradients take the square root of all its rows, and as much time as a few levels.
         untruncated = problem.order is None and problem.depth == math.inf
-        self.levels = 1 if untruncated else int(problem.depth if problem.order is None else problem.order)
+        self.depth = 1 if untruncated else int(problem.largest_depth)
+        self.levels = self.depth * (1 if problem.order is None else problem.order + 1 - self.depth)
         rows = math.isqrt(self.rows) + 1 if untruncated else max(1, self.levels)
         longest = max(self.rows, self.columns) * rows * _NODE_BYTES * problem.quadrature.p**2
         if longest > _MOST_BYTES or self.levels > _MOST_LEVELS:
@@ -221,7 +222,7 @@ class _Sweep:
         self.template = _template(
             self.lengths,
             x.shape[2],
-            self.levels,
+            self.depth,
             problem.order,
             untruncated,
             problem.dyadic_order,
@@ -518,7 +519,7 @@ class CpuBackend:
     def parts(self, problem: Problem, *, grid: bool) -> np.ndarray:
         """Return k_0 to k_order at the end of both paths, or at every node."""
         sweep = _Sweep(problem, grids=grid)
-        shape = (*((sweep.rows + 1, sweep.columns + 1) if grid else ()), sweep.levels + 1)
+        shape = (*((sweep.rows + 1, sweep.columns + 1) if grid else ()), (problem.order or 0) + 1)
         result = np.zeros((math.prod(sweep.shape), *shape), dtype=problem.path1.dtype)
         if sweep.trivial:
             result[..., 0] = 1

@@ -303,59 +303,86 @@ def _nan_where(gone: Array, values: Array) -> Array:
 
 # Truncation by the number of nodes. With K = sum of k_n and log K = sum of u_n by the number of nodes,
 #     u_n = integral of k_{n-1} against κ,   n k_n = sum over j = 1..n of j u_j k_{n-j},   k_0 = 1.
+# With a bound on the depth too, there are such sums for every depth m:
+#     u_{m,n} = integral of k_{m-1,n-1} against κ,   n k_{m,n} = sum over j = 1..n of j u_{m,j} k_{m,n-j},
+#     k_{m,0} = 1,   k_{0,n} = 0 for n > 0.
+# No forest is deeper than it has nodes, so k_{m,n} and u_{m,n} are k_{n,n} and u_{n,n} for n <= m, and stand there
+# alone. And k_{depth,order} needs no k_{m,n} of more than order - depth nodes beyond m.
+
+_Components = dict[tuple[int, int], Array]
+"""Of forests by (largest depth m, number of nodes n), m <= n, those of smaller m and then of smaller n first."""
 
 
-def _parts(g: Array, order: int, rule: Quadrature) -> tuple[list[Array], list[Array]]:
-    """k_0..k_order and u_1..u_order at the nodes of all cells."""
-    k, u = [_ones(g, rule.p)], []
-    for n in range(1, order + 1):
-        u.append(_integral_against(g, k[n - 1], rule.steps))
-        total = u[0] * k[n - 1]
-        for j in range(2, n + 1):
-            total = total + (j * 1.0) * u[j - 1] * k[n - j]
-        k.append(total / n)
+def _own(m: int, n: int) -> tuple[int, int]:
+    """Where what belongs to forests of n nodes and a depth of at most m stands."""
+    return min(m, n), n
+
+
+def _components(g: Array, depth: int, order: int, rule: Quadrature) -> tuple[_Components, _Components]:
+    """k_{m,n} and u_{m,n} at the nodes of all cells; without those that are 0: k_{0,n} for n > 0, u_{1,n} for n > 1."""
+    k: _Components = {(0, 0): _ones(g, rule.p)}
+    u: _Components = {}
+    for m in range(1, depth + 1):
+        for n in range(m, m + order - depth + 1):
+            if (m - 1, n - 1) in k:
+                u[m, n] = _integral_against(g, k[m - 1, n - 1], rule.steps)
+            total = u[1, 1] * k[_own(m, n - 1)]
+            for j in range(2, n + 1):
+                if _own(m, j) in u:
+                    total = total + (j * 1.0) * u[_own(m, j)] * k[_own(m, n - j)]
+            k[m, n] = total / n
     return k, u
 
 
-def _parts_adjoint(g: Array, k: list[Array], u: list[Array], kbar: list[Array], rule: Quadrature) -> Array:
-    """Derivatives with respect to the increments of the cells, from those with respect to k_0..k_order."""
+def _components_adjoint(g: Array, k: _Components, u: _Components, kbar: _Components, rule: Quadrature) -> Array:
+    """Derivatives with respect to the increments of the cells, from those with respect to some of the k_{m,n}."""
     xp = namespace_of(g)
-    gbar, kbar = xp.zeros_like(g), list(kbar)
-    ubar = [xp.zeros_like(kbar[0]) for _ in u]
-    for n in range(len(u), 0, -1):
+    gbar, zero = xp.zeros_like(g), xp.zeros_like(k[0, 0])
+    ubar, kbar = dict.fromkeys(u, zero), dict.fromkeys(k, zero) | kbar
+    for m, n in list(k)[:0:-1]:
         for j in range(1, n + 1):
-            ubar[j - 1] = ubar[j - 1] + (j / n) * k[n - j] * kbar[n]
-            kbar[n - j] = kbar[n - j] + (j / n) * u[j - 1] * kbar[n]
-        w = _integral_adjoint(ubar[n - 1])
-        gbar = gbar + _increments_adjoint(k[n - 1], rule.steps, w)
-        kbar[n - 1] = kbar[n - 1] + _k_adjoint(g, rule.steps, w)
+            left, right = _own(m, j), _own(m, n - j)
+            if left in u:
+                ubar[left] = ubar[left] + (j / n) * k[right] * kbar[m, n]
+                kbar[right] = kbar[right] + (j / n) * u[left] * kbar[m, n]
+        if (m, n) in u:
+            below = m - 1, n - 1
+            w = _integral_adjoint(ubar[m, n])
+            gbar = gbar + _increments_adjoint(k[below], rule.steps, w)
+            kbar[below] = kbar[below] + _k_adjoint(g, rule.steps, w)
     return gbar
 
 
-def _parts_errors(g: Array, k: list[Array], p: int, *, nodes: bool) -> Array:
-    """Bounds of the errors of k_0..k_order, on the last axis, at the end or (nodes) at all corners.
+def _component_bounds(g: Array, k: _Components, depth: int, order: int, p: int, *, nodes: bool) -> Array:
+    """Bounds of the errors of k_0..k_order at the largest depth, on the last axis, at the end or (nodes) all corners.
 
-    With M_n the largest |k_n| so far and S the sum of |g|, that of u_j is ε S M_{j-1}, and makes one of k_n of
-    (1/n) sum over j of j ε S M_{j-1} M_{n-j}.
+    With M_{m,n} the largest |k_{m,n}| so far and S the sum of |g|, that of u_{m,j} is ε S M_{m-1,j-1}, and makes one of
+    k_{m,n} of (1/n) sum over j of j ε S M_{m-1,j-1} M_{m,n-j}.
     """
     g = unrecorded(g)
     xp = namespace_of(g)
     size = _integral(abs(g))
     size = float(xp.finfo(g.dtype).eps) * (size if nodes else size[:, -1, -1])
-    most = []
-    for part in k:
+    most = {}
+    for which, part in k.items():
         part = abs(unrecorded(part))
         if nodes:
-            most.append(_at_corners(_running_maximum(_running_maximum(part, 1), 2), p))
+            most[which] = _at_corners(_running_maximum(_running_maximum(part, 1), 2), p)
         else:
-            most.append(xp.max(part, axis=(1, 2)))
+            most[which] = xp.max(part, axis=(1, 2))
     errors = [xp.zeros_like(size)]
-    for n in range(1, len(k)):
-        total = most[0] * most[n - 1]
+    for n in range(1, order + 1):
+        total = most[0, 0] * most[_own(depth, n - 1)]
         for j in range(2, n + 1):
-            total = total + (j * 1.0) * most[j - 1] * most[n - j]
+            if _own(depth - 1, j - 1) in most:
+                total = total + (j * 1.0) * most[_own(depth - 1, j - 1)] * most[_own(depth, n - j)]
         errors.append(size * total / n)
     return xp.stack(errors, axis=-1)
+
+
+def _bounds_of(problem: Problem) -> tuple[int, int]:
+    """The largest depth and the largest number of nodes of a problem with an order."""
+    return int(problem.largest_depth), int(problem.order or 0)
 
 
 # No truncation. log K = U solves U = integral of exp(U) against κ. Cells on one anti-diagonal do not need each other,
@@ -557,8 +584,7 @@ class _Paths(NamedTuple):
 
 def _still(problem: Problem, x: _Paths, y: _Paths) -> bool:
     """Tell whether all kernels are 1: no level, or a path of one point."""
-    levels = problem.depth if problem.order is None else problem.order
-    return levels == 0 or x.points.shape[1] == 1 or y.points.shape[1] == 1
+    return problem.largest_depth == 0 or x.points.shape[1] == 1 or y.points.shape[1] == 1
 
 
 def _of_one_point(paths: _Paths) -> Array:
@@ -611,11 +637,12 @@ def grid_of(g: Array, problem: Problem, *, all_levels: bool) -> Array:
 
 def parts_of(g: Array, problem: Problem, *, grid: bool) -> Array:
     """k_0 to k_order at the end, or at every corner, from the increments of the cells."""
-    p = problem.quadrature.p
-    k, _ = _parts(g, int(problem.order or 0), problem.quadrature)
-    corners = [_at_corners(part, p) for part in k]
+    (depth, order), p = _bounds_of(problem), problem.quadrature.p
+    k, _ = _components(g, depth, order, problem.quadrature)
+    corners = [_at_corners(k[_own(depth, n)], p) for n in range(order + 1)]
     parts = namespace_of(g).stack([part if grid else part[:, -1, -1] for part in corners], axis=-1)
-    return _nan_where(lost_parts(unrecorded(parts), _parts_errors(g, k, p, nodes=grid), problem.purpose), parts)
+    errors = _component_bounds(g, k, depth, order, p, nodes=grid)
+    return _nan_where(lost_parts(unrecorded(parts), errors, problem.purpose), parts)
 
 
 def gradients_of(
@@ -711,8 +738,10 @@ class ReferenceBackend:
             g = _cell_increments(problem, Context(), x, y)
             if order is None:
                 return on_diagonal(_solved_levels(g, problem)[1][-1])
-            k, _ = _parts(g, order, problem.quadrature)
-            return xp.stack([on_diagonal(_at_corners(part, problem.quadrature.p)) for part in k], axis=-1)
+            depth, order = _bounds_of(problem)
+            k, _ = _components(g, depth, order, problem.quadrature)
+            own = [_at_corners(k[_own(depth, n)], problem.quadrature.p) for n in range(order + 1)]
+            return xp.stack([on_diagonal(part) for part in own], axis=-1)
 
         return _map_pairs(problem, prefixes)
 
@@ -780,15 +809,17 @@ def _pair_gradients(
 
 def _order_gradients(g: Array, derivs: Array, problem: Problem) -> tuple[Array, Array]:
     """Which pairs are finite, and derivatives with respect to the increments, for derivatives of k_0..k_order."""
-    xp, rule, order = namespace_of(g), problem.quadrature, int(problem.order or 0)
-    k, u = _parts(g, order, rule)
+    xp, rule = namespace_of(g), problem.quadrature
+    depth, order = _bounds_of(problem)
+    k, u = _components(g, depth, order, rule)
     of_grid = derivs.ndim == 4
-    corners = [_at_corners(part, rule.p) for part in k]
+    corners = [_at_corners(k[_own(depth, n)], rule.p) for n in range(order + 1)]
     parts = xp.stack([part if of_grid else part[:, -1, -1] for part in corners], axis=-1)
-    gone = lost_parts(parts, _parts_errors(g, k, rule.p, nodes=of_grid), problem.purpose)
+    gone = lost_parts(parts, _component_bounds(g, k, depth, order, rule.p, nodes=of_grid), problem.purpose)
     finite = xp.all(xp.reshape(xp.isfinite(parts) & ~gone, (parts.shape[0], -1)), axis=1)
     bars = [derivs[..., n] if of_grid else _at_end(derivs[:, n], g) for n in range(order + 1)]
-    return finite, _parts_adjoint(g, k, u, [_at_corners_adjoint(bar, rule.p) for bar in bars], rule)
+    kbar = {_own(depth, n): _at_corners_adjoint(bar, rule.p) for n, bar in enumerate(bars)}
+    return finite, _components_adjoint(g, k, u, kbar, rule)
 
 
 def _at_end(bar: Array, g: Array) -> Array:
@@ -852,7 +883,7 @@ def _pairs_in_flight(problem: Problem) -> int:
     size1, size2 = _nodes(problem)
     levels = 4.0 if problem.depth == math.inf else problem.depth
     if problem.order is not None:
-        levels = 4.0 * problem.order
+        levels = 4.0 * problem.largest_depth * (problem.order + 1 - problem.largest_depth)
     grids = (levels + 6.0) * problem.quadrature.p**2
     points = problem.path1.shape[1] * problem.path2.shape[1]
     return max(1, int(_BLOCK_BYTES / ((grids * size1 * size2 + _POINT_ARRAYS * points) * 8)))
