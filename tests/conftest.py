@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, settings
 # The tests are imported one by one, without a package around them: this makes `import oracles` find its neighbour.
 sys.path.insert(0, str(Path(__file__).parent))
 
-import branchsig.backends
+from cases import using
+
 from branchsig.backends.reference import ReferenceBackend
 
 try:
@@ -41,18 +42,11 @@ def rng(request):
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
-def _serving(backend):
-    """Let the public functions use `backend` for arrays of NumPy and others on the CPU, and take it back."""
-    saved = branchsig.backends._for_numpy, branchsig.backends._for_others
-    branchsig.backends._for_numpy, branchsig.backends._for_others = backend, branchsig.backends.ThroughNumpy(backend)
-    yield backend
-    branchsig.backends._for_numpy, branchsig.backends._for_others = saved
-
-
 @pytest.fixture(scope="module", params=["reference", *(["cpu"] if cpu else [])])
 def backend(request):
     """Every backend that serves NumPy arrays; the public functions use it too."""
-    yield from _serving(ReferenceBackend() if request.param == "reference" else cpu.CpuBackend())
+    with using(ReferenceBackend() if request.param == "reference" else cpu.CpuBackend()) as chosen:
+        yield chosen
 
 
 @pytest.fixture(scope="module", params=INSTRUCTION_SETS or [pytest.param(None, marks=pytest.mark.skip("no C core"))])
@@ -67,7 +61,8 @@ def instruction_set(request):
 @pytest.fixture(scope="module")
 def core(instruction_set):
     """The C core on one instruction set; the public functions use it too."""
-    yield from _serving(cpu.CpuBackend())
+    with using(cpu.CpuBackend()) as chosen:
+        yield chosen
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import STATIC_KERNELS, QuarticKernel, problem, relative, relative_to_path, static_kernel, walk
+from cases import STATIC_KERNELS, QuarticKernel, gradients_of, problem, relative, relative_to_path, static_kernel, walk
 
 import branchsig
 from branchsig import _validation
-from branchsig.backends import _plans, cuda
-from branchsig.backends.devices import OverDevices
+from branchsig.backends import Gradients, cuda
+from branchsig.backends.cuda import plans
+from branchsig.backends.cuda.devices import OverDevices
 from branchsig.quadrature import BY_NAME
 from branchsig.static_kernels import DilatedKernel
 
@@ -28,7 +29,7 @@ import emulated_cupy
 
 def limit(monkeypatch, **limits):
     """Let plans have other limits."""
-    monkeypatch.setattr(_plans, "LIMITS", _plans.LIMITS._replace(**limits))
+    monkeypatch.setattr(plans, "LIMITS", plans.LIMITS._replace(**limits))
 
 
 class OnDevice:
@@ -50,24 +51,14 @@ class OnDevice:
             return None
         return np.array(array.get() if hasattr(array, "get") else array)
 
-    def log_kernel(self, arguments):
-        return self.fetched(self.backend.log_kernel(self.sent(arguments)))
+    def solve(self, arguments, want, *, log=False):
+        return self.fetched(self.backend.solve(self.sent(arguments), want, log=log))
 
-    def kernel(self, arguments):
-        return self.fetched(self.backend.kernel(self.sent(arguments)))
-
-    def grid(self, arguments, *, all_levels):
-        return self.fetched(self.backend.grid(self.sent(arguments), all_levels=all_levels))
-
-    def parts(self, arguments, *, grid):
-        return self.fetched(self.backend.parts(self.sent(arguments), grid=grid))
-
-    def gradients(self, arguments, derivs, *, wrt_log, left, right, k_stack=None):
-        stack = None if k_stack is None else self.cupy.asarray(k_stack)
-        found = self.backend.gradients(
-            self.sent(arguments), self.cupy.asarray(derivs), wrt_log=wrt_log, left=left, right=right, k_stack=stack
-        )
-        return tuple(self.fetched(gradient) for gradient in found)
+    def adjoint(self, arguments, want, derivs, wrt, *, log=False, stack=None):
+        stack = None if stack is None else self.cupy.asarray(stack)
+        derivs = self.cupy.asarray(derivs)
+        found = self.backend.adjoint(self.sent(arguments), want, derivs, wrt, log=log, stack=stack)
+        return Gradients(*(self.fetched(gradient) for gradient in found))
 
 
 @pytest.fixture(scope="module", params=["emulated", "device"])
@@ -124,24 +115,24 @@ def compare(backend, reference, arguments, *, grids=False):
     tolerance = 3e-5 if single else 1e-12
     rng = np.random.default_rng(7)
     exact = in_float64(arguments) if single else arguments
-    wanted = reference.log_kernel(exact)
-    found = backend.log_kernel(arguments)
+    wanted = reference.solve(exact, "end", log=True)
+    found = backend.solve(arguments, "end", log=True)
     assert found.dtype == arguments.path1.dtype
     assert relative(np.exp(found.astype(float)), np.exp(wanted)) < tolerance
     sides = [(True, False)] if arguments.pairing == "symmetric" else [(True, True), (True, False), (False, True)]
     values = [wanted]
     if grids:
         for all_levels in (False, True) if exact.depth < math.inf else (False,):
-            values.append(reference.grid(exact, all_levels=all_levels))
-            assert relative(backend.grid(arguments, all_levels=all_levels), values[-1]) < tolerance
+            values.append(reference.solve(exact, "stack" if all_levels else "grid"))
+            assert relative(backend.solve(arguments, "stack" if all_levels else "grid"), values[-1]) < tolerance
         values = values[:2]
     for value in values:
         derivs = rng.uniform(0.5, 1.5, value.shape).astype(arguments.path1.dtype)
         for wrt_log in (False, True):
             for left, right in sides[: 3 if wrt_log else 1]:
                 options = {"wrt_log": wrt_log, "left": left, "right": right}
-                found = backend.gradients(arguments, derivs, **options)
-                wanted = reference.gradients(exact, derivs.astype(float), **options)
+                found = gradients_of(backend, arguments, derivs, **options)
+                wanted = gradients_of(reference, exact, derivs.astype(float), **options)
                 for mine, its in zip(found, wanted, strict=True):
                     assert (mine is None) == (its is None)
                     if mine is not None:
@@ -255,12 +246,12 @@ def test_relayed_kernels_beyond_the_range_are_done_again(relaying, reference, rn
     x, y = drawn(rng, "paired", (20, 270), 2, counts=(3, 3), size=0.2)
     x[1], y[1] = 20 * np.abs(x[1]).cumsum(axis=0), np.abs(y[1]).cumsum(axis=0)
     arguments = problem(x, y, 3)
-    assert reference.log_kernel(arguments)[1] > 709
-    wanted = reference.log_kernel(arguments)
-    assert relative(relaying.log_kernel(arguments), wanted) < 1e-12
+    assert reference.solve(arguments, "end", log=True)[1] > 709
+    wanted = reference.solve(arguments, "end", log=True)
+    assert relative(relaying.solve(arguments, "end", log=True), wanted) < 1e-12
     options = {"wrt_log": True, "left": True, "right": True}
-    found = relaying.gradients(arguments, np.ones(3), **options)
-    for mine, its in zip(found, reference.gradients(arguments, np.ones(3), **options), strict=True):
+    found = gradients_of(relaying, arguments, np.ones(3), **options)
+    for mine, its in zip(found, gradients_of(reference, arguments, np.ones(3), **options), strict=True):
         assert relative_to_path(mine, its) < 1e-11
     assert min(relays(relaying)) > 0
 
@@ -351,9 +342,9 @@ def test_cells_of_any_size(backend, reference, dtype, largest, rng):
     arguments = problem(x, y * dtype(largest / np.max(np.abs(increments))), 2)
     exact, options = in_float64(arguments), {"wrt_log": True, "left": True, "right": True}
     tolerance = 3e-6 if dtype is np.float32 else 1e-13
-    assert relative(backend.log_kernel(arguments), reference.log_kernel(exact)) < tolerance
-    found = backend.gradients(arguments, np.ones(2, dtype), **options)
-    for mine, its in zip(found, reference.gradients(exact, np.ones(2), **options), strict=True):
+    assert relative(backend.solve(arguments, "end", log=True), reference.solve(exact, "end", log=True)) < tolerance
+    found = gradients_of(backend, arguments, np.ones(2, dtype), **options)
+    for mine, its in zip(found, gradients_of(reference, exact, np.ones(2), **options), strict=True):
         assert relative_to_path(mine, its) < 10 * tolerance
 
 
@@ -375,9 +366,9 @@ def test_scales_reach_the_ends_of_the_range(backend, reference, dtype, scale, x,
     arguments = problem(x, y, 1, static_kernel=branchsig.ScaledLinearKernel(scale=scale))
     exact, options = in_float64(arguments), {"wrt_log": False, "left": True, "right": True}
     tolerance = 1e-4 if dtype is np.float32 else 1e-12
-    assert relative(backend.log_kernel(arguments), reference.log_kernel(exact)) < tolerance
-    found = backend.gradients(arguments, np.ones(1, dtype), **options)
-    for mine, its in zip(found, reference.gradients(exact, np.ones(1), **options), strict=True):
+    assert relative(backend.solve(arguments, "end", log=True), reference.solve(exact, "end", log=True)) < tolerance
+    found = gradients_of(backend, arguments, np.ones(1, dtype), **options)
+    for mine, its in zip(found, gradients_of(reference, exact, np.ones(1), **options), strict=True):
         # Point 1 has the same from both of its steps: nothing, and inf - inf where that is taken last.
         its = np.where(np.isnan(its) & (np.arange(3)[:, None] == 1), 0.0, its)
         np.testing.assert_allclose(mine, its, rtol=tolerance, atol=1e-42 if dtype is np.float32 else 0)
@@ -395,9 +386,9 @@ def test_float32_keeps_its_digits_on_long_smooth_paths(backend, reference, name,
     x = smooth(rng, 600, 3)
     arguments = problem(x, np.float32(0.8) * x[:, ::2], 4, static_kernel=kernel_named(name))
     exact, options = in_float64(arguments), {"wrt_log": True, "left": True, "right": True}
-    assert relative(backend.log_kernel(arguments), reference.log_kernel(exact)) < 2e-6
-    found = backend.gradients(arguments, np.ones(1, np.float32), **options)
-    for mine, its in zip(found, reference.gradients(exact, np.ones(1), **options), strict=True):
+    assert relative(backend.solve(arguments, "end", log=True), reference.solve(exact, "end", log=True)) < 2e-6
+    found = gradients_of(backend, arguments, np.ones(1, np.float32), **options)
+    for mine, its in zip(found, gradients_of(reference, exact, np.ones(1), **options), strict=True):
         assert relative_to_path(mine, its) < 5e-5
 
 
@@ -420,8 +411,8 @@ def test_float32_keeps_its_digits_where_running_products_have_small_inverses(bac
     arguments, options = problem(x, y, 1), {"wrt_log": False, "left": True, "right": True}
     derivs = np.zeros((4, 9, 9), np.float32)
     derivs[:, 4, 2:6] = 1.0  # above that row
-    found = backend.gradients(arguments, derivs, **options)
-    wanted = reference.gradients(in_float64(arguments), derivs.astype(float), **options)
+    found = gradients_of(backend, arguments, derivs, **options)
+    wanted = gradients_of(reference, in_float64(arguments), derivs.astype(float), **options)
     for mine, its in zip(found, wanted, strict=True):
         assert relative_to_path(mine, its) < 1e-6
 
@@ -434,12 +425,12 @@ def test_grids_beyond_the_range_of_float32_have_no_gradients(backend, reference,
     x, y = drawn(rng, "paired", (6, 6), 2, np.float32, counts=(2, 2), size=0.1)
     x[1], y[1] = (np.linspace(0.0, length, 6)[:, None] * [1.0, 0.0] for _ in range(2))
     arguments = problem(x, y, depth, quadrature=_validation.quadrature(rule))
-    assert 89 < reference.log_kernel(arguments)[1] < 340  # within that of float64
+    assert 89 < reference.solve(arguments, "end", log=True)[1] < 340  # within that of float64
     derivs = np.zeros((2, 6, 6), np.float32)
     derivs[:, 1, 1] = 1.0
     options = {"wrt_log": False, "left": True, "right": True}
-    wanted = reference.gradients(arguments, derivs, **options)
-    for mine, its in zip(backend.gradients(arguments, derivs, **options), wanted, strict=True):
+    wanted = gradients_of(reference, arguments, derivs, **options)
+    for mine, its in zip(gradients_of(backend, arguments, derivs, **options), wanted, strict=True):
         assert np.isnan(mine[1]).all()
         assert relative_to_path(mine[:1], its[:1]) < 1e-4
 
@@ -457,16 +448,16 @@ def test_kernels_beyond_the_range_of_running_products_are_done_again(
     y += np.linspace(0, 1, 40)[None, :, None] * (goal / 2 - (y[:, -1] - y[:, 0]).sum(axis=1) / 2)[:, None, None]
     arguments = problem(x.astype(dtype), y.astype(dtype), 2)
     exact = in_float64(arguments)
-    wanted = reference.log_kernel(exact)
+    wanted = reference.solve(exact, "end", log=True)
     assert np.isfinite(wanted).all()
-    assert relative(backend.log_kernel(arguments), wanted) < (1e-10 if dtype == np.float64 else 1e-5)
+    assert relative(backend.solve(arguments, "end", log=True), wanted) < (1e-10 if dtype == np.float64 else 1e-5)
     with np.errstate(over="ignore"):
         ends = np.exp(wanted).astype(dtype)
-    np.testing.assert_allclose(backend.kernel(arguments), ends, rtol=1e-9 if dtype == np.float64 else 1e-5)
+    np.testing.assert_allclose(backend.solve(arguments, "end"), ends, rtol=1e-9 if dtype == np.float64 else 1e-5)
     derivs = np.ones(6, dtype)
-    found = backend.gradients(arguments, derivs, wrt_log=True, left=True, right=True)
+    found = gradients_of(backend, arguments, derivs, wrt_log=True, left=True, right=True)
     for mine, its in zip(
-        found, reference.gradients(exact, derivs.astype(float), wrt_log=True, left=True, right=True), strict=True
+        found, gradients_of(reference, exact, derivs.astype(float), wrt_log=True, left=True, right=True), strict=True
     ):
         assert relative_to_path(mine, its) < (1e-10 if dtype == np.float64 else 1e-5)
 
@@ -478,14 +469,14 @@ def test_values_that_are_not_finite_stand_where_the_reference_has_them(backend, 
     x[2, 3] = np.nan
     x[3] *= 60  # K_2 is finite, K_3 is not
     arguments = problem(x, y, 3)
-    wanted = reference.log_kernel(arguments)
+    wanted = reference.solve(arguments, "end", log=True)
     assert np.isfinite(wanted[[0, 4]]).all()
     assert not np.isfinite(wanted[[1, 2]]).any()
-    found = backend.log_kernel(arguments)
+    found = backend.solve(arguments, "end", log=True)
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
     derivs = rng.standard_normal(5)
-    gradients = backend.gradients(arguments, derivs, wrt_log=wrt_log, left=True, right=True)
+    gradients = gradients_of(backend, arguments, derivs, wrt_log=wrt_log, left=True, right=True)
     with np.errstate(over="ignore"):
         finite = np.isfinite(wanted if wrt_log else np.exp(wanted))
     for gradient in gradients:
@@ -511,8 +502,8 @@ def test_pairs_without_a_derivative_contribute_nothing(backend, reference, rule,
         made = dataclasses.replace(arguments, order=order)
         derivs = rng.uniform(0.5, 1.5, (*pairs, *nodes, *([] if order is None else [order + 1])))
         derivs[1] = 0.0  # in a symmetric problem its mirror images have derivatives, and give NaN to the other paths
-        found = backend.gradients(made, derivs, **options)
-        for mine, its in zip(found, reference.gradients(made, derivs, **options), strict=True):
+        found = gradients_of(backend, made, derivs, **options)
+        for mine, its in zip(found, gradients_of(reference, made, derivs, **options), strict=True):
             if its is not None:
                 assert relative_to_path(mine, its) < 1e-12
         assert np.all(found[0][1] == 0.0)
@@ -522,8 +513,8 @@ def test_pairs_without_a_derivative_contribute_nothing(backend, reference, rule,
 def test_finite_grids_without_a_derivative_contribute_nothing(backend, wrt_log):
     x, y = np.array([[[0.0], [-1e6]]]), np.arange(6.0)[None, :, None]
     arguments = problem(x, y, 3)
-    assert np.isfinite(backend.grid(arguments, all_levels=False)).all()
-    for gradient in backend.gradients(arguments, np.zeros((1, 2, 6)), wrt_log=wrt_log, left=True, right=True):
+    assert np.isfinite(backend.solve(arguments, "grid")).all()
+    for gradient in gradients_of(backend, arguments, np.zeros((1, 2, 6)), wrt_log=wrt_log, left=True, right=True):
         assert np.all(gradient == 0.0)
 
 
@@ -533,9 +524,9 @@ def test_cells_without_an_increment_contribute_nothing_where_the_kernel_is_infin
     y[0] = np.array([0.0, 1e3, 1e3, 1e3, 1e3, 1e3])[:, None]
     arguments = problem(x, y, 2)
     for all_levels in (False, True):
-        wanted = reference.grid(arguments, all_levels=all_levels)
+        wanted = reference.solve(arguments, "stack" if all_levels else "grid")
         assert np.isinf(wanted[0]).any()
-        assert relative(backend.grid(arguments, all_levels=all_levels), wanted) < 1e-12
+        assert relative(backend.solve(arguments, "stack" if all_levels else "grid"), wanted) < 1e-12
 
 
 RULES = {
@@ -586,13 +577,13 @@ def test_kernels_of_rules_beyond_the_range_are_done_again(backend, reference, ru
     goal = np.array([1.0, 420.0, -400.0, 0.5, 1e4])  # log K_1, as for the trapezoid
     y += np.linspace(0, 1, 40)[None, :, None] * (goal / 2 - (y[:, -1] - y[:, 0]).sum(axis=1) / 2)[:, None, None]
     arguments = problem(x, y, 2, quadrature=RULES[rule])
-    wanted = reference.log_kernel(arguments)
+    wanted = reference.solve(arguments, "end", log=True)
     assert np.isfinite(wanted[:4]).all()
     assert not np.isfinite(wanted[4])
-    assert relative(backend.log_kernel(arguments), wanted) < 1e-10
+    assert relative(backend.solve(arguments, "end", log=True), wanted) < 1e-10
     options = {"wrt_log": True, "left": True, "right": True}
-    found = backend.gradients(arguments, np.ones(5), **options)
-    for mine, its in zip(found, reference.gradients(arguments, np.ones(5), **options), strict=True):
+    found = gradients_of(backend, arguments, np.ones(5), **options)
+    for mine, its in zip(found, gradients_of(reference, arguments, np.ones(5), **options), strict=True):
         assert relative_to_path(mine, its) < 1e-10
 
 
@@ -608,10 +599,10 @@ def test_nodes_of_weight_zero_are_not_seen(backend, reference):
     x = np.array([[0.0], [0.1], [1e3]])[None]
     y = np.array([[0.0], [0.2], [1e3]])[None]
     arguments = problem(x, y, 2, quadrature=RULES["left"])
-    wanted = reference.log_kernel(arguments)
+    wanted = reference.solve(arguments, "end", log=True)
     assert np.isfinite(wanted).all()
-    assert np.isinf(reference.grid(dataclasses.replace(arguments, depth=1), all_levels=False)[0, 2, 2])
-    assert relative(backend.log_kernel(arguments), wanted) < 1e-12
+    assert np.isinf(reference.solve(dataclasses.replace(arguments, depth=1), "grid")[0, 2, 2])
+    assert relative(backend.solve(arguments, "end", log=True), wanted) < 1e-12
 
 
 @pytest.mark.parametrize(("rule", "name", "pairing"), [("left", "rbf", "gram"), ("lobatto2", "quartic", "paired")])
@@ -628,8 +619,8 @@ def compare_parts(backend, reference, arguments):
     exact = in_float64(arguments) if single else arguments
     symmetric = arguments.pairing == "symmetric"
     for grid in (False,) if symmetric else (False, True):
-        wanted = reference.parts(exact, grid=grid)
-        found = backend.parts(arguments, grid=grid)
+        wanted = reference.solve(exact, "grid" if grid else "end")
+        found = backend.solve(arguments, "grid" if grid else "end")
         assert found.dtype == arguments.path1.dtype
         np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=1e-2 * tolerance)
         if symmetric:  # its gradients are asked for as those of all pairs
@@ -637,8 +628,8 @@ def compare_parts(backend, reference, arguments):
         derivs = rng.uniform(0.5, 1.5, wanted.shape).astype(found.dtype)
         for left, right in [(True, True), (True, False), (False, True)][: 1 if grid else 3]:
             options = {"wrt_log": False, "left": left, "right": right}
-            found = backend.gradients(arguments, derivs, **options)
-            for mine, its in zip(found, reference.gradients(exact, derivs.astype(float), **options), strict=True):
+            found = gradients_of(backend, arguments, derivs, **options)
+            for mine, its in zip(found, gradients_of(reference, exact, derivs.astype(float), **options), strict=True):
                 assert (mine is None) == (its is None)
                 if mine is not None:
                     assert mine.dtype == arguments.path1.dtype
@@ -688,21 +679,22 @@ def test_parts_that_are_not_finite_give_gradients_that_are_none(backend, referen
     x[1] *= 1e160
     x[2, 3] = np.nan
     arguments = problem(x, y, 3, order=3)
-    wanted, found = reference.parts(arguments, grid=of_grid), backend.parts(arguments, grid=of_grid)
+    wanted, found = (
+        reference.solve(arguments, "grid" if of_grid else "end"),
+        backend.solve(arguments, "grid" if of_grid else "end"),
+    )
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
-    for gradient in backend.gradients(arguments, np.ones(wanted.shape), wrt_log=False, left=True, right=True):
+    for gradient in gradients_of(backend, arguments, np.ones(wanted.shape), wrt_log=False, left=True, right=True):
         assert np.isfinite(gradient[0]).all()
         assert np.isnan(gradient[1:]).all()
 
 
 def test_an_order_of_zero_has_one_part_which_is_one(backend, rng):
     x, y = drawn(rng, "gram", (5, 6), 2)
-    np.testing.assert_array_equal(
-        backend.parts(problem(x, y, 3, (0, 0), "gram", order=0), grid=False), np.ones((3, 2, 1))
-    )
+    np.testing.assert_array_equal(backend.solve(problem(x, y, 3, (0, 0), "gram", order=0), "end"), np.ones((3, 2, 1)))
     still = problem(x[:, :1], y, 3, (0, 0), "gram", order=1)
-    np.testing.assert_array_equal(backend.parts(still, grid=True)[..., 0], np.ones((3, 2, 1, 6)))
-    np.testing.assert_array_equal(backend.parts(still, grid=True)[..., 1], np.zeros((3, 2, 1, 6)))
+    np.testing.assert_array_equal(backend.solve(still, "grid")[..., 0], np.ones((3, 2, 1, 6)))
+    np.testing.assert_array_equal(backend.solve(still, "grid")[..., 1], np.zeros((3, 2, 1, 6)))
 
 
 def dilated(rng, pairing, lengths, name, depth=3, rule="trapezoid", **options):
@@ -735,10 +727,10 @@ def test_dilated_static_kernels_with_other_rules_and_depths_agree_with_the_refer
     arguments = dilated(rng, "paired", (20, 70), "rbf", depth, rule)
     compare(backend, reference, arguments)
     options = {"wrt_log": True, "left": True, "right": True}
-    whole = backend.gradients(arguments, np.ones(3), **options)
+    whole = gradients_of(backend, arguments, np.ones(3), **options)
     limit(monkeypatch, longest_team=1)
     limit(monkeypatch, workspace_bytes=1)
-    for mine, wanted in zip(backend.gradients(arguments, np.ones(3), **options), whole, strict=True):
+    for mine, wanted in zip(gradients_of(backend, arguments, np.ones(3), **options), whole, strict=True):
         np.testing.assert_array_equal(mine, wanted)
 
 
@@ -751,7 +743,7 @@ def test_dilated_static_kernels_on_padded_paths_agree_with_the_reference(backend
 
 def test_dilated_static_kernels_are_made_inside_the_sweep(emulated, rng):
     emulated_cupy.launches.clear()
-    emulated.log_kernel(dilated(rng, "gram", (9, 6), "rbf"))
+    emulated.solve(dilated(rng, "gram", (9, 6), "rbf"), "end", log=True)
     assert emulated_cupy.launches
     assert all("RBF" in name for name, *_ in emulated_cupy.launches)
 
@@ -802,14 +794,14 @@ def test_passes_that_are_swept_again_change_no_bit(alone, reference, rule, teams
     arguments = untruncated(rng, "paired", (28, 140), rule, (1, 0), size=0.7, counts=(3, 3))
     arguments.path1[1, 4:] += 1.0  # a cell that is solved carefully
     arguments.path2[1, 70:] -= 2.0
-    assert np.isfinite(reference.log_kernel(arguments)).all()
+    assert np.isfinite(reference.solve(arguments, "end", log=True)).all()
     options = {"wrt_log": False, "left": True, "right": True}
-    whole = alone.gradients(arguments, np.ones(3), **options)
+    whole = gradients_of(alone, arguments, np.ones(3), **options)
     limit(monkeypatch, workspace_bytes=1)
     for mine, wanted, its in zip(
-        alone.gradients(arguments, np.ones(3), **options),
+        gradients_of(alone, arguments, np.ones(3), **options),
         whole,
-        reference.gradients(arguments, np.ones(3), **options),
+        gradients_of(reference, arguments, np.ones(3), **options),
         strict=True,
     ):
         np.testing.assert_array_equal(mine, wanted)
@@ -826,9 +818,9 @@ def test_any_number_of_passes_is_swept_again(alone, warps, length, lengths, rng,
         valid = {"lengths1": np.array([4, 2]), "lengths2": np.array([length // 2 + 1, length])}
         arguments = dataclasses.replace(arguments, **valid)
     options = {"wrt_log": False, "left": True, "right": True}
-    whole = alone.gradients(arguments, np.ones(2), **options)
+    whole = gradients_of(alone, arguments, np.ones(2), **options)
     limit(monkeypatch, workspace_bytes=1)
-    for mine, wanted in zip(alone.gradients(arguments, np.ones(2), **options), whole, strict=True):
+    for mine, wanted in zip(gradients_of(alone, arguments, np.ones(2), **options), whole, strict=True):
         np.testing.assert_array_equal(mine, wanted)
 
 
@@ -839,20 +831,19 @@ def test_no_truncation_on_rough_paths_agrees_with_the_reference(backend, referen
     y[12:] = -np.abs(y[12:]).cumsum(axis=1)
     x[12:] = np.abs(x[12:]).cumsum(axis=1)
     arguments = problem(x, y, math.inf, (0, 3), quadrature=_validation.quadrature(rule))
-    wanted = reference.log_kernel(arguments)
+    wanted = reference.solve(arguments, "end", log=True)
     assert np.isinf(wanted).any() or rule == "left"
     assert wanted[np.isfinite(wanted)].min() < -5
-    np.testing.assert_allclose(backend.log_kernel(arguments), wanted, rtol=1e-12, atol=1e-12)
-    in_logs = dataclasses.replace(arguments, log_grid=True)
-    grid = reference.grid(in_logs, all_levels=False)
-    np.testing.assert_allclose(backend.grid(in_logs, all_levels=False), grid, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(backend.solve(arguments, "end", log=True), wanted, rtol=1e-12, atol=1e-12)
+    grid = reference.solve(arguments, "grid", log=True)
+    np.testing.assert_allclose(backend.solve(arguments, "grid", log=True), grid, rtol=1e-12, atol=1e-12)
     for by_pass in (False, True):
         if by_pass:
             limit(monkeypatch, workspace_bytes=1)
         for derivs, wrt_log in ((np.ones(24), False), (np.ones(24), True), (np.ones_like(grid), True)):
             options = {"wrt_log": wrt_log, "left": True, "right": True}
-            found = backend.gradients(arguments, derivs, **options)
-            for mine, its in zip(found, reference.gradients(arguments, derivs, **options), strict=True):
+            found = gradients_of(backend, arguments, derivs, **options)
+            for mine, its in zip(found, gradients_of(reference, arguments, derivs, **options), strict=True):
                 assert relative_to_path(mine, its) < 1e-11
 
 
@@ -862,10 +853,10 @@ def test_one_cell_solves_its_equation_up_to_its_blow_up(backend, c):
     x, y = np.array([[[0.0], [1.0]]]), np.zeros((1, 41, 1))
     y[:, 21:] = c
     arguments = problem(x, y, math.inf)
-    found = float(backend.log_kernel(arguments)[0])
+    found = float(backend.solve(arguments, "end", log=True)[0])
     assert abs(found - c * (3 + math.exp(found)) / 4) < 1e-14 * max(1, abs(c)) / (1 - c * math.exp(found) / 4)
     slope = (3 + math.exp(found)) / 4 / (1 - c * math.exp(found) / 4)
-    gradient = backend.gradients(arguments, np.ones(1), wrt_log=True, left=False, right=True)[1]
+    gradient = gradients_of(backend, arguments, np.ones(1), wrt_log=True, left=False, right=True)[1]
     assert abs(gradient[0, 21:].sum() / slope - 1) < 1e-12
 
 
@@ -874,8 +865,8 @@ def test_one_cell_solves_its_equation_up_to_its_blow_up(backend, c):
 def test_past_the_blow_up_the_kernel_is_infinite(backend, c, rule):
     x = np.array([[[0.0], [1.0]]])
     arguments = problem(x, c * x, math.inf, (3, 3), quadrature=_validation.quadrature(rule))
-    assert backend.log_kernel(arguments)[0] == math.inf
-    gradient, _ = backend.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=False)
+    assert backend.solve(arguments, "end", log=True)[0] == math.inf
+    gradient, _ = gradients_of(backend, arguments, np.ones(1), wrt_log=True, left=True, right=False)
     assert np.isnan(gradient).all()
 
 
@@ -884,17 +875,14 @@ def test_past_the_blow_up_the_kernel_is_infinite(backend, c, rule):
 def test_logarithms_of_grids_agree_with_the_reference(backend, reference, rule, dtype, rng):
     arguments = padded(rng, "gram", ((7, 1, 4), (5, 3, 35)), dtype=dtype)
     arguments.path1[0] *= 40  # its K leaves the range of numbers, its log K does not
-    options = {"log_grid": True, "depth": 2, "quadrature": RULES.get(rule, arguments.quadrature)}
-    for log_grid in (
-        dataclasses.replace(arguments, **options),
-        problem(*drawn(rng, "paired", (5, 6), 2), 3, log_grid=True),
-    ):
-        wanted = reference.grid(in_float64(log_grid), all_levels=False)
-        found = backend.grid(log_grid, all_levels=False)
-        assert found.dtype == log_grid.path1.dtype
+    options = {"depth": 2, "quadrature": RULES.get(rule, arguments.quadrature)}
+    for each in (dataclasses.replace(arguments, **options), problem(*drawn(rng, "paired", (5, 6), 2), 3)):
+        wanted = reference.solve(in_float64(each), "grid", log=True)
+        found = backend.solve(each, "grid", log=True)
+        assert found.dtype == each.path1.dtype
         np.testing.assert_allclose(found, wanted, rtol=1e-5 if found.dtype == np.float32 else 1e-12, atol=1e-6)
-    still = problem(*drawn(rng, "paired", (1, 6), 2), 3, log_grid=True)
-    np.testing.assert_array_equal(backend.grid(still, all_levels=False), np.zeros((3, 1, 6)))
+    still = problem(*drawn(rng, "paired", (1, 6), 2), 3)
+    np.testing.assert_array_equal(backend.solve(still, "grid", log=True), np.zeros((3, 1, 6)))
 
 
 def padded(rng, pairing, points, orders=(0, 0), name="linear", dtype=np.float64):
@@ -933,12 +921,12 @@ def test_kernels_of_padded_paths_that_overflow_are_done_again(backend, reference
     arguments = padded(rng, "paired", ((9, 5, 8), (70, 40, 20)))
     arguments.path1[0] *= 1e4
     arguments.path1[1] *= 60
-    wanted = reference.log_kernel(arguments)
-    found = backend.log_kernel(arguments)
+    wanted = reference.solve(arguments, "end", log=True)
+    found = backend.solve(arguments, "end", log=True)
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
     options = {"wrt_log": False, "left": True, "right": True}
-    gradients = backend.gradients(arguments, np.ones(3), **options)
-    for mine, its in zip(gradients, reference.gradients(arguments, np.ones(3), **options), strict=True):
+    gradients = gradients_of(backend, arguments, np.ones(3), **options)
+    for mine, its in zip(gradients, gradients_of(reference, arguments, np.ones(3), **options), strict=True):
         np.testing.assert_array_equal(np.isnan(mine), np.isnan(its))
     assert not gradients[0][1, 5:].any()
 
@@ -956,16 +944,16 @@ def test_padding_changes_no_bit(cupy, backend, name, dtype, depth, rng):
     arguments = dataclasses.replace(arguments, depth=depth)
     derivs = np.ones(5, dtype)
     options = {"wrt_log": True, "left": True, "right": True}
-    log_k, grid = backend.log_kernel(arguments), backend.grid(arguments, all_levels=False)
-    gradients = backend.gradients(arguments, derivs, **options)
+    log_k, grid = backend.solve(arguments, "end", log=True), backend.solve(arguments, "grid")
+    gradients = gradients_of(backend, arguments, derivs, **options)
     for k, (length1, length2) in enumerate(zip(arguments.lengths1, arguments.lengths2, strict=True)):
         x, y = (np.repeat(path[k : k + 1, :length], 5, axis=0) for path, length in
                 ((arguments.path1, length1), (arguments.path2, length2)))  # fmt: skip
         alone = problem(x, y, depth, static_kernel=arguments.static_kernel)
-        same(log_k[k], backend.log_kernel(alone)[0])
-        same(grid[k, :length1, :length2], backend.grid(alone, all_levels=False)[0])
+        same(log_k[k], backend.solve(alone, "end", log=True)[0])
+        same(grid[k, :length1, :length2], backend.solve(alone, "grid")[0])
         for whole, part, length in zip(
-            gradients, backend.gradients(alone, derivs, **options), (length1, length2), strict=True
+            gradients, gradients_of(backend, alone, derivs, **options), (length1, length2), strict=True
         ):
             same(whole[k, :length], part[0])
             np.testing.assert_array_equal(whole[k, length:], 0.0)
@@ -977,9 +965,9 @@ def test_nothing_to_sweep_gives_ones_and_zeros(backend, pairing, rng):
         x, y = drawn(rng, pairing, (length, length), 2, counts=(count, count))
         arguments = problem(x, y, depth, (0, 0), pairing)
         shape = (count,) if pairing == "paired" else (count, count)
-        np.testing.assert_array_equal(backend.log_kernel(arguments), np.zeros(shape))
-        np.testing.assert_array_equal(backend.grid(arguments, all_levels=False), np.ones((*shape, length, length)))
-        left, right = backend.gradients(arguments, np.ones(shape), wrt_log=False, left=True, right=True)
+        np.testing.assert_array_equal(backend.solve(arguments, "end", log=True), np.zeros(shape))
+        np.testing.assert_array_equal(backend.solve(arguments, "grid"), np.ones((*shape, length, length)))
+        left, right = gradients_of(backend, arguments, np.ones(shape), wrt_log=False, left=True, right=True)
         np.testing.assert_array_equal(left, np.zeros_like(x))
         np.testing.assert_array_equal(right, np.zeros_like(y))
 
@@ -992,21 +980,24 @@ def test_max_batch_and_progress_cut_the_pairs_into_chunks(backend, reference, na
     seen = []
     chunked = dataclasses.replace(whole, max_batch=2, progress=lambda done, pairs: seen.append((done, pairs)))
     total = {"paired": 5, "gram": 20, "symmetric": 15}[pairing]
-    np.testing.assert_array_equal(backend.log_kernel(chunked), backend.log_kernel(whole))
+    np.testing.assert_array_equal(backend.solve(chunked, "end", log=True), backend.solve(whole, "end", log=True))
     assert [pairs for _, pairs in seen] == [total] * len(seen)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1] == (total, total)
     assert len(seen) >= total // 4
     derivs = rng.standard_normal((5,) if pairing == "paired" else (5, len(y)))
     options = {"wrt_log": False, "left": True, "right": pairing != "symmetric"}
-    wanted = reference.gradients(whole, derivs, **options)
-    for mine, its in zip(backend.gradients(chunked, derivs, **options), wanted, strict=True):
+    wanted = gradients_of(reference, whole, derivs, **options)
+    for mine, its in zip(gradients_of(backend, chunked, derivs, **options), wanted, strict=True):
         assert its is None or relative_to_path(mine, its) < 1e-12
 
 
 def test_what_the_kernels_cannot_do_is_left_to_the_reference(backend, reference, rng):
     x, y = drawn(rng, "paired", (5, 6), 2)
-    assert relative(backend.log_kernel(problem(x, y, 20)), reference.log_kernel(problem(x, y, 20))) < 1e-12
+    assert (
+        relative(backend.solve(problem(x, y, 20), "end", log=True), reference.solve(problem(x, y, 20), "end", log=True))
+        < 1e-12
+    )
 
 
 def test_results_have_the_same_bits_on_every_run(backend, rng):
@@ -1014,7 +1005,10 @@ def test_results_have_the_same_bits_on_every_run(backend, rng):
     arguments = problem(x, x, 3, (0, 0), "symmetric")
     derivs = rng.standard_normal((6, 6))
     first, second = (
-        (backend.log_kernel(arguments), backend.gradients(arguments, derivs, wrt_log=False, left=True, right=False)[0])
+        (
+            backend.solve(arguments, "end", log=True),
+            gradients_of(backend, arguments, derivs, wrt_log=False, left=True, right=False)[0],
+        )
         for _ in range(2)
     )
     for a, b in zip(first, second, strict=True):
@@ -1032,9 +1026,9 @@ def test_public_functions_run_on_the_backend(backend, reference, rng, monkeypatc
         whole = branchsig.branched_sig_kernel(x, y, math.inf, normalize=True, **options)
         return value, gram, whole, *branchsig.branched_sig_kernel_backprop(derivs, x, y, 3, right_deriv=True, **options)
 
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", reference)
     wanted = results()
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", backend)
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", backend)
     for found, expected in zip(results(), wanted, strict=True):
         assert relative(found, expected) < 1e-11
 
@@ -1046,9 +1040,9 @@ def test_kernels_are_the_exponentials_of_their_logarithms(backend, reference, pa
     still = dataclasses.replace(arguments, depth=0)
     ragged = padded(rng, pairing, ((5, 1, 3), (5, 1, 3) if pairing == "symmetric" else (7, 2, 4)))
     for each in (arguments, still, ragged):
-        found = backend.kernel(each)
+        found = backend.solve(each, "end")
         assert found.dtype == np.float64
-        np.testing.assert_allclose(found, np.exp(reference.log_kernel(each)), rtol=1e-12)
+        np.testing.assert_allclose(found, np.exp(reference.solve(each, "end", log=True)), rtol=1e-12)
 
 
 # What follows needs the emulator.
@@ -1058,9 +1052,9 @@ def test_kernels_are_the_exponentials_of_their_logarithms(backend, reference, pa
 def installed(emulated, monkeypatch):
     """The emulator in the place of CuPy, for the whole package."""
     monkeypatch.setitem(sys.modules, "cupy", emulated_cupy)
-    branchsig.backends.for_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("cupy", None)
     yield branchsig.backends.for_cupy()
-    branchsig.backends.for_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("cupy", None)
 
 
 @pytest.fixture
@@ -1073,7 +1067,7 @@ def on_device(emulated, monkeypatch):
 
     for module in (_validation, kernel_backprop, normalization):
         monkeypatch.setattr(module, "contiguous", as_it_is)
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", emulated.backend)
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", emulated.backend)
     emulated_cupy.waits.clear()
     return emulated
 
@@ -1105,7 +1099,7 @@ def test_the_host_waits_for_the_device_only_where_values_are_to_be_checked(on_de
 
 
 def test_the_host_looks_at_its_own_values_unless_told_not_to(reference, rng, monkeypatch):
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", reference)
     x, _ = drawn(rng, "symmetric", (5, 6), 2)
     x[0] *= 1e4
     for function in (branchsig.branched_sig_kernel, branchsig.branched_sig_kernel_stack, branchsig.branched_sig_mmd):
@@ -1127,16 +1121,16 @@ def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, quadrature,
     kernel = kernel_named("rbf")
     options = {"return_grid": return_grid, "quadrature": quadrature, "order": order}
     branchsig.warm_up(depth, static_kernel=kernel, dimension=2, **options)
-    monkeypatch.setattr(cuda, "source", lambda: pytest.fail("compiled again"))
+    monkeypatch.setattr(cuda.instances, "source", lambda: pytest.fail("compiled again"))
     for lengths in ((5, 6), (4, 40)):
         x, y = (emulated_cupy.asarray(path) for path in drawn(rng, "gram", lengths, 2))
         rule = _validation.quadrature(quadrature)
         arguments = problem(x, y, depth, (0, 0), "gram", kernel, quadrature=rule, order=order)
         if order is not None:
-            value = installed.parts(arguments, grid=return_grid)
+            value = installed.solve(arguments, "grid" if return_grid else "end")
         else:
-            value = installed.grid(arguments, all_levels=False) if return_grid else installed.log_kernel(arguments)
-        installed.gradients(arguments, emulated_cupy.ones(value.shape), wrt_log=True, left=True, right=True)
+            value = installed.solve(arguments, "grid") if return_grid else installed.solve(arguments, "end", log=True)
+        gradients_of(installed, arguments, emulated_cupy.ones(value.shape), wrt_log=True, left=True, right=True)
 
 
 @pytest.mark.parametrize("return_grid", [False, True])
@@ -1181,7 +1175,7 @@ def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
 
 
 def test_a_cupy_that_is_too_old_is_named(installed, monkeypatch):
-    branchsig.backends.for_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("cupy", None)
     monkeypatch.setattr(emulated_cupy, "__version__", "13.6.0")
     with pytest.raises(ImportError, match=r"CuPy 13.6.0 is installed, .* CuPy 14 .*branchsig\[cuda12\]"):
         branchsig.warm_up(2)
@@ -1200,8 +1194,8 @@ def test_the_order_of_the_threads_changes_no_bit(emulated, quadrature, order, de
         limit(monkeypatch, workspace_bytes=1)
     for seed in range(6):
         emulated_cupy.seed(seed)
-        value = emulated.log_kernel(arguments) if order is None else emulated.parts(arguments, grid=False)
-        gradients = emulated.gradients(arguments, np.ones(value.shape), wrt_log=True, left=True, right=True)
+        value = emulated.solve(arguments, "end", log=True) if order is None else emulated.solve(arguments, "end")
+        gradients = gradients_of(emulated, arguments, np.ones(value.shape), wrt_log=True, left=True, right=True)
         results.append((value, *gradients))
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):
@@ -1216,8 +1210,8 @@ def test_the_order_of_the_blocks_changes_no_bit(emulated, rule, depth, rng, monk
     results = []
     for seed in range(8):
         emulated_cupy.seed(seed)
-        gradients = relaying.gradients(arguments, np.ones(3), wrt_log=True, left=True, right=True)
-        results.append((relaying.log_kernel(arguments), *gradients))
+        gradients = gradients_of(relaying, arguments, np.ones(3), wrt_log=True, left=True, right=True)
+        results.append((relaying.solve(arguments, "end", log=True), *gradients))
     assert min(relays(relaying)) > 0
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):
@@ -1229,8 +1223,8 @@ def test_the_order_of_the_threads_changes_no_bit_of_padded_paths(emulated, rng):
     results = []
     for seed in range(4):
         emulated_cupy.seed(seed)
-        gradients = emulated.gradients(arguments, np.ones((2, 2)), wrt_log=True, left=True, right=True)
-        results.append((emulated.grid(arguments, all_levels=True), *gradients))
+        gradients = gradients_of(emulated, arguments, np.ones((2, 2)), wrt_log=True, left=True, right=True)
+        results.append((emulated.solve(arguments, "stack"), *gradients))
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):
             np.testing.assert_array_equal(a, b)
@@ -1252,16 +1246,16 @@ def test_devices_share_the_pairs(emulated, reference, pairing, devices, name, rn
         there = emulated_cupy.asarray(derivs)
     spread, before = over_devices(emulated), len(emulated_cupy.launches)
     options = {"wrt_log": True, "left": True, "right": pairing != "symmetric"}
-    found = [spread.log_kernel(sent), *spread.gradients(sent, there, **options)]
-    wanted = [reference.log_kernel(arguments), *reference.gradients(arguments, derivs, **options)]
+    found = [spread.solve(sent, "end", log=True), *gradients_of(spread, sent, there, **options)]
+    wanted = [reference.solve(arguments, "end", log=True), *gradients_of(reference, arguments, derivs, **options)]
     if pairing != "symmetric":
-        found.append(spread.grid(sent, all_levels=True))
-        wanted.append(reference.grid(arguments, all_levels=True))
-        found.append(spread.log_kernel(dataclasses.replace(sent, depth=math.inf)))
-        wanted.append(reference.log_kernel(dataclasses.replace(arguments, depth=math.inf)))
+        found.append(spread.solve(sent, "stack"))
+        wanted.append(reference.solve(arguments, "stack"))
+        found.append(spread.solve(dataclasses.replace(sent, depth=math.inf), "end", log=True))
+        wanted.append(reference.solve(dataclasses.replace(arguments, depth=math.inf), "end", log=True))
         in_parts = {"depth": math.inf, "order": 3}
-        found.append(spread.parts(dataclasses.replace(sent, **in_parts), grid=False))
-        wanted.append(reference.parts(dataclasses.replace(arguments, **in_parts), grid=False))
+        found.append(spread.solve(dataclasses.replace(sent, **in_parts), "end"))
+        wanted.append(reference.solve(dataclasses.replace(arguments, **in_parts), "end"))
     for mine, its in zip(found, wanted, strict=True):
         if its is not None:
             assert mine.device.id == 1
@@ -1272,20 +1266,22 @@ def test_devices_share_the_pairs(emulated, reference, pairing, devices, name, rn
 def test_more_devices_than_pairs_do_no_harm(emulated, rng):
     x, _ = drawn(rng, "symmetric", (6, 6), 2, counts=(1, 1))
     sent = dataclasses.replace(emulated.sent(problem(x, x, 3, (0, 0), "symmetric")), devices=(0, 1))
-    np.testing.assert_array_equal(over_devices(emulated).log_kernel(sent), emulated.backend.log_kernel(sent))
+    np.testing.assert_array_equal(
+        over_devices(emulated).solve(sent, "end", log=True), emulated.backend.solve(sent, "end", log=True)
+    )
 
 
 def test_what_has_no_work_for_devices_is_not_spread(emulated, rng):
     x, _ = drawn(rng, "symmetric", (1, 1), 2)
     for depth, path in ((3, x), (0, drawn(rng, "symmetric", (4, 4), 2)[0])):
         sent = dataclasses.replace(emulated.sent(problem(path, path, depth, (0, 0), "gram")), devices=(0, 1))
-        assert np.all(over_devices(emulated).grid(sent, all_levels=False) == 1.0)
+        assert np.all(over_devices(emulated).solve(sent, "grid") == 1.0)
 
 
 def test_gram_matrices_over_devices(on_device, monkeypatch, rng):
     x, y = drawn(rng, "gram", (5, 7), 2, counts=(4, 3))
     x, y = emulated_cupy.asarray(x), emulated_cupy.asarray(y)
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", over_devices(on_device))
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", over_devices(on_device))
 
     def results(**options):
         gram = branchsig.branched_sig_kernel_gram(x, y, 3, normalize="dilation", **options)
@@ -1302,7 +1298,7 @@ def test_devices_that_do_not_exist_are_refused(emulated, rng):
     x, y = drawn(rng, "gram", (5, 7), 2)
     sent = dataclasses.replace(emulated.sent(problem(x, y, 3, (0, 0), "gram")), devices=(0, 2))
     with pytest.raises(ValueError, match=r"devices is \[0, 2\]: CuPy finds 2 devices, 0 to 1"):
-        over_devices(emulated).log_kernel(sent)
+        over_devices(emulated).solve(sent, "end", log=True)
 
 
 PADDED_MUTATIONS = {
@@ -1318,19 +1314,19 @@ def test_a_mistake_at_the_padding_is_caught(emulated, reference, mutation, rng, 
     original, mutated, *count = PADDED_MUTATIONS[mutation]
     text = cuda.source()
     assert text.count(original) == (count[0] if count else 1)
-    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
+    monkeypatch.setattr(cuda.instances, "source", lambda: text.replace(original, mutated))
     arguments = padded(rng, "gram", ((6, 9), (140, 130)))
     derivs = np.ones((2, 2))
     wanted = (
-        reference.grid(arguments, all_levels=False),
-        *reference.gradients(arguments, derivs, wrt_log=True, left=True, right=True),
+        reference.solve(arguments, "grid"),
+        *gradients_of(reference, arguments, derivs, wrt_log=True, left=True, right=True),
     )
 
     def survives(seed):
         emulated_cupy.seed(seed)
         found = (
-            emulated.grid(arguments, all_levels=False),
-            *emulated.gradients(arguments, derivs, wrt_log=True, left=True, right=True),
+            emulated.solve(arguments, "grid"),
+            *gradients_of(emulated, arguments, derivs, wrt_log=True, left=True, right=True),
         )
         return all(np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(found, wanted, strict=True))
 
@@ -1367,7 +1363,7 @@ def test_no_pair_is_done_again_for_what_lies_beyond_its_rows(emulated, lengths, 
 
     monkeypatch.setattr(emulated.backend, "function", function)
     x, y = drawn(rng, "paired", lengths, 2, dtype=dtype, size=0.1)
-    emulated.gradients(problem(x, y, 3, (0, 0), "paired"), np.ones(3, dtype), wrt_log=False, left=True, right=True)
+    gradients_of(emulated, problem(x, y, 3, (0, 0), "paired"), np.ones(3, dtype), wrt_log=False, left=True, right=True)
     np.testing.assert_array_equal(flagged, np.zeros((1, 3)))
 
 
@@ -1378,11 +1374,11 @@ def test_arrays_of_another_device_are_worked_on_there(emulated, reference, rng):
         there = emulated.sent(arguments)
         derivs = emulated_cupy.asarray(np.ones((3, 2)))
     assert emulated_cupy.Device.current == 0
-    log_k = emulated.backend.log_kernel(there)
-    gradients = emulated.backend.gradients(there, derivs, wrt_log=False, left=True, right=True)
+    log_k = emulated.backend.solve(there, "end", log=True)
+    gradients = gradients_of(emulated.backend, there, derivs, wrt_log=False, left=True, right=True)
     assert emulated_cupy.Device.current == 0
     assert [array.device.id for array in (log_k, *gradients)] == [1, 1, 1]
-    assert relative(log_k, reference.log_kernel(arguments)) < 1e-12
+    assert relative(log_k, reference.solve(arguments, "end", log=True)) < 1e-12
 
 
 @pytest.mark.parametrize(("rule", "order"), [("trapezoid", None), ("left", None), ("lobatto2", 2)])
@@ -1393,7 +1389,7 @@ def test_the_workspace_does_not_grow_with_both_lengths(emulated, rule, order, rn
         x, y = drawn(rng, "paired", (length, length), 2, counts=(1, 1), size=0.1)
         emulated_cupy.allocated[0] = 0
         derivs = np.ones((1,) if order is None else (1, order + 1))
-        emulated.gradients(problem(x, y, 3, **options), derivs, wrt_log=True, left=True, right=True)
+        gradients_of(emulated, problem(x, y, 3, **options), derivs, wrt_log=True, left=True, right=True)
         sizes.append(emulated_cupy.allocated[0])
     assert sizes[1] < 4 * sizes[0]
 
@@ -1433,11 +1429,11 @@ def test_without_truncation_the_workspace_of_a_long_pair_is_linear_in_its_length
 def test_without_truncation_memory_is_that_of_one_pass(emulated, rng, monkeypatch):
     sizes = []
     limit(monkeypatch, longest_team=1)
-    for room in (_plans.LIMITS.workspace_bytes, 1):
+    for room in (plans.LIMITS.workspace_bytes, 1):
         limit(monkeypatch, workspace_bytes=room)
         emulated_cupy.allocated[0] = 0
         arguments = untruncated(rng, "paired", (400, 230), "lobatto2", counts=(1, 1), size=0.1)
-        emulated.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
+        gradients_of(emulated, arguments, np.ones(1), wrt_log=True, left=True, right=True)
         sizes.append(emulated_cupy.allocated[0])
     assert sizes[0] > 8 * 4 * 400 * 230
     assert sizes[1] < 0.35 * sizes[0]
@@ -1448,15 +1444,15 @@ def test_pairs_in_flight_are_bounded_by_the_workspace(emulated, reference, rng, 
     arguments = problem(x, y, 3, (0, 0), "gram")
     limit(monkeypatch, workspace_bytes=1)
     emulated_cupy.launches.clear()
-    found = emulated.log_kernel(arguments)
+    found = emulated.solve(arguments, "end", log=True)
     assert {(blocks, threads) for _, blocks, threads, _ in emulated_cupy.launches} == {(1, 32)}
-    assert relative(found, reference.log_kernel(arguments)) < 1e-12
+    assert relative(found, reference.solve(arguments, "end", log=True)) < 1e-12
 
 
 def test_out_of_memory_says_what_to_do(emulated, rng):
     x, y = drawn(rng, "paired", (5, 6), 2)
     with emulated_cupy.limited_memory(16), pytest.raises(MemoryError, match="max_batch"):
-        emulated.log_kernel(problem(x, y, 3))
+        emulated.solve(problem(x, y, 3), "end", log=True)
 
 
 @pytest.mark.parametrize(
@@ -1470,14 +1466,14 @@ def test_errors_of_the_driver_are_raised(emulated, words, error, rng, monkeypatc
     monkeypatch.setattr(emulated.backend, "function", lambda _: fails)
     x, y = drawn(rng, "paired", (5, 6), 2)
     with pytest.raises(error, match="max_batch" if error is MemoryError else "ILLEGAL_ADDRESS"):
-        emulated.log_kernel(problem(x, y, 3))
+        emulated.solve(problem(x, y, 3), "end", log=True)
 
 
 def test_a_kernel_that_does_not_compile_says_what_to_do(emulated, rng, monkeypatch):
     x, y = drawn(rng, "paired", (5, 6), 2)
-    monkeypatch.setattr(cuda, "source", lambda: "no C++")
+    monkeypatch.setattr(cuda.instances, "source", lambda: "no C++")
     with pytest.raises(RuntimeError, match=r"branchsig\[cuda12\]"):
-        emulated.log_kernel(problem(x, y, 3))
+        emulated.solve(problem(x, y, 3), "end", log=True)
 
 
 FROM_THE_LEFT, FROM_THE_RIGHT = (f"__shfl_{way}_sync(ALL_LANES, handed[m][v], 1)" for way in ("up", "down"))
@@ -1498,12 +1494,12 @@ def test_a_value_not_handed_on_is_caught(emulated, reference, mutation, rng, mon
     original, mutated = MUTATIONS[mutation]
     text = cuda.source()
     assert text.count(original) == 1
-    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
+    monkeypatch.setattr(cuda.instances, "source", lambda: text.replace(original, mutated))
     x, y = drawn(rng, "paired", (40, 150), 2, counts=(1, 1))
     arguments, derivs = problem(x, y, 3), np.ones(1)
     options = {"wrt_log": False, "left": True, "right": True}
-    wanted = reference.gradients(arguments, derivs, **options)
-    found = [np.nan_to_num(gradient, nan=1e9) for gradient in emulated.gradients(arguments, derivs, **options)]
+    wanted = gradients_of(reference, arguments, derivs, **options)
+    found = [np.nan_to_num(gradient, nan=1e9) for gradient in gradients_of(emulated, arguments, derivs, **options)]
     assert max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) > 1e-9
 
 
@@ -1519,13 +1515,13 @@ def test_a_value_not_handed_on_is_caught(emulated, reference, mutation, rng, mon
 )
 def test_an_edge_of_a_cell_not_handed_on_is_caught(emulated, reference, shuffle, value, order, depth, rng, monkeypatch):
     text = cuda.source().replace(shuffle, f"v == {value} ? handed[m][v] : {shuffle}")
-    monkeypatch.setattr(cuda, "source", lambda: text)
+    monkeypatch.setattr(cuda.instances, "source", lambda: text)
     x, y = drawn(rng, "paired", (5, 6), 2, counts=(1, 1))
     arguments = problem(x, y, depth, quadrature=RULES["lobatto2"], order=order)
     derivs = np.ones((1,) if order is None else (1, order + 1))
     options = {"wrt_log": False, "left": True, "right": True}
-    wanted = reference.gradients(arguments, derivs, **options)
-    found = [np.nan_to_num(gradient, nan=1e9) for gradient in emulated.gradients(arguments, derivs, **options)]
+    wanted = gradients_of(reference, arguments, derivs, **options)
+    found = [np.nan_to_num(gradient, nan=1e9) for gradient in gradients_of(emulated, arguments, derivs, **options)]
     assert max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) > 1e-9
 
 
@@ -1602,21 +1598,21 @@ def test_the_emulator_poisons_shared_memory():
 def test_arrays_of_other_libraries_come_and_go_by_dlpack(installed, reference, pairing, rng, monkeypatch):
     xp = pytest.importorskip("array_api_strict")
     # As the arrays of a library that holds them on a CUDA device.
-    monkeypatch.setattr(branchsig.backends, "lies_on_cuda", lambda _: True)
-    monkeypatch.setattr(branchsig.backends, "_for_numpy", reference)
-    branchsig.backends._through_cupy.cache_clear()
+    monkeypatch.setattr(branchsig.backends.choice, "lies_on_cuda", lambda _: True)
+    monkeypatch.setitem(branchsig.backends.choice.serving, "numpy", reference)
+    branchsig.backends.choice.serving.pop("through cupy", None)
     x, y = drawn(rng, pairing, (5, 6), 2)
     there = xp.asarray(x)
     arguments = problem(there, there if y is x else xp.asarray(y), 3, (0, 0), pairing)
     serving = branchsig.backends.backend_for(arguments)
-    branchsig.backends._through_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("through cupy", None)
     assert isinstance(serving, branchsig.backends.ThroughCupy)
     emulated_cupy.launches.clear()
-    log_k = serving.log_kernel(arguments)
-    left, _ = serving.gradients(arguments, xp.exp(log_k), wrt_log=True, left=True, right=False)
+    log_k = serving.solve(arguments, "end", log=True)
+    left, _ = gradients_of(serving, arguments, xp.exp(log_k), wrt_log=True, left=True, right=False)
     assert len(emulated_cupy.launches) >= 4
     assert type(log_k) is type(left) is type(there)
-    wanted = reference.log_kernel(problem(x, y, 3, (0, 0), pairing))
+    wanted = reference.solve(problem(x, y, 3, (0, 0), pairing), "end", log=True)
     assert relative(np.asarray(log_k), wanted) < 1e-12
     assert left.shape == x.shape
 
@@ -1652,13 +1648,13 @@ def test_pairs_are_found_by_their_number_beyond_32_bits():
 SANITIZED_RUN = """
 import dataclasses
 import numpy as np
-from cases import problem, static_kernel, walk
+from cases import gradients_of, problem, static_kernel, walk
 from test_cuda import OnDevice, relays
-from branchsig.backends import _plans
+from branchsig.backends.cuda import plans
 from branchsig.quadrature import BY_NAME
 import emulated_cupy
 rng, backend = np.random.default_rng(0), OnDevice(emulated_cupy)
-_plans.LIMITS = _plans.Limits(workspace_bytes=1)  # without truncation passes are swept again
+plans.LIMITS = plans.Limits(workspace_bytes=1)  # without truncation passes are swept again
 cases = ("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34)), ("rbf", "gram", (5, 66))
 for name, pairing, lengths in cases:
     x = walk(rng, 2, lengths[0], 3, size=0.4)
@@ -1667,30 +1663,31 @@ for name, pairing, lengths in cases:
     arguments = problem(x, y, 3, (0, 0), pairing, static_kernel(name)[0])
     if pairing == "gram":
         arguments = dataclasses.replace(arguments, lengths1=np.array([1, 4]), lengths2=np.array([30, 66]))
-    backend.gradients(arguments, np.ones((2,) if pairing == "paired" else (2, 2)), wrt_log=True, left=True, right=False)
-    backend.grid(arguments, all_levels=True)
+    derivs = np.ones((2,) if pairing == "paired" else (2, 2))
+    gradients_of(backend, arguments, derivs, wrt_log=True, left=True, right=False)
+    backend.solve(arguments, "stack")
     if pairing != "symmetric":
-        log_k = backend.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
-        backend.gradients(arguments, log_k, wrt_log=True, left=True, right=True)
+        log_k = backend.solve(arguments, "grid", log=True)
+        gradients_of(backend, arguments, log_k, wrt_log=True, left=True, right=True)
     for rule in ("left", "lobatto2", "lobatto4") if pairing == "paired" else ("lobatto2",):
         arguments = dataclasses.replace(arguments, quadrature=BY_NAME[rule], lengths1=None, lengths2=None)
         derivs = np.ones((2,) if pairing == "paired" else (2, 2))
-        backend.gradients(arguments, derivs, wrt_log=True, left=True, right=False)
+        gradients_of(backend, arguments, derivs, wrt_log=True, left=True, right=False)
         if rule == "lobatto2" and pairing == "paired":
             untruncated = dataclasses.replace(arguments, depth=np.inf)
-            backend.gradients(untruncated, derivs, wrt_log=True, left=True, right=False)
+            gradients_of(backend, untruncated, derivs, wrt_log=True, left=True, right=False)
         if pairing != "symmetric":
-            log_k = backend.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
-            backend.gradients(arguments, log_k, wrt_log=True, left=True, right=True)
+            log_k = backend.solve(arguments, "grid", log=True)
+            gradients_of(backend, arguments, log_k, wrt_log=True, left=True, right=True)
             of_order = dataclasses.replace(arguments, order=3)
             for grid in (False, True):
-                parts = backend.parts(of_order, grid=grid)
-                backend.gradients(of_order, parts, wrt_log=True, left=True, right=True)
-_plans.LIMITS = _plans.Limits(relay_team=1, longest_team=1)
+                parts = backend.solve(of_order, "grid" if grid else "end")
+                gradients_of(backend, of_order, parts, wrt_log=True, left=True, right=True)
+plans.LIMITS = plans.Limits(relay_team=1, longest_team=1)
 x, y = walk(rng, 1, 20, 3, size=0.4), walk(rng, 1, 150, 3, size=0.4)
 for name, rule in ("linear", "trapezoid"), ("rbf", "lobatto2"):
     arguments = problem(x, y, 3, (0, 0), "paired", static_kernel(name)[0], quadrature=BY_NAME[rule])
-    backend.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
+    gradients_of(backend, arguments, np.ones(1), wrt_log=True, left=True, right=True)
 assert any(relays(backend))
 print("clean")
 """

@@ -16,7 +16,8 @@ import branchsig
 from branchsig import branched_sig_kernel as kernel
 from branchsig import branched_sig_kernel_backprop as backprop
 from branchsig import branched_sig_kernel_gram as gram
-from branchsig.backends import cuda
+from branchsig.backends.base import Wrt
+from branchsig.backends.cuda.backend import CudaBackend
 from branchsig.spec import Truncation
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
@@ -395,6 +396,13 @@ def test_a_tolerance_ends_with_a_rule_that_is_exact(backend, rng):
     np.testing.assert_allclose(found, kernel(x, y, 2, order=4, quadrature="lobatto3"), rtol=1e-13)
 
 
+def test_bounds_that_no_memory_holds_are_refused(core):
+    x = np.arange(3.0)[:, None]
+    for depth, order in ((10**6, 10**7), (10**9, 2 * 10**9)):
+        with pytest.raises(MemoryError, match=f"order is {order} and depth is {depth}, .* Take a smaller order"):
+            kernel(x, x, depth, order=order)
+
+
 def test_neither_bound_may_be_out_of_range():
     x = np.zeros((3, 1))
     with pytest.raises(ValueError, match="depth is -1"):
@@ -418,11 +426,12 @@ def test_kernels_of_paths_with_themselves_grow_with_either_bound(backend, depth,
 def test_arrays_of_cupy_are_left_to_the_reference(depth, order, grid, rng):
     x, y = walk(rng, 2, 5, 2), walk(rng, 2, 4, 2)
     arguments = problem(*(emulated_cupy.asarray(path) for path in (x, y)), depth, order=order)
-    backend = cuda.CudaBackend(emulated_cupy)
+    backend = CudaBackend(emulated_cupy)
     assert not backend.plan(arguments, grid=grid).serves
     options = {"order": order, "return_levels": True, "return_grid": grid}
-    found = backend.parts(arguments, grid=grid)
+    want = "grid" if grid else "end"
+    found = backend.solve(arguments, want)
     np.testing.assert_allclose(np.asarray(found), kernel(x, y, depth, **options), rtol=1e-13, atol=1e-16)
     derivs = rng.standard_normal(found.shape)
-    gradient, _ = backend.gradients(arguments, emulated_cupy.asarray(derivs), wrt_log=False, left=True, right=True)
-    assert relative_to_path(np.asarray(gradient), backprop(derivs, x, y, depth, **options)[0]) < 1e-12
+    gradients = backend.adjoint(arguments, want, emulated_cupy.asarray(derivs), Wrt(path1=True))
+    assert relative_to_path(np.asarray(gradients.path1), backprop(derivs, x, y, depth, **options)[0]) < 1e-12

@@ -1,0 +1,409 @@
+"""A problem in the terms of the compiled core: its paths, its pairs cut into jobs, and the calls that work on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import numpy as np
+
+from branchsig import _validation
+from branchsig import static_kernels as kernels
+from branchsig._arrays import filled
+from branchsig._core import ffi, lib
+from branchsig.backends._digits import purpose_of
+from branchsig.backends.base import Problem, Want, Wrt
+from branchsig.backends.cpu import schedule
+from branchsig.backends.pairs import count
+from branchsig.backends.reference import ReferenceBackend
+from branchsig.backends.reference.solver import grid_from_increments, increments_gradient
+from branchsig.quadrature import TRAPEZOID, Quadrature
+from branchsig.static_kernels.table import TABLE
+
+__all__ = ["DOUBLE", "Arrays", "Sweep"]
+
+_BLOCK_BYTES = 32 * 2**20
+"""Memory for the increments of a user's own kernel, or for the derivatives of grids, that are handed in at once."""
+
+_INLINE_NODES = 2e7
+"""Up to so many nodes times levels one thread does in one job, which is the calling thread: a few milliseconds."""
+
+_INLINE_LEVELS = 10000
+"""Up to so many levels: more take their time even for a few nodes, and the calling thread could not be interrupted."""
+
+_JOB_NODES = 1e6
+"""Nodes times levels that a job has at least where there are others at its side: enough to outweigh its overhead."""
+
+_RUNS = 32
+"""Jobs that are made where their number must not depend on the threads, and at least where progress is reported."""
+
+_NODE_BYTES = 4096
+_MOST_BYTES = 2**53
+"""What a node and level of a row may take of a workspace, at most, and a workspace that no machine has: sizes up to it
+fit the integers of the core."""
+
+_MOST_LEVELS = 2**31 - 1
+"""The largest depth or order that the core takes."""
+
+
+def _is_fused(kernel: kernels.StaticKernel) -> bool:
+    """Tell whether the core makes the increments of a static kernel itself: one of these, or one that is not linear,
+    dilated."""
+    if type(kernel) is kernels.DilatedKernel:
+        return type(kernel.kernel) in TABLE and not kernels.is_linear(kernel.kernel)
+    return type(kernel) in TABLE
+
+
+DOUBLE = np.dtype(np.float64)
+_DOUBLES = ffi.typeof("double[]")
+_ELEMENTS = {
+    **dict.fromkeys(("index1", "index2", "lengths1", "lengths2"), ffi.typeof("int64_t[]")),
+    "out_of_range": ffi.typeof("uint8_t[]"),
+    "stop": ffi.typeof("int32_t[]"),
+}
+
+_Paths = tuple[np.ndarray, ...]
+_Lengths = tuple[np.ndarray | None, ...]
+Arrays = dict[str, Any]
+
+
+def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: Arrays, blame: Callable[[], str]) -> None:
+    """Call the core: `flags` and `arrays` are fields of a task, None a null pointer. `blame` says what a workspace that
+    does not fit is too large for."""
+    task = ffi.new("bs_task *", template)
+    for name, value in flags.items():
+        setattr(task, name, value)
+    task.pairs = len(arrays["index1"])
+    alive = []  # a task holds addresses, not the arrays themselves
+    for name, array in arrays.items():
+        if array is not None:
+            pointer = ffi.from_buffer(_ELEMENTS.get(name, _DOUBLES), array)
+            alive.append(pointer)
+            setattr(task, name, pointer)
+    size = lib.bs_workspace(task, backward)
+    _validation.bytes_fit_memory(size, "the workspace of a thread", blame)
+    workspace = ffi.from_buffer(np.empty(size, dtype=np.uint8))
+    task.workspace = workspace
+    (lib.bs_backward if backward else lib.bs_forward)(task)
+
+
+@functools.lru_cache(maxsize=64)
+def _template(
+    lengths: tuple[int, int],
+    dimension: int,
+    depth: int,
+    order: int | None,
+    untruncated: bool,
+    dyadic_order: tuple[int, int],
+    static_kernel: Any,
+    quadrature: Quadrature,
+    log_grid: bool,
+) -> Any:
+    """A task with everything that depends on no array; `static_kernel` is None where increments are handed in."""
+    task = ffi.new("bs_task *")
+    task.length1, task.length2 = task.stride1, task.stride2 = lengths
+    task.dimension = dimension
+    task.depth = depth
+    task.untruncated = untruncated
+    task.dyadic1, task.dyadic2 = dyadic_order
+    task.log_grid = task.careful = log_grid  # the running products do not have the logarithms
+    if order is not None:
+        task.order = order
+    if order is not None or untruncated or quadrature != TRAPEZOID:  # which is built in
+        task.nodes = quadrature.p
+        for k, value in enumerate(value for row in quadrature.steps for value in row):
+            task.steps[k] = value
+        for k, value in enumerate(quadrature.whole[0]):
+            task.whole[k] = value
+    if static_kernel is not None:
+        if type(static_kernel) is kernels.DilatedKernel:
+            task.dilated, static_kernel = True, static_kernel.kernel
+        if type(static_kernel) is kernels.PolynomialKernel:
+            static_kernel = static_kernel.as_linear() or static_kernel
+        if type(static_kernel) is kernels.LinearKernel:
+            static_kernel = kernels.ScaledLinearKernel()
+        row = TABLE[type(static_kernel)]
+        task.static_kernel = getattr(lib, f"BS_{row.name}")
+        for k, value in enumerate(row.values(static_kernel)):
+            task.parameter[k] = value
+    return task
+
+
+_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "quotient": 3, "parts": 4, "rough": 5}
+"""What values are wanted for, in the words of the core."""
+
+
+class Sweep:
+    """A problem in the terms of the core: its paths, its pairs cut into jobs, and the calls that work on them."""
+
+    def __init__(self, problem: Problem, *, grids: bool, log: bool = False, log_grid: bool = False) -> None:
+        x, y = problem.path1, problem.path2
+        self.problem = problem
+        self.grids = grids
+        self.log_grid = log_grid
+        purpose = purpose_of(problem, log=log) if problem.order is None else problem.purpose or "parts"
+        self.purpose = _PURPOSES[purpose]
+        self.lengths = x.shape[1], y.shape[1]
+        order1, order2 = problem.dyadic_order
+        self.rows, self.columns = (self.lengths[0] - 1) << order1, (self.lengths[1] - 1) << order2
+        self.shape = (x.shape[0],) if problem.pairing == "paired" else (x.shape[0], y.shape[0])
+        self.count = count(problem.pairing, x.shape[0], y.shape[0])
+        # Truncated by the number of nodes, there are as many levels, each needing all below it; a bound on the depth as
+        # well adds to them (see order.h). Without truncation there is one kernel, whose gradients take the square root
+        # of all its rows, and as much time as a few levels.
+        untruncated = problem.order is None and problem.depth == math.inf
+        depth = 1 if untruncated else int(problem.largest_depth)
+        self.levels = depth * (1 if problem.order is None else problem.order + 1 - depth)
+        rows = math.isqrt(self.rows) + 1 if untruncated else max(1, self.levels)
+        longest = max(self.rows, self.columns) * rows * _NODE_BYTES * problem.quadrature.p**2
+        if longest > _MOST_BYTES or self.levels > _MOST_LEVELS:
+            raise MemoryError(f"one row of the grids takes {longest:.1e} bytes: {self.blame()}")
+        levels = self.levels + 5 * untruncated
+        self.nodes = max(1.0, float(self.rows) * self.columns * levels * problem.quadrature.p**2)
+        # nothing to sweep: no pairs, a path that does not move, or no level
+        self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or self.levels == 0
+        self.fused = _is_fused(problem.static_kernel)
+        self.template = _template(
+            self.lengths,
+            x.shape[2],
+            depth,
+            problem.order,
+            untruncated,
+            problem.dyadic_order,
+            problem.static_kernel if self.fused else None,
+            problem.quadrature,
+            log_grid,
+        )[0]
+        self.paths: _Paths = (x, y)
+        if x.dtype != DOUBLE:
+            x64 = x.astype(DOUBLE)
+            self.paths = (x64, x64 if y is x else y.astype(DOUBLE))
+        self.valid: _Lengths = (problem.lengths1, problem.lengths2)
+        self.stop = np.zeros(1, dtype=np.int32)
+
+    def blame(self) -> str:
+        """What a workspace is too large for, and what to do."""
+        problem, (length1, length2) = self.problem, self.lengths
+        if self.levels > max(self.rows, self.columns):
+            if problem.order is None:
+                bounds, smaller = f"depth is {problem.depth}", "depth, or math.inf for no bound"
+            else:
+                beside = f" and depth is {problem.depth}" if problem.depth < problem.order else ""
+                bounds, smaller = f"order is {problem.order}{beside}", "order"
+            return f"{bounds}, which takes memory for {self.levels} rows. Take a smaller {smaller}"
+        return f"dyadic_order {problem.dyadic_order} is too large for paths of {length1} and {length2} points"
+
+    def jobs(self, *, fixed: bool) -> Iterator[schedule.Job]:
+        """The pairs in jobs, which depend on the number of threads only where they are not `fixed`."""
+        problem = self.problem
+        many = fixed or problem.progress is not None
+        runs = _RUNS if fixed else max(4 * problem.n_jobs, _RUNS * many)
+        least = _JOB_NODES if many or problem.n_jobs > 1 else _INLINE_NODES
+        size = int(max(self.nodes * self.count / runs, least) / self.nodes)
+        if not self.fused:
+            size = min(size, self.pairs_in_block((self.lengths[0] - 1) * (self.lengths[1] - 1)))
+        if self.grids:
+            parts = 1 if problem.order is None else problem.order + 1
+            size = min(size, self.pairs_in_block((self.rows + 1) * (self.columns + 1) * parts))
+        if problem.max_batch > 0:
+            size = min(size, problem.max_batch**2)
+        lanes = lib.bs_lanes()
+        size = max(1, -(-size // lanes)) * lanes
+        n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
+        if self.grids:
+            return schedule.in_order(problem.pairing, n1, n2, size)
+        jobs = schedule.in_tiles(problem.pairing, n1, n2, size, lanes)
+        if all(v is None for v in self.valid):
+            return jobs
+        valid1, valid2 = (np.full(n, end) if v is None else v for v, n, end in zip(self.valid, (n1, n2), self.lengths))
+        orders = schedule.by_length(problem.pairing, valid1, valid2, lanes)
+        return schedule.reordered(jobs, problem.pairing, orders)
+
+    def pairs_in_block(self, values: int) -> int:
+        """Number of pairs with so many values each that fit a block."""
+        return max(1, _BLOCK_BYTES // (DOUBLE.itemsize * values))
+
+    def part(self, index1: np.ndarray, index2: np.ndarray) -> slice:
+        """Where a job taken in order lies among all pairs."""
+        first = int(index1[0]) if len(self.shape) == 1 else int(index1[0]) * self.shape[1] + int(index2[0])
+        return slice(first, first + len(index1))
+
+    def flat(self, array: np.ndarray) -> np.ndarray:
+        """An array over all pairs with the pairs on one axis."""
+        return np.ascontiguousarray(array).reshape(math.prod(self.shape), *array.shape[len(self.shape) :])
+
+    def run(
+        self, work: Callable[[np.ndarray, np.ndarray], Any], collect: Callable[[Any], None], *, fixed: bool
+    ) -> None:
+        """Do the work on every job, and collect the results in order."""
+        problem, done = self.problem, 0
+
+        def finish(job: schedule.Job, result: Any) -> None:
+            nonlocal done
+            done += len(job[0])
+            collect(result)
+            if problem.progress is not None:
+                problem.progress(done, self.count)
+
+        def call(job: schedule.Job) -> Any:
+            with np.errstate(all="ignore"):  # every thread has settings of its own
+                return job, work(*job)
+
+        with np.errstate(all="ignore"):
+            few = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES)
+            if few and self.levels <= _INLINE_LEVELS:
+                for job in self.jobs(fixed=fixed):
+                    finish(job, work(*job))
+                return
+            calls = (functools.partial(call, job) for job in self.jobs(fixed=fixed))
+            schedule.run(calls, problem.n_jobs, self.stop, lambda done: finish(*done))
+
+    def given(self, index1: np.ndarray, index2: np.ndarray) -> tuple[kernels.Context, np.ndarray | None]:
+        """Increments of a static kernel that the core does not know, in the dtype of the paths."""
+        ctx = kernels.Context()
+        if self.fused:
+            return ctx, None
+        job = index1, index2
+        paths = (self.filled(side, index) for side, index in enumerate(job))
+        return ctx, self.in_use(job, kernels.increments(self.problem.static_kernel, ctx, *paths))
+
+    def filled(self, side: int, index: np.ndarray) -> np.ndarray:
+        """The first or second paths of a job for a user's own static kernel, which is to see no padding."""
+        path, valid = (self.problem.path1, self.problem.path2)[side], self.valid[side]
+        padded: np.ndarray = path[index]
+        return padded if valid is None else cast(np.ndarray, filled(padded, valid[index]))
+
+    def in_use(self, job: schedule.Job, increments: np.ndarray) -> np.ndarray:
+        """Increments, or derivatives with respect to them, of a job, and zero behind the valid lengths."""
+        for side, (index, valid) in enumerate(zip(job, self.valid, strict=True)):
+            if valid is not None:
+                moving = np.arange(1, increments.shape[side + 1] + 1) < valid[index][:, None]
+                increments = np.where(moving[:, None, :] if side else moving[:, :, None], increments, 0)
+        return increments
+
+    def forward(self, job: schedule.Job, given: np.ndarray | None, **results: np.ndarray) -> None:
+        """Fill the results, log_k or grid, of the pairs of a job."""
+        grid = results.get("grid")
+        flags = {"all_levels": grid is not None and grid.ndim == 4 and self.problem.order is None}
+        self._call(self.paths, self.valid, job, given, flags, results, {})
+
+    def backward(
+        self, job: schedule.Job, given: np.ndarray | None, results: Arrays, derivs: Arrays, *, wrt_log: bool
+    ) -> None:
+        """Add the gradients of the pairs of a job to the results: grad1 and grad2, or grad_increments.
+
+        `derivs` has weight1, weight2, grid_derivs and k_stack, with an entry for every pair of the job.
+        """
+        derivs = {name: None if a is None else np.ascontiguousarray(a, dtype=DOUBLE) for name, a in derivs.items()}
+        self._call(self.paths, self.valid, job, given, {"wrt_log": wrt_log}, results, derivs)
+
+    def _call(
+        self,
+        paths: _Paths,
+        valid: _Lengths,
+        job: schedule.Job,
+        given: np.ndarray | None,
+        flags: dict[str, Any],
+        results: Arrays,
+        derivs: Arrays,
+    ) -> None:
+        if given is not None:
+            given = np.ascontiguousarray(given, dtype=DOUBLE)
+        out_of_range = np.zeros(len(job[0]), dtype=np.uint8)
+        arrays = {
+            "index1": job[0],
+            "index2": job[1],
+            "path1": paths[0],
+            "path2": paths[1],
+            "lengths1": valid[0],
+            "lengths2": valid[1],
+            "increments": given,
+            "out_of_range": out_of_range,
+            "stop": self.stop,
+        }
+        flags["purpose"] = self.purpose
+        _call(self.template, backward=bool(derivs), flags=flags, arrays=arrays | results | derivs, blame=self.blame)
+        if np.count_nonzero(out_of_range):
+            self._call_again(np.flatnonzero(out_of_range), paths, valid, job, given, flags, results, derivs)
+
+    def _call_again(
+        self,
+        pairs: np.ndarray,
+        paths: _Paths,
+        valid: _Lengths,
+        job: schedule.Job,
+        given: np.ndarray | None,
+        flags: dict[str, Any],
+        results: Arrays,
+        derivs: Arrays,
+    ) -> None:
+        """Do some pairs of a job once more, block by block, with results and derivatives of their own.
+
+        They are done in the log domain, without a stack that was handed in, which may lack digits too. Where that has
+        been done and every node of a grid is to be looked at, they are left to the reference.
+        """
+        careful = flags.get("careful") or self.log_grid
+        points = (self.lengths[0] + self.lengths[1]) * paths[0].shape[2]
+        step = self.pairs_in_block(points + self.grids * (self.rows + 1) * (self.columns + 1))
+        for start in range(0, len(pairs), step):
+            again = pairs[start : start + step]
+            own = np.arange(len(again), dtype=np.int64)
+            own_paths = tuple(path[index[again]] for path, index in zip(paths, job, strict=True))
+            own_valid = tuple(None if v is None else v[index[again]] for v, index in zip(valid, job, strict=True))
+            own_results: Arrays = {
+                n: None if a is None else np.zeros((len(again), *a.shape[1:])) for n, a in results.items()
+            }
+            own_derivs = {n: None if a is None or n == "k_stack" else a[again] for n, a in derivs.items()}
+            own_given = None if given is None else given[again]
+            if careful:
+                self._by_node(own_paths, own_valid, own_given, flags, own_results, own_derivs)
+            else:
+                own_flags = flags | {"careful": True}
+                self._call(own_paths, own_valid, (own, own), own_given, own_flags, own_results, own_derivs)
+            for name, result in results.items():
+                if result is None:
+                    continue
+                if name in ("grad1", "grad2"):
+                    np.add.at(result, job[name == "grad2"][again], own_results[name])
+                else:
+                    result[again] = own_results[name]
+
+    def _by_node(
+        self,
+        paths: _Paths,
+        valid: _Lengths,
+        given: np.ndarray | None,
+        flags: dict[str, Any],
+        results: Arrays,
+        derivs: Arrays,
+    ) -> None:
+        """Fill the results of pairs with a grid of which some node may have lost its digits, by the reference."""
+        own = dataclasses.replace(
+            self.problem,
+            path1=paths[0],
+            path2=paths[1],
+            lengths1=valid[0],
+            lengths2=valid[1],
+            pairing="paired",
+            max_batch=-1,
+            progress=None,
+        )
+        if derivs:
+            bars, wrt_log = derivs["grid_derivs"], bool(flags["wrt_log"])
+            if given is not None:
+                results["grad_increments"][...] = increments_gradient(own, given, bars, wrt_log=wrt_log)
+                return
+            wrt = Wrt(results["grad1"] is not None, results["grad2"] is not None)
+            both = ReferenceBackend().adjoint(own, "grid", bars, wrt, log=wrt_log)
+            for name, gradient in zip(("grad1", "grad2"), both, strict=False):
+                if gradient is not None:
+                    results[name][...] = gradient
+            return
+        want: Want = "stack" if flags["all_levels"] else "grid"
+        if given is not None:
+            results["grid"][...] = grid_from_increments(own, given, want, log=self.log_grid)
+        else:
+            results["grid"][...] = ReferenceBackend().solve(own, want, log=self.log_grid)

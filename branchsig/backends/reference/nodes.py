@@ -1,0 +1,152 @@
+"""Truncation by the number of nodes: the components k_0..k_order of the kernel, and their adjoint.
+
+With K = sum of k_n and log K = sum of u_n by the number of nodes::
+
+    u_n = integral of k_{n-1} against κ,   n k_n = sum over j = 1..n of j u_j k_{n-j},   k_0 = 1
+
+With a bound on the depth beside it there are such sums for every depth m::
+
+    u_{m,n} = integral of k_{m-1,n-1},   n k_{m,n} = sum over j = 1..n of j u_{m,j} k_{m,n-j},   k_{0,n} = 0 for n > 0
+
+No forest is deeper than it has nodes, so for n <= m these are u_{n,n} and k_{n,n}, and k_{depth,order} needs no k_{m,n}
+of more than order - depth nodes beyond m. Without a bound the depth is the order, and k_n is k_{n,n}.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from branchsig._arrays import Array, namespace_of, unrecorded
+from branchsig.backends._digits import lost_parts
+from branchsig.backends.reference.bounds import nan_where, running_maximum
+from branchsig.backends.reference.recursion import (
+    at_corners,
+    at_corners_adjoint,
+    at_end,
+    increments_adjoint,
+    integral,
+    integral_adjoint,
+    integral_against,
+    k_adjoint,
+    ones,
+)
+from branchsig.quadrature import Quadrature
+
+if TYPE_CHECKING:
+    from branchsig.backends.base import Problem
+
+__all__ = ["components_at_nodes", "components_gradient", "components_of"]
+
+_ByDepth = dict[tuple[int, int], Array]
+"""Arrays by depth m and number of nodes n, m <= n: those of smaller m first, and of one m those of smaller n."""
+
+
+def _own(m: int, n: int) -> tuple[int, int]:
+    """Where the sums over forests of n nodes and a depth of at most m stand."""
+    return min(m, n), n
+
+
+def _bounds(problem: Problem) -> tuple[int, int]:
+    """The largest depth and the largest number of nodes."""
+    return int(problem.largest_depth), int(problem.order or 0)
+
+
+def _solved(g: Array, problem: Problem) -> tuple[_ByDepth, _ByDepth]:
+    """k_{m,n} and u_{m,n} at the nodes of all cells; without those that are 0: k_{0,n} for n > 0, u_{1,n} for n > 1."""
+    (depth, order), rule = _bounds(problem), problem.quadrature
+    k: _ByDepth = {(0, 0): ones(g, rule.p)}
+    u: _ByDepth = {}
+    for m in range(1, depth + 1):
+        for n in range(m, m + order - depth + 1):
+            if (m - 1, n - 1) in k:
+                u[m, n] = integral_against(g, k[m - 1, n - 1], rule.steps)
+            total = u[1, 1] * k[_own(m, n - 1)]
+            for j in range(2, n + 1):
+                if _own(m, j) in u:
+                    total = total + (j * 1.0) * u[_own(m, j)] * k[_own(m, n - j)]
+            k[m, n] = total / n
+    return k, u
+
+
+def _largest_depth(k: _ByDepth, problem: Problem) -> list[Array]:
+    """k_0..k_order of the largest depth."""
+    depth, order = _bounds(problem)
+    return [k[_own(depth, n)] for n in range(order + 1)]
+
+
+def _adjoint(g: Array, k: _ByDepth, u: _ByDepth, kbar: _ByDepth, rule: Quadrature) -> Array:
+    """Derivatives with respect to the increments of the cells, from those with respect to some of the k_{m,n}."""
+    xp = namespace_of(g)
+    gbar, nothing = xp.zeros_like(g), xp.zeros_like(k[0, 0])
+    ubar, kbar = dict.fromkeys(u, nothing), dict.fromkeys(k, nothing) | kbar
+    for m, n in list(k)[:0:-1]:
+        for j in range(1, n + 1):
+            of_u, of_k = _own(m, j), _own(m, n - j)
+            if of_u in u:
+                ubar[of_u] = ubar[of_u] + (j / n) * k[of_k] * kbar[m, n]
+                kbar[of_k] = kbar[of_k] + (j / n) * u[of_u] * kbar[m, n]
+        if (m, n) in u:
+            below = m - 1, n - 1
+            w = integral_adjoint(ubar[m, n])
+            gbar = gbar + increments_adjoint(k[below], rule.steps, w)
+            kbar[below] = kbar[below] + k_adjoint(g, rule.steps, w)
+    return gbar
+
+
+def _error_bounds(g: Array, k: _ByDepth, problem: Problem, *, nodes: bool) -> Array:
+    """Bounds of the errors of k_0..k_order, on the last axis, at the end or (nodes) at all corners.
+
+    With M_{m,n} the largest |k_{m,n}| so far and S the sum of |g|, that of u_{m,j} is ε S M_{m-1,j-1}, and makes one of
+    k_{m,n} of (1/n) sum over j of j ε S M_{m-1,j-1} M_{m,n-j}.
+    """
+    g = unrecorded(g)
+    xp, (depth, order) = namespace_of(g), _bounds(problem)
+    size = integral(abs(g))
+    size = float(xp.finfo(g.dtype).eps) * (size if nodes else size[:, -1, -1])
+    most = {}
+    for which, part in k.items():
+        part = abs(unrecorded(part))
+        if nodes:
+            most[which] = at_corners(running_maximum(running_maximum(part, 1), 2), problem.quadrature.p)
+        else:
+            most[which] = xp.max(part, axis=(1, 2))
+    errors = [xp.zeros_like(size)]
+    for n in range(1, order + 1):
+        total = most[0, 0] * most[_own(depth, n - 1)]
+        for j in range(2, n + 1):
+            below = _own(depth - 1, j - 1)
+            if below in most:
+                total = total + (j * 1.0) * most[below] * most[_own(depth, n - j)]
+        errors.append(size * total / n)
+    return xp.stack(errors, axis=-1)
+
+
+def components_at_nodes(g: Array, problem: Problem) -> list[Array]:
+    """k_0 to k_order at the nodes of all cells, from the increments of the cells."""
+    return _largest_depth(_solved(g, problem)[0], problem)
+
+
+def components_of(g: Array, problem: Problem, *, grid: bool) -> Array:
+    """k_0 to k_order at the end, or at every corner, from the increments of the cells."""
+    k, _ = _solved(g, problem)
+    parts = _stacked(k, problem, grid=grid)
+    return nan_where(lost_parts(unrecorded(parts), _error_bounds(g, k, problem, nodes=grid), problem.purpose), parts)
+
+
+def _stacked(k: _ByDepth, problem: Problem, *, grid: bool) -> Array:
+    """k_0 to k_order at the end, or at every corner, on a last axis."""
+    corners = [at_corners(part, problem.quadrature.p) for part in _largest_depth(k, problem)]
+    return namespace_of(k[0, 0]).stack([part if grid else part[:, -1, -1] for part in corners], axis=-1)
+
+
+def components_gradient(g: Array, derivs: Array, problem: Problem) -> tuple[Array, Array]:
+    """Which pairs are finite, and derivatives with respect to the increments, for derivatives of k_0..k_order."""
+    xp, rule, of_grid = namespace_of(g), problem.quadrature, derivs.ndim == 4
+    depth, order = _bounds(problem)
+    k, u = _solved(g, problem)
+    parts = _stacked(k, problem, grid=of_grid)
+    gone = lost_parts(parts, _error_bounds(g, k, problem, nodes=of_grid), problem.purpose)
+    finite = xp.all(xp.reshape(xp.isfinite(parts) & ~gone, (parts.shape[0], -1)), axis=1)
+    bars = [derivs[..., n] if of_grid else at_end(derivs[:, n], g) for n in range(order + 1)]
+    kbar = {_own(depth, n): at_corners_adjoint(bar, rule.p) for n, bar in enumerate(bars)}
+    return finite, _adjoint(g, k, u, kbar, rule)
