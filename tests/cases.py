@@ -1,6 +1,7 @@
-"""What several tests draw from: static kernels with their oracles, paths, and problems."""
+"""What several tests draw from: static kernels with their oracles, paths, problems, and the choice of a backend."""
 
 import contextlib
+import itertools
 
 import numpy as np
 import oracles
@@ -75,6 +76,35 @@ def walk(rng, *shape, size=0.8, dtype=np.float64):
     length, dimension = shape[-2:]
     steps = rng.standard_normal(shape) * size / np.sqrt(length * dimension)
     return np.ascontiguousarray(steps.cumsum(axis=-2), dtype=dtype)
+
+
+def retraced(rng, count, points, dimension):
+    """Walks of so many points and the way back."""
+    out = walk(rng, count, points, dimension, size=1.0)
+    return np.concatenate([out, out[:, -2::-1]], axis=1)
+
+
+def sizes(count, least, most):
+    return np.geomspace(least, most, count)[:, None, None]
+
+
+def returning_families(rng, count):
+    """Pairs of short paths of one channel that return more or less: out and back, steps of ±1, rounded, and others."""
+    plain = walk(rng, count, 7, 1, size=2.0)
+    there = retraced(rng, count, 4, 1)
+    steps = np.cumsum(rng.choice([-1.0, 1.0], (count, 7, 1)), axis=1)
+    rounded = np.round(walk(rng, count, 7, 1, size=2.0), 1)
+    rising = np.cumsum(rng.uniform(0, 0.5, (count, 7, 1)), axis=1)
+    families = [plain, there, steps, rounded, rising]
+    for a, b in itertools.product(families, families):
+        scale = rng.uniform(0.3, 3.0, (count, 1, 1))
+        yield a * scale, b * rng.uniform(0.3, 2.0, (count, 1, 1))
+
+
+def mixed(rng, count):
+    """Paths that return and others, of very different sizes."""
+    x = np.concatenate([retraced(rng, count, 4, 1), walk(rng, count, 7, 1, size=2.0)])
+    return x * sizes(2 * count, 0.05, 8.0)[rng.permutation(2 * count)]
 
 
 def problem(x, y, depth, orders=(0, 0), pairing="paired", static_kernel=None, **options):

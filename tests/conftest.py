@@ -20,6 +20,8 @@ from cases import using
 
 from branchsig.backends.reference import ReferenceBackend
 
+pytest.register_assert_rewrite("cuda_cases")  # whose assertions then say what they compared
+
 try:
     from branchsig.backends import cpu
 except ImportError:

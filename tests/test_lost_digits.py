@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import oracles
 import pytest
-from cases import QuarticKernel, scaled, walk
+from cases import QuarticKernel, mixed, retraced, returning_families, scaled, sizes, walk
 
 import branchsig
 
@@ -35,16 +35,6 @@ RULES = [
     {"quadrature": "lobatto3", "dyadic_order": (0, 1)},
     {"static_kernel": branchsig.RBFKernel(1.0)},
 ]
-
-
-def retraced(rng, count, points, dimension):
-    """Walks of so many points and the way back."""
-    out = walk(rng, count, points, dimension, size=1.0)
-    return np.concatenate([out, out[:, -2::-1]], axis=1)
-
-
-def sizes(count, least, most):
-    return np.geomspace(least, most, count)[:, None, None]
 
 
 def right(values, wanted, *, log=False):
@@ -87,19 +77,6 @@ def test_long_paths_that_go_back_have_the_kernel_one_or_none(backend, rng):
     assert 0 < finite.sum() < 4
     alone = [kernel(a, b, 4) for a, b in zip(x, y, strict=True)]
     np.testing.assert_array_equal(np.isnan(alone), np.isnan(together))
-
-
-def returning_families(rng, count):
-    """Pairs of short paths of one channel that return more or less: out and back, steps of ±1, rounded, and others."""
-    plain = walk(rng, count, 7, 1, size=2.0)
-    there = retraced(rng, count, 4, 1)
-    steps = np.cumsum(rng.choice([-1.0, 1.0], (count, 7, 1)), axis=1)
-    rounded = np.round(walk(rng, count, 7, 1, size=2.0), 1)
-    rising = np.cumsum(rng.uniform(0, 0.5, (count, 7, 1)), axis=1)
-    families = [plain, there, steps, rounded, rising]
-    for a, b in itertools.product(families, families):
-        scale = rng.uniform(0.3, 3.0, (count, 1, 1))
-        yield a * scale, b * rng.uniform(0.3, 2.0, (count, 1, 1))
 
 
 def exact_levels(x, y, depth, scalars):
@@ -234,12 +211,6 @@ VARIANTS = [
     {"depth": 3, "static_kernel": QuarticKernel()},
     {"depth": 3, "static_kernel": QuarticKernel(), "return_grid": True},
 ]
-
-
-def mixed(rng, count):
-    """Paths that return and others, of very different sizes."""
-    x = np.concatenate([retraced(rng, count, 4, 1), walk(rng, count, 7, 1, size=2.0)])
-    return x * sizes(2 * count, 0.05, 8.0)[rng.permutation(2 * count)]
 
 
 def spoilt_pairs(values, pairs):

@@ -1,6 +1,6 @@
 """What only a CUDA device can show: arrays of other libraries that lie there, streams, several devices, and its memory.
 
-The kernels themselves are held against the reference in test_cuda.py, on a device too where there is one.
+The kernels themselves are held against the reference in the files beside this one, on a device too where there is one.
 """
 
 import numpy as np

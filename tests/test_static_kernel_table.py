@@ -7,7 +7,8 @@ import pytest
 from branchsig._core import lib
 
 import branchsig
-from branchsig.backends import _instances, cpu
+from branchsig.backends.cpu import task
+from branchsig.backends.cuda import instances
 from branchsig.static_kernels import DilatedKernel, is_built_in
 from branchsig.static_kernels.table import BUILT_IN, NAMES, TABLE
 
@@ -44,15 +45,15 @@ def test_the_numbers_of_the_core_are_the_places_in_the_table():
 
 
 def test_the_cuda_sources_take_the_names_from_the_table():
-    enumerations = [line for line in _instances.source().splitlines() if line.startswith("enum {") and "RBF" in line]
+    enumerations = [line for line in instances.source().splitlines() if line.startswith("enum {") and "RBF" in line]
     assert enumerations == [f"enum {{ {', '.join(NAMES)} }};"]
-    assert _instances.source().splitlines()[0] == enumerations[0]
+    assert instances.source().splitlines()[0] == enumerations[0]
 
 
 @pytest.mark.parametrize("kernel", SAMPLES, ids=lambda kernel: type(kernel).__name__)
 def test_both_compilers_of_problems_know_every_row(kernel):
-    assert _instances.fused(kernel).name in NAMES
-    template = cpu._template((3, 3), 1, 2, None, False, (0, 0), kernel, branchsig.Trapezoid(), False)
+    assert instances.fused(kernel).name in NAMES
+    template = task._template((3, 3), 1, 2, None, False, (0, 0), kernel, branchsig.Trapezoid(), False)
     assert NAMES[template.static_kernel] == TABLE[type(kernel)].name
     assert tuple(template.parameter)[: len(TABLE[type(kernel)].attributes)] == TABLE[type(kernel)].values(kernel)
 
@@ -64,4 +65,4 @@ def test_a_subclass_may_do_anything_and_does_not_count_as_a_row(kernel):
     assert is_built_in(DilatedKernel(kernel))
     assert not is_built_in(own)
     assert not is_built_in(DilatedKernel(own))
-    assert _instances.fused(own).name == "GIVEN"
+    assert instances.fused(own).name == "GIVEN"

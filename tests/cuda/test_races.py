@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 from cases import gradients_of, problem
-from test_cuda import OnDevice, drawn, emulated_cupy, kernel_named, limit, relays, with_short_teams
+from cuda_cases import OnDevice, drawn, emulated_cupy, kernel_named, limit, relays, with_short_teams
 
 from branchsig.backends import cuda
 from branchsig.quadrature import BY_NAME

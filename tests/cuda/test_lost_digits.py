@@ -8,10 +8,8 @@ import math
 
 import numpy as np
 import pytest
-from cases import QuarticKernel, gradients_of, problem, scaled, walk
-from test_cuda import FROM_THE_LEFT, RULES, backend, cupy, emulated  # noqa: F401
-from test_cuda_digits import BOTH, on_diagonal
-from test_lost_digits import mixed, retraced, returning_families, sizes
+from cases import QuarticKernel, gradients_of, mixed, problem, retraced, returning_families, scaled, sizes, walk
+from cuda_cases import BOTH, FROM_THE_LEFT, RULES
 
 import branchsig
 from branchsig.backends import cuda
@@ -55,7 +53,7 @@ def same_values(found, wanted, log):
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_values_have_digits_where_those_of_the_reference_have(backend, reference, form, rng):  # noqa: F811
+def test_values_have_digits_where_those_of_the_reference_have(backend, reference, form, rng):
     x, y = families(rng, form["depth"])
     for swapped in (False, True):
         arguments = problem(*((y, x) if swapped else (x, y)), **form)
@@ -68,7 +66,7 @@ def test_values_have_digits_where_those_of_the_reference_have(backend, reference
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_nodes_of_grids_have_digits_where_those_of_the_reference_have(backend, reference, form, rng):  # noqa: F811
+def test_nodes_of_grids_have_digits_where_those_of_the_reference_have(backend, reference, form, rng):
     x, y = families(rng, form["depth"])
     for log in (True, False):
         arguments = problem(x, y, **form)
@@ -81,7 +79,7 @@ def test_nodes_of_grids_have_digits_where_those_of_the_reference_have(backend, r
 
 @pytest.mark.parametrize("of_grid", [False, True])
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_gradients_are_nan_where_values_of_the_reference_are_not_finite(backend, reference, form, of_grid, rng):  # noqa: F811
+def test_gradients_are_nan_where_values_of_the_reference_are_not_finite(backend, reference, form, of_grid, rng):
     x, y = families(rng, form["depth"])
     for log in (False, True):
         arguments = problem(x, y, **form)
@@ -98,7 +96,7 @@ def test_gradients_are_nan_where_values_of_the_reference_are_not_finite(backend,
 
 @pytest.mark.parametrize("rule", ["trapezoid", "lobatto2"])
 @pytest.mark.parametrize("purpose", [None, "kernel", "log", "difference", "rough"])
-def test_parts_have_digits_where_those_of_the_reference_have(backend, reference, rule, purpose, rng):  # noqa: F811
+def test_parts_have_digits_where_those_of_the_reference_have(backend, reference, rule, purpose, rng):
     x, y = families(rng, 3)
     x = np.concatenate([x, 100.0 * x])
     options = {"order": 4} | ({"quadrature": RULES[rule]} if rule in RULES else {})
@@ -112,7 +110,7 @@ def test_parts_have_digits_where_those_of_the_reference_have(backend, reference,
 
 
 @pytest.mark.parametrize("value", [2, 3])
-def test_a_bound_of_parts_not_handed_on_is_caught(emulated, reference, value, rng, monkeypatch):  # noqa: F811
+def test_a_bound_of_parts_not_handed_on_is_caught(emulated, reference, value, rng, monkeypatch):
     text = cuda.source().replace(FROM_THE_LEFT, f"v == {value} ? handed[m][v] : {FROM_THE_LEFT}")
     monkeypatch.setattr(cuda.instances, "source", lambda: text)
     x, y = families(rng, 3)
@@ -122,7 +120,7 @@ def test_a_bound_of_parts_not_handed_on_is_caught(emulated, reference, value, rn
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-def test_bounds_of_long_paths_are_handed_from_warp_to_warp(backend, reference, depth, rng):  # noqa: F811
+def test_bounds_of_long_paths_are_handed_from_warp_to_warp(backend, reference, depth, rng):
     x, y = retraced(rng, 8, 5, 1) * sizes(8, 0.3, 40.0 / depth), walk(rng, 8, 300, 1, size=20.0)
     y[:, 40:] = y[:, 39:40] + 1e-3 * (y[:, 40:] - y[:, 39:40])  # the bounds are those of the first columns
     arguments = problem(x, y, depth)
@@ -136,7 +134,7 @@ def test_bounds_of_long_paths_are_handed_from_warp_to_warp(backend, reference, d
 
 @pytest.mark.parametrize("nodes", [None, 3])
 @pytest.mark.parametrize("depth", [2, 4])
-def test_a_rough_diagonal_takes_values_as_they_come(backend, reference, depth, nodes, rng):  # noqa: F811
+def test_a_rough_diagonal_takes_values_as_they_come(backend, reference, depth, nodes, rng):
     x = retraced(rng, 6, 6, 1) * sizes(6, 0.3, 50.0 if nodes is None else 1e4)
     arguments = problem(x, x, depth, order=nodes)
     at = np.arange(11)
@@ -144,18 +142,17 @@ def test_a_rough_diagonal_takes_values_as_they_come(backend, reference, depth, n
     sound = np.isfinite(grid[:, at, at])
     assert not sound.all()
     arguments = dataclasses.replace(arguments, purpose="rough")
-    found, wanted = on_diagonal(backend, arguments), reference.solve(arguments, "prefixes")
+    found, wanted = backend.solve(arguments, "prefixes"), reference.solve(arguments, "prefixes")
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
     np.testing.assert_allclose(found[sound], wanted[sound], rtol=2e-4, atol=2e-4)
 
 
-def test_long_ordinary_paths_are_done_by_running_products(emulated, reference, rng, monkeypatch):  # noqa: F811
+def test_long_ordinary_paths_are_done_by_running_products(emulated, reference, rng, monkeypatch):
     written = "if (!PARTS) ends[place] = real("
     text = cuda.source()
     assert text.count(written) == 1
-    monkeypatch.setattr(
-        cuda.instances, "source", lambda: text.replace(written, f"{written[:-5]}CAREFUL ? real(-1) : real(")
-    )
+    mutated = text.replace(written, f"{written[:-5]}CAREFUL ? real(-1) : real(")
+    monkeypatch.setattr(cuda.instances, "source", lambda: mutated)
     x = walk(rng, 2, 1000, 8)
     x, y = scaled(x, 0.7 * x + 0.7 * walk(rng, 2, 1000, 8), 4, reference, log_k=20.0)
     found = emulated.solve(problem(x, y, 4), "end", log=True)

@@ -11,13 +11,12 @@ import numpy as np
 import oracles
 import pytest
 from cases import QuarticKernel, gradients_of, problem, quartic, relative, relative_to_path, walk
-from test_cuda import RULES, backend, cupy  # noqa: F401
+from cuda_cases import BOTH, RULES
 
 import branchsig
 from branchsig.static_kernels import DilatedKernel
 
 MP = oracles.mpmath_scalars(80)
-BOTH = {"left": True, "right": True}
 
 
 def exact_increments(kappa, x, y, factor=1.0):
@@ -87,7 +86,7 @@ def dilated(kernel, x, y, factor):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", WIDE)
-def test_static_kernels_much_wider_than_the_paths_keep_their_digits(backend, name, dtype, rng):  # noqa: F811
+def test_static_kernels_much_wider_than_the_paths_keep_their_digits(backend, name, dtype, rng):
     for size in (2.0, 1e3, 1e8):
         kernel, kappa = wide(name, size)
         x = walk(rng, 1, 5, 2, dtype=dtype)
@@ -102,7 +101,7 @@ def test_static_kernels_much_wider_than_the_paths_keep_their_digits(backend, nam
 
 
 @pytest.mark.parametrize("name", ["rbf", "matern12", "matern32", "rational quadratic", "polynomial"])
-def test_gradients_of_wide_static_kernels_keep_their_digits(backend, name, rng):  # noqa: F811
+def test_gradients_of_wide_static_kernels_keep_their_digits(backend, name, rng):
     kernel, kappa = wide(name, 1e7)
     x, y = walk(rng, 1, 4, 2), walk(rng, 1, 4, 2)
     total = sum(abs(value) for row in exact_increments(kappa, x[0], y[0]) for value in row)
@@ -112,7 +111,7 @@ def test_gradients_of_wide_static_kernels_keep_their_digits(backend, name, rng):
     assert relative_to_path(found[:, :, :2], wanted[None]) < 1e-9
 
 
-def test_nearly_equal_points_have_the_gradient_of_the_matern_kernel(backend):  # noqa: F811
+def test_nearly_equal_points_have_the_gradient_of_the_matern_kernel(backend):
     kernel, kappa = wide("matern12", 1.0)
     for gap in (1e-8, 1e-12, 1e-14):
         x, y = np.array([[[0.0], [0.5], [1.0]]]), np.array([[[0.25], [0.5 + gap], [1.25]]])
@@ -121,7 +120,7 @@ def test_nearly_equal_points_have_the_gradient_of_the_matern_kernel(backend):  #
 
 
 @pytest.mark.parametrize("degree", [0.0, 1.0, 2.0, 65.0, 66.0, 101.0])
-def test_polynomial_kernels_of_whole_degrees_take_negative_bases(backend, degree, rng):  # noqa: F811
+def test_polynomial_kernels_of_whole_degrees_take_negative_bases(backend, degree, rng):
     x = np.array([[[-1.0], [0.3], [0.9]]])
     y = np.array([[[0.9], [-1.0], [0.5]]])
     kernel = branchsig.PolynomialKernel(degree, 0.0, 0.7)
@@ -135,7 +134,7 @@ def test_polynomial_kernels_of_whole_degrees_take_negative_bases(backend, degree
 
 
 @pytest.mark.parametrize("degree", [1.0, 2.0, 2.5])
-def test_polynomial_kernels_keep_the_digits_of_paths_far_from_the_origin(backend, degree):  # noqa: F811
+def test_polynomial_kernels_keep_the_digits_of_paths_far_from_the_origin(backend, degree):
     x = 1e8 + np.array([[[0.0], [0.5], [1.25]]])
     y = 1e8 + np.array([[[0.0], [1.5], [0.75]]])
     scale = 1e8 ** (2 - 2 * degree)
@@ -152,7 +151,7 @@ def test_polynomial_kernels_keep_the_digits_of_paths_far_from_the_origin(backend
 @pytest.mark.parametrize(
     "kind", ["RBFKernel", "Matern12Kernel", "Matern32Kernel", "Matern52Kernel", "RationalQuadraticKernel"]
 )
-def test_radial_kernels_much_narrower_than_the_steps_are_one_where_points_coincide(backend, kind, sigma):  # noqa: F811
+def test_radial_kernels_much_narrower_than_the_steps_are_one_where_points_coincide(backend, kind, sigma):
     x = np.array([[[0.0], [1.0], [3.0]]])
     kernel = getattr(branchsig, kind)(sigma, *([400.0] if kind == "RationalQuadraticKernel" else []))
     arguments = problem(x, x + np.array([0.0, 0.0, 0.5])[:, None], 1, static_kernel=kernel)
@@ -163,7 +162,7 @@ def test_radial_kernels_much_narrower_than_the_steps_are_one_where_points_coinci
 
 
 @pytest.mark.parametrize("scale", [1e170, 1e-170])
-def test_scaled_linear_kernels_scale_the_steps(backend, scale, rng):  # noqa: F811
+def test_scaled_linear_kernels_scale_the_steps(backend, scale, rng):
     x, y = walk(rng, 1, 5, 2), walk(rng, 1, 5, 2)
     arguments = problem(x / scale, y / scale, 2, static_kernel=branchsig.ScaledLinearKernel(scale))
     assert relative(backend.solve(arguments, "end", log=True), backend.solve(problem(x, y, 2), "end", log=True)) < 1e-13
@@ -179,7 +178,7 @@ def returning(rng, count, dtype=np.float64):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("depth", [2, 3])
-def test_values_of_paths_that_return_are_right_or_nan(backend, depth, dtype, rng):  # noqa: F811
+def test_values_of_paths_that_return_are_right_or_nan(backend, depth, dtype, rng):
     x, y = returning(rng, 16, dtype)
     x[-1, :, 0] = [0.0, 1.35, *7 * [2.25], 1.35, 0.0]  # 1 at every depth, and about 1e37 on the way
     y[-1, :, 0] = 6 * [0.0] + [2.6]
@@ -200,7 +199,7 @@ def test_values_of_paths_that_return_are_right_or_nan(backend, depth, dtype, rng
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_nodes_of_grids_of_paths_that_return_are_right_or_nan(backend, log, rng):  # noqa: F811
+def test_nodes_of_grids_of_paths_that_return_are_right_or_nan(backend, log, rng):
     x, y = returning(rng, 6)
     arguments = problem(x, y, 3)
     linear = oracles.static_kernel("linear")
@@ -217,7 +216,7 @@ def test_nodes_of_grids_of_paths_that_return_are_right_or_nan(backend, log, rng)
         assert np.isnan(gradient[gone]).all()
 
 
-def test_values_that_others_are_subtracted_from_need_absolute_digits(backend):  # noqa: F811
+def test_values_that_others_are_subtracted_from_need_absolute_digits(backend):
     # log K_2 is about 1.4e13, and its error about 1e-2.
     x = np.array([[[0.0], [5.5], [5.6]]])
     arguments = problem(x, x, 2)
@@ -250,7 +249,7 @@ def exact_parts(x, y, order):
 
 
 @pytest.mark.parametrize("grid", [False, True])
-def test_parts_of_paths_that_return_are_right_or_nan(backend, grid, rng):  # noqa: F811
+def test_parts_of_paths_that_return_are_right_or_nan(backend, grid, rng):
     x, y = returning(rng, 6)
     scale = np.array([1.0, 1.0, 1.0, 1e3, 1e7, 1e5])[:, None, None]
     arguments = problem(x * scale, y, 3, order=3)
@@ -266,7 +265,7 @@ def test_parts_of_paths_that_return_are_right_or_nan(backend, grid, rng):  # noq
         np.testing.assert_array_equal(np.isnan(gradient).all(axis=(1, 2)), gone)
 
 
-def test_increments_of_other_kernels_count_too(backend, rng):  # noqa: F811
+def test_increments_of_other_kernels_count_too(backend, rng):
     x, y = returning(rng, 6)
     arguments = problem(2 * x, y, 3, static_kernel=QuarticKernel())
     wanted = np.array([float(exact_log(quartic, a, b, 3)) for a, b in zip(2 * x, y, strict=True)])
@@ -274,10 +273,6 @@ def test_increments_of_other_kernels_count_too(backend, rng):  # noqa: F811
     finite = np.isfinite(found)
     assert np.all(np.abs(found - wanted)[finite] < 1e-4 * np.maximum(1.0, np.abs(wanted))[finite])
     assert np.isnan(found).any()
-
-
-def on_diagonal(backend, arguments):  # noqa: F811
-    return backend.fetched(backend.backend.solve(backend.sent(arguments), "prefixes"))
 
 
 @pytest.mark.parametrize("order", [0, 1])
@@ -293,13 +288,13 @@ def on_diagonal(backend, arguments):  # noqa: F811
         ("trapezoid", 3, 2, None),
     ],
 )
-def test_the_diagonal_has_the_kernels_of_all_prefixes(backend, reference, rule, depth, nodes, kernel, order, rng):  # noqa: F811
+def test_the_diagonal_has_the_kernels_of_all_prefixes(backend, reference, rule, depth, nodes, kernel, order, rng):
     x = walk(rng, 3, 40, 2, size=0.5)
     options = {} if rule == "trapezoid" else {"quadrature": RULES[rule]}
     for lengths in (None, np.array([40, 1, 7])):
         arguments = problem(x, x, depth, (order, order), static_kernel=kernel, order=nodes, lengths1=lengths, **options)
         arguments = dataclasses.replace(arguments, lengths2=lengths)
-        found = on_diagonal(backend, arguments)
+        found = backend.solve(arguments, "prefixes")
         grid = reference.solve(arguments, "grid", log=True)
         at = np.arange(40) << order
         np.testing.assert_allclose(found, grid[:, at, at], rtol=1e-11, atol=1e-13)

@@ -13,7 +13,7 @@ from branchsig.backends import cuda
 from branchsig.backends.cuda.instances import ANY_DIMENSION, Instance
 from branchsig.quadrature import BY_NAME, TRAPEZOID
 
-sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "cuda_emulation"))
 import nvrtc
 import schedule
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 from cases import STATIC_KERNELS, gradients_of, problem, relative_to_path
-from test_cuda import RULES, alone, cupy, drawn, kernel_named, limit, relaying  # noqa: F401
+from cuda_cases import RULES, drawn, kernel_named, limit
 
 ORDERS = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (1, 3), (3, 2)]
 
@@ -67,7 +67,7 @@ def check_gradients(backend, reference, arguments, rng):
 # Cells of one strip, of several, and of several passes of a team.
 @pytest.mark.parametrize("orders", ORDERS)
 @pytest.mark.parametrize("name", ["linear", "polynomial", "rbf", "matern32", "quartic"])
-def test_grids_of_depth_1_are_sums_of_increments(alone, name, orders, rng, monkeypatch):  # noqa: F811
+def test_grids_of_depth_1_are_sums_of_increments(alone, name, orders, rng, monkeypatch):
     for lengths in ((2, 18), (4, 5), (7, 40)):
         for longest in (1, 4):
             limit(monkeypatch, longest_team=longest)
@@ -76,20 +76,20 @@ def test_grids_of_depth_1_are_sums_of_increments(alone, name, orders, rng, monke
 
 @pytest.mark.parametrize("orders", [(1, 1), (2, 3), (3, 0)])
 @pytest.mark.parametrize("name", ["linear", "rbf", "quartic"])
-def test_grids_of_depth_1_are_sums_of_increments_where_pairs_are_relayed(relaying, name, orders, rng):  # noqa: F811
+def test_grids_of_depth_1_are_sums_of_increments_where_pairs_are_relayed(relaying, name, orders, rng):
     check_depth_1(relaying, name, (4, 270 >> orders[1]), orders, rng)
 
 
 @pytest.mark.parametrize("orders", [(1, 1), (2, 0)])
 @pytest.mark.parametrize("name", ["linear", "rbf"])
-def test_grids_of_depth_1_in_float32_are_sums_of_increments(alone, name, orders, rng):  # noqa: F811
+def test_grids_of_depth_1_in_float32_are_sums_of_increments(alone, name, orders, rng):
     for lengths in ((2, 18), (5, 70)):
         check_depth_1(alone, name, lengths, orders, rng, np.float32)
 
 
 @pytest.mark.parametrize("orders", [(2, 1), (0, 2)])
 @pytest.mark.parametrize("name", ["linear", "rbf"])
-def test_gradients_of_refined_grids_in_several_passes(alone, reference, name, orders, rng, monkeypatch):  # noqa: F811
+def test_gradients_of_refined_grids_in_several_passes(alone, reference, name, orders, rng, monkeypatch):
     limit(monkeypatch, longest_team=1)
     for pairing in ("paired", "gram"):
         x, y = drawn(rng, pairing, (5, 40), 2, counts=(2, 2))
@@ -100,7 +100,7 @@ def test_gradients_of_refined_grids_in_several_passes(alone, reference, name, or
 @pytest.mark.parametrize(
     ("rule", "depth"), [("left", 1), ("lobatto2", 1), ("lobatto3", 1), ("left", 2), ("lobatto2", math.inf)]
 )
-def test_grids_of_other_rules_in_several_passes(alone, reference, rule, depth, orders, rng, monkeypatch):  # noqa: F811
+def test_grids_of_other_rules_in_several_passes(alone, reference, rule, depth, orders, rng, monkeypatch):
     limit(monkeypatch, longest_team=1)
     x, y = drawn(rng, "paired", (4, 40), 2, counts=(2, 2))
     arguments = problem(x, y, depth, orders, quadrature=RULES[rule])
@@ -112,7 +112,7 @@ def test_grids_of_other_rules_in_several_passes(alone, reference, rule, depth, o
 
 
 @pytest.mark.parametrize("orders", [(1, 1), (0, 2)])
-def test_grids_by_nodes_in_several_passes(alone, reference, orders, rng, monkeypatch):  # noqa: F811
+def test_grids_by_nodes_in_several_passes(alone, reference, orders, rng, monkeypatch):
     limit(monkeypatch, longest_team=1)
     x, y = drawn(rng, "paired", (4, 40), 2, counts=(2, 2))
     arguments = problem(x, y, 2, orders, order=2)
@@ -125,7 +125,7 @@ def test_grids_by_nodes_in_several_passes(alone, reference, orders, rng, monkeyp
 
 
 @pytest.mark.parametrize("pairing", ["gram", "symmetric"])
-def test_grids_do_not_depend_on_how_pairs_are_cut_into_chunks(alone, pairing, rng):  # noqa: F811
+def test_grids_do_not_depend_on_how_pairs_are_cut_into_chunks(alone, pairing, rng):
     x, y = drawn(rng, pairing, (5, 20) if pairing == "gram" else (9, 9), 2, counts=(3, 4))
     arguments = problem(x, y, 2, (1, 1), pairing, kernel_named("rbf"))
     chunked = dataclasses.replace(arguments, max_batch=1)
