@@ -46,12 +46,13 @@ class _Value:
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Truncation(_Value):
-    """The forests that a kernel is a sum over: those of a depth, those of a number of nodes, or all.
+    """The forests that a kernel is a sum over: those up to a depth, up to a number of nodes, up to both, or all.
 
     Parameters
     ----------
     depth : int or math.inf, default: math.inf
-        Largest depth of the trees; `math.inf` for no bound. One that `order` implies is kept as no bound.
+        Largest depth of the trees; `math.inf` for no bound. One of at least `order` is kept as no bound, for no forest
+        is deeper than it has nodes.
     order : int, optional
         Largest number of nodes of a forest; None for no bound.
     """
@@ -61,12 +62,7 @@ class Truncation(_Value):
 
     def __post_init__(self) -> None:
         depth, order = _validation.depth(self.depth), _validation.order(self.order)
-        if order is not None:
-            if depth < order:
-                raise ValueError(
-                    f"depth is {depth} and order is {order}: trees of {order} nodes may be as deep as that; give "
-                    "depth=math.inf, or a depth of at least the order"
-                )
+        if order is not None and depth >= order:
             depth = math.inf
         self._set(depth=depth, order=order)
 

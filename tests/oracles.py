@@ -333,12 +333,14 @@ def collocation_log_levels(g, depth, A):
     return levels
 
 
-def collocation_parts(g, order, A):
-    """k_0..k_order, the homogeneous parts at the end point, from the exponential of a power series."""
-    K, U = [np.ones(g.shape + A.shape, dtype=g.dtype)], [None]
-    for n in range(1, order + 1):
-        U.append(collocation_integral(g, K[n - 1], A))
-        K.append(sum(k * U[k] * K[n - k] for k in range(1, n + 1)) / n)
+def collocation_parts(g, order, A, depth=math.inf):
+    """k_0..k_order, the homogeneous parts at the end point, from the exponential of a power series at every depth."""
+    K = [np.full(g.shape + A.shape, float(n == 0), dtype=g.dtype) for n in range(order + 1)]
+    for _ in range(int(min(depth, order))):  # from there on nothing changes any more
+        U = [None, *(collocation_integral(g, k, A) for k in K[:-1])]
+        K = K[:1]
+        for n in range(1, order + 1):
+            K.append(sum(k * U[k] * K[n - k] for k in range(1, n + 1)) / n)
     return np.array([k[-1, -1, -1, -1] for k in K])
 
 

@@ -40,7 +40,7 @@ class Problem:
     static_kernel : StaticKernel
         The kernel on the space the paths live in.
     depth : int or math.inf
-        Largest tree depth, at least 0; of no effect beside `order`.
+        Largest tree depth, at least 0; `math.inf` for no bound.
     dyadic_order : tuple of int
         A cell is split into ``2**dyadic_order[0]`` by ``2**dyadic_order[1]`` equal sub-cells.
     n_jobs : int
@@ -52,7 +52,8 @@ class Problem:
     quadrature : Quadrature
         The rule for the integral over a sub-cell.
     order : int or None
-        Largest number of nodes of a forest, at least 0. The problem is then one for components.
+        Largest number of nodes of a forest, at least 0, beside the bound on the depth. The problem is then one for
+        components.
     lengths1, lengths2 : int64 NumPy array, shape (n1,) and (n2,), or None
         Valid lengths, from 1 to that of the padded paths. What lies behind is never read, contributes nothing, and has
         the gradient 0. Grids are constant behind the last valid node. One object for a symmetric problem.
@@ -90,6 +91,11 @@ class Problem:
     def axes(self) -> int:
         """Number of axes of pairs in results: one for pairs of paths, two for Gram matrices."""
         return 1 if self.pairing == "paired" else 2
+
+    @property
+    def largest_depth(self) -> float:
+        """The depth of the deepest forest: none is deeper than it has nodes."""
+        return self.depth if self.order is None else min(self.depth, self.order)
 
     @property
     def itself(self) -> bool:

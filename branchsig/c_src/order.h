@@ -7,22 +7,36 @@
    recovered from the last row. The adjoint goes
    cell by cell, right to left, and in a cell from the highest n down:
      ubar_j += j/n k_{n-j} kbar_n,   kbar_{n-j} += j/n u_j kbar_n,   w_n[a, b] = the sum of ubar_n below and to the right,
-     U_n = B^T w_n B,   gradient += sum of U_n k_{n-1},   kbar_{n-1} gathers g U_n. */
+     U_n = B^T w_n B,   gradient += sum of U_n k_{n-1},   kbar_{n-1} gathers g U_n.
+
+   With a bound on the depth as well there are such sums for every depth m,
+
+     u_{m,n} = the integral of k_{m-1,n-1},   n k_{m,n} = sum over j = 1..n of j u_{m,j} k_{m,n-j},   k_{0,n} = 0 for n > 0,
+
+   but no forest of n nodes is deeper than n, so k_{m,n} = k_{n,n} for n <= m; and k_{depth,order} needs no k_{m,n} of more than
+   order - depth nodes beyond m. So one level holds k_{m,n} and n u_{m,n} for each m = 1..depth and n = m..m + order - depth. Without a
+   bound the depth is the order, and there is one level to an m. */
 #ifndef BS_ORDER_H
 #define BS_ORDER_H
 
 #include "collocation.h"
 
 typedef struct {
-  collocation n;    /* level m holds k_n for n = m + 1; E of its states is a sum here; w is w_n, and gw what the cells below give to kbar_n */
-  int order;
+  collocation n;    /* level (m - 1) per_depth + n - m holds k_{m,n}; E of its states is a sum here; w is w_n, and gw what the cells below
+                       give to kbar_n */
+  int order, depth, per_depth; /* and order - depth + 1, the levels to a depth */
+  vec *sums;        /* of a block, as those of n: of the levels of a depth but the first */
   vec *u;           /* n u_n, as n.k */
   vec *kbar, *ubar; /* backward, of a cell: [level][row of nodes but the first][node but the first] */
 } order_tile;
 
 static int64_t lay_out_order(order_tile *o, const bs_task *task, int backward, char *base) {
   int64_t used = lay_out_collocation(&o->n, task, backward, task->nodes + 1, 2, base);
-  const int64_t levels = o->order = task->order, of_cell = task->nodes * task->nodes;
+  const int64_t levels = o->n.t.levels, of_cell = task->nodes * task->nodes;
+  o->order = task->order;
+  o->depth = task->depth;
+  o->per_depth = levels_per_depth(task);
+  o->sums = take(base, &used, (o->per_depth - 1) * BLOCK * of_cell, sizeof(vec));
   o->u = take(base, &used, o->n.width * levels * o->n.slots, sizeof(vec));
   if (backward) {
     o->kbar = take(base, &used, levels * of_cell, sizeof(vec));
@@ -31,18 +45,27 @@ static int64_t lay_out_order(order_tile *o, const bs_task *task, int backward, c
   return used;
 }
 
-/* u_n and k_n over a block of cells, n = m + 1, from the sums of k_m; gives the sums of k_n. */
-BS_INLINE void parts_at(int p, double sign, const order_tile *o, int64_t r, int m, block b, const vec *sums, vec *sums_out) {
-  vec most = o->n.t.watched[m].extent[1];
+/* The level of the sums over the forests of n >= 1 nodes and a depth of at most m >= 1. */
+BS_INLINE int64_t level_of(int64_t per_depth, int64_t m, int64_t n) { return n - 1 + (per_depth - 1) * ((n < m ? n : m) - 1); }
+
+/* The level of k_n at the largest depth. */
+BS_INLINE int result_level(const order_tile *o, int n) { return (int)level_of(o->per_depth, o->depth, n); }
+
+/* u_n and k_n at depth m over a block of cells, n = m + past, from the sums of k_{n-1} at the depth below; gives the sums of k_n.
+   `per_depth` is that of the tile, and known to the compiler where it is 1. */
+BS_INLINE void parts_at(int p, int per_depth, double sign, const order_tile *o, int64_t r, int m, int past, block b, const vec *sums,
+                        vec *sums_out) {
+  const int n = m + past, level = (m - 1) * per_depth + past, watching = n < o->order; /* the largest k_order is never asked for */
+  vec most = o->n.t.watched[level].extent[1];
   const bs_task *task = o->n.t.in.task;
-  const double *B = task->steps, over_n = 1.0 / (m + 1);
-  edge_state *state = &o->n.states[m];
+  const double *B = task->steps, over_n = 1.0 / n;
+  edge_state *state = &o->n.states[level];
   vec *k[BS_MOST_NODES + 1], *u[BS_MOST_NODES + 1];
   for (int i = 0; i <= p; ++i) {
-    k[i] = node_row(&o->n, o->n.k, m, r * p + i);
-    u[i] = node_row(&o->n, o->u, m, r * p + i);
+    k[i] = node_row(&o->n, o->n.k, level, r * p + i);
+    u[i] = node_row(&o->n, o->u, level, r * p + i);
   }
-  const int64_t level = o->n.width; /* from a row of n to that of n + 1 */
+  const int64_t width = o->n.width; /* from a level to the next one */
   for (int64_t c = b.first; c <= b.last; ++c) {
     const vec g = b.g[(c - 1) >> b.shift], *sum = sums + (c - b.first) * p * p;
     const ivec moves = g != splat(0);
@@ -50,16 +73,18 @@ BS_INLINE void parts_at(int p, double sign, const order_tile *o, int64_t r, int 
     for (int step = 0; step < p; ++step) {
       const int a = sign > 0 ? step : p - 1 - step, from = sign > 0 ? a : a + 1, to = sign > 0 ? a + 1 : a;
       for (int l = 1; l <= p; ++l) {
-        const vec cell = (g * sum[a * p + l - 1]) * (m + 1.0);
+        const vec cell = (g * sum[a * p + l - 1]) * (double)n;
         state->E[a] += (vec)((ivec)cell & moves);
         const vec own = u[from][at + l] + sign * state->E[a];
         u[to][at + l] = own;
         vec total = own;
-        for (int j = 1; j <= m; ++j) /* j u_j k_{n-j} */
-          total += u[to][at + l - level * (m + 1 - j)] * k[to][at + l - level * j];
+        for (int j = 1; j < n; ++j) { /* j u_j k_{n-j} */
+          const int64_t of_u = level_of(per_depth, m, j) - level, of_k = level_of(per_depth, m, n - j) - level;
+          total += u[to][at + l + width * of_u] * k[to][at + l + width * of_k];
+        }
         total *= over_n;
         k[to][at + l] = total;
-        if (sums_out && sign > 0) most = widened(most, total); /* that of the highest n is never asked for */
+        if (watching && sign > 0) most = widened(most, total);
       }
     }
     if (!sums_out) continue;
@@ -67,43 +92,52 @@ BS_INLINE void parts_at(int p, double sign, const order_tile *o, int64_t r, int 
     for (int i = 0; i <= p; ++i) nodes[i] = k[i] + at;
     sub_cell_sums(p, 0, B, nodes, state->sums, sums_out + (c - b.first) * p * p);
   }
-  o->n.t.watched[m].extent[1] = most;
+  o->n.t.watched[level].extent[1] = most;
 }
 
-#define BS_PARTS(name, p)                                                                                     \
-  static void name(const order_tile *o, int up, int64_t r, int m, block b, const vec *sums, vec *sums_out) { \
-    if (up)                                                                                                   \
-      parts_at(p, -1, o, r, m, b, sums, sums_out);                                                               \
-    else                                                                                                      \
-      parts_at(p, 1, o, r, m, b, sums, sums_out);                                                                \
+/* The instances: how many nodes, and whether there is a level to a depth or more. */
+typedef void parts(const order_tile *o, int up, int64_t r, int m, int past, block b, const vec *sums, vec *sums_out);
+#define BS_PARTS(name, p, per_depth)                                                                                    \
+  static void name(const order_tile *o, int up, int64_t r, int m, int past, block b, const vec *sums, vec *sums_out) { \
+    if (up)                                                                                                             \
+      parts_at(p, per_depth, -1, o, r, m, past, b, sums, sums_out);                                                     \
+    else                                                                                                                \
+      parts_at(p, per_depth, 1, o, r, m, past, b, sums, sums_out);                                                      \
   }
-BS_PARTS(parts_1, 1)
-BS_PARTS(parts_2, 2)
-BS_PARTS(parts_3, 3)
-BS_PARTS(parts_any, o->n.p)
+BS_PARTS(parts_1, 1, 1)
+BS_PARTS(parts_2, 2, 1)
+BS_PARTS(parts_3, 3, 1)
+BS_PARTS(parts_any, o->n.p, 1)
+BS_PARTS(parts_of_depths_1, 1, o->per_depth)
+BS_PARTS(parts_of_depths_2, 2, o->per_depth)
+BS_PARTS(parts_of_depths_3, 3, o->per_depth)
+BS_PARTS(parts_of_depths_any, o->n.p, o->per_depth)
 
-/* All n of row r of cells, downwards or upwards. */
+static parts *parts_of(const order_tile *o) {
+  static parts *const instances[2][4] = {{parts_any, parts_1, parts_2, parts_3},
+                                         {parts_of_depths_any, parts_of_depths_1, parts_of_depths_2, parts_of_depths_3}};
+  return instances[o->per_depth > 1][o->n.p <= 3 ? o->n.p : 0];
+}
+
+/* All levels of row r of cells, downwards or upwards. */
 static void sweep_parts(order_tile *o, int64_t r, int up) {
   tile *t = &o->n.t;
-  memset(o->n.states, 0, sizeof(edge_state) * (size_t)o->order); /* nothing on the left edge for n > 0 */
+  const int64_t of_level = BLOCK * o->n.p * o->n.p;
+  parts *const sweep = parts_of(o);
+  memset(o->n.states, 0, sizeof(edge_state) * (size_t)t->levels); /* nothing on the left edge for n > 0 */
   for (int64_t j = 0; j < t->blocks; ++j) {
     const block b = block_of(t, j, r);
-    const vec *sums = o->n.ones;
-    for (int m = 0; m < o->order && !stopped(t); ++m) { /* a level takes as many steps as there are below it */
-      vec *out = m + 1 < o->order ? o->n.sums[m & 1] : NULL;
-      switch (o->n.p) {
-        case 1: parts_1(o, up, r, m, b, sums, out); break;
-        case 2: parts_2(o, up, r, m, b, sums, out); break;
-        case 3: parts_3(o, up, r, m, b, sums, out); break;
-        default: parts_any(o, up, r, m, b, sums, out);
+    fill(o->sums, (o->per_depth - 1) * of_level, 0); /* k_{0,n} */
+    for (int m = 1; m <= o->depth; ++m)
+      for (int past = 0; past < o->per_depth && !stopped(t); ++past) { /* a level takes as many steps as there are below it */
+        vec *own = past ? o->sums + (past - 1) * of_level : o->n.sums[0]; /* those of the depth below, and then of this one */
+        sweep(o, up, r, m, past, b, m + past > 1 ? own : o->n.ones, m < o->depth ? own : NULL);
       }
-      sums = out;
-    }
   }
 }
 
 /* What the adjoint of a cell needs, in copies that no store to a register in memory can change: at the first node of the cell, k and u
-   of n = 1 on its rows of nodes; w and gw; and B, the distance from n to n + 1, kbar, ubar and the states of the order_tile. */
+   of level 0 on its rows of nodes; w and gw; and B, the distance from a level to the next, kbar, ubar and the states of the order_tile. */
 typedef struct {
   const double *B;
   int64_t width;
@@ -112,60 +146,64 @@ typedef struct {
   edge_adjoint *states;
 } adjoint_cell;
 
-/* n = m + 1 of the adjoint of a cell. Returns what it adds to the derivative with respect to g. */
-BS_INLINE vec part_adjoint(int p, int m, const adjoint_cell *cell, vec g) {
+/* Depth m and n = m + past of the adjoint of a cell. Returns what they add to the derivative with respect to g. */
+BS_INLINE vec part_adjoint(int p, int per_depth, int m, int past, const adjoint_cell *cell, vec g) {
   const int64_t width = cell->width;
-  const double over_n = 1.0 / (m + 1);
-  vec *kbar = cell->kbar + m * p * p, *ubar = cell->ubar + m * p * p, *w = cell->w + width * m, sum = splat(0);
-  edge_adjoint *state = &cell->states[m];
+  const int n = m + past, level = (m - 1) * per_depth + past, below = level - per_depth;
+  const double over_n = 1.0 / n;
+  vec *kbar = cell->kbar + level * p * p, *ubar = cell->ubar + level * p * p, *w = cell->w + width * level, sum = splat(0);
+  edge_adjoint *state = &cell->states[level];
   for (int i = 1; i <= p; ++i)
     for (int l = 1; l <= p; ++l) {
       const int node = (i - 1) * p + l - 1;
       const vec bar = kbar[node] * over_n, *k = cell->k[i] + l, *u = cell->u[i] + l;
       ubar[node] += bar;
-      for (int j = 1; j <= m; ++j) { /* j u_j k_{n-j}: u_j is at j - 1, k_{n-j} at m - j */
-        cell->ubar[(j - 1) * p * p + node] += bar * k[(m - j) * width];
-        cell->kbar[(m - j) * p * p + node] += bar * u[(j - 1) * width];
+      for (int j = 1; j < n; ++j) { /* j u_j k_{n-j} */
+        const int64_t of_u = level_of(per_depth, m, j), of_k = level_of(per_depth, m, n - j);
+        cell->ubar[of_u * p * p + node] += bar * k[of_k * width];
+        cell->kbar[of_k * p * p + node] += bar * u[of_u * width];
       }
     }
+  if (m == 1 && n > 1) return sum; /* there u_n = 0 */
   vec cells[BS_MOST_NODES * BS_MOST_NODES], U[BS_MOST_NODES + 1][BS_MOST_NODES + 1];
   for (int l = p; l > 0; --l) {
     vec here = w[l];
     for (int i = p; i > 0; --i) {
-      state->suffix[i - 1] += ubar[(i - 1) * p + l - 1] * (m + 1.0);
+      state->suffix[i - 1] += ubar[(i - 1) * p + l - 1] * (double)n;
       here += state->suffix[i - 1];
       cells[(i - 1) * p + l - 1] = here;
     }
     w[l] = here;
   }
   node_weights(p, cell->B, cells, U);
-  vec *below = m ? cell->gw + width * (m - 1) : NULL;
-  edge_adjoint *lower = m ? &cell->states[m - 1] : NULL;
-  if (m) below[p] = lower->right[0];
+  vec *gw = level ? cell->gw + width * below : NULL;
+  edge_adjoint *lower = level ? &cell->states[below] : NULL;
+  if (level) gw[p] = lower->right[0];
   for (int i = 0; i <= p; ++i)
     for (int l = 0; l <= p; ++l) {
-      if (!m) { /* k_0 = 1 */
+      if (!level) { /* k_0 = 1 */
         sum += U[i][l];
         continue;
       }
-      sum += U[i][l] * cell->k[i][width * (m - 1) + l];
+      sum += U[i][l] * cell->k[i][width * below + l];
       U[i][l] *= g;
       if (l == 0)
         lower->right[i] = U[i][l];
       else if (i > 0)
-        cell->kbar[((m - 1) * p + i - 1) * p + l - 1] += U[i][l];
+        cell->kbar[(below * p + i - 1) * p + l - 1] += U[i][l];
       else if (l == p)
-        below[l] += U[i][l];
+        gw[l] += U[i][l];
       else
-        below[l] = U[i][l];
+        gw[l] = U[i][l];
     }
   return sum;
 }
 
 /* The adjoint of the cell of column c, whose row of cells has k_1 and u_1 on the rows of nodes `k` and `u`. kbar holds what is given
-   from outside for the corner at its end. `unrolled`: the order is at most 6, and known to the compiler. */
-BS_INLINE vec parts_adjoint_at(int p, int order, int unrolled, const order_tile *o, const vec *const *k, const vec *const *u, int64_t c,
+   from outside for the corner at its end. `unrolled`: there is no bound on the depth, the order is at most 6, and the compiler knows it. */
+BS_INLINE vec parts_adjoint_at(int p, int order, int per_depth, int unrolled, const order_tile *o, const vec *const *k, const vec *const *u, int64_t c,
                                vec g) {
+  const int depth = order + 1 - per_depth;
   const int64_t at = (c - 1) * p;
   adjoint_cell cell = {.B = o->n.t.in.task->steps, .width = o->n.width, .kbar = o->kbar, .ubar = o->ubar,
                        .w = o->n.w + at, .gw = o->n.gw + at, .states = o->n.adjoints};
@@ -173,7 +211,7 @@ BS_INLINE vec parts_adjoint_at(int p, int order, int unrolled, const order_tile 
     cell.k[i] = k[i] + at;
     cell.u[i] = u[i] + at;
   }
-  for (int m = 0; m < order; ++m) { /* what the cells to the right and below give; kbar starts from 0 but at the corner */
+  for (int m = 0; m < depth * per_depth; ++m) { /* what the cells to the right and below give; kbar starts from 0 but at the corner */
     vec *kbar = cell.kbar + m * p * p;
     const vec *gw = cell.gw + cell.width * m;
     for (int i = 1; i <= p; ++i) kbar[i * p - 1] += cell.states[m].right[i];
@@ -181,39 +219,47 @@ BS_INLINE vec parts_adjoint_at(int p, int order, int unrolled, const order_tile 
   }
   vec sum = splat(0);
   if (unrolled) {
-    if (order > 5) sum += part_adjoint(p, 5, &cell, g);
-    if (order > 4) sum += part_adjoint(p, 4, &cell, g);
-    if (order > 3) sum += part_adjoint(p, 3, &cell, g);
-    if (order > 2) sum += part_adjoint(p, 2, &cell, g);
-    if (order > 1) sum += part_adjoint(p, 1, &cell, g);
-    return sum + part_adjoint(p, 0, &cell, g);
+    if (order > 5) sum += part_adjoint(p, 1, 6, 0, &cell, g);
+    if (order > 4) sum += part_adjoint(p, 1, 5, 0, &cell, g);
+    if (order > 3) sum += part_adjoint(p, 1, 4, 0, &cell, g);
+    if (order > 2) sum += part_adjoint(p, 1, 3, 0, &cell, g);
+    if (order > 1) sum += part_adjoint(p, 1, 2, 0, &cell, g);
+    return sum + part_adjoint(p, 1, 1, 0, &cell, g);
   }
-  for (int m = order - 1; m >= 0 && !stopped(&o->n.t); --m) sum += part_adjoint(p, m, &cell, g);
+  for (int m = depth; m > 0; --m)
+    for (int past = per_depth - 1; past >= 0 && !stopped(&o->n.t); --past) sum += part_adjoint(p, per_depth, m, past, &cell, g);
   return sum;
 }
 
-/* The instances: how many nodes and, where they are few, which order, so that the loops over n are unrolled. */
+/* The instances: how many nodes, whether there is a level to a depth or more and, where it is small, which order, so that the loops over
+   n are unrolled. */
 typedef vec parts_adjoint(const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g);
-#define BS_PARTS_ADJOINT(name, p, order, unrolled)                                                              \
-  static vec name(const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g) {            \
-    return parts_adjoint_at(p, order, unrolled, o, k, u, c, g);                                                 \
+#define BS_PARTS_ADJOINT(name, p, order, per_depth, unrolled)                                        \
+  static vec name(const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g) { \
+    return parts_adjoint_at(p, order, per_depth, unrolled, o, k, u, c, g);                           \
   }
-BS_PARTS_ADJOINT(parts_adjoint_1, 1, o->order, 0)
-BS_PARTS_ADJOINT(parts_adjoint_2, 2, o->order, 0)
-BS_PARTS_ADJOINT(parts_adjoint_3, 3, o->order, 0)
-BS_PARTS_ADJOINT(parts_adjoint_any, o->n.p, o->order, 0)
-BS_PARTS_ADJOINT(parts_adjoint_1_to_2, 1, 2, 1)
-BS_PARTS_ADJOINT(parts_adjoint_1_to_3, 1, 3, 1)
-BS_PARTS_ADJOINT(parts_adjoint_1_to_4, 1, 4, 1)
-BS_PARTS_ADJOINT(parts_adjoint_1_to_5, 1, 5, 1)
-BS_PARTS_ADJOINT(parts_adjoint_1_to_6, 1, 6, 1)
+BS_PARTS_ADJOINT(parts_adjoint_1, 1, o->order, 1, 0)
+BS_PARTS_ADJOINT(parts_adjoint_2, 2, o->order, 1, 0)
+BS_PARTS_ADJOINT(parts_adjoint_3, 3, o->order, 1, 0)
+BS_PARTS_ADJOINT(parts_adjoint_any, o->n.p, o->order, 1, 0)
+BS_PARTS_ADJOINT(parts_adjoint_1_to_2, 1, 2, 1, 1)
+BS_PARTS_ADJOINT(parts_adjoint_1_to_3, 1, 3, 1, 1)
+BS_PARTS_ADJOINT(parts_adjoint_1_to_4, 1, 4, 1, 1)
+BS_PARTS_ADJOINT(parts_adjoint_1_to_5, 1, 5, 1, 1)
+BS_PARTS_ADJOINT(parts_adjoint_1_to_6, 1, 6, 1, 1)
+BS_PARTS_ADJOINT(parts_adjoint_of_depths_1, 1, o->order, o->per_depth, 0)
+BS_PARTS_ADJOINT(parts_adjoint_of_depths_2, 2, o->order, o->per_depth, 0)
+BS_PARTS_ADJOINT(parts_adjoint_of_depths_3, 3, o->order, o->per_depth, 0)
+BS_PARTS_ADJOINT(parts_adjoint_of_depths_any, o->n.p, o->order, o->per_depth, 0)
 
 static parts_adjoint *adjoint_of(const order_tile *o) {
   static parts_adjoint *const of_orders[] = {parts_adjoint_1_to_2, parts_adjoint_1_to_3, parts_adjoint_1_to_4,
                                              parts_adjoint_1_to_5, parts_adjoint_1_to_6};
-  static parts_adjoint *const of_nodes[] = {parts_adjoint_1, parts_adjoint_2, parts_adjoint_3};
-  if (o->n.p == 1 && o->order >= 2 && o->order <= 6) return of_orders[o->order - 2];
-  return o->n.p <= 3 ? of_nodes[o->n.p - 1] : parts_adjoint_any;
+  static parts_adjoint *const instances[2][4] = {
+      {parts_adjoint_any, parts_adjoint_1, parts_adjoint_2, parts_adjoint_3},
+      {parts_adjoint_of_depths_any, parts_adjoint_of_depths_1, parts_adjoint_of_depths_2, parts_adjoint_of_depths_3}};
+  if (o->n.p == 1 && o->per_depth == 1 && o->order >= 2 && o->order <= 6) return of_orders[o->order - 2];
+  return instances[o->per_depth > 1][o->n.p <= 3 ? o->n.p : 0];
 }
 
 /* Derivatives of k_1 to k_order at corner (r, c), times factor, to the last node of a cell. */
@@ -222,16 +268,15 @@ static void seed_parts(order_tile *o, int64_t first, int64_t r, int64_t c) {
   const bs_task *task = t->in.task;
   const int64_t corners = task->grid_derivs ? (t->rows + 1) * (t->columns + 1) : 1, at = corners > 1 ? r * (t->columns + 1) + c : 0;
   const double *derivs = task->grid_derivs ? task->grid_derivs : task->part_derivs;
-  if (!task->grid_derivs && (r < t->rows || c < t->columns)) return;
   for (int w = 0; w < W && first + w < task->pairs; ++w)
-    for (int m = 0; m < o->order; ++m)
-      o->kbar[(m + 1) * o->n.p * o->n.p - 1][w] = derivs[((first + w) * corners + at) * (o->order + 1) + m + 1] * t->factor;
+    for (int n = 1; n <= o->order; ++n)
+      o->kbar[(result_level(o, n) + 1) * o->n.p * o->n.p - 1][w] = derivs[((first + w) * corners + at) * (o->order + 1) + n] * t->factor;
 }
 
 static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
   tile *t = &o->n.t;
-  memset(o->n.adjoints, 0, sizeof(edge_adjoint) * (size_t)o->order);
-  const size_t of_cell = sizeof(vec) * (size_t)(o->order * o->n.p * o->n.p);
+  memset(o->n.adjoints, 0, sizeof(edge_adjoint) * (size_t)t->levels);
+  const size_t of_cell = sizeof(vec) * (size_t)t->levels * (size_t)(o->n.p * o->n.p);
   parts_adjoint *const adjoint = adjoint_of(o);
   const vec *k[BS_MOST_NODES + 1], *u[BS_MOST_NODES + 1];
   for (int i = 0; i <= o->n.p; ++i) {
@@ -243,21 +288,27 @@ static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
     const vec g = t->g[cell];
     memset(o->kbar, 0, of_cell);
     memset(o->ubar, 0, of_cell);
-    seed_parts(o, first, r + 1, c);
+    if (t->in.task->grid_derivs || (r + 1 == t->rows && c == t->columns)) seed_parts(o, first, r + 1, c);
     t->gradient[cell] += adjoint(o, k, u, c, g);
   }
 }
 
 static void open_order(order_tile *o, int64_t first) {
+  const int levels = o->n.t.levels;
   open_tile(&o->n.t, first);
-  for (int m = 0; m < o->order; ++m) o->n.t.watched[m].extent[1] = splat(0);
+  for (int m = 0; m < levels; ++m) o->n.t.watched[m].extent[1] = splat(0);
   fill_ones(o->n.t.in.task, o->n.ones);
   for (int i = 0; i < 2; ++i) {
     vec *values = i ? o->u : o->n.k;
-    fill(values, o->n.width * o->order, 0);
+    fill(values, o->n.width * levels, 0);
     for (int64_t row = 1; row < o->n.slots; ++row)
-      for (int m = 0; m < o->order; ++m) *node_row(&o->n, values, m, row) = splat(0);
+      for (int m = 0; m < levels; ++m) *node_row(&o->n, values, m, row) = splat(0);
   }
+}
+
+/* k_n at the largest depth on corner (r, c). */
+BS_INLINE vec result(const order_tile *o, int n, int64_t r, int64_t c) {
+  return node_row(&o->n, o->n.k, result_level(o, n), r * o->n.p)[c * o->n.p];
 }
 
 /* k_0 to k_order at corner (r, c), of every lane. */
@@ -266,7 +317,7 @@ static void store_parts(const order_tile *o, int64_t first, int64_t r, int64_t c
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
     double *parts = to + ((first + w) * corners + at) * (o->order + 1);
     parts[0] = 1;
-    for (int m = 0; m < o->order; ++m) parts[m + 1] = node_row(&o->n, o->n.k, m, r * o->n.p)[c * o->n.p][w];
+    for (int n = 1; n <= o->order; ++n) parts[n] = result(o, n, r, c)[w];
   }
 }
 
@@ -283,8 +334,8 @@ static void finish_corners(order_tile *o, int64_t first, int64_t r) {
     for (int64_t c = 0; c <= t->columns; ++c) store_parts(o, first, r, c, corners, r * (t->columns + 1) + c, task->grid);
   for (int64_t c = task->grid_derivs ? 0 : t->columns; c <= t->columns; ++c)
     if (task->grid_derivs || r == t->rows)
-      for (int m = 0; m < o->order; ++m) {
-        const vec k = node_row(&o->n, o->n.k, m, r * o->n.p)[c * o->n.p];
+      for (int n = 1; n <= o->order; ++n) {
+        const vec k = result(o, n, r, c);
         t->grid_sum += k - k;
       }
 }
@@ -304,17 +355,20 @@ static int order_down(order_tile *o, int64_t first) {
   return 0;
 }
 
-/* A bound for the error of k_n, n = m + 1: with S the sum of |g| and M_n the largest |k_n|, that of u_j is eps S M_{j-1}, and makes
-   one of k_n of (1/n) times the sum over j of j eps S M_{j-1} M_{n-j}. */
-static vec part_error(const order_tile *o, int m) {
+/* The largest |k_{m,n}| met. */
+static vec largest_part(const order_tile *o, int m, int n) {
+  if (n == 0) return splat(1);
+  return m ? o->n.t.watched[level_of(o->per_depth, m, n)].extent[1] : splat(0);
+}
+
+/* A bound for the error of k_n at the largest depth: with S the sum of |g| and M_n the largest |k_n|, that of u_j is eps S M_{j-1}, M that
+   of the depth below, and makes one of k_n of (1/n) times the sum over j of j eps S M_{j-1} M_{n-j}. */
+static vec part_error(const order_tile *o, int n) {
   const tile *t = &o->n.t;
   const vec size = t->size / (t->factor * (double)((int64_t)1 << t->in.task->dyadic2));
   vec sum = splat(0);
-  for (int j = 1; j <= m + 1; ++j) {
-    const vec below = j > 1 ? t->watched[j - 2].extent[1] : splat(1), beside = j <= m ? t->watched[m - j].extent[1] : splat(1);
-    sum += j * (below * beside);
-  }
-  return choose(size == splat(0), splat(0), sum * size * (BS_EPSILON / (m + 1)));
+  for (int j = 1; j <= n; ++j) sum += j * (largest_part(o, o->depth - 1, j - 1) * largest_part(o, o->depth, n - j));
+  return choose(size == splat(0), splat(0), sum * size * (BS_EPSILON / n));
 }
 
 /* Lanes that have lost their digits: of k_n (value, error) by themselves, of their sum, or of its logarithm. */
@@ -333,8 +387,8 @@ static ivec lost_parts(const order_tile *o, double tolerance) {
   vec value = splat(1), error = splat(0);
   ivec gone = (ivec){0};
   if (task->purpose == BS_ROUGH) return gone;
-  for (int m = 0; m < o->order; ++m) {
-    const vec k = node_row(&o->n, o->n.k, m, t->rows * o->n.p)[t->columns * o->n.p], own = part_error(o, m);
+  for (int n = 1; n <= o->order; ++n) {
+    const vec k = result(o, n, t->rows, t->columns), own = part_error(o, n);
     if (task->purpose == BS_PARTS && grid)
       gone |= beyond(own, splat(tolerance));
     else if (task->purpose == BS_PARTS)
@@ -357,11 +411,11 @@ static ivec judge_parts(const order_tile *o, int64_t first) {
     task->out_of_range[first + w] = again && gone[w];
     if (again || !task->parts) continue;
     double *parts = task->parts + (first + w) * (o->order + 1);
-    for (int m = -1; m < o->order; ++m) {
+    for (int n = 0; n <= o->order; ++n) {
       const ivec own = task->purpose != BS_PARTS ? gone
-                       : m < 0                   ? (ivec){0}
-                                                 : lost_sum(BS_PARTS, splat(parts[m + 1]), part_error(o, m), BS_TOLERANCE);
-      if (own[w]) parts[m + 1] = __builtin_nan("");
+                       : n == 0                  ? (ivec){0}
+                                                 : lost_sum(BS_PARTS, splat(parts[n]), part_error(o, n), BS_TOLERANCE);
+      if (own[w]) parts[n] = __builtin_nan("");
     }
   }
   return again ? (ivec){0} : gone;
@@ -371,14 +425,14 @@ static ivec judge_parts(const order_tile *o, int64_t first) {
 static int order_up(order_tile *o, int64_t first) {
   tile *t = &o->n.t;
   open_gradient(t, splat(0));
-  fill(o->n.w, o->n.width * o->order, 0);
-  fill(o->n.gw, o->n.width * o->order, 0);
+  fill(o->n.w, o->n.width * t->levels, 0);
+  fill(o->n.gw, o->n.width * t->levels, 0);
   for (int64_t r = t->rows - 1; r >= 0; --r) {
     if (stopped(t)) return 1;
     load_increments(t, r, r + 1, 1);
     if (!is_kept(&o->n, r)) sweep_parts(o, r, 1);
     if (r == 0) /* that much is known exactly */
-      for (int m = 0; m < o->order; ++m) {
+      for (int m = 0; m < t->levels; ++m) {
         fill(node_row(&o->n, o->n.k, m, 0), o->n.width, 0);
         fill(node_row(&o->n, o->u, m, 0), o->n.width, 0);
       }

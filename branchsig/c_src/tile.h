@@ -28,7 +28,7 @@ typedef struct {
   int kept;              /* all of them */
   edge *edges;           /* backward: [row of K - edged_from][block][level], or NULL */
   int64_t edged_from;
-  int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order k_1 to k_order */
+  int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order as order.h says */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
   watch *watched;        /* [level], and of the level above those */
   vec size;              /* sum of |g| times factor over the cells of the rows done, or (products) a bound for it */
@@ -68,6 +68,9 @@ static int64_t row_width(int64_t count) {
   return count + (place < 16 ? 16 - place : 80 - place);
 }
 
+/* With an order, how many k_n of one depth are kept. */
+static int levels_per_depth(const bs_task *task) { return task->order ? task->order - task->depth + 1 : 1; }
+
 /* `keeping`: something of K, and of what it is made from, is to be kept for the way back */
 static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, char *base) {
 #define TAKE(count) take(base, &used, count, sizeof(vec))
@@ -79,6 +82,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->columns = t->cells << task->dyadic2;
   t->width = row_width(t->columns + 1);
   t->levels = task->order || task->untruncated || task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
+  t->levels *= levels_per_depth(task);
   t->factor = 0.25 / (double)((int64_t)1 << task->dyadic1) / (double)((int64_t)1 << task->dyadic2);
   const int64_t state = t->width * t->levels;
   keeping = keeping && backward && !task->careful && !task->k_stack;

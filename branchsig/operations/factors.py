@@ -223,7 +223,7 @@ def search(own: Problem, target: float, room: float, start: Floats | None) -> tu
     sizes = Sizes.of(own)
     paths, length = own.path1.shape[:2]
     guard, nothing = sizes.guard(target), np.full(paths, _NONE, dtype=np.intp)
-    if length == 1 or (own.depth if own.order is None else own.order) == 0:
+    if length == 1 or own.largest_depth == 0:
         return guard, Limits(np.zeros_like(nothing), nothing)
     growth = _OfParts(own, guard) if own.order is not None else _OfLogarithms(own, guard, sizes)
     # Below the guard of half the target the cells are small enough, too.

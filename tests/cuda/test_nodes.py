@@ -31,6 +31,14 @@ def test_parts_of_every_order_agree_with_the_reference(backend, reference, order
     compare_parts(backend, reference, problem(x, y, np.inf, quadrature=RULES["lobatto2"], order=order))
 
 
+@pytest.mark.parametrize(("depth", "order"), [(0, 3), (1, 3), (2, 4), (15, 16)])
+def test_a_depth_below_the_order_is_left_to_the_reference(backend, reference, depth, order, rng):
+    x, y = drawn(rng, "gram", (4, 6), 3, size=1.0)
+    arguments = problem(x, y, depth, (1, 0), "gram", order=order)
+    assert not backend.backend.plan(backend.sent(arguments), grid=False).serves
+    compare_parts(backend, reference, arguments)
+
+
 @pytest.mark.parametrize("teams", ["teams of one warp", "teams of several warps"])
 def test_parts_on_long_second_paths_are_done_in_passes(backend, reference, teams, rng, monkeypatch):
     limit(monkeypatch, longest_team=1 if teams == "teams of one warp" else 4)

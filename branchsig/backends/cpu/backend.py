@@ -84,7 +84,7 @@ class CpuBackend:
     def _components(self, problem: Problem, *, grid: bool) -> np.ndarray:
         """k_0 to k_order at the end of both paths, or at every node."""
         sweep = Sweep(problem, grids=grid)
-        shape = (*((sweep.rows + 1, sweep.columns + 1) if grid else ()), sweep.levels + 1)
+        shape = (*((sweep.rows + 1, sweep.columns + 1) if grid else ()), (problem.order or 0) + 1)
         result = np.zeros((math.prod(sweep.shape), *shape), dtype=problem.path1.dtype)
         if sweep.trivial:
             result[..., 0] = 1

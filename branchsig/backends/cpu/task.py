@@ -120,7 +120,7 @@ def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: Array
 def _template(
     lengths: tuple[int, int],
     dimension: int,
-    levels: int,
+    depth: int,
     order: int | None,
     untruncated: bool,
     dyadic_order: tuple[int, int],
@@ -132,7 +132,7 @@ def _template(
     task = ffi.new("bs_task *")
     task.length1, task.length2 = task.stride1, task.stride2 = lengths
     task.dimension = dimension
-    task.depth = levels
+    task.depth = depth
     task.untruncated = untruncated
     task.dyadic1, task.dyadic2 = dyadic_order
     task.log_grid = task.careful = log_grid  # the running products do not have the logarithms
@@ -179,10 +179,12 @@ class Sweep:
         self.rows, self.columns = (self.lengths[0] - 1) << order1, (self.lengths[1] - 1) << order2
         self.shape = (x.shape[0],) if problem.pairing == "paired" else (x.shape[0], y.shape[0])
         self.count = count(problem.pairing, x.shape[0], y.shape[0])
-        # Truncated by the number of nodes, there are as many levels, each needing all below it. Without truncation
-        # there is one kernel, whose gradients take the square root of all its rows, and as much time as a few levels.
+        # Truncated by the number of nodes, there are as many levels, each needing all below it; a bound on the depth as
+        # well adds to them (see order.h). Without truncation there is one kernel, whose gradients take the square root
+        # of all its rows, and as much time as a few levels.
         untruncated = problem.order is None and problem.depth == math.inf
-        self.levels = 1 if untruncated else int(problem.depth if problem.order is None else problem.order)
+        depth = 1 if untruncated else int(problem.largest_depth)
+        self.levels = depth * (1 if problem.order is None else problem.order + 1 - depth)
         rows = math.isqrt(self.rows) + 1 if untruncated else max(1, self.levels)
         longest = max(self.rows, self.columns) * rows * _NODE_BYTES * problem.quadrature.p**2
         if longest > _MOST_BYTES or self.levels > _MOST_LEVELS:
@@ -196,7 +198,7 @@ class Sweep:
         self.template = _template(
             self.lengths,
             x.shape[2],
-            self.levels,
+            depth,
             problem.order,
             untruncated,
             problem.dyadic_order,
@@ -215,10 +217,12 @@ class Sweep:
         """What a workspace is too large for, and what to do."""
         problem, (length1, length2) = self.problem, self.lengths
         if self.levels > max(self.rows, self.columns):
-            name = "depth" if problem.order is None else "order"
-            return f"{name} is {self.levels}, which takes memory for as many rows. Take a smaller {name}" + (
-                ", or math.inf for no bound" if problem.order is None else ""
-            )
+            if problem.order is None:
+                bounds, smaller = f"depth is {problem.depth}", "depth, or math.inf for no bound"
+            else:
+                beside = f" and depth is {problem.depth}" if problem.depth < problem.order else ""
+                bounds, smaller = f"order is {problem.order}{beside}", "order"
+            return f"{bounds}, which takes memory for {self.levels} rows. Take a smaller {smaller}"
         return f"dyadic_order {problem.dyadic_order} is too large for paths of {length1} and {length2} points"
 
     def jobs(self, *, fixed: bool) -> Iterator[schedule.Job]:

@@ -175,6 +175,7 @@ class Plan:
         self.count: int = n1 * (n1 + 1) // 2 if self.pairing == "symmetric" else math.prod(self.shape)
         self.parts = problem.order is not None
         self.truncation = problem.depth if problem.order is None else problem.order
+        self.bounded_twice = self.parts and problem.largest_depth < self.truncation
         untruncated = self.truncation == math.inf
         self.depth = 1 if untruncated else int(self.truncation)
         self.levels = self.depth - (not grid and not untruncated and not self.parts)
@@ -195,7 +196,7 @@ class Plan:
     @property
     def serves(self) -> bool:
         """Whether the kernels serve the problem; if not, the reference does."""
-        able = self.truncation <= LARGEST_DEPTH or self.truncation == math.inf
+        able = not self.bounded_twice and (self.truncation <= LARGEST_DEPTH or self.truncation == math.inf)
         return able and max(self.rows, self.columns) < _LONGEST_SIDE
 
     @property

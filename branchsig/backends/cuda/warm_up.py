@@ -51,7 +51,8 @@ def warm_up(
     quadrature : Quadrature or str, default: "trapezoid"
         The rule for the integral over a sub-cell.
     order : int, optional
-        Compile the kernels for the truncation by this number of nodes, in the place of those for a depth.
+        Compile the kernels for the truncation by this number of nodes, in the place of those for a depth. There are
+        none for a `depth` below it: the reference does that.
     dimension : int, optional
         The number of channels of the paths; the kernels for any number if None, which are up to three times as many.
 
@@ -112,6 +113,8 @@ def _instances(
 ) -> Iterator[Instance]:
     """Every instance that problems of a depth, or an order, may need, whatever their lengths."""
     dimensions = ANY_DIMENSION if coordinates is None else (coordinates,)
+    if order is not None and depth < order:
+        return
     depth, parts = (depth, False) if order is None else (order, True)
     if depth == 0 or LARGEST_DEPTH < depth < math.inf:
         return

@@ -18,7 +18,7 @@ from branchsig._arrays import Array, device_of, filled, in_float64, namespace_of
 from branchsig.backends._digits import lost, purpose_of
 from branchsig.backends.base import Gradients, Problem, Want, Wrt
 from branchsig.backends.reference.bounds import error_bounds, nan_where
-from branchsig.backends.reference.nodes import components, components_of
+from branchsig.backends.reference.nodes import components_at_nodes, components_of
 from branchsig.backends.reference.recursion import at_corners, refined, refined_adjoint
 from branchsig.backends.reference.solver import gradients_of, grid_of, solved_levels
 from branchsig.static_kernels import (
@@ -109,8 +109,8 @@ class ReferenceBackend:
             g = _cell_increments(problem, Context(), x, y)
             if order is None:
                 return on_diagonal(solved_levels(g, problem)[1][-1])
-            k, _ = components(g, order, problem.quadrature)
-            return xp.stack([on_diagonal(at_corners(part, problem.quadrature.p)) for part in k], axis=-1)
+            corners = (at_corners(part, problem.quadrature.p) for part in components_at_nodes(g, problem))
+            return xp.stack([on_diagonal(part) for part in corners], axis=-1)
 
         return _map_pairs(problem, prefixes)
 
@@ -138,8 +138,7 @@ class _Paths(NamedTuple):
 
 def _still(problem: Problem, x: _Paths, y: _Paths) -> bool:
     """Tell whether all kernels are 1: no level, or a path of one point."""
-    levels = problem.depth if problem.order is None else problem.order
-    return levels == 0 or x.points.shape[1] == 1 or y.points.shape[1] == 1
+    return problem.largest_depth == 0 or x.points.shape[1] == 1 or y.points.shape[1] == 1
 
 
 def _of_one_point(paths: _Paths) -> Array:
@@ -242,7 +241,7 @@ def _pairs_in_flight(problem: Problem) -> int:
     size1, size2 = _nodes(problem)
     levels = 4.0 if problem.depth == math.inf else problem.depth
     if problem.order is not None:
-        levels = 4.0 * problem.order
+        levels = 4.0 * problem.largest_depth * (problem.order + 1 - problem.largest_depth)
     grids = (levels + 6.0) * problem.quadrature.p**2
     points = problem.path1.shape[1] * problem.path2.shape[1]
     return max(1, int(_BLOCK_BYTES / ((grids * size1 * size2 + _POINT_ARRAYS * points) * 8)))

@@ -3,6 +3,13 @@
 With K = sum of k_n and log K = sum of u_n by the number of nodes::
 
     u_n = integral of k_{n-1} against κ,   n k_n = sum over j = 1..n of j u_j k_{n-j},   k_0 = 1
+
+With a bound on the depth beside it there are such sums for every depth m::
+
+    u_{m,n} = integral of k_{m-1,n-1},   n k_{m,n} = sum over j = 1..n of j u_{m,j} k_{m,n-j},   k_{0,n} = 0 for n > 0
+
+No forest is deeper than it has nodes, so for n <= m these are u_{n,n} and k_{n,n}, and k_{depth,order} needs no k_{m,n}
+of more than order - depth nodes beyond m. Without a bound the depth is the order, and k_n is k_{n,n}.
 """
 
 from __future__ import annotations
@@ -28,79 +35,118 @@ from branchsig.quadrature import Quadrature
 if TYPE_CHECKING:
     from branchsig.backends.base import Problem
 
-__all__ = ["components", "components_gradient", "components_of"]
+__all__ = ["components_at_nodes", "components_gradient", "components_of"]
+
+_ByDepth = dict[tuple[int, int], Array]
+"""Arrays by depth m and number of nodes n, m <= n: those of smaller m first, and of one m those of smaller n."""
 
 
-def components(g: Array, order: int, rule: Quadrature) -> tuple[list[Array], list[Array]]:
-    """k_0..k_order and u_1..u_order at the nodes of all cells."""
-    k, u = [ones(g, rule.p)], []
-    for n in range(1, order + 1):
-        u.append(integral_against(g, k[n - 1], rule.steps))
-        total = u[0] * k[n - 1]
-        for j in range(2, n + 1):
-            total = total + (j * 1.0) * u[j - 1] * k[n - j]
-        k.append(total / n)
+def _own(m: int, n: int) -> tuple[int, int]:
+    """Where the sums over forests of n nodes and a depth of at most m stand."""
+    return min(m, n), n
+
+
+def _bounds(problem: Problem) -> tuple[int, int]:
+    """The largest depth and the largest number of nodes."""
+    return int(problem.largest_depth), int(problem.order or 0)
+
+
+def _solved(g: Array, problem: Problem) -> tuple[_ByDepth, _ByDepth]:
+    """k_{m,n} and u_{m,n} at the nodes of all cells; without those that are 0: k_{0,n} for n > 0, u_{1,n} for n > 1."""
+    (depth, order), rule = _bounds(problem), problem.quadrature
+    k: _ByDepth = {(0, 0): ones(g, rule.p)}
+    u: _ByDepth = {}
+    for m in range(1, depth + 1):
+        for n in range(m, m + order - depth + 1):
+            if (m - 1, n - 1) in k:
+                u[m, n] = integral_against(g, k[m - 1, n - 1], rule.steps)
+            total = u[1, 1] * k[_own(m, n - 1)]
+            for j in range(2, n + 1):
+                if _own(m, j) in u:
+                    total = total + (j * 1.0) * u[_own(m, j)] * k[_own(m, n - j)]
+            k[m, n] = total / n
     return k, u
 
 
-def _components_adjoint(g: Array, k: list[Array], u: list[Array], kbar: list[Array], rule: Quadrature) -> Array:
-    """Derivatives with respect to the increments of the cells, from those with respect to k_0..k_order."""
+def _largest_depth(k: _ByDepth, problem: Problem) -> list[Array]:
+    """k_0..k_order of the largest depth."""
+    depth, order = _bounds(problem)
+    return [k[_own(depth, n)] for n in range(order + 1)]
+
+
+def _adjoint(g: Array, k: _ByDepth, u: _ByDepth, kbar: _ByDepth, rule: Quadrature) -> Array:
+    """Derivatives with respect to the increments of the cells, from those with respect to some of the k_{m,n}."""
     xp = namespace_of(g)
-    gbar, kbar = xp.zeros_like(g), list(kbar)
-    ubar = [xp.zeros_like(kbar[0]) for _ in u]
-    for n in range(len(u), 0, -1):
+    gbar, nothing = xp.zeros_like(g), xp.zeros_like(k[0, 0])
+    ubar, kbar = dict.fromkeys(u, nothing), dict.fromkeys(k, nothing) | kbar
+    for m, n in list(k)[:0:-1]:
         for j in range(1, n + 1):
-            ubar[j - 1] = ubar[j - 1] + (j / n) * k[n - j] * kbar[n]
-            kbar[n - j] = kbar[n - j] + (j / n) * u[j - 1] * kbar[n]
-        w = integral_adjoint(ubar[n - 1])
-        gbar = gbar + increments_adjoint(k[n - 1], rule.steps, w)
-        kbar[n - 1] = kbar[n - 1] + k_adjoint(g, rule.steps, w)
+            of_u, of_k = _own(m, j), _own(m, n - j)
+            if of_u in u:
+                ubar[of_u] = ubar[of_u] + (j / n) * k[of_k] * kbar[m, n]
+                kbar[of_k] = kbar[of_k] + (j / n) * u[of_u] * kbar[m, n]
+        if (m, n) in u:
+            below = m - 1, n - 1
+            w = integral_adjoint(ubar[m, n])
+            gbar = gbar + increments_adjoint(k[below], rule.steps, w)
+            kbar[below] = kbar[below] + k_adjoint(g, rule.steps, w)
     return gbar
 
 
-def _component_bounds(g: Array, k: list[Array], p: int, *, nodes: bool) -> Array:
+def _error_bounds(g: Array, k: _ByDepth, problem: Problem, *, nodes: bool) -> Array:
     """Bounds of the errors of k_0..k_order, on the last axis, at the end or (nodes) at all corners.
 
-    With M_n the largest |k_n| so far and S the sum of |g|, that of u_j is ε S M_{j-1}, and makes one of k_n of
-    (1/n) sum over j of j ε S M_{j-1} M_{n-j}.
+    With M_{m,n} the largest |k_{m,n}| so far and S the sum of |g|, that of u_{m,j} is ε S M_{m-1,j-1}, and makes one of
+    k_{m,n} of (1/n) sum over j of j ε S M_{m-1,j-1} M_{m,n-j}.
     """
     g = unrecorded(g)
-    xp = namespace_of(g)
+    xp, (depth, order) = namespace_of(g), _bounds(problem)
     size = integral(abs(g))
     size = float(xp.finfo(g.dtype).eps) * (size if nodes else size[:, -1, -1])
-    most = []
-    for part in k:
+    most = {}
+    for which, part in k.items():
         part = abs(unrecorded(part))
         if nodes:
-            most.append(at_corners(running_maximum(running_maximum(part, 1), 2), p))
+            most[which] = at_corners(running_maximum(running_maximum(part, 1), 2), problem.quadrature.p)
         else:
-            most.append(xp.max(part, axis=(1, 2)))
+            most[which] = xp.max(part, axis=(1, 2))
     errors = [xp.zeros_like(size)]
-    for n in range(1, len(k)):
-        total = most[0] * most[n - 1]
+    for n in range(1, order + 1):
+        total = most[0, 0] * most[_own(depth, n - 1)]
         for j in range(2, n + 1):
-            total = total + (j * 1.0) * most[j - 1] * most[n - j]
+            below = _own(depth - 1, j - 1)
+            if below in most:
+                total = total + (j * 1.0) * most[below] * most[_own(depth, n - j)]
         errors.append(size * total / n)
     return xp.stack(errors, axis=-1)
 
 
+def components_at_nodes(g: Array, problem: Problem) -> list[Array]:
+    """k_0 to k_order at the nodes of all cells, from the increments of the cells."""
+    return _largest_depth(_solved(g, problem)[0], problem)
+
+
 def components_of(g: Array, problem: Problem, *, grid: bool) -> Array:
     """k_0 to k_order at the end, or at every corner, from the increments of the cells."""
-    p = problem.quadrature.p
-    k, _ = components(g, int(problem.order or 0), problem.quadrature)
-    corners = [at_corners(part, p) for part in k]
-    parts = namespace_of(g).stack([part if grid else part[:, -1, -1] for part in corners], axis=-1)
-    return nan_where(lost_parts(unrecorded(parts), _component_bounds(g, k, p, nodes=grid), problem.purpose), parts)
+    k, _ = _solved(g, problem)
+    parts = _stacked(k, problem, grid=grid)
+    return nan_where(lost_parts(unrecorded(parts), _error_bounds(g, k, problem, nodes=grid), problem.purpose), parts)
+
+
+def _stacked(k: _ByDepth, problem: Problem, *, grid: bool) -> Array:
+    """k_0 to k_order at the end, or at every corner, on a last axis."""
+    corners = [at_corners(part, problem.quadrature.p) for part in _largest_depth(k, problem)]
+    return namespace_of(k[0, 0]).stack([part if grid else part[:, -1, -1] for part in corners], axis=-1)
 
 
 def components_gradient(g: Array, derivs: Array, problem: Problem) -> tuple[Array, Array]:
     """Which pairs are finite, and derivatives with respect to the increments, for derivatives of k_0..k_order."""
-    xp, rule, order = namespace_of(g), problem.quadrature, int(problem.order or 0)
-    k, u = components(g, order, rule)
-    of_grid = derivs.ndim == 4
-    corners = [at_corners(part, rule.p) for part in k]
-    parts = xp.stack([part if of_grid else part[:, -1, -1] for part in corners], axis=-1)
-    gone = lost_parts(parts, _component_bounds(g, k, rule.p, nodes=of_grid), problem.purpose)
+    xp, rule, of_grid = namespace_of(g), problem.quadrature, derivs.ndim == 4
+    depth, order = _bounds(problem)
+    k, u = _solved(g, problem)
+    parts = _stacked(k, problem, grid=of_grid)
+    gone = lost_parts(parts, _error_bounds(g, k, problem, nodes=of_grid), problem.purpose)
     finite = xp.all(xp.reshape(xp.isfinite(parts) & ~gone, (parts.shape[0], -1)), axis=1)
     bars = [derivs[..., n] if of_grid else at_end(derivs[:, n], g) for n in range(order + 1)]
-    return finite, _components_adjoint(g, k, u, [at_corners_adjoint(bar, rule.p) for bar in bars], rule)
+    kbar = {_own(depth, n): at_corners_adjoint(bar, rule.p) for n, bar in enumerate(bars)}
+    return finite, _adjoint(g, k, u, kbar, rule)
