@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import oracles
 import pytest
-from cases import QuarticKernel, problem, quartic, relative, relative_to_path, walk
+from cases import QuarticKernel, problem, quartic, relative, relative_to_path, using, walk
 from cuda_cases import BOTH, RULES
 
 import branchsig
@@ -225,6 +225,25 @@ def test_values_that_others_are_subtracted_from_need_absolute_digits(backend):
     assert float(backend.log_kernel(arguments)[0]) == pytest.approx(wanted, rel=1e-12)
     assert backend.kernel(arguments)[0] == math.inf
     assert np.isnan(backend.log_kernel(dataclasses.replace(arguments, purpose="difference")))[0]
+
+
+def test_logarithms_for_quotients_may_be_off_by_a_little_of_their_size(backend):
+    found, logs = [], []
+    for step in (1.5, 3.4, 5.5, 30.0):
+        x = np.array([[[0.0], [step], [step + 0.1]]])
+        logs.append(float(oracles.log_kernel(x[0], x[0], 2, scalars=MP)))
+        arguments = dataclasses.replace(problem(x, x, 2), purpose="quotient")
+        found.append(float(backend.log_kernel(arguments)[0]))
+    # The last one is infinite. Of 1.4e13 the error is about 1e-2, and 1e-10 of it is allowed.
+    assert logs[0] < 100 < logs[1] < 1e6 < 1e13 < logs[2] < 1e15
+    np.testing.assert_allclose(found, logs, rtol=1e-12)
+
+
+def test_a_unit_kernel_of_large_logarithms_is_0_for_certain_or_1(backend):
+    x = np.array([[[0.0], [5.5], [5.6]], [[0.0], [5.3], [5.6]]])
+    with using(backend):
+        found = branchsig.branched_sig_kernel_gram(x, None, 2, normalize=True)
+    np.testing.assert_array_equal(found, np.eye(2))
 
 
 def exact_parts(x, y, order):
