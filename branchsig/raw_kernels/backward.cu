@@ -341,8 +341,9 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     if (goes_up) {
       if (moves) adjoint.up();
       if (!adjoint.complete()) continue;
-      const work unit1 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), false) : work(1);
-      const work unit2 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), true) : work(1);
+      const work unit = KERNEL >= RBF ? work(problem.parameter[2]) : work(1);
+      const work unit1 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), false) : unit;
+      const work unit2 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), true) : unit;
       const bool strayed = team.any(gradients.write(mine.out1, mine.out2, unit1, unit2, mine.factors));
       if (PADDED) gradients.clear_padding(mine.out1, mine.out2);
       if (!CAREFUL && strayed && team.thread() == 0) adjoint.redo();

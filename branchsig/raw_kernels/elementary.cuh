@@ -125,6 +125,10 @@ template <typename work>
 __device__ __forceinline__ work larger(work a, work b) {
   return a > b ? a : b;
 }
+template <typename work>
+__device__ __forceinline__ work smaller(work a, work b) {
+  return a < b ? a : b;
+}
 
 // A weight times a value; CAREFUL: nothing where the weight is zero, also where the value is infinite.
 template <bool CAREFUL, typename work>

@@ -247,7 +247,7 @@ struct Levels {
 template <typename Rule>
 struct Task {
   long long n2, first_pair, pairs, turns, workspace_size;  // turns: pairs, or the stages of all of them
-  double parameter[3];
+  double parameter[4];
   int length1, length2, dimension, order1, order2, depth, dilated;  // see Problem
   int pairing, fewest, most, warps, lanes, stages, by_pass, content, wrt_log, purpose;
   typename Rule::Work weights[Rule::WEIGHTS ? int(Rule::WEIGHTS) : 1];

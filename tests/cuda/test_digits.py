@@ -147,6 +147,21 @@ def test_polynomial_kernels_keep_the_digits_of_paths_far_from_the_origin(backend
         assert found == pytest.approx(float(backend.log_kernel(same)[0]), rel=1e-14)
 
 
+@pytest.mark.parametrize("degree", [0.5, 1.5])
+@pytest.mark.parametrize("offset", [2.0**10, 2.0**12, 2.0**30])
+def test_polynomial_kernels_of_fractional_degrees_keep_their_digits_far_from_the_origin(backend, degree, offset):
+    x = offset + np.array([[[0.0], [0.5], [1.25]]])
+    y = offset + np.array([[[0.0], [1.5], [0.75]]])
+    scale = 1 / (2 * (2 * offset**2) ** (degree - 1))  # log K of about 1
+    kappa = oracles.static_kernel("polynomial", degree=degree, gamma=1.0, scale=scale)
+    arguments = problem(x, y, 2, static_kernel=branchsig.PolynomialKernel(degree, 1.0, scale))
+    found = float(backend.log_kernel(arguments)[0])
+    assert found == pytest.approx(float(exact_log(kappa, x[0], y[0], 2)), rel=1e-12)
+    # Gradients lose the digits that the points have more than their steps.
+    (gradient, _) = backend.gradients(arguments, np.ones(1), wrt_log=True, **BOTH)
+    assert relative_to_path(gradient, exact_gradient(kappa, x[0], y[0], 2)[None]) < 1e-14 * offset
+
+
 @pytest.mark.parametrize("sigma", [1e-210, 1e-300, 1e-320])
 @pytest.mark.parametrize(
     "kind", ["RBFKernel", "Matern12Kernel", "Matern32Kernel", "Matern52Kernel", "RationalQuadraticKernel"]
