@@ -16,7 +16,7 @@ import numpy as np
 from branchsig._arrays import Array, constant, namespace_of
 from branchsig._progress import share
 from branchsig.backends import Problem
-from branchsig.backends._schedule import count
+from branchsig.backends.pairs import count
 from branchsig.quadrature import LARGEST_ORDER, TRAPEZOID, GaussLobatto, Quadrature
 from branchsig.spec import Spec
 

@@ -154,3 +154,15 @@ def root(v: Corners) -> Corners:
     down, across = over(v.q + v.r, along_x), over(v.p + v.r, along_y)
     r = xp.where(along_y > along_x, over(v.r - p * (down + q), along_y), over(v.r - q * (across + p), along_x))
     return Corners(n00, n10, n01, n11, p, q, r)
+
+
+def log_ratio(bend: Array, ratio1: Array, ratio2: Array) -> Array:
+    """The logarithm of a product of two ratios, from what it differs by from 1, and where that is much from themselves.
+
+    Infinite where it differs by that.
+    """
+    xp = namespace_of(bend)
+    near = ~(bend <= -0.5)
+    one = xp.ones_like(bend)
+    far = xp.log(xp.where(near, one, ratio1)) + xp.log(xp.where(near, one, ratio2))
+    return xp.where(near, xp.log1p(xp.where(near, bend, xp.zeros_like(bend))), far)

@@ -207,7 +207,6 @@ def _problem(
         truncation.order,
         lengths1,
         lengths2,
-        spec.log and spec.return_grid,
         how.devices or (),
         batches=batches,
     )

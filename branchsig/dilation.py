@@ -35,7 +35,7 @@ from branchsig._arrays import (
 from branchsig._inputs import not_finite
 from branchsig._problems import given, self_problem
 from branchsig._warnings import warn
-from branchsig.backends import Problem, backend_for
+from branchsig.backends import Problem, Wrt, backend_for
 from branchsig.normalization import of_log_of_sum
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.spec import options_of
@@ -255,7 +255,7 @@ class _Side:
         cell = np.where(limits.cell >= 0, limits.cell, -2)
         if np.any(cell >= 0):
             alone = _cells(self.own, self.scaled, limits)
-            of_cell = _gradient_of_log(alone) / backend_for(alone).log_kernel(alone)[:, None, None]
+            of_cell = _gradient_of_log(alone) / backend_for(alone).solve(alone, "end", log=True)[:, None, None]
             for end in (0, 1):
                 there = np.arange(gradient.shape[1]) == cell[:, None] + end
                 mask = xp.asarray(there[:, :, None], device=device_of(gradient))
@@ -345,9 +345,8 @@ def _gradient_of_log(own: Problem) -> Array:
     backend, path = backend_for(own), own.path1
     derivs = namespace_of(path).full((path.shape[0],), 2.0, dtype=path.dtype, device=device_of(path))
     if own.order is not None:
-        derivs = of_log_of_sum(derivs, own, backend.parts(own, grid=False))
-    gradient, _ = backend.gradients(own, derivs, wrt_log=True, left=True, right=False)
-    return gradient
+        derivs = of_log_of_sum(derivs, own, backend.solve(own, "end"))
+    return backend.adjoint(own, "end", derivs, Wrt(path1=True), log=True).path1
 
 
 def _prefixes(own: Problem, scaled: Array, limits: _Limits) -> Problem:
@@ -374,12 +373,12 @@ def _at_limit(own: Problem, scaled: Array, limits: _Limits) -> Array:
     xp, prefixes = namespace_of(scaled), _prefixes(own, scaled, limits)
     backend = backend_for(prefixes)
     if own.order is not None:
-        return xp.log(xp.sum(backend.parts(prefixes, grid=False), axis=-1))
-    value = backend.log_kernel(prefixes)
+        return xp.log(xp.sum(backend.solve(prefixes, "end"), axis=-1))
+    value = backend.solve(prefixes, "end", log=True)
     if not np.any(limits.cell >= 0):
         return value
     alone = _cells(own, scaled, limits)
-    increment = backend_for(alone).log_kernel(alone)
+    increment = backend_for(alone).solve(alone, "end", log=True)
     mask = xp.asarray(limits.cell >= 0, device=device_of(scaled))
     return value + xp.log(xp.where(mask, increment, xp.ones_like(increment)))
 
@@ -397,7 +396,6 @@ def _side(problem: Problem, side: int, target: float, room: float) -> _Side:
         lengths1=lengths,
         lengths2=lengths,
         dyadic_order=(problem.dyadic_order[side - 1],) * 2,
-        log_grid=False,
         progress=None,
     )
     own, units = _centred(own)
@@ -654,7 +652,7 @@ class _OfLogarithms:
             part = dataclasses.replace(_with_path(part, path), lengths1=valid, lengths2=valid)
         factors = self.guard[index] * np.exp(0.5 * v)
         scaled = _scaled(part, _times(part, _array(factors, part.path1)))
-        log_k = _host(backend_for(scaled).diagonal(scaled))
+        log_k = _host(backend_for(scaled).solve(scaled, "prefixes"))
         self._latest[index] = log_k
         columns = [log_k[:, -1:], log_k[:, 1:]]
         if self._implicit:
@@ -678,7 +676,7 @@ class _OfParts:
         self.guard = guard
         # At the guard, so that no power leaves the range.
         scaled = _scaled(own, _times(own, _array(guard, own.path1)))
-        self._k = _host(backend_for(scaled).diagonal(scaled))[:, 1:, 1:]
+        self._k = _host(backend_for(scaled).solve(scaled, "prefixes"))[:, 1:, 1:]
 
     def targets(self, target: float, room: float) -> Floats:
         return np.array([math.expm1(target), *[math.expm1(target + room)] * self._k.shape[1]])

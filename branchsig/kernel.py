@@ -30,7 +30,7 @@ from branchsig._inputs import axis_order, not_finite
 from branchsig._problems import Lengths, given, gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import reporting
 from branchsig._warnings import warn
-from branchsig.backends import Problem, backend_for
+from branchsig.backends import Problem, Want, backend_for
 from branchsig.dilation import dilated
 from branchsig.normalization import unit_kernel, unit_kernel_less_one
 from branchsig.quadrature import Quadrature
@@ -485,7 +485,7 @@ def branched_sig_kernel_stack(
     shape = stack_shape(problem, batch)
     _validation.fits_memory(shape, problem.path1, "the stack", "take fewer pairs at a time, or leave k_stack out")
     with np.errstate(all="ignore"):
-        stack = backend_for(problem).grid(problem, all_levels=True)
+        stack = backend_for(problem).solve(problem, "stack")
         _warn(*_complaints(stack, problem, lengths, spec, how))
     result: ArrayT = namespace_of(stack).reshape(stack, shape)
     return result
@@ -521,9 +521,9 @@ def less_one(problem: Problem, spec: Spec) -> Array:
         if spec.normalize is True:
             result = unit_kernel_less_one(backend, problem)
         elif problem.order is not None:
-            result = xp.sum(backend.parts(problem, grid=False)[..., 1:], axis=-1)  # the sum over no nodes is 1
+            result = xp.sum(backend.solve(problem, "end")[..., 1:], axis=-1)  # the sum over no nodes is 1
         else:
-            result = xp.expm1(in_float64(backend.log_kernel(problem)))
+            result = xp.expm1(in_float64(backend.solve(problem, "end", log=True)))
     if problem.depth == math.inf and problem.order is None:
         result = _nan_where_paths_are(result, problem)
     return in_float64(result)
@@ -557,6 +557,7 @@ def _solved(problem: Problem, batch: tuple[int, ...], spec: Spec) -> Array:
         scaled = dilated(problem)
         return scaled.result(_solved(scaled.problem, batch, dataclasses.replace(spec, normalize=False)))
     backend = backend_for(problem)  # which may depend on the rule
+    want: Want = "grid" if spec.return_grid else "end"
     if spec.return_grid:
         in_all = grid_shape(problem, batch)
         in_all = in_all if problem.order is None else (*in_all, problem.order + 1)
@@ -565,15 +566,13 @@ def _solved(problem: Problem, batch: tuple[int, ...], spec: Spec) -> Array:
         result = unit_kernel(backend, problem, log=spec.log)
     elif problem.order is not None:
         purpose = None if spec.return_levels else "log" if spec.log else "kernel"
-        result = backend.parts(dataclasses.replace(problem, purpose=purpose), grid=spec.return_grid)
+        result = backend.solve(dataclasses.replace(problem, purpose=purpose), want)
         if not spec.return_levels:
             xp = namespace_of(result)
             # The sum over no nodes is 1; without it logarithms of kernels near 1 keep their digits.
             result = xp.log1p(xp.sum(result[..., 1:], axis=-1)) if spec.log else xp.sum(result, axis=-1)
-    elif spec.return_grid:
-        result = backend.grid(problem, all_levels=False)
     else:
-        result = backend.log_kernel(problem) if spec.log else backend.kernel(problem)
+        result = backend.solve(problem, want, log=spec.log)
     if problem.depth == math.inf and problem.order is None:
         result = _nan_where_paths_are(result, problem)
     return result

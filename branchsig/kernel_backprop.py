@@ -16,7 +16,7 @@ from branchsig import _validation
 from branchsig._arrays import Array, ArrayT, Paths, PathsT1, PathsT2, contiguous, lies_on_cpu, namespace_of
 from branchsig._problems import as_given, gram_problem, grid_shape, paired_problem, stack_shape
 from branchsig._progress import one_pass, reporting
-from branchsig.backends import Backend, Problem, backend_for
+from branchsig.backends import Backend, Problem, Want, Wrt, backend_for
 from branchsig.dilation import dilated
 from branchsig.kernel import values, with_rule
 from branchsig.normalization import of_log_of_sum, of_sum, sides, unit_kernel_backprop
@@ -800,16 +800,19 @@ def _gradients(
             problem = one_pass(problem, 1, 2) if spec.log else problem
         if problem.pairing == "symmetric":
             return _symmetric_gradients(backend, problem, derivs, spec, left=left, right=right, total=total)
-        d_path1, d_path2 = backend.gradients(
-            problem, derivs, wrt_log=spec.log, left=left, right=right or total, k_stack=k_stack
-        )
+        wrt = Wrt(left, right or total)
+        d_path1, d_path2, _ = backend.adjoint(problem, _want(spec), derivs, wrt, log=spec.log, stack=k_stack)
     return sides(d_path1, d_path2, total=total)
+
+
+def _want(spec: Spec) -> Want:
+    return "grid" if spec.return_grid else "end"
 
 
 def _parts_derivs(backend: Backend, problem: Problem, derivs: Array, spec: Spec) -> Array:
     """Derivatives with respect to k_0..k_order, from those with respect to their sum or its logarithm."""
     if spec.log:
-        return of_log_of_sum(derivs, problem, backend.parts(problem, grid=spec.return_grid))
+        return of_log_of_sum(derivs, problem, backend.solve(problem, _want(spec)))
     return of_sum(derivs, problem)
 
 
@@ -827,10 +830,7 @@ def _symmetric_gradients(
     passes = 2 if left and right and not same else 1
 
     def gradient(weights: Array, index: int) -> Array:
-        result, _ = backend.gradients(
-            one_pass(problem, index, passes), weights, wrt_log=spec.log, left=True, right=False
-        )
-        return result
+        return backend.adjoint(one_pass(problem, index, passes), "end", weights, Wrt(path1=True), log=spec.log).path1
 
     if total:
         return gradient(derivs + transposed, 0), None

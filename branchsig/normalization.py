@@ -11,7 +11,7 @@ import math
 
 from branchsig._arrays import Array, contiguous, device_of, namespace_of, weighted
 from branchsig._progress import one_pass, share
-from branchsig.backends import Backend, Problem
+from branchsig.backends import Backend, Problem, Wrt
 from branchsig.backends._digits import TOLERANCE, lost, tolerated
 
 __all__ = ["of_log_of_sum", "of_sum", "sides", "unit_kernel", "unit_kernel_backprop"]
@@ -69,9 +69,9 @@ def of_log_of_sum(derivs: Array, problem: Problem, parts: Array, *, signed: bool
 def _log_and_sign(backend: Backend, problem: Problem) -> tuple[Array, Array | float]:
     """log |K| and the sign of K, which only a kernel truncated by the number of nodes can lack."""
     if problem.order is None:
-        return backend.log_kernel(problem), 1.0
+        return backend.solve(problem, "end", log=True), 1.0
     xp = namespace_of(problem.path1)
-    less_one = xp.sum(backend.parts(problem, grid=False)[..., 1:], axis=-1)  # the sum over no nodes is 1
+    less_one = xp.sum(backend.solve(problem, "end")[..., 1:], axis=-1)  # the sum over no nodes is 1
     k = 1.0 + less_one
     return xp.where(k > 0, xp.log1p(less_one), xp.log(abs(k))), xp.sign(k)
 
@@ -81,10 +81,11 @@ def _gradients_of_log(
 ) -> tuple[Array | None, Array | None]:
     """Gradients for derivatives with respect to log K or, where `signed`, to log |K|."""
     if problem.order is not None:
-        parts = backend.parts(one_pass(problem, 0, 2), grid=False)
+        parts = backend.solve(one_pass(problem, 0, 2), "end")
         derivs = of_log_of_sum(derivs, problem, parts, signed=signed)
         problem = one_pass(problem, 1, 2)
-    return backend.gradients(problem, derivs, wrt_log=True, left=left, right=right)
+    d_path1, d_path2, _ = backend.adjoint(problem, "end", derivs, Wrt(left, right), log=True)
+    return d_path1, d_path2
 
 
 def _log_where_positive(log_k: Array, sign: Array | float) -> Array:
@@ -195,8 +196,7 @@ def _symmetric(
 
     def gradient(of: Array, row_sums: Array, index: int) -> Array:
         of = contiguous(xp.where(diagonal, of - row_sums[:, None], of))
-        result, _ = backend.gradients(one_pass(problem, index, passes), of, wrt_log=True, left=True, right=False)
-        return result
+        return backend.adjoint(one_pass(problem, index, passes), "end", of, Wrt(path1=True), log=True).path1
 
     rows, columns = xp.sum(weights, axis=1), xp.sum(weights, axis=0)
     if total:

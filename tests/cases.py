@@ -7,20 +7,7 @@ import numpy as np
 import oracles
 
 import branchsig
-from branchsig import backends
-from branchsig.backends import Problem
-
-
-@contextlib.contextmanager
-def using(backend):
-    """Let the public functions use `backend` for arrays of NumPy and others on the CPU."""
-    saved = backends._for_numpy, backends._for_others
-    backends._for_numpy, backends._for_others = backend, backends.ThroughNumpy(backend)
-    try:
-        yield backend
-    finally:
-        backends._for_numpy, backends._for_others = saved
-
+from branchsig.backends import Problem, ThroughNumpy, Wrt, choice
 
 STATIC_KERNELS = {
     "linear": (branchsig.LinearKernel, {}),
@@ -32,6 +19,18 @@ STATIC_KERNELS = {
     "matern52": (branchsig.Matern52Kernel, {"sigma": 1.1}),
     "rational_quadratic": (branchsig.RationalQuadraticKernel, {"sigma": 0.9, "alpha": 0.7}),
 }
+
+
+@contextlib.contextmanager
+def using(backend):
+    """Let the public functions use `backend` for arrays of NumPy and others on the CPU."""
+    saved = dict(choice.serving)
+    choice.serving.update(numpy=backend, others=ThroughNumpy(backend))
+    try:
+        yield backend
+    finally:
+        choice.serving.clear()
+        choice.serving.update(saved)
 
 
 def static_kernel(name):
@@ -113,12 +112,21 @@ def problem(x, y, depth, orders=(0, 0), pairing="paired", static_kernel=None, **
     return Problem(x, y, pairing, kernel, depth, orders, **options)
 
 
+def gradients_of(backend, arguments, derivs, *, wrt_log, left, right, k_stack=None):
+    """The gradients of both paths, for derivatives of ends or of grids, as their shape tells."""
+    want = "grid" if derivs.ndim > arguments.axes + (arguments.order is not None) else "end"
+    found = backend.adjoint(arguments, want, derivs, Wrt(left, right), log=wrt_log, stack=k_stack)
+    return found.path1, found.path2
+
+
 def scaled(x, y, depth, reference, static_kernel=None, log_k=19.0):
     """The two batches times the factor that brings the largest log K to about `log_k`, found by bisection."""
     least, most = 0.0, 16.0
     while most - least > 1e-3 * most:
         size = (least + most) / 2
-        largest = np.max(reference.log_kernel(problem(size * x, size * y, depth, static_kernel=static_kernel)))
+        largest = np.max(
+            reference.solve(problem(size * x, size * y, depth, static_kernel=static_kernel), "end", log=True)
+        )
         least, most = (size, most) if largest <= log_k else (least, size)
     return least * x, least * y
 

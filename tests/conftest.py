@@ -47,8 +47,8 @@ def rng(request):
 @pytest.fixture(scope="module", params=["reference", *(["cpu"] if cpu else [])])
 def backend(request):
     """Every backend that serves NumPy arrays; the public functions use it too."""
-    with using(ReferenceBackend() if request.param == "reference" else cpu.CpuBackend()) as serving:
-        yield serving
+    with using(ReferenceBackend() if request.param == "reference" else cpu.CpuBackend()) as chosen:
+        yield chosen
 
 
 @pytest.fixture(scope="module", params=INSTRUCTION_SETS or [pytest.param(None, marks=pytest.mark.skip("no C core"))])
@@ -63,8 +63,8 @@ def instruction_set(request):
 @pytest.fixture(scope="module")
 def core(instruction_set):
     """The C core on one instruction set; the public functions use it too."""
-    with using(cpu.CpuBackend()) as serving:
-        yield serving
+    with using(cpu.CpuBackend()) as chosen:
+        yield chosen
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from cases import QuarticKernel, problem, relative, relative_to_path, static_kernel, walk
+from cases import QuarticKernel, gradients_of, problem, relative, relative_to_path, static_kernel, walk
 
 import branchsig
-from branchsig.backends import _plans, cuda
+from branchsig.backends import Gradients, cuda
+from branchsig.backends.cuda import plans
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda_emulation"))
 import emulated_cupy  # noqa: F401
@@ -31,7 +32,7 @@ FROM_THE_LEFT, FROM_THE_RIGHT = (f"__shfl_{way}_sync(ALL_LANES, handed[m][v], 1)
 
 def limit(monkeypatch, **limits):
     """Let plans have other limits."""
-    monkeypatch.setattr(_plans, "LIMITS", _plans.LIMITS._replace(**limits))
+    monkeypatch.setattr(plans, "LIMITS", plans.LIMITS._replace(**limits))
 
 
 class OnDevice:
@@ -53,27 +54,14 @@ class OnDevice:
             return None
         return np.array(array.get() if hasattr(array, "get") else array)
 
-    def log_kernel(self, arguments):
-        return self.fetched(self.backend.log_kernel(self.sent(arguments)))
+    def solve(self, arguments, want, *, log=False):
+        return self.fetched(self.backend.solve(self.sent(arguments), want, log=log))
 
-    def kernel(self, arguments):
-        return self.fetched(self.backend.kernel(self.sent(arguments)))
-
-    def grid(self, arguments, *, all_levels):
-        return self.fetched(self.backend.grid(self.sent(arguments), all_levels=all_levels))
-
-    def diagonal(self, arguments):
-        return self.fetched(self.backend.diagonal(self.sent(arguments)))
-
-    def parts(self, arguments, *, grid):
-        return self.fetched(self.backend.parts(self.sent(arguments), grid=grid))
-
-    def gradients(self, arguments, derivs, *, wrt_log, left, right, k_stack=None):
-        stack = None if k_stack is None else self.cupy.asarray(k_stack)
-        found = self.backend.gradients(
-            self.sent(arguments), self.cupy.asarray(derivs), wrt_log=wrt_log, left=left, right=right, k_stack=stack
-        )
-        return tuple(self.fetched(gradient) for gradient in found)
+    def adjoint(self, arguments, want, derivs, wrt, *, log=False, stack=None):
+        stack = None if stack is None else self.cupy.asarray(stack)
+        derivs = self.cupy.asarray(derivs)
+        found = self.backend.adjoint(self.sent(arguments), want, derivs, wrt, log=log, stack=stack)
+        return Gradients(*(self.fetched(gradient) for gradient in found))
 
 
 def drawn(rng, pairing, lengths, dimension, dtype=np.float64, counts=(3, 2), size=0.35):
@@ -99,24 +87,24 @@ def compare(backend, reference, arguments, *, grids=False):
     tolerance = 3e-5 if single else 1e-12
     rng = np.random.default_rng(7)
     exact = in_float64(arguments) if single else arguments
-    wanted = reference.log_kernel(exact)
-    found = backend.log_kernel(arguments)
+    wanted = reference.solve(exact, "end", log=True)
+    found = backend.solve(arguments, "end", log=True)
     assert found.dtype == arguments.path1.dtype
     assert relative(np.exp(found.astype(float)), np.exp(wanted)) < tolerance
     sides = [(True, False)] if arguments.pairing == "symmetric" else [(True, True), (True, False), (False, True)]
     values = [wanted]
     if grids:
         for all_levels in (False, True) if exact.depth < math.inf else (False,):
-            values.append(reference.grid(exact, all_levels=all_levels))
-            assert relative(backend.grid(arguments, all_levels=all_levels), values[-1]) < tolerance
+            values.append(reference.solve(exact, "stack" if all_levels else "grid"))
+            assert relative(backend.solve(arguments, "stack" if all_levels else "grid"), values[-1]) < tolerance
         values = values[:2]
     for value in values:
         derivs = rng.uniform(0.5, 1.5, value.shape).astype(arguments.path1.dtype)
         for wrt_log in (False, True):
             for left, right in sides[: 3 if wrt_log else 1]:
                 options = {"wrt_log": wrt_log, "left": left, "right": right}
-                found = backend.gradients(arguments, derivs, **options)
-                wanted = reference.gradients(exact, derivs.astype(float), **options)
+                found = gradients_of(backend, arguments, derivs, **options)
+                wanted = gradients_of(reference, exact, derivs.astype(float), **options)
                 for mine, its in zip(found, wanted, strict=True):
                     assert (mine is None) == (its is None)
                     if mine is not None:
@@ -144,8 +132,8 @@ def compare_parts(backend, reference, arguments):
     exact = in_float64(arguments) if single else arguments
     symmetric = arguments.pairing == "symmetric"
     for grid in (False,) if symmetric else (False, True):
-        wanted = reference.parts(exact, grid=grid)
-        found = backend.parts(arguments, grid=grid)
+        wanted = reference.solve(exact, "grid" if grid else "end")
+        found = backend.solve(arguments, "grid" if grid else "end")
         assert found.dtype == arguments.path1.dtype
         np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=1e-2 * tolerance)
         if symmetric:  # its gradients are asked for as those of all pairs
@@ -153,8 +141,8 @@ def compare_parts(backend, reference, arguments):
         derivs = rng.uniform(0.5, 1.5, wanted.shape).astype(found.dtype)
         for left, right in [(True, True), (True, False), (False, True)][: 1 if grid else 3]:
             options = {"wrt_log": False, "left": left, "right": right}
-            found = backend.gradients(arguments, derivs, **options)
-            for mine, its in zip(found, reference.gradients(exact, derivs.astype(float), **options), strict=True):
+            found = gradients_of(backend, arguments, derivs, **options)
+            for mine, its in zip(found, gradients_of(reference, exact, derivs.astype(float), **options), strict=True):
                 assert (mine is None) == (its is None)
                 if mine is not None:
                     assert mine.dtype == arguments.path1.dtype

@@ -10,15 +10,23 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import STATIC_KERNELS, QuarticKernel, problem, relative, relative_to_path, static_kernel, using, walk
+from cases import (
+    STATIC_KERNELS,
+    QuarticKernel,
+    gradients_of,
+    problem,
+    relative,
+    relative_to_path,
+    static_kernel,
+    using,
+    walk,
+)
 from conftest import cpu
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import branchsig
-from branchsig._problems import paired_problem
 from branchsig.quadrature import BY_NAME
-from branchsig.spec import Execution, Spec, Truncation
 from branchsig.static_kernels import DilatedKernel, is_linear
 
 KERNELS = [*STATIC_KERNELS, "quartic"]
@@ -116,7 +124,7 @@ def built(settings, reference, largest=20.0):
             lengths1=valid[0],
             lengths2=valid[1],
         )
-        if np.max(np.abs(reference.log_kernel(found)), initial=0.0) <= largest:
+        if np.max(np.abs(reference.solve(found, "end", log=True)), initial=0.0) <= largest:
             return found
         x, y = (x / 2, x / 2) if y is x else (x / 2, y / 2)
         if settings["pairing"] == "symmetric":
@@ -175,11 +183,11 @@ ODD = {
 @example(settings=ODD | {"kernel": "rbf", "dilated": True, "pairing": "gram", "counts": (5, 7), "ragged": True})
 def test_values_agree_with_the_reference(core, reference, settings):
     arguments = built(settings, reference)
-    found = core.log_kernel(arguments)
+    found = core.solve(arguments, "end", log=True)
     assert found.dtype == arguments.path1.dtype
-    wanted = reference.log_kernel(double(arguments))
+    wanted = reference.solve(double(arguments), "end", log=True)
     assert relative(np.exp(found.astype(float)), np.exp(wanted)) < tolerance(arguments)
-    ends = core.kernel(arguments)
+    ends = core.solve(arguments, "end")
     assert ends.dtype == arguments.path1.dtype
     assert relative(ends, np.exp(wanted)) < tolerance(arguments)
 
@@ -192,13 +200,13 @@ def test_grids_agree_with_the_reference(core, reference, settings, all_levels):
     if arguments.pairing == "symmetric":
         arguments = dataclasses.replace(arguments, pairing="gram")
     all_levels = all_levels and arguments.depth != math.inf
-    wanted = reference.grid(double(arguments), all_levels=all_levels)
+    wanted = reference.solve(double(arguments), "stack" if all_levels else "grid")
     assume(np.max(np.abs(np.log(wanted)), initial=0.0) < 20)
-    found = core.grid(arguments, all_levels=all_levels)
+    found = core.solve(arguments, "stack" if all_levels else "grid")
     assert found.dtype == arguments.path1.dtype
     assert relative(found, wanted) < tolerance(arguments)
     if not all_levels:
-        logs = core.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
+        logs = core.solve(arguments, "grid", log=True)
         assert relative(np.exp(logs.astype(float)), wanted) < tolerance(arguments)
 
 
@@ -209,8 +217,8 @@ def test_parts_and_their_gradients_agree_with_the_reference(core, reference, set
     arguments = dataclasses.replace(built(settings, reference), depth=math.inf, order=order)
     if on_grid and arguments.pairing == "symmetric":
         arguments = dataclasses.replace(arguments, pairing="gram")
-    wanted = reference.parts(double(arguments), grid=on_grid)
-    found = core.parts(arguments, grid=on_grid)
+    wanted = reference.solve(double(arguments), "grid" if on_grid else "end")
+    found = core.solve(arguments, "grid" if on_grid else "end")
     assert found.dtype == arguments.path1.dtype
     scale = np.maximum(1.0, np.max(np.abs(wanted), axis=-1, keepdims=True))
     np.testing.assert_allclose(found / scale, wanted / scale, rtol=0, atol=tolerance(arguments))
@@ -242,7 +250,7 @@ def test_gradients_agree_with_the_reference(core, reference, settings, wrt_log, 
 @example(settings=ODD | {"depth": math.inf, "quadrature": "lobatto3", "lengths": (9, 7)}, wrt_log=True)
 def test_gradients_of_grids_agree_with_the_reference(core, reference, settings, wrt_log):
     arguments = built(settings, reference, largest=15.0)
-    grid = reference.grid(double(arguments), all_levels=False)
+    grid = reference.solve(double(arguments), "grid")
     assume(np.max(np.abs(np.log(grid)), initial=0.0) < 15)
     compare_gradients(core, reference, arguments, settings["seed"], wrt_log=wrt_log, left=True, right=True, grid=grid)
 
@@ -258,7 +266,7 @@ def test_gradients_of_grids_agree_with_the_reference(core, reference, settings, 
 @example(settings=ODD, on_grid=False)
 def test_gradients_with_a_stack_agree_with_those_without(core, reference, settings, on_grid):
     arguments = built(settings, reference, largest=15.0)
-    stack = reference.grid(double(arguments), all_levels=True)
+    stack = reference.solve(double(arguments), "stack")
     assume(np.max(np.abs(np.log(stack)), initial=0.0) < 15)
     grid = stack[..., -1, :, :] if on_grid else None
     stack = stack.astype(arguments.path1.dtype)
@@ -274,16 +282,18 @@ def compare_gradients(core, reference, arguments, seed, *, wrt_log, left, right,
         pairs = (
             (len(arguments.path1),) if arguments.pairing == "paired" else (len(arguments.path1), len(arguments.path2))
         )
-        values = np.exp(reference.log_kernel(double(arguments)))
+        values = np.exp(reference.solve(double(arguments), "end", log=True))
         assert values.shape == pairs
     else:
         values = grid
     # Of one sign and weighed by 1/K, so that no pair drowns another and no sum cancels by chance.
     derivs = rng.uniform(0.5, 1.5, values.shape) / (1.0 if wrt_log else values) / max(values.shape[-1], 1)
     dtype = arguments.path1.dtype
-    found = core.gradients(arguments, derivs.astype(dtype), wrt_log=wrt_log, left=left, right=right, k_stack=k_stack)
-    wanted = reference.gradients(
-        double(arguments), derivs.astype(dtype).astype(float), wrt_log=wrt_log, left=left, right=right
+    found = gradients_of(
+        core, arguments, derivs.astype(dtype), wrt_log=wrt_log, left=left, right=right, k_stack=k_stack
+    )
+    wanted = gradients_of(
+        reference, double(arguments), derivs.astype(dtype).astype(float), wrt_log=wrt_log, left=left, right=right
     )
     for mine, its, path in zip(found, wanted, (arguments.path1, arguments.path2), strict=True):
         assert (mine is None) == (its is None)
@@ -299,7 +309,7 @@ def test_paths_may_have_any_number_of_channels(core, reference, kernel, dimensio
     settings = ODD | {"kernel": kernel, "dimension": dimension, "lengths": (19, 40), "orders": (0, 0)}
     for dilated in {False, kernel != "linear"}:
         arguments = built(settings | {"dilated": dilated}, reference)
-        values = core.log_kernel(arguments), reference.log_kernel(arguments)
+        values = core.solve(arguments, "end", log=True), reference.solve(arguments, "end", log=True)
         assert relative(*map(np.exp, values)) < tolerance(arguments)
         compare_gradients(core, reference, arguments, 1, wrt_log=False, left=True, right=True)
 
@@ -446,19 +456,10 @@ def test_public_functions_agree_between_core_and_reference(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*overflowed", category=RuntimeWarning)
         found = function(x, y, depth, orders, **options)
+        wide = x.astype(float)
         with using(reference):
-            wide = x.astype(float)
             wanted = function(wide, wide if y is x else y.astype(float), depth, orders, **options)
     assert found.dtype == dtype
     moderate = wanted < 1e4  # a path with itself is far larger for some kernels, and then sensitive to each rounding
     assert moderate.any()
     assert relative(found[moderate], wanted[moderate]) < (1e-12 if dtype == np.float64 else 1e-5)
-
-
-@pytest.mark.parametrize("return_grid", [False, True])
-def test_logarithms_of_values_are_not_asked_for_as_those_of_grids(return_grid):
-    x = np.zeros((2, 3, 1))
-    arguments, _ = paired_problem(
-        x, x, (None, None), Spec(Truncation(3), log=True, return_grid=return_grid), Execution()
-    )
-    assert arguments.log_grid is return_grid

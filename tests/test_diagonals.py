@@ -35,11 +35,11 @@ def of_itself(rng, name, count, length, size, ragged, **options):
 @pytest.mark.parametrize("length", [1, 2, 6])
 def test_the_reference_has_the_self_kernels_of_prefixes(reference, order, depth, length, rng):
     of = of_itself(rng, "linear", 3, length, 1.5, True, depth=depth, orders=(1, 1), order=order)
-    found = reference.diagonal(of)
+    found = reference.solve(of, "prefixes")
     for i in range(length):
         valid = np.minimum(of.lengths1, i + 1)
         prefix = dataclasses.replace(of, lengths1=valid, lengths2=valid)
-        wanted = reference.log_kernel(prefix) if order is None else reference.parts(prefix, grid=False)
+        wanted = reference.solve(prefix, "end", log=True) if order is None else reference.solve(prefix, "end")
         np.testing.assert_allclose(found[:, i], wanted, rtol=1e-12, atol=1e-15)
 
 
@@ -85,7 +85,7 @@ def test_the_core_agrees_with_the_reference(
     of = of_itself(
         rng, name, count, length, size, ragged, depth=depth, order=order, orders=(dyadic, dyadic), quadrature=rule
     )
-    found, wanted = core.diagonal(of), reference.diagonal(of)
+    found, wanted = core.solve(of, "prefixes"), reference.solve(of, "prefixes")
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
     near = np.isfinite(wanted) & (np.abs(wanted) < 30)  # beyond, an exponential loses digits in either
     np.testing.assert_allclose(found[near], wanted[near], rtol=1e-10, atol=1e-13)
@@ -99,7 +99,7 @@ def test_single_long_paths_agree_with_the_reference(core, reference, length, dya
     of = of_itself(rng, name, 2 if ragged else 1, length, 1.0, ragged, depth=depth, orders=(dyadic, dyadic))
     if ragged:
         of.lengths1[:] = 530, 2
-    found, wanted = core.diagonal(of), reference.diagonal(of)
+    found, wanted = core.solve(of, "prefixes"), reference.solve(of, "prefixes")
     small = wanted < 30  # beyond, an exponential loses digits in either
     np.testing.assert_allclose(found[small], wanted[small], rtol=1e-8, atol=1e-11)
     assert not np.any(found[~small] < 29)
@@ -110,7 +110,7 @@ def test_single_long_paths_agree_with_the_reference(core, reference, length, dya
 def test_prefixes_that_leave_the_range_of_the_running_products_are_right(core, reference, rule, name, rng):
     depth, size, length = (3, 1.0, 300) if name == "matern12" else (2, 9.0, 70)
     of = of_itself(rng, name, 4, length, size, False, depth=depth, quadrature=_validation.quadrature(rule))
-    found, wanted = core.diagonal(of), reference.diagonal(of)
+    found, wanted = core.solve(of, "prefixes"), reference.solve(of, "prefixes")
     assert np.nanmax(wanted) > 400
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
     finite = np.isfinite(wanted)

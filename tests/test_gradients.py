@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 import oracles
 import pytest
-from cases import STATIC_KERNELS, QuarticKernel, problem, quartic, relative_to_path, static_kernel, walk
+from cases import STATIC_KERNELS, QuarticKernel, gradients_of, problem, quartic, relative_to_path, static_kernel, walk
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -332,7 +332,9 @@ def test_directional_derivatives_of_long_paths(backend, name, lengths, rng):
     x, y = walk(rng, 1, lengths[0], 2), walk(rng, 1, lengths[1], 2)
     kernel, kappa = static_kernel(name)
     directions = rng.standard_normal(x.shape), rng.standard_normal(y.shape)
-    found = backend.gradients(problem(x, y, 4, static_kernel=kernel), np.ones(1), wrt_log=True, left=True, right=True)
+    found = gradients_of(
+        backend, problem(x, y, 4, static_kernel=kernel), np.ones(1), wrt_log=True, left=True, right=True
+    )
     slopes = sum(np.vdot(gradient, direction) for gradient, direction in zip(found, directions, strict=True))
     size = np.sqrt(sum(np.sum(gradient**2) * np.sum(v**2) for gradient, v in zip(found, directions, strict=True)))
     step = 1e-30

@@ -4,14 +4,13 @@ that of the block, band and tile at hand.
 Every problem here spans several blocks (32 columns of sub-cells, or 16 where rows are kept) and several bands (8 rows).
 """
 
-import dataclasses
 import functools
 import itertools
 import math
 
 import numpy as np
 import pytest
-from cases import problem, walk
+from cases import gradients_of, problem, walk
 
 import branchsig
 from branchsig.backends.reference import ReferenceBackend
@@ -71,19 +70,19 @@ def outputs(backend, arguments):
 
 def every_output(backend, arguments):
     """Name and array of all that a backend makes of a problem by depth."""
-    yield "log", backend.log_kernel(arguments)
-    grid = backend.grid(arguments, all_levels=False)
+    yield "log", backend.solve(arguments, "end", log=True)
+    grid = backend.solve(arguments, "grid")
     yield "grid", grid
-    yield "grid of logarithms", backend.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
+    yield "grid of logarithms", backend.solve(arguments, "grid", log=True)
     stack = None
     if arguments.depth != math.inf:
-        stack = backend.grid(arguments, all_levels=True)
+        stack = backend.solve(arguments, "stack")
         yield "stack", stack
     stacks = (None, stack) if stack is not None and arguments.quadrature == TRAPEZOID else (None,)
     for wrt_log, k_stack in itertools.product((False, True), stacks):
         for shape in (grid.shape[:1], grid.shape):
-            pair = backend.gradients(
-                arguments, derivatives(shape), wrt_log=wrt_log, left=True, right=True, k_stack=k_stack
+            pair = gradients_of(
+                backend, arguments, derivatives(shape), wrt_log=wrt_log, left=True, right=True, k_stack=k_stack
             )
             for side, gradient in enumerate(pair, start=1):
                 title = f"gradient {side} of {'logarithms' if wrt_log else 'values'}, {len(shape)} axes"
@@ -93,9 +92,9 @@ def every_output(backend, arguments):
 def every_part(backend, arguments):
     """The same of a problem truncated by the number of nodes."""
     for grid in (False, True):
-        parts = backend.parts(arguments, grid=grid)
+        parts = backend.solve(arguments, "grid" if grid else "end")
         yield f"parts, grid {grid}", parts
-        pair = backend.gradients(arguments, derivatives(parts.shape), wrt_log=False, left=True, right=True)
+        pair = gradients_of(backend, arguments, derivatives(parts.shape), wrt_log=False, left=True, right=True)
         for side, gradient in enumerate(pair, start=1):
             yield f"gradient {side} of parts, grid {grid}", gradient
 

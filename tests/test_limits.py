@@ -62,16 +62,16 @@ def test_a_gram_matrix_beyond_all_memory_is_refused_before_the_work_with_a_way_o
 )
 def test_work_of_very_many_levels_is_done_beside_the_calling_thread_and_can_be_left(call, monkeypatch):
     # Ctrl-C reaches a thread that waits, and only such a one.
-    from branchsig.backends import _schedule
+    from branchsig.backends.cpu import schedule
 
     class Left(Exception):
         pass
 
-    class Impatient(_schedule.Future):
+    class Impatient(schedule.Future):
         def result(self, timeout=None):
             raise Left
 
-    monkeypatch.setattr(_schedule, "Future", Impatient)
+    monkeypatch.setattr(schedule, "Future", Impatient)
     x = 0.1 * np.random.default_rng(0).standard_normal((3, 2))
     with pytest.raises(Left):
         eval(call, {"branchsig": branchsig, "np": np, "x": x, "y": x[::-1].copy()})

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from cases import gradients_of
 
 import branchsig
 from branchsig.backends import Problem
@@ -54,10 +55,13 @@ def test_long_pair_agrees_with_the_reference(core, case, depth):
     problem = Problem(x, y, "paired", kernel, depth, dyadic_order)
     reference = ReferenceBackend()
     tolerance = 1e-13 * (length1 * 2 ** dyadic_order[0] + length2 * 2 ** dyadic_order[1])
-    np.testing.assert_allclose(core.log_kernel(problem), reference.log_kernel(problem), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        core.solve(problem, "end", log=True), reference.solve(problem, "end", log=True), rtol=0, atol=tolerance
+    )
     for wrt_log in (False, True):
         ours, theirs = (
-            one.gradients(problem, np.array([0.7]), wrt_log=wrt_log, left=True, right=True) for one in (core, reference)
+            gradients_of(one, problem, np.array([0.7]), wrt_log=wrt_log, left=True, right=True)
+            for one in (core, reference)
         )
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
@@ -69,7 +73,9 @@ def test_rows_of_nodes_that_are_not_kept_are_recovered(core, options):
     problem = Problem(x, y, "paired", branchsig.RBFKernel(1.0), dyadic_order=(0, 0), quadrature=LOBATTO, **options)
     reference = ReferenceBackend()
     derivs = np.array([0.7, 0.3] if options["depth"] == 4 else [[0.1, 0.2, 0.3, 0.4]] * 2)
-    ours, theirs = (one.gradients(problem, derivs, wrt_log=False, left=True, right=True) for one in (core, reference))
+    ours, theirs = (
+        gradients_of(one, problem, derivs, wrt_log=False, left=True, right=True) for one in (core, reference)
+    )
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())
 
@@ -88,7 +94,7 @@ def test_rows_of_kernels_that_are_not_kept_are_recovered(core, length1, length2,
     x, y = walks(np.random.default_rng(0), 2, length1, length2)
     problem = Problem(x, y, "paired", kernel, 8, dyadic_order)
     ours, theirs = (
-        one.gradients(problem, np.array([0.7, 0.3]), wrt_log=True, left=True, right=True)
+        gradients_of(one, problem, np.array([0.7, 0.3]), wrt_log=True, left=True, right=True)
         for one in (core, ReferenceBackend())
     )
     tolerance = 1e-13 * (length1 * 2 ** dyadic_order[0] + length2 * 2 ** dyadic_order[1])
@@ -102,10 +108,10 @@ def test_long_pair_has_the_same_bits_alone_and_in_a_batch(core, case):
     x, y = walks(np.random.default_rng(1), 9, length1, length2)
     batch = Problem(x, y, "paired", kernel, 3, dyadic_order)
     alone = Problem(x[:1], y[:1], "paired", kernel, 3, dyadic_order)
-    assert core.log_kernel(alone)[0] == core.log_kernel(batch)[0]
+    assert core.solve(alone, "end", log=True)[0] == core.solve(batch, "end", log=True)[0]
     options = {"wrt_log": True, "left": True, "right": True}
     for a, b in zip(
-        core.gradients(alone, np.ones(1), **options), core.gradients(batch, np.ones(9), **options), strict=True
+        gradients_of(core, alone, np.ones(1), **options), gradients_of(core, batch, np.ones(9), **options), strict=True
     ):
         np.testing.assert_array_equal(a[0], b[0])
 
@@ -116,7 +122,7 @@ def test_long_gram_matrix_adds_up_its_pairs(core):
     derivs = np.arange(9.0).reshape(3, 3)
     reference = ReferenceBackend()
     options = {"wrt_log": False, "left": True, "right": False}
-    ours, theirs = (one.gradients(symmetric, derivs, **options)[0] for one in (core, reference))
+    ours, theirs = (gradients_of(one, symmetric, derivs, **options)[0] for one in (core, reference))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10 * np.abs(theirs).max())
 
 
@@ -124,8 +130,8 @@ def test_long_pair_that_overflows_half_way_is_inf_and_has_no_gradient(core):
     length = 600
     x = np.linspace(0.0, 1.0, length)[None, :, None] * 12.0
     problem = Problem(x, x.copy(), "paired", branchsig.LinearKernel(), 4, (0, 0))
-    assert core.log_kernel(problem)[0] == np.inf
-    for gradient in core.gradients(problem, np.ones(1), wrt_log=False, left=True, right=True):
+    assert core.solve(problem, "end", log=True)[0] == np.inf
+    for gradient in gradients_of(core, problem, np.ones(1), wrt_log=False, left=True, right=True):
         assert np.isnan(gradient).all()
 
 

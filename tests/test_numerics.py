@@ -10,7 +10,17 @@ import warnings
 import numpy as np
 import oracles
 import pytest
-from cases import STATIC_KERNELS, QuarticKernel, problem, relative, relative_to_path, scaled, static_kernel, walk
+from cases import (
+    STATIC_KERNELS,
+    QuarticKernel,
+    gradients_of,
+    problem,
+    relative,
+    relative_to_path,
+    scaled,
+    static_kernel,
+    walk,
+)
 
 import branchsig
 from branchsig.quadrature import BY_NAME
@@ -21,9 +31,9 @@ HUGE = 60.0
 def sides(backend, x, y, depth, orders=(0, 0), pairing="paired", static_kernel=None, wrt_log=True, **options):
     """log K and both gradients for derivatives 1."""
     arguments = problem(x, y, depth, orders, pairing, static_kernel, **options)
-    logarithms = backend.log_kernel(arguments)
-    gradients = backend.gradients(
-        arguments, np.ones_like(logarithms), wrt_log=wrt_log, left=True, right=pairing != "symmetric"
+    logarithms = backend.solve(arguments, "end", log=True)
+    gradients = gradients_of(
+        backend, arguments, np.ones_like(logarithms), wrt_log=wrt_log, left=True, right=pairing != "symmetric"
     )
     return logarithms, *(gradient for gradient in gradients if gradient is not None)
 
@@ -173,7 +183,7 @@ def test_no_value_is_finite_and_wrong(backend, rng):
     finite = 0
     for size in np.logspace(-1, 1.2, 12):
         x, y = walk(rng, 4, 5, 2, size=size), walk(rng, 4, 4, 2, size=size)
-        found = backend.log_kernel(problem(x, y, 3))
+        found = backend.solve(problem(x, y, 3), "end", log=True)
         for value, a, b in zip(found, x, y, strict=True):
             g = oracles.increments(
                 oracles.static_kernel("linear"),
@@ -295,7 +305,7 @@ def test_one_cell_of_any_size_is_exact_to_rounding(backend, dtype):
     cells = np.concatenate([np.linspace(*ends, 2001), np.linspace(-1, 1, 501), thresholds, tiny])
     cells = np.random.default_rng(0).permutation(cells).astype(dtype)  # neighbours of all sizes
     x, y = lines(cells[:, None], dtype)
-    found = backend.log_kernel(problem(x, y, 2))
+    found = backend.solve(problem(x, y, 2), "end", log=True)
     exact = cells.astype(float)
     with np.errstate(over="ignore"):
         wanted = (exact * (3 + np.exp(exact)) / 4).astype(dtype)
@@ -311,7 +321,9 @@ def test_static_kernels_that_fall_off_are_right_near_and_far(backend, reference,
     x, y = np.zeros((2, len(distances), 2, 1))
     x[:, 1, 0], y[:, 1, 0] = np.sqrt(distances) if name == "rbf" else distances, 0.25
     arguments = problem(x, y, 1, static_kernel=static_kernel(name)[0])
-    np.testing.assert_allclose(backend.log_kernel(arguments), reference.log_kernel(arguments), rtol=1e-14, atol=2e-15)
+    np.testing.assert_allclose(
+        backend.solve(arguments, "end", log=True), reference.solve(arguments, "end", log=True), rtol=1e-14, atol=2e-15
+    )
 
 
 @pytest.mark.parametrize("depth", [2, 3, 5])
@@ -345,13 +357,13 @@ def test_kernels_that_underflow_and_come_back(backend, reference, dip, along, de
     if along == "columns":
         x, y = y, x
     arguments = problem(x, y, depth)
-    found, wanted = backend.log_kernel(arguments), reference.log_kernel(arguments)
+    found, wanted = backend.solve(arguments, "end", log=True), reference.solve(arguments, "end", log=True)
     np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-6)  # cells of 800 that cancel, level by level
     exact = oracles.log_kernel(x[0], y[0], depth, scalars=oracles.mpmath_scalars())
     # From the deepest dip a rounding of level 1 may come up, at level 4, as more than 1e-4 of the kernel.
     assert np.isfinite(found[0]) or (dip, depth) == ("deep below", 4)
     assert found[0] == pytest.approx(float(exact), rel=1e-11, abs=1e-6) or np.isnan(found[0])
-    grids = [which.grid(arguments, all_levels=True) for which in (backend, reference)]
+    grids = [which.solve(arguments, "stack") for which in (backend, reference)]
     for mine, its in zip(*grids, strict=True):
         np.testing.assert_allclose(mine, its, rtol=1e-6, atol=1e-300)
     gradients = [sides(which, x, y, depth)[1:] for which in (backend, reference)]
@@ -381,7 +393,7 @@ def test_kernels_that_fall_out_of_range_from_one_row_to_the_next_and_come_back(b
 def test_kernels_that_underflow_and_come_back_in_single_precision(backend, dip):
     for cells in ([dip, -dip], [dip / 50] * 50 + [-dip / 50] * 50):
         x, y = lines([cells, cells[::-1]], np.float32)
-        found = backend.log_kernel(problem(x[:1], y[:1], 2))
+        found = backend.solve(problem(x[:1], y[:1], 2), "end", log=True)
         wanted = oracles.log_kernel(x[0], y[0], 2)
         assert found[0] == pytest.approx(float(wanted), rel=1e-4, abs=1e-3)
 
@@ -404,7 +416,7 @@ def test_mixed_batches_have_the_infinities_of_the_reference(backend, reference, 
     x, y = walk(rng, count, 9, 2, size=1.0) * sizes, walk(rng, count, 7, 2, size=1.0) * sizes
     for depth, orders in ((2, (0, 0)), (3, (1, 0)), (4, (0, 0))):
         arguments = problem(x, y, depth, orders)
-        levels = np.log(np.maximum(reference.grid(arguments, all_levels=True), 1e-308))
+        levels = np.log(np.maximum(reference.solve(arguments, "stack"), 1e-308))
         found, wanted = sides(backend, x, y, depth, orders), sides(reference, x, y, depth, orders)
         np.testing.assert_array_equal(np.isnan(found[0]), np.isnan(wanted[0]))
         np.testing.assert_array_equal(np.isposinf(found[0]), np.isposinf(wanted[0]))
@@ -420,7 +432,7 @@ def test_mixed_batches_have_the_infinities_of_the_reference(backend, reference, 
 
 def test_subnormal_increments_are_kept(backend):
     x, y = lines([[3e-310, 2e-310]])
-    assert backend.log_kernel(problem(x, y, 3))[0] == pytest.approx(5e-310, rel=1e-10)
+    assert backend.solve(problem(x, y, 3), "end", log=True)[0] == pytest.approx(5e-310, rel=1e-10)
 
 
 def test_the_floating_point_environment_is_left_alone(backend, rng):
@@ -467,8 +479,8 @@ def test_single_precision_is_within_1e_5_up_to_log_k_of_twenty(core, reference, 
     x = walk(rng, 4, length, 3)
     x, y = scaled(x, x + 0.3 * walk(rng, 4, length, 3), depth, reference)
     x, y = x.astype(np.float32), y.astype(np.float32)
-    wanted = reference.log_kernel(problem(x.astype(float), y.astype(float), depth))
-    found = core.log_kernel(problem(x, y, depth))
+    wanted = reference.solve(problem(x.astype(float), y.astype(float), depth), "end", log=True)
+    found = core.solve(problem(x, y, depth), "end", log=True)
     assert 15 < np.max(wanted) < 20
     assert relative(np.exp(found.astype(float)), np.exp(wanted)) < 1e-5
 
@@ -480,8 +492,8 @@ def test_single_precision_is_within_1e_5_of_double_precision(core, reference, na
     x, y = (walk(rng, 4, length, 3, size=0.8, dtype=np.float32) for length in lengths)
     arguments = problem(x.astype(float), y.astype(float), 4, static_kernel=kernel)
     with np.errstate(over="ignore"):
-        wanted = np.exp(reference.log_kernel(arguments))
-    found = core.log_kernel(problem(x, y, 4, static_kernel=kernel))
+        wanted = np.exp(reference.solve(arguments, "end", log=True))
+    found = core.solve(problem(x, y, 4, static_kernel=kernel), "end", log=True)
     assert found.dtype == np.float32
     moderate = np.abs(np.log(wanted)) < 20
     assert moderate.sum() >= 2
@@ -508,15 +520,19 @@ def test_repeated_points_change_nothing(backend, name, where, rng):
 def test_repeated_points_change_no_bit_of_the_core(core, rng):
     x, y = walk(rng, 9, 6, 2), walk(rng, 9, 5, 2)
     padded = np.concatenate([x, np.repeat(x[:, -1:], 40, axis=1)], axis=1)
-    np.testing.assert_array_equal(core.log_kernel(problem(padded, y, 4)), core.log_kernel(problem(x, y, 4)))
+    np.testing.assert_array_equal(
+        core.solve(problem(padded, y, 4), "end", log=True), core.solve(problem(x, y, 4), "end", log=True)
+    )
     padded = np.concatenate([y, np.repeat(y[:, -1:], 40, axis=1)], axis=1)
-    np.testing.assert_array_equal(core.log_kernel(problem(x, padded, 4)), core.log_kernel(problem(x, y, 4)))
+    np.testing.assert_array_equal(
+        core.solve(problem(x, padded, 4), "end", log=True), core.solve(problem(x, y, 4), "end", log=True)
+    )
 
 
 def test_repeated_points_leave_infinity_infinite(backend):
     x, y = lines([[800.0, 0.0, 0.0]])
-    assert np.isposinf(backend.log_kernel(problem(x, y, 2)))
-    assert np.isposinf(backend.log_kernel(problem(y, x, 2)))
+    assert np.isposinf(backend.solve(problem(x, y, 2), "end", log=True))
+    assert np.isposinf(backend.solve(problem(y, x, 2), "end", log=True))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -546,12 +562,12 @@ def test_a_pair_has_the_same_bits_in_every_batch(core, dtype, name, rule, depth,
 @pytest.mark.parametrize("length", [6, 150])
 def test_gram_matrices_have_the_bits_of_their_pairs(core, dtype, length, rng):
     x, y = walk(rng, 7, length, 3, dtype=dtype), walk(rng, 5, 40, 3, dtype=dtype)
-    gram = core.log_kernel(problem(x, y, 4, pairing="gram"))
+    gram = core.solve(problem(x, y, 4, pairing="gram"), "end", log=True)
     for i in range(7):
-        alone = core.log_kernel(problem(np.repeat(x[i : i + 1], 5, axis=0), y, 4))
+        alone = core.solve(problem(np.repeat(x[i : i + 1], 5, axis=0), y, 4), "end", log=True)
         np.testing.assert_array_equal(gram[i], alone)
-    symmetric = core.log_kernel(problem(x, x, 4, pairing="symmetric"))
-    whole = core.log_kernel(problem(x, x.copy(), 4, pairing="gram"))
+    symmetric = core.solve(problem(x, x, 4, pairing="symmetric"), "end", log=True)
+    whole = core.solve(problem(x, x.copy(), 4, pairing="gram"), "end", log=True)
     lower = np.tril_indices(7)
     np.testing.assert_array_equal(symmetric[lower], whole[lower])
 
@@ -565,8 +581,8 @@ def test_the_number_of_threads_changes_no_bit(core, pairing, dtype, rng):
     results = []
     for n_jobs in (1, 2, 3, 5):
         arguments = problem(x, y, 4, pairing=pairing, n_jobs=n_jobs)
-        gradients = core.gradients(arguments, derivs, wrt_log=False, left=True, right=pairing != "symmetric")
-        results.append([core.log_kernel(arguments), *(g for g in gradients if g is not None)])
+        gradients = gradients_of(core, arguments, derivs, wrt_log=False, left=True, right=pairing != "symmetric")
+        results.append([core.solve(arguments, "end", log=True), *(g for g in gradients if g is not None)])
     for result in results[1:]:
         for mine, its in zip(result, results[0], strict=True):
             np.testing.assert_array_equal(mine, its)

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import oracles
 import pytest
-from cases import problem, walk
+from cases import gradients_of, problem, walk
 
 import branchsig
 from branchsig.backends.reference import ReferenceBackend
@@ -84,9 +84,9 @@ WIDTHS = [1e-3, 1.0, 10.0, 1e3, 1e6, 1e12, 1e16]
 def test_radial_kernels_of_any_width_keep_their_digits(backend, name, width, offset):
     kernel, x, y, (value, gradients, size) = radial_case(name, width, offset, np.float64)
     arguments = problem(x[None], y[None], 2, static_kernel=kernel)
-    found = float(backend.log_kernel(arguments)[0])
+    found = float(backend.solve(arguments, "end", log=True)[0])
     assert abs(float(MANY.number(found) - value)) <= 100 * EPS * size
-    pair = backend.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
+    pair = gradients_of(backend, arguments, np.ones(1), wrt_log=True, left=True, right=True)
     for mine, its in zip(pair, gradients, strict=True):
         np.testing.assert_allclose(mine[0], its, rtol=0, atol=500 * EPS * (1 + offset) * size)
 
@@ -97,9 +97,9 @@ def test_radial_kernels_of_any_width_keep_their_digits(backend, name, width, off
 def test_radial_kernels_keep_the_digits_of_single_precision(backend, name, width, offset):
     kernel, x, y, (value, gradients, size) = radial_case(name, width, offset, np.float32)
     arguments = problem(x[None], y[None], 2, static_kernel=kernel)
-    found = float(backend.log_kernel(arguments)[0])
+    found = float(backend.solve(arguments, "end", log=True)[0])
     assert abs(found - float(value)) <= 3e-5 * size
-    pair = backend.gradients(arguments, np.ones(1, np.float32), wrt_log=True, left=True, right=True)
+    pair = gradients_of(backend, arguments, np.ones(1, np.float32), wrt_log=True, left=True, right=True)
     for mine, its in zip(pair, gradients, strict=True):
         np.testing.assert_allclose(mine[0], its, rtol=0, atol=1e-4 * (1 + offset) * size)
 
@@ -112,7 +112,9 @@ def test_a_jump_past_a_path_that_hardly_moves_keeps_the_digits_of_the_latter(bac
     y = np.array([[0.0, 0.0], [1e-9, 2e-9], [3e-9, -1e-9]])
     value, _, size = exact(oracle(name, {"sigma": 1.0, **rest}), x, y, 2)
     for one, other in ((x, y), (y, x)):
-        found = backend.log_kernel(problem(one[None], other[None], 2, static_kernel=kind(sigma=1.0, **rest)))[0]
+        found = backend.solve(
+            problem(one[None], other[None], 2, static_kernel=kind(sigma=1.0, **rest)), "end", log=True
+        )[0]
         assert abs(float(MANY.number(float(found)) - value)) <= 100 * EPS * size
 
 
@@ -193,7 +195,7 @@ def test_of_a_huge_length_scale_the_increments_underflow_as_they_should(backend,
     kappa = oracles.static_kernel(formula, **parameters)
     points = [oracles.points(path, scalars) for path in (x, y)]
     value = float(exact_log(kappa, *points, 1, scalars))
-    found = backend.log_kernel(problem(x[None], y[None], 1, static_kernel=kind(sigma, **rest)))[0]
+    found = backend.solve(problem(x[None], y[None], 1, static_kernel=kind(sigma, **rest)), "end", log=True)[0]
     np.testing.assert_allclose(found, value, rtol=1e-12, atol=1e-307)
 
 
@@ -241,9 +243,9 @@ def test_polynomial_kernels_keep_their_digits_at_any_offset(backend, degree, off
     parameters = {"degree": degree, "gamma": gamma, "scale": scale}
     value, gradients, length = exact(oracle("polynomial", parameters), x, y, 2)
     arguments = problem(x[None], y[None], 2, static_kernel=branchsig.PolynomialKernel(**parameters))
-    found = float(backend.log_kernel(arguments)[0])
+    found = float(backend.solve(arguments, "end", log=True)[0])
     assert abs(float(MANY.number(found) - value)) <= 300 * max(degree, 1) * EPS * max(length, abs(float(value)))
-    pair = backend.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
+    pair = gradients_of(backend, arguments, np.ones(1), wrt_log=True, left=True, right=True)
     # Gradients lose the digits that the points have more than their steps.
     lost = (offset / size) + math.sqrt(gamma) / size + 1
     for mine, its in zip(pair, gradients, strict=True):
@@ -257,10 +259,10 @@ def test_whole_degrees_of_any_size_take_negative_bases(backend, degree):
     kappa = oracles.static_kernel("polynomial", degree=int(degree), gamma=MANY.number(0), scale=MANY.number(0.5))
     value, gradients, _ = exact(kappa, x, y, 2)
     arguments = problem(x[None], y[None], 2, static_kernel=branchsig.PolynomialKernel(degree, 0.0, 0.5))
-    np.testing.assert_allclose(backend.log_kernel(arguments)[0], float(value), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(backend.solve(arguments, "end", log=True)[0], float(value), rtol=1e-12, atol=1e-15)
     if degree > 2000:
         return  # the steps of the differences above are no longer small beside 1 / degree
-    pair = backend.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
+    pair = gradients_of(backend, arguments, np.ones(1), wrt_log=True, left=True, right=True)
     for mine, its in zip(pair, gradients, strict=True):
         np.testing.assert_allclose(mine[0], its, rtol=1e-11, atol=1e-12 * np.abs(its).max())
 
@@ -281,8 +283,8 @@ def test_a_fractional_degree_is_not_a_number_for_negative_bases_alone(backend):
     x = np.array([[[0.0], [0.5], [0.0], [2.0]], [[0.0], [0.5], [-0.1], [2.0]], [[0.0], [0.0], [1.0], [0.0]]])
     y = np.array([[0.0], [1.0], [0.0], [0.7]])
     kappa = oracles.static_kernel("polynomial", degree=2.5, gamma=0.0, scale=1.0)
-    found = backend.log_kernel(
-        problem(x, np.stack([y] * 3), 2, static_kernel=branchsig.PolynomialKernel(2.5, gamma=0.0))
+    found = backend.solve(
+        problem(x, np.stack([y] * 3), 2, static_kernel=branchsig.PolynomialKernel(2.5, gamma=0.0)), "end", log=True
     )
     assert np.isnan(found[1])
     for k in (0, 2):
@@ -304,14 +306,14 @@ def test_pairs_of_both_forms_are_neighbours_that_do_not_see_each_other(core, ker
     if kernel == branchsig.PolynomialKernel(3):
         x, y = (np.where(sizes[:, None, None] > 1, path / 1e5, path) for path in (x, y))
     arguments = problem(x, y, 2, static_kernel=kernel)
-    found = core.log_kernel(arguments)
-    np.testing.assert_allclose(found, ReferenceBackend().log_kernel(arguments), rtol=1e-10, atol=1e-300)
-    pair = core.gradients(arguments, np.ones(len(x)), wrt_log=True, left=True, right=True)
-    expected = ReferenceBackend().gradients(arguments, np.ones(len(x)), wrt_log=True, left=True, right=True)
+    found = core.solve(arguments, "end", log=True)
+    np.testing.assert_allclose(found, ReferenceBackend().solve(arguments, "end", log=True), rtol=1e-10, atol=1e-300)
+    pair = gradients_of(core, arguments, np.ones(len(x)), wrt_log=True, left=True, right=True)
+    expected = gradients_of(ReferenceBackend(), arguments, np.ones(len(x)), wrt_log=True, left=True, right=True)
     for k in range(len(x)):
         alone = problem(x[k : k + 1], y[k : k + 1], 2, static_kernel=kernel)
-        assert core.log_kernel(alone)[0] == found[k]
-        own = core.gradients(alone, np.ones(1), wrt_log=True, left=True, right=True)
+        assert core.solve(alone, "end", log=True)[0] == found[k]
+        own = gradients_of(core, alone, np.ones(1), wrt_log=True, left=True, right=True)
         for mine, its, wanted in zip(own, pair, expected, strict=True):
             np.testing.assert_array_equal(mine[0], its[k])
             np.testing.assert_allclose(mine[0], wanted[k], rtol=0, atol=1e-10 * np.abs(wanted[k]).max())
@@ -321,10 +323,10 @@ def test_long_pairs_of_wide_kernels_are_those_of_the_reference(core, rng):
     x, y = walk(rng, 1, 530, 2), walk(rng, 1, 520, 2) + 30.0
     for kernel in (branchsig.RBFKernel(1e9), branchsig.Matern12Kernel(1e5), branchsig.PolynomialKernel(2, 1e4, 1e-4)):
         arguments = problem(x, y, 2, static_kernel=kernel)
-        wanted = ReferenceBackend().log_kernel(arguments)
-        np.testing.assert_allclose(core.log_kernel(arguments), wanted, rtol=1e-10)
+        wanted = ReferenceBackend().solve(arguments, "end", log=True)
+        np.testing.assert_allclose(core.solve(arguments, "end", log=True), wanted, rtol=1e-10)
         both = core, ReferenceBackend()
-        pairs = (one.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True) for one in both)
+        pairs = (gradients_of(one, arguments, np.ones(1), wrt_log=True, left=True, right=True) for one in both)
         for mine, its in zip(*pairs, strict=True):
             np.testing.assert_allclose(mine, its, rtol=0, atol=1e-9 * np.abs(its).max())
 

@@ -8,6 +8,7 @@ import pickle
 import array_api_strict
 import numpy as np
 import pytest
+from cases import gradients_of
 
 import branchsig
 from branchsig.backends import Problem
@@ -354,7 +355,7 @@ def test_every_batch_of_pairs_has_its_own_context():
 
     x = 0.3 * paths(4, 5, 2)
     problem = Problem(x, x, "symmetric", Recording(branchsig.LinearKernel()), 2, (0, 0), max_batch=1)
-    gradient, _ = ReferenceBackend().gradients(problem, np.ones((4, 4)), wrt_log=False, left=True, right=False)
+    gradient, _ = gradients_of(ReferenceBackend(), problem, np.ones((4, 4)), wrt_log=False, left=True, right=False)
     assert len(set(map(id, seen))) == len(seen) == 10
     expected, _ = branchsig.branched_sig_kernel_gram_backprop(np.ones((4, 4)), x, x, 2)
     np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-13)

@@ -64,8 +64,8 @@ def test_where_nothing_is_recorded_the_core_serves(monkeypatch, rng):
     def refuse(*_, **__):
         raise AssertionError("the reference was asked")
 
-    monkeypatch.setattr(branchsig.backends.reference.ReferenceBackend, "log_kernel", refuse)
-    monkeypatch.setattr(branchsig.backends.reference.ReferenceBackend, "gradients", refuse)
+    monkeypatch.setattr(branchsig.backends.reference.ReferenceBackend, "solve", refuse)
+    monkeypatch.setattr(branchsig.backends.reference.ReferenceBackend, "adjoint", refuse)
     with torch.no_grad():
         assert branchsig.branched_sig_kernel(x, x, 3).shape == (2,)
 

@@ -19,8 +19,6 @@
 #include "corners.h"
 #include "sweep.h"
 
-enum { BS_GIVEN, BS_LINEAR, BS_POLYNOMIAL, BS_RBF, BS_MATERN12, BS_MATERN32, BS_MATERN52, BS_RATIONAL_QUADRATIC };
-
 typedef struct {
   const bs_task *task;
   const double *x[W], *y[W]; /* the paths of each lane, or its increments in x */

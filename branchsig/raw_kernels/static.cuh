@@ -5,8 +5,6 @@
 //   RBF          phi = exp(-b rate)                  with a = sqrt(b) rate:
 //   Matern 1/2   phi = exp(-a)      Matern 3/2   phi = (1 + a) exp(-a)      Matern 5/2   phi = (1 + a + a^2 / 3) exp(-a)
 
-enum { GIVEN, LINEAR, POLYNOMIAL, RBF, MATERN12, MATERN32, MATERN52, RATIONAL_QUADRATIC };
-
 // sqrt(b) rate; where exp(-a) is 0, a stays so small that its square is finite
 template <typename work>
 __device__ __forceinline__ work distance_of(work b, work rate) {

@@ -50,9 +50,9 @@ def relaying(cupy, request, monkeypatch):
 def installed(emulated, monkeypatch):
     """The emulator in the place of CuPy, for the whole package."""
     monkeypatch.setitem(sys.modules, "cupy", emulated_cupy)
-    branchsig.backends.for_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("cupy", None)
     yield branchsig.backends.for_cupy()
-    branchsig.backends.for_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("cupy", None)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from cases import STATIC_KERNELS, problem, relative, relative_to_path
+from cases import STATIC_KERNELS, gradients_of, problem, relative, relative_to_path
 from cuda_cases import RULES, compare, drawn, in_float64, kernel_named, padded
 
 
@@ -57,17 +57,14 @@ def test_grids_and_their_gradients_agree_with_the_reference(backend, reference, 
 def test_logarithms_of_grids_agree_with_the_reference(backend, reference, rule, dtype, rng):
     arguments = padded(rng, "gram", ((7, 1, 4), (5, 3, 35)), dtype=dtype)
     arguments.path1[0] *= 40  # its K leaves the range of numbers, its log K does not
-    options = {"log_grid": True, "depth": 2, "quadrature": RULES.get(rule, arguments.quadrature)}
-    for log_grid in (
-        dataclasses.replace(arguments, **options),
-        problem(*drawn(rng, "paired", (5, 6), 2), 3, log_grid=True),
-    ):
-        wanted = reference.grid(in_float64(log_grid), all_levels=False)
-        found = backend.grid(log_grid, all_levels=False)
-        assert found.dtype == log_grid.path1.dtype
+    options = {"depth": 2, "quadrature": RULES.get(rule, arguments.quadrature)}
+    for each in (dataclasses.replace(arguments, **options), problem(*drawn(rng, "paired", (5, 6), 2), 3)):
+        wanted = reference.solve(in_float64(each), "grid", log=True)
+        found = backend.solve(each, "grid", log=True)
+        assert found.dtype == each.path1.dtype
         np.testing.assert_allclose(found, wanted, rtol=1e-5 if found.dtype == np.float32 else 1e-12, atol=1e-6)
-    still = problem(*drawn(rng, "paired", (1, 6), 2), 3, log_grid=True)
-    np.testing.assert_array_equal(backend.grid(still, all_levels=False), np.zeros((3, 1, 6)))
+    still = problem(*drawn(rng, "paired", (1, 6), 2), 3)
+    np.testing.assert_array_equal(backend.solve(still, "grid", log=True), np.zeros((3, 1, 6)))
 
 
 @pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
@@ -76,9 +73,9 @@ def test_nothing_to_sweep_gives_ones_and_zeros(backend, pairing, rng):
         x, y = drawn(rng, pairing, (length, length), 2, counts=(count, count))
         arguments = problem(x, y, depth, (0, 0), pairing)
         shape = (count,) if pairing == "paired" else (count, count)
-        np.testing.assert_array_equal(backend.log_kernel(arguments), np.zeros(shape))
-        np.testing.assert_array_equal(backend.grid(arguments, all_levels=False), np.ones((*shape, length, length)))
-        left, right = backend.gradients(arguments, np.ones(shape), wrt_log=False, left=True, right=True)
+        np.testing.assert_array_equal(backend.solve(arguments, "end", log=True), np.zeros(shape))
+        np.testing.assert_array_equal(backend.solve(arguments, "grid"), np.ones((*shape, length, length)))
+        left, right = gradients_of(backend, arguments, np.ones(shape), wrt_log=False, left=True, right=True)
         np.testing.assert_array_equal(left, np.zeros_like(x))
         np.testing.assert_array_equal(right, np.zeros_like(y))
 
@@ -91,21 +88,24 @@ def test_max_batch_and_progress_cut_the_pairs_into_chunks(backend, reference, na
     seen = []
     chunked = dataclasses.replace(whole, max_batch=2, progress=lambda done, pairs: seen.append((done, pairs)))
     total = {"paired": 5, "gram": 20, "symmetric": 15}[pairing]
-    np.testing.assert_array_equal(backend.log_kernel(chunked), backend.log_kernel(whole))
+    np.testing.assert_array_equal(backend.solve(chunked, "end", log=True), backend.solve(whole, "end", log=True))
     assert [pairs for _, pairs in seen] == [total] * len(seen)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1] == (total, total)
     assert len(seen) >= total // 4
     derivs = rng.standard_normal((5,) if pairing == "paired" else (5, len(y)))
     options = {"wrt_log": False, "left": True, "right": pairing != "symmetric"}
-    wanted = reference.gradients(whole, derivs, **options)
-    for mine, its in zip(backend.gradients(chunked, derivs, **options), wanted, strict=True):
+    wanted = gradients_of(reference, whole, derivs, **options)
+    for mine, its in zip(gradients_of(backend, chunked, derivs, **options), wanted, strict=True):
         assert its is None or relative_to_path(mine, its) < 1e-12
 
 
 def test_what_the_kernels_cannot_do_is_left_to_the_reference(backend, reference, rng):
     x, y = drawn(rng, "paired", (5, 6), 2)
-    assert relative(backend.log_kernel(problem(x, y, 20)), reference.log_kernel(problem(x, y, 20))) < 1e-12
+    assert (
+        relative(backend.solve(problem(x, y, 20), "end", log=True), reference.solve(problem(x, y, 20), "end", log=True))
+        < 1e-12
+    )
 
 
 @pytest.mark.parametrize("pairing", ["paired", "gram", "symmetric"])
@@ -115,6 +115,6 @@ def test_kernels_are_the_exponentials_of_their_logarithms(backend, reference, pa
     still = dataclasses.replace(arguments, depth=0)
     ragged = padded(rng, pairing, ((5, 1, 3), (5, 1, 3) if pairing == "symmetric" else (7, 2, 4)))
     for each in (arguments, still, ragged):
-        found = backend.kernel(each)
+        found = backend.solve(each, "end")
         assert found.dtype == np.float64
-        np.testing.assert_allclose(found, np.exp(reference.log_kernel(each)), rtol=1e-12)
+        np.testing.assert_allclose(found, np.exp(reference.solve(each, "end", log=True)), rtol=1e-12)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from branchsig.backends import cuda
-from branchsig.backends._instances import ANY_DIMENSION, Instance
+from branchsig.backends.cuda.instances import ANY_DIMENSION, Instance
 from branchsig.quadrature import BY_NAME, TRAPEZOID
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cuda_emulation"))

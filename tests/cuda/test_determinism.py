@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import problem
+from cases import gradients_of, problem
 from cuda_cases import compare, drawn, emulated_cupy, kernel_named, limit, padded, relays, with_short_teams
 
 from branchsig import _validation
@@ -15,7 +15,10 @@ def test_results_have_the_same_bits_on_every_run(backend, rng):
     arguments = problem(x, x, 3, (0, 0), "symmetric")
     derivs = rng.standard_normal((6, 6))
     first, second = (
-        (backend.log_kernel(arguments), backend.gradients(arguments, derivs, wrt_log=False, left=True, right=False)[0])
+        (
+            backend.solve(arguments, "end", log=True),
+            gradients_of(backend, arguments, derivs, wrt_log=False, left=True, right=False)[0],
+        )
         for _ in range(2)
     )
     for a, b in zip(first, second, strict=True):
@@ -35,8 +38,8 @@ def test_the_order_of_the_threads_changes_no_bit(emulated, quadrature, order, de
         limit(monkeypatch, workspace_bytes=1)
     for seed in range(6):
         emulated_cupy.seed(seed)
-        value = emulated.log_kernel(arguments) if order is None else emulated.parts(arguments, grid=False)
-        gradients = emulated.gradients(arguments, np.ones(value.shape), wrt_log=True, left=True, right=True)
+        value = emulated.solve(arguments, "end", log=True) if order is None else emulated.solve(arguments, "end")
+        gradients = gradients_of(emulated, arguments, np.ones(value.shape), wrt_log=True, left=True, right=True)
         results.append((value, *gradients))
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):
@@ -51,8 +54,8 @@ def test_the_order_of_the_blocks_changes_no_bit(emulated, rule, depth, rng, monk
     results = []
     for seed in range(8):
         emulated_cupy.seed(seed)
-        gradients = relaying.gradients(arguments, np.ones(3), wrt_log=True, left=True, right=True)
-        results.append((relaying.log_kernel(arguments), *gradients))
+        gradients = gradients_of(relaying, arguments, np.ones(3), wrt_log=True, left=True, right=True)
+        results.append((relaying.solve(arguments, "end", log=True), *gradients))
     assert min(relays(relaying)) > 0
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):
@@ -64,8 +67,8 @@ def test_the_order_of_the_threads_changes_no_bit_of_padded_paths(emulated, rng):
     results = []
     for seed in range(4):
         emulated_cupy.seed(seed)
-        gradients = emulated.gradients(arguments, np.ones((2, 2)), wrt_log=True, left=True, right=True)
-        results.append((emulated.grid(arguments, all_levels=True), *gradients))
+        gradients = gradients_of(emulated, arguments, np.ones((2, 2)), wrt_log=True, left=True, right=True)
+        results.append((emulated.solve(arguments, "stack"), *gradients))
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):
             np.testing.assert_array_equal(a, b)
@@ -101,5 +104,5 @@ def test_no_pair_is_done_again_for_what_lies_beyond_its_rows(emulated, lengths, 
 
     monkeypatch.setattr(emulated.backend, "function", function)
     x, y = drawn(rng, "paired", lengths, 2, dtype=dtype, size=0.1)
-    emulated.gradients(problem(x, y, 3, (0, 0), "paired"), np.ones(3, dtype), wrt_log=False, left=True, right=True)
+    gradients_of(emulated, problem(x, y, 3, (0, 0), "paired"), np.ones(3, dtype), wrt_log=False, left=True, right=True)
     np.testing.assert_array_equal(flagged, np.zeros((1, 3)))

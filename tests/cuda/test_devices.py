@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from cases import problem, relative, using
+from cases import gradients_of, problem, relative, using
 from cuda_cases import drawn, emulated_cupy, kernel_named
 
 import branchsig
-from branchsig.backends.devices import OverDevices
+from branchsig.backends.cuda.devices import OverDevices
 
 
 def over_devices(emulated):
@@ -28,16 +28,16 @@ def test_devices_share_the_pairs(emulated, reference, pairing, devices, name, rn
         there = emulated_cupy.asarray(derivs)
     spread, before = over_devices(emulated), len(emulated_cupy.launches)
     options = {"wrt_log": True, "left": True, "right": pairing != "symmetric"}
-    found = [spread.log_kernel(sent), *spread.gradients(sent, there, **options)]
-    wanted = [reference.log_kernel(arguments), *reference.gradients(arguments, derivs, **options)]
+    found = [spread.solve(sent, "end", log=True), *gradients_of(spread, sent, there, **options)]
+    wanted = [reference.solve(arguments, "end", log=True), *gradients_of(reference, arguments, derivs, **options)]
     if pairing != "symmetric":
-        found.append(spread.grid(sent, all_levels=True))
-        wanted.append(reference.grid(arguments, all_levels=True))
-        found.append(spread.log_kernel(dataclasses.replace(sent, depth=math.inf)))
-        wanted.append(reference.log_kernel(dataclasses.replace(arguments, depth=math.inf)))
+        found.append(spread.solve(sent, "stack"))
+        wanted.append(reference.solve(arguments, "stack"))
+        found.append(spread.solve(dataclasses.replace(sent, depth=math.inf), "end", log=True))
+        wanted.append(reference.solve(dataclasses.replace(arguments, depth=math.inf), "end", log=True))
         in_parts = {"depth": math.inf, "order": 3}
-        found.append(spread.parts(dataclasses.replace(sent, **in_parts), grid=False))
-        wanted.append(reference.parts(dataclasses.replace(arguments, **in_parts), grid=False))
+        found.append(spread.solve(dataclasses.replace(sent, **in_parts), "end"))
+        wanted.append(reference.solve(dataclasses.replace(arguments, **in_parts), "end"))
     for mine, its in zip(found, wanted, strict=True):
         if its is not None:
             assert mine.device.id == 1
@@ -48,14 +48,16 @@ def test_devices_share_the_pairs(emulated, reference, pairing, devices, name, rn
 def test_more_devices_than_pairs_do_no_harm(emulated, rng):
     x, _ = drawn(rng, "symmetric", (6, 6), 2, counts=(1, 1))
     sent = dataclasses.replace(emulated.sent(problem(x, x, 3, (0, 0), "symmetric")), devices=(0, 1))
-    np.testing.assert_array_equal(over_devices(emulated).log_kernel(sent), emulated.backend.log_kernel(sent))
+    np.testing.assert_array_equal(
+        over_devices(emulated).solve(sent, "end", log=True), emulated.backend.solve(sent, "end", log=True)
+    )
 
 
 def test_what_has_no_work_for_devices_is_not_spread(emulated, rng):
     x, _ = drawn(rng, "symmetric", (1, 1), 2)
     for depth, path in ((3, x), (0, drawn(rng, "symmetric", (4, 4), 2)[0])):
         sent = dataclasses.replace(emulated.sent(problem(path, path, depth, (0, 0), "gram")), devices=(0, 1))
-        assert np.all(over_devices(emulated).grid(sent, all_levels=False) == 1.0)
+        assert np.all(over_devices(emulated).solve(sent, "grid") == 1.0)
 
 
 def test_gram_matrices_over_devices(on_device, rng):
@@ -79,7 +81,7 @@ def test_devices_that_do_not_exist_are_refused(emulated, rng):
     x, y = drawn(rng, "gram", (5, 7), 2)
     sent = dataclasses.replace(emulated.sent(problem(x, y, 3, (0, 0), "gram")), devices=(0, 2))
     with pytest.raises(ValueError, match=r"devices is \[0, 2\]: CuPy finds 2 devices, 0 to 1"):
-        over_devices(emulated).log_kernel(sent)
+        over_devices(emulated).solve(sent, "end", log=True)
 
 
 def test_arrays_of_another_device_are_worked_on_there(emulated, reference, rng):
@@ -89,8 +91,8 @@ def test_arrays_of_another_device_are_worked_on_there(emulated, reference, rng):
         there = emulated.sent(arguments)
         derivs = emulated_cupy.asarray(np.ones((3, 2)))
     assert emulated_cupy.Device.current == 0
-    log_k = emulated.backend.log_kernel(there)
-    gradients = emulated.backend.gradients(there, derivs, wrt_log=False, left=True, right=True)
+    log_k = emulated.backend.solve(there, "end", log=True)
+    gradients = gradients_of(emulated.backend, there, derivs, wrt_log=False, left=True, right=True)
     assert emulated_cupy.Device.current == 0
     assert [array.device.id for array in (log_k, *gradients)] == [1, 1, 1]
-    assert relative(log_k, reference.log_kernel(arguments)) < 1e-12
+    assert relative(log_k, reference.solve(arguments, "end", log=True)) < 1e-12

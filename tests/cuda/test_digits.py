@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import oracles
 import pytest
-from cases import QuarticKernel, problem, quartic, relative, relative_to_path, using, walk
+from cases import QuarticKernel, gradients_of, problem, quartic, relative, relative_to_path, using, walk
 from cuda_cases import BOTH, RULES
 
 import branchsig
@@ -94,7 +94,7 @@ def test_static_kernels_much_wider_than_the_paths_keep_their_digits(backend, nam
         y[:, 3:] += dtype(0.25)
         total = sum(abs(value) for row in exact_increments(kappa, x[0], y[0]) for value in row)
         factor = float(dtype(1.0 / math.sqrt(total)))
-        found = float(backend.log_kernel(dilated(kernel, x, y, factor))[0])
+        found = float(backend.solve(dilated(kernel, x, y, factor), "end", log=True)[0])
         assert found == pytest.approx(
             float(exact_log(kappa, x[0], y[0], 2, factor**2)), rel=1e-10 if dtype == np.float64 else 3e-5
         )
@@ -106,7 +106,7 @@ def test_gradients_of_wide_static_kernels_keep_their_digits(backend, name, rng):
     x, y = walk(rng, 1, 4, 2), walk(rng, 1, 4, 2)
     total = sum(abs(value) for row in exact_increments(kappa, x[0], y[0]) for value in row)
     factor = float(1.0 / math.sqrt(total))
-    (found, _) = backend.gradients(dilated(kernel, x, y, factor), np.ones(1), wrt_log=True, **BOTH)
+    (found, _) = gradients_of(backend, dilated(kernel, x, y, factor), np.ones(1), wrt_log=True, **BOTH)
     wanted = exact_gradient(kappa, x[0], y[0], 2, factor**2)
     assert relative_to_path(found[:, :, :2], wanted[None]) < 1e-9
 
@@ -115,7 +115,7 @@ def test_nearly_equal_points_have_the_gradient_of_the_matern_kernel(backend):
     kernel, kappa = wide("matern12", 1.0)
     for gap in (1e-8, 1e-12, 1e-14):
         x, y = np.array([[[0.0], [0.5], [1.0]]]), np.array([[[0.25], [0.5 + gap], [1.25]]])
-        found = backend.gradients(problem(x, y, 1, static_kernel=kernel), np.ones(1), wrt_log=True, **BOTH)[0]
+        found = gradients_of(backend, problem(x, y, 1, static_kernel=kernel), np.ones(1), wrt_log=True, **BOTH)[0]
         assert relative_to_path(found, exact_gradient(kappa, x[0], y[0], 1)[None]) < 1e-9
 
 
@@ -127,8 +127,8 @@ def test_polynomial_kernels_of_whole_degrees_take_negative_bases(backend, degree
     kappa = oracles.static_kernel("polynomial", degree=int(degree), gamma=0.0, scale=0.7)
     arguments = problem(x, y, 2, static_kernel=kernel)
     wanted = float(exact_log(kappa, x[0], y[0], 2)) if degree else 0.0
-    assert float(backend.log_kernel(arguments)[0]) == pytest.approx(wanted, rel=1e-12)
-    gradient = backend.gradients(arguments, np.ones(1), wrt_log=True, **BOTH)[0]
+    assert float(backend.solve(arguments, "end", log=True)[0]) == pytest.approx(wanted, rel=1e-12)
+    gradient = gradients_of(backend, arguments, np.ones(1), wrt_log=True, **BOTH)[0]
     wanted = exact_gradient(kappa, x[0], y[0], 2)[None] if degree else np.zeros((1, 3, 1))
     assert relative_to_path(gradient, wanted) < 1e-11
 
@@ -140,11 +140,11 @@ def test_polynomial_kernels_keep_the_digits_of_paths_far_from_the_origin(backend
     scale = 1e8 ** (2 - 2 * degree)
     kernel = branchsig.PolynomialKernel(degree, 1.0, scale)
     kappa = oracles.static_kernel("polynomial", degree=degree, gamma=1.0, scale=scale)
-    found = float(backend.log_kernel(problem(x, y, 2, static_kernel=kernel))[0])
+    found = float(backend.solve(problem(x, y, 2, static_kernel=kernel), "end", log=True)[0])
     assert found == pytest.approx(float(exact_log(kappa, x[0], y[0], 2)), rel=1e-9)
     if degree == 1.0:
         same = problem(x - 1e8, y - 1e8, 2)
-        assert found == pytest.approx(float(backend.log_kernel(same)[0]), rel=1e-14)
+        assert found == pytest.approx(float(backend.solve(same, "end", log=True)[0]), rel=1e-14)
 
 
 @pytest.mark.parametrize("degree", [0.5, 1.5])
@@ -155,10 +155,10 @@ def test_polynomial_kernels_of_fractional_degrees_keep_their_digits_far_from_the
     scale = 1 / (2 * (2 * offset**2) ** (degree - 1))  # log K of about 1
     kappa = oracles.static_kernel("polynomial", degree=degree, gamma=1.0, scale=scale)
     arguments = problem(x, y, 2, static_kernel=branchsig.PolynomialKernel(degree, 1.0, scale))
-    found = float(backend.log_kernel(arguments)[0])
+    found = float(backend.solve(arguments, "end", log=True)[0])
     assert found == pytest.approx(float(exact_log(kappa, x[0], y[0], 2)), rel=1e-12)
     # Gradients lose the digits that the points have more than their steps.
-    (gradient, _) = backend.gradients(arguments, np.ones(1), wrt_log=True, **BOTH)
+    (gradient, _) = gradients_of(backend, arguments, np.ones(1), wrt_log=True, **BOTH)
     assert relative_to_path(gradient, exact_gradient(kappa, x[0], y[0], 2)[None]) < 1e-14 * offset
 
 
@@ -171,8 +171,8 @@ def test_radial_kernels_much_narrower_than_the_steps_are_one_where_points_coinci
     kernel = getattr(branchsig, kind)(sigma, *([400.0] if kind == "RationalQuadraticKernel" else []))
     arguments = problem(x, x + np.array([0.0, 0.0, 0.5])[:, None], 1, static_kernel=kernel)
     # kappa is 1 at (0, 0) and (1, 1), and 0 elsewhere
-    assert float(backend.log_kernel(arguments)[0]) == 1.0
-    for gradient in backend.gradients(arguments, np.ones(1), wrt_log=True, **BOTH):
+    assert float(backend.solve(arguments, "end", log=True)[0]) == 1.0
+    for gradient in gradients_of(backend, arguments, np.ones(1), wrt_log=True, **BOTH):
         assert np.all(gradient == 0.0)
 
 
@@ -180,7 +180,7 @@ def test_radial_kernels_much_narrower_than_the_steps_are_one_where_points_coinci
 def test_scaled_linear_kernels_scale_the_steps(backend, scale, rng):
     x, y = walk(rng, 1, 5, 2), walk(rng, 1, 5, 2)
     arguments = problem(x / scale, y / scale, 2, static_kernel=branchsig.ScaledLinearKernel(scale))
-    assert relative(backend.log_kernel(arguments), backend.log_kernel(problem(x, y, 2))) < 1e-13
+    assert relative(backend.solve(arguments, "end", log=True), backend.solve(problem(x, y, 2), "end", log=True)) < 1e-13
 
 
 def returning(rng, count, dtype=np.float64):
@@ -199,7 +199,7 @@ def test_values_of_paths_that_return_are_right_or_nan(backend, depth, dtype, rng
     y[-1, :, 0] = 6 * [0.0] + [2.6]
     wanted = np.array([float(oracles.log_kernel(a, b, depth, scalars=MP)) for a, b in zip(x, y, strict=True)])
     arguments = problem(x, y, depth)
-    logs, kernels = backend.log_kernel(arguments), backend.kernel(arguments)
+    logs, kernels = backend.solve(arguments, "end", log=True), backend.solve(arguments, "end")
     finite = np.isfinite(logs)
     assert np.all(np.abs(logs[finite] - wanted[finite]) < 3e-4 * np.maximum(1.0, np.abs(wanted[finite])))
     finite = np.isfinite(kernels) & (kernels > 0)
@@ -207,27 +207,27 @@ def test_values_of_paths_that_return_are_right_or_nan(backend, depth, dtype, rng
     assert np.isfinite(logs[:5]).all()
     assert np.isnan(logs[-1]) == (depth == 3)
     for wrt_log, values in ((True, logs), (False, kernels)):
-        for gradient in backend.gradients(arguments, np.ones(16, dtype), wrt_log=wrt_log, **BOTH):
+        for gradient in gradients_of(backend, arguments, np.ones(16, dtype), wrt_log=wrt_log, **BOTH):
             np.testing.assert_array_equal(np.isnan(gradient).all(axis=(1, 2)), ~np.isfinite(values))
-        for gradient in backend.gradients(arguments, np.zeros(16, dtype), wrt_log=wrt_log, **BOTH):
+        for gradient in gradients_of(backend, arguments, np.zeros(16, dtype), wrt_log=wrt_log, **BOTH):
             assert np.all(gradient == 0.0)
 
 
-@pytest.mark.parametrize("log_grid", [False, True])
-def test_nodes_of_grids_of_paths_that_return_are_right_or_nan(backend, log_grid, rng):
+@pytest.mark.parametrize("log", [False, True])
+def test_nodes_of_grids_of_paths_that_return_are_right_or_nan(backend, log, rng):
     x, y = returning(rng, 6)
-    arguments = problem(x, y, 3, log_grid=log_grid)
+    arguments = problem(x, y, 3)
     linear = oracles.static_kernel("linear")
     levels = [oracles.log_levels(exact_increments(linear, a, b), 3, (0, 0), MP) for a, b in zip(x, y, strict=True)]
-    found = backend.grid(arguments, all_levels=False)
+    found = backend.solve(arguments, "grid", log=log)
     wanted = np.array([[[float(value) for value in row] for row in pair[-1]] for pair in levels])
-    logs = found if log_grid else np.log(np.where(found > 0, found, 1.0))
-    finite = np.isfinite(logs) & (log_grid | (found > 1e-300))
+    logs = found if log else np.log(np.where(found > 0, found, 1.0))
+    finite = np.isfinite(logs) & (log | (found > 1e-300))
     assert np.all(np.abs(logs[finite] - wanted[finite]) < 2e-4 * np.maximum(1.0, np.abs(wanted[finite])))
     assert finite[:2].all()
     assert np.isnan(found).any()
     gone = np.isnan(found).any(axis=(1, 2))
-    for gradient in backend.gradients(arguments, np.ones_like(found), wrt_log=log_grid, **BOTH):
+    for gradient in gradients_of(backend, arguments, np.ones_like(found), wrt_log=log, **BOTH):
         assert np.isnan(gradient[gone]).all()
 
 
@@ -237,9 +237,9 @@ def test_values_that_others_are_subtracted_from_need_absolute_digits(backend):
     arguments = problem(x, x, 2)
     wanted = float(oracles.log_kernel(x[0], x[0], 2, scalars=MP))
     assert 1e13 < wanted < 1e15
-    assert float(backend.log_kernel(arguments)[0]) == pytest.approx(wanted, rel=1e-12)
-    assert backend.kernel(arguments)[0] == math.inf
-    assert np.isnan(backend.log_kernel(dataclasses.replace(arguments, purpose="difference")))[0]
+    assert float(backend.solve(arguments, "end", log=True)[0]) == pytest.approx(wanted, rel=1e-12)
+    assert backend.solve(arguments, "end")[0] == math.inf
+    assert np.isnan(backend.solve(dataclasses.replace(arguments, purpose="difference"), "end", log=True))[0]
 
 
 def test_logarithms_for_quotients_may_be_off_by_a_little_of_their_size(backend):
@@ -248,7 +248,7 @@ def test_logarithms_for_quotients_may_be_off_by_a_little_of_their_size(backend):
         x = np.array([[[0.0], [step], [step + 0.1]]])
         logs.append(float(oracles.log_kernel(x[0], x[0], 2, scalars=MP)))
         arguments = dataclasses.replace(problem(x, x, 2), purpose="quotient")
-        found.append(float(backend.log_kernel(arguments)[0]))
+        found.append(float(backend.solve(arguments, "end", log=True)[0]))
     # The last one is infinite. Of 1.4e13 the error is about 1e-2, and 1e-10 of it is allowed.
     assert logs[0] < 100 < logs[1] < 1e6 < 1e13 < logs[2] < 1e15
     np.testing.assert_allclose(found, logs, rtol=1e-12)
@@ -287,7 +287,7 @@ def test_parts_of_paths_that_return_are_right_or_nan(backend, grid, rng):
     x, y = returning(rng, 6)
     scale = np.array([1.0, 1.0, 1.0, 1e3, 1e7, 1e5])[:, None, None]
     arguments = problem(x * scale, y, 3, order=3)
-    found = backend.parts(arguments, grid=grid)
+    found = backend.solve(arguments, "grid" if grid else "end")
     wanted = np.array([exact_parts(a, b, 3) for a, b in zip(x * scale, y, strict=True)])
     wanted = wanted if grid else wanted[:, -1, -1]
     finite = np.isfinite(found)
@@ -295,7 +295,7 @@ def test_parts_of_paths_that_return_are_right_or_nan(backend, grid, rng):
     assert np.isfinite(found[:3]).all()
     assert np.isnan(found[4]).any()
     gone = ~np.isfinite(found).all(axis=tuple(range(1, found.ndim)))
-    for gradient in backend.gradients(arguments, np.ones_like(found), wrt_log=False, **BOTH):
+    for gradient in gradients_of(backend, arguments, np.ones_like(found), wrt_log=False, **BOTH):
         np.testing.assert_array_equal(np.isnan(gradient).all(axis=(1, 2)), gone)
 
 
@@ -303,7 +303,7 @@ def test_increments_of_other_kernels_count_too(backend, rng):
     x, y = returning(rng, 6)
     arguments = problem(2 * x, y, 3, static_kernel=QuarticKernel())
     wanted = np.array([float(exact_log(quartic, a, b, 3)) for a, b in zip(2 * x, y, strict=True)])
-    found = backend.log_kernel(arguments)
+    found = backend.solve(arguments, "end", log=True)
     finite = np.isfinite(found)
     assert np.all(np.abs(found - wanted)[finite] < 1e-4 * np.maximum(1.0, np.abs(wanted))[finite])
     assert np.isnan(found).any()
@@ -327,8 +327,8 @@ def test_the_diagonal_has_the_kernels_of_all_prefixes(backend, reference, rule, 
     options = {} if rule == "trapezoid" else {"quadrature": RULES[rule]}
     for lengths in (None, np.array([40, 1, 7])):
         arguments = problem(x, x, depth, (order, order), static_kernel=kernel, order=nodes, lengths1=lengths, **options)
-        arguments = dataclasses.replace(arguments, lengths2=lengths, log_grid=True)
-        found = backend.diagonal(arguments)
-        grid = reference.grid(arguments, all_levels=False) if nodes is None else reference.parts(arguments, grid=True)
+        arguments = dataclasses.replace(arguments, lengths2=lengths)
+        found = backend.solve(arguments, "prefixes")
+        grid = reference.solve(arguments, "grid", log=True)
         at = np.arange(40) << order
         np.testing.assert_allclose(found, grid[:, at, at], rtol=1e-11, atol=1e-13)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import problem
+from cases import gradients_of, problem
 from cuda_cases import compare, drawn, emulated_cupy, kernel_named, limit, padded
 
 from branchsig import _validation
@@ -42,10 +42,10 @@ def test_dilated_static_kernels_with_other_rules_and_depths_agree_with_the_refer
     arguments = dilated(rng, "paired", (20, 70), "rbf", depth, rule)
     compare(backend, reference, arguments)
     options = {"wrt_log": True, "left": True, "right": True}
-    whole = backend.gradients(arguments, np.ones(3), **options)
+    whole = gradients_of(backend, arguments, np.ones(3), **options)
     limit(monkeypatch, longest_team=1)
     limit(monkeypatch, workspace_bytes=1)
-    for mine, wanted in zip(backend.gradients(arguments, np.ones(3), **options), whole, strict=True):
+    for mine, wanted in zip(gradients_of(backend, arguments, np.ones(3), **options), whole, strict=True):
         np.testing.assert_array_equal(mine, wanted)
 
 
@@ -58,7 +58,7 @@ def test_dilated_static_kernels_on_padded_paths_agree_with_the_reference(backend
 
 def test_dilated_static_kernels_are_made_inside_the_sweep(emulated, rng):
     emulated_cupy.launches.clear()
-    emulated.log_kernel(dilated(rng, "gram", (9, 6), "rbf"))
+    emulated.solve(dilated(rng, "gram", (9, 6), "rbf"), "end", log=True)
     assert emulated_cupy.launches
     assert all("RBF" in name for name, *_ in emulated_cupy.launches)
 

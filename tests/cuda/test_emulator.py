@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import problem, relative_to_path
+from cases import gradients_of, problem, relative_to_path
 from cuda_cases import FROM_THE_LEFT, FROM_THE_RIGHT, RULES, drawn, emulated_cupy
 
 from branchsig.backends import cuda
@@ -30,12 +30,12 @@ def test_a_value_not_handed_on_is_caught(emulated, reference, mutation, rng, mon
     original, mutated = MUTATIONS[mutation]
     text = cuda.source()
     assert text.count(original) == 1
-    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
+    monkeypatch.setattr(cuda.instances, "source", lambda: text.replace(original, mutated))
     x, y = drawn(rng, "paired", (40, 150), 2, counts=(1, 1))
     arguments, derivs = problem(x, y, 3), np.ones(1)
     options = {"wrt_log": False, "left": True, "right": True}
-    wanted = reference.gradients(arguments, derivs, **options)
-    found = [np.nan_to_num(gradient, nan=1e9) for gradient in emulated.gradients(arguments, derivs, **options)]
+    wanted = gradients_of(reference, arguments, derivs, **options)
+    found = [np.nan_to_num(gradient, nan=1e9) for gradient in gradients_of(emulated, arguments, derivs, **options)]
     assert max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) > 1e-9
 
 
@@ -51,13 +51,13 @@ def test_a_value_not_handed_on_is_caught(emulated, reference, mutation, rng, mon
 )
 def test_an_edge_of_a_cell_not_handed_on_is_caught(emulated, reference, shuffle, value, order, depth, rng, monkeypatch):
     text = cuda.source().replace(shuffle, f"v == {value} ? handed[m][v] : {shuffle}")
-    monkeypatch.setattr(cuda, "source", lambda: text)
+    monkeypatch.setattr(cuda.instances, "source", lambda: text)
     x, y = drawn(rng, "paired", (5, 6), 2, counts=(1, 1))
     arguments = problem(x, y, depth, quadrature=RULES["lobatto2"], order=order)
     derivs = np.ones((1,) if order is None else (1, order + 1))
     options = {"wrt_log": False, "left": True, "right": True}
-    wanted = reference.gradients(arguments, derivs, **options)
-    found = [np.nan_to_num(gradient, nan=1e9) for gradient in emulated.gradients(arguments, derivs, **options)]
+    wanted = gradients_of(reference, arguments, derivs, **options)
+    found = [np.nan_to_num(gradient, nan=1e9) for gradient in gradients_of(emulated, arguments, derivs, **options)]
     assert max(relative_to_path(a, b) for a, b in zip(found, wanted, strict=True)) > 1e-9
 
 
@@ -161,13 +161,13 @@ def test_pairs_are_found_by_their_number_beyond_32_bits():
 SANITIZED_RUN = """
 import dataclasses
 import numpy as np
-from cases import problem, static_kernel, walk
+from cases import gradients_of, problem, static_kernel, walk
 from cuda_cases import OnDevice, relays
-from branchsig.backends import _plans
+from branchsig.backends.cuda import plans
 from branchsig.quadrature import BY_NAME
 import emulated_cupy
 rng, backend = np.random.default_rng(0), OnDevice(emulated_cupy)
-_plans.LIMITS = _plans.Limits(workspace_bytes=1)  # without truncation passes are swept again
+plans.LIMITS = plans.Limits(workspace_bytes=1)  # without truncation passes are swept again
 cases = ("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34)), ("rbf", "gram", (5, 66))
 for name, pairing, lengths in cases:
     x = walk(rng, 2, lengths[0], 3, size=0.4)
@@ -176,30 +176,31 @@ for name, pairing, lengths in cases:
     arguments = problem(x, y, 3, (0, 0), pairing, static_kernel(name)[0])
     if pairing == "gram":
         arguments = dataclasses.replace(arguments, lengths1=np.array([1, 4]), lengths2=np.array([30, 66]))
-    backend.gradients(arguments, np.ones((2,) if pairing == "paired" else (2, 2)), wrt_log=True, left=True, right=False)
-    backend.grid(arguments, all_levels=True)
+    derivs = np.ones((2,) if pairing == "paired" else (2, 2))
+    gradients_of(backend, arguments, derivs, wrt_log=True, left=True, right=False)
+    backend.solve(arguments, "stack")
     if pairing != "symmetric":
-        log_k = backend.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
-        backend.gradients(arguments, log_k, wrt_log=True, left=True, right=True)
+        log_k = backend.solve(arguments, "grid", log=True)
+        gradients_of(backend, arguments, log_k, wrt_log=True, left=True, right=True)
     for rule in ("left", "lobatto2", "lobatto4") if pairing == "paired" else ("lobatto2",):
         arguments = dataclasses.replace(arguments, quadrature=BY_NAME[rule], lengths1=None, lengths2=None)
         derivs = np.ones((2,) if pairing == "paired" else (2, 2))
-        backend.gradients(arguments, derivs, wrt_log=True, left=True, right=False)
+        gradients_of(backend, arguments, derivs, wrt_log=True, left=True, right=False)
         if rule == "lobatto2" and pairing == "paired":
             untruncated = dataclasses.replace(arguments, depth=np.inf)
-            backend.gradients(untruncated, derivs, wrt_log=True, left=True, right=False)
+            gradients_of(backend, untruncated, derivs, wrt_log=True, left=True, right=False)
         if pairing != "symmetric":
-            log_k = backend.grid(dataclasses.replace(arguments, log_grid=True), all_levels=False)
-            backend.gradients(arguments, log_k, wrt_log=True, left=True, right=True)
+            log_k = backend.solve(arguments, "grid", log=True)
+            gradients_of(backend, arguments, log_k, wrt_log=True, left=True, right=True)
             of_order = dataclasses.replace(arguments, order=3)
             for grid in (False, True):
-                parts = backend.parts(of_order, grid=grid)
-                backend.gradients(of_order, parts, wrt_log=True, left=True, right=True)
-_plans.LIMITS = _plans.Limits(relay_team=1, longest_team=1)
+                parts = backend.solve(of_order, "grid" if grid else "end")
+                gradients_of(backend, of_order, parts, wrt_log=True, left=True, right=True)
+plans.LIMITS = plans.Limits(relay_team=1, longest_team=1)
 x, y = walk(rng, 1, 20, 3, size=0.4), walk(rng, 1, 150, 3, size=0.4)
 for name, rule in ("linear", "trapezoid"), ("rbf", "lobatto2"):
     arguments = problem(x, y, 3, (0, 0), "paired", static_kernel(name)[0], quadrature=BY_NAME[rule])
-    backend.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
+    gradients_of(backend, arguments, np.ones(1), wrt_log=True, left=True, right=True)
 assert any(relays(backend))
 print("clean")
 """

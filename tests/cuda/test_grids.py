@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import STATIC_KERNELS, problem, relative_to_path
+from cases import STATIC_KERNELS, gradients_of, problem, relative_to_path
 from cuda_cases import RULES, drawn, kernel_named, limit
 
 ORDERS = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (1, 3), (3, 2)]
@@ -47,19 +47,20 @@ def check_depth_1(backend, name, lengths, orders, rng, dtype=np.float64):
     arguments = problem(x, y, 1, orders, static_kernel=kernel_named(name))
     wanted = sums_of_increments(name, x.astype(float), y.astype(float), orders)
     tolerance = 1e-12 if dtype == np.float64 else 2e-5
-    np.testing.assert_allclose(backend.grid(arguments, all_levels=False), np.exp(wanted), rtol=tolerance)
-    in_logs = dataclasses.replace(arguments, log_grid=True)
-    np.testing.assert_allclose(backend.grid(in_logs, all_levels=False), wanted, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(backend.log_kernel(arguments), wanted[:, -1, -1], rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(backend.solve(arguments, "grid"), np.exp(wanted), rtol=tolerance)
+    np.testing.assert_allclose(backend.solve(arguments, "grid", log=True), wanted, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        backend.solve(arguments, "end", log=True), wanted[:, -1, -1], rtol=tolerance, atol=tolerance
+    )
 
 
 def check_gradients(backend, reference, arguments, rng):
-    grid = reference.grid(arguments, all_levels=False)
+    grid = reference.solve(arguments, "grid")
     for wrt_log in (False, True):
         options = {"wrt_log": wrt_log, "left": True, "right": True}
         derivs = rng.uniform(-1.0, 1.0, grid.shape)
-        found = backend.gradients(arguments, derivs, **options)
-        for mine, its in zip(found, reference.gradients(arguments, derivs, **options), strict=True):
+        found = gradients_of(backend, arguments, derivs, **options)
+        for mine, its in zip(found, gradients_of(reference, arguments, derivs, **options), strict=True):
             assert relative_to_path(mine, its) < 1e-11
 
 
@@ -103,10 +104,10 @@ def test_grids_of_other_rules_in_several_passes(alone, reference, rule, depth, o
     limit(monkeypatch, longest_team=1)
     x, y = drawn(rng, "paired", (4, 40), 2, counts=(2, 2))
     arguments = problem(x, y, depth, orders, quadrature=RULES[rule])
-    wanted = reference.grid(arguments, all_levels=False)
+    wanted = reference.solve(arguments, "grid")
     if depth == 1:
         np.testing.assert_allclose(wanted, np.exp(sums_of_increments("linear", x, y, orders)), rtol=1e-12)
-    np.testing.assert_allclose(alone.grid(arguments, all_levels=False), wanted, rtol=1e-11)
+    np.testing.assert_allclose(alone.solve(arguments, "grid"), wanted, rtol=1e-11)
     check_gradients(alone, reference, arguments, rng)
 
 
@@ -116,10 +117,10 @@ def test_grids_by_nodes_in_several_passes(alone, reference, orders, rng, monkeyp
     x, y = drawn(rng, "paired", (4, 40), 2, counts=(2, 2))
     arguments = problem(x, y, 2, orders, order=2)
     np.testing.assert_allclose(
-        alone.parts(arguments, grid=True)[..., 1], sums_of_increments("linear", x, y, orders), rtol=1e-11, atol=1e-13
+        alone.solve(arguments, "grid")[..., 1], sums_of_increments("linear", x, y, orders), rtol=1e-11, atol=1e-13
     )
     np.testing.assert_allclose(
-        alone.parts(arguments, grid=True), reference.parts(arguments, grid=True), rtol=1e-10, atol=1e-13
+        alone.solve(arguments, "grid"), reference.solve(arguments, "grid"), rtol=1e-10, atol=1e-13
     )
 
 
@@ -128,4 +129,4 @@ def test_grids_do_not_depend_on_how_pairs_are_cut_into_chunks(alone, pairing, rn
     x, y = drawn(rng, pairing, (5, 20) if pairing == "gram" else (9, 9), 2, counts=(3, 4))
     arguments = problem(x, y, 2, (1, 1), pairing, kernel_named("rbf"))
     chunked = dataclasses.replace(arguments, max_batch=1)
-    np.testing.assert_array_equal(alone.grid(chunked, all_levels=True), alone.grid(arguments, all_levels=True))
+    np.testing.assert_array_equal(alone.solve(chunked, "stack"), alone.solve(arguments, "stack"))

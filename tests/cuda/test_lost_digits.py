@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import QuarticKernel, mixed, problem, retraced, returning_families, scaled, sizes, walk
+from cases import QuarticKernel, gradients_of, mixed, problem, retraced, returning_families, scaled, sizes, walk
 from cuda_cases import BOTH, FROM_THE_LEFT, RULES
 
 import branchsig
@@ -57,19 +57,19 @@ def test_values_have_digits_where_those_of_the_reference_have(backend, reference
     x, y = families(rng, form["depth"])
     for swapped in (False, True):
         arguments = problem(*((y, x) if swapped else (x, y)), **form)
-        same_values(backend.log_kernel(arguments), reference.log_kernel(arguments), log=True)
-        same_values(backend.kernel(arguments), reference.kernel(arguments), log=False)
+        same_values(backend.solve(arguments, "end", log=True), reference.solve(arguments, "end", log=True), log=True)
+        same_values(backend.solve(arguments, "end"), reference.solve(arguments, "end"), log=False)
         for purpose in ("difference", "quotient"):
             made = dataclasses.replace(arguments, purpose=purpose)
-            same_values(backend.log_kernel(made), reference.log_kernel(made), log=True)
+            same_values(backend.solve(made, "end", log=True), reference.solve(made, "end", log=True), log=True)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_nodes_of_grids_have_digits_where_those_of_the_reference_have(backend, reference, form, rng):
     x, y = families(rng, form["depth"])
     for log in (True, False):
-        arguments = problem(x, y, log_grid=log, **form)
-        found, wanted = backend.grid(arguments, all_levels=False), reference.grid(arguments, all_levels=False)
+        arguments = problem(x, y, **form)
+        found, wanted = (one.solve(arguments, "grid", log=log) for one in (backend, reference))
         if form.get("quadrature") in (RULES["lobatto2"], RULES["lobatto3"]):
             # Of a cell with infinite K the reference integrates the whole, and these its parts, by weights below 0 too.
             found = np.where(np.isinf(wanted) & np.isnan(found), wanted, found)
@@ -81,14 +81,11 @@ def test_nodes_of_grids_have_digits_where_those_of_the_reference_have(backend, r
 def test_gradients_are_nan_where_values_of_the_reference_are_not_finite(backend, reference, form, of_grid, rng):
     x, y = families(rng, form["depth"])
     for log in (False, True):
-        arguments = problem(x, y, log_grid=log, **form)
-        if of_grid:
-            values = reference.grid(arguments, all_levels=False)
-        else:
-            values = reference.log_kernel(arguments) if log else reference.kernel(arguments)
+        arguments = problem(x, y, **form)
+        values = reference.solve(arguments, "grid" if of_grid else "end", log=log)
         spoilt = ~np.isfinite(values).reshape(len(x), -1).all(axis=1)
-        found = backend.gradients(arguments, np.ones(values.shape), wrt_log=log, **BOTH)
-        wanted = reference.gradients(arguments, np.ones(values.shape), wrt_log=log, **BOTH)
+        found = gradients_of(backend, arguments, np.ones(values.shape), wrt_log=log, **BOTH)
+        wanted = gradients_of(reference, arguments, np.ones(values.shape), wrt_log=log, **BOTH)
         for mine, its in zip(found, wanted, strict=True):
             gone = np.isnan(mine).all(axis=(1, 2))
             assert gone[spoilt].all()
@@ -104,18 +101,21 @@ def test_parts_have_digits_where_those_of_the_reference_have(backend, reference,
     options = {"order": 4} | ({"quadrature": RULES[rule]} if rule in RULES else {})
     arguments = dataclasses.replace(problem(x, np.concatenate([y, y]), 4, **options), purpose=purpose)
     for grid in (False, True):
-        found, wanted = backend.parts(arguments, grid=grid), reference.parts(arguments, grid=grid)
+        found, wanted = (
+            backend.solve(arguments, "grid" if grid else "end"),
+            reference.solve(arguments, "grid" if grid else "end"),
+        )
         np.testing.assert_array_equal(np.isnan(found[..., 1:]), np.isnan(wanted[..., 1:]))
 
 
 @pytest.mark.parametrize("value", [2, 3])
 def test_a_bound_of_parts_not_handed_on_is_caught(emulated, reference, value, rng, monkeypatch):
     text = cuda.source().replace(FROM_THE_LEFT, f"v == {value} ? handed[m][v] : {FROM_THE_LEFT}")
-    monkeypatch.setattr(cuda, "source", lambda: text)
+    monkeypatch.setattr(cuda.instances, "source", lambda: text)
     x, y = families(rng, 3)
     arguments = problem(30.0 * y, x, 4, quadrature=RULES["lobatto2"], order=4)
-    wanted = reference.parts(arguments, grid=True)
-    assert (np.isnan(emulated.parts(arguments, grid=True)) != np.isnan(wanted)).any()
+    wanted = reference.solve(arguments, "grid")
+    assert (np.isnan(emulated.solve(arguments, "grid")) != np.isnan(wanted)).any()
 
 
 @pytest.mark.parametrize("depth", [2, 3])
@@ -123,25 +123,25 @@ def test_bounds_of_long_paths_are_handed_from_warp_to_warp(backend, reference, d
     x, y = retraced(rng, 8, 5, 1) * sizes(8, 0.3, 40.0 / depth), walk(rng, 8, 300, 1, size=20.0)
     y[:, 40:] = y[:, 39:40] + 1e-3 * (y[:, 40:] - y[:, 39:40])  # the bounds are those of the first columns
     arguments = problem(x, y, depth)
-    wanted = reference.log_kernel(arguments)
+    wanted = reference.solve(arguments, "end", log=True)
     assert 0 < np.isnan(wanted).sum() < 8
-    same_values(backend.log_kernel(arguments), wanted, log=True)
+    same_values(backend.solve(arguments, "end", log=True), wanted, log=True)
     for log in (False, True):
-        arguments = problem(x, y, depth, log_grid=log)
-        same_values(backend.grid(arguments, all_levels=False), reference.grid(arguments, all_levels=False), log)
+        found, wanted = (one.solve(arguments, "grid", log=log) for one in (backend, reference))
+        same_values(found, wanted, log)
 
 
 @pytest.mark.parametrize("nodes", [None, 3])
 @pytest.mark.parametrize("depth", [2, 4])
 def test_a_rough_diagonal_takes_values_as_they_come(backend, reference, depth, nodes, rng):
     x = retraced(rng, 6, 6, 1) * sizes(6, 0.3, 50.0 if nodes is None else 1e4)
-    arguments = problem(x, x, depth, order=nodes, log_grid=True)
+    arguments = problem(x, x, depth, order=nodes)
     at = np.arange(11)
-    grid = reference.grid(arguments, all_levels=False) if nodes is None else reference.parts(arguments, grid=True)
+    grid = reference.solve(arguments, "grid", log=True)
     sound = np.isfinite(grid[:, at, at])
     assert not sound.all()
     arguments = dataclasses.replace(arguments, purpose="rough")
-    found, wanted = backend.diagonal(arguments), reference.diagonal(arguments)
+    found, wanted = backend.solve(arguments, "prefixes"), reference.solve(arguments, "prefixes")
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
     np.testing.assert_allclose(found[sound], wanted[sound], rtol=2e-4, atol=2e-4)
 
@@ -150,8 +150,9 @@ def test_long_ordinary_paths_are_done_by_running_products(emulated, reference, r
     written = "if (!PARTS) ends[place] = real("
     text = cuda.source()
     assert text.count(written) == 1
-    monkeypatch.setattr(cuda, "source", lambda: text.replace(written, f"{written[:-5]}CAREFUL ? real(-1) : real("))
+    mutated = text.replace(written, f"{written[:-5]}CAREFUL ? real(-1) : real(")
+    monkeypatch.setattr(cuda.instances, "source", lambda: mutated)
     x = walk(rng, 2, 1000, 8)
     x, y = scaled(x, 0.7 * x + 0.7 * walk(rng, 2, 1000, 8), 4, reference, log_k=20.0)
-    found = emulated.log_kernel(problem(x, y, 4))
-    np.testing.assert_allclose(found, reference.log_kernel(problem(x, y, 4)), rtol=1e-10)
+    found = emulated.solve(problem(x, y, 4), "end", log=True)
+    np.testing.assert_allclose(found, reference.solve(problem(x, y, 4), "end", log=True), rtol=1e-10)

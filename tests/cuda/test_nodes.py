@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from cases import problem
+from cases import gradients_of, problem
 from cuda_cases import RULES, compare_parts, drawn, kernel_named, limit, padded
 
 from branchsig import _validation
@@ -53,18 +53,19 @@ def test_parts_that_are_not_finite_give_gradients_that_are_none(backend, referen
     x[1] *= 1e160
     x[2, 3] = np.nan
     arguments = problem(x, y, 3, order=3)
-    wanted, found = reference.parts(arguments, grid=of_grid), backend.parts(arguments, grid=of_grid)
+    wanted, found = (
+        reference.solve(arguments, "grid" if of_grid else "end"),
+        backend.solve(arguments, "grid" if of_grid else "end"),
+    )
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
-    for gradient in backend.gradients(arguments, np.ones(wanted.shape), wrt_log=False, left=True, right=True):
+    for gradient in gradients_of(backend, arguments, np.ones(wanted.shape), wrt_log=False, left=True, right=True):
         assert np.isfinite(gradient[0]).all()
         assert np.isnan(gradient[1:]).all()
 
 
 def test_an_order_of_zero_has_one_part_which_is_one(backend, rng):
     x, y = drawn(rng, "gram", (5, 6), 2)
-    np.testing.assert_array_equal(
-        backend.parts(problem(x, y, 3, (0, 0), "gram", order=0), grid=False), np.ones((3, 2, 1))
-    )
+    np.testing.assert_array_equal(backend.solve(problem(x, y, 3, (0, 0), "gram", order=0), "end"), np.ones((3, 2, 1)))
     still = problem(x[:, :1], y, 3, (0, 0), "gram", order=1)
-    np.testing.assert_array_equal(backend.parts(still, grid=True)[..., 0], np.ones((3, 2, 1, 6)))
-    np.testing.assert_array_equal(backend.parts(still, grid=True)[..., 1], np.zeros((3, 2, 1, 6)))
+    np.testing.assert_array_equal(backend.solve(still, "grid")[..., 0], np.ones((3, 2, 1, 6)))
+    np.testing.assert_array_equal(backend.solve(still, "grid")[..., 1], np.zeros((3, 2, 1, 6)))

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import problem
+from cases import gradients_of, problem
 from cuda_cases import compare, emulated_cupy, padded
 
 from branchsig.backends import cuda
@@ -35,12 +35,12 @@ def test_kernels_of_padded_paths_that_overflow_are_done_again(backend, reference
     arguments = padded(rng, "paired", ((9, 5, 8), (70, 40, 20)))
     arguments.path1[0] *= 1e4
     arguments.path1[1] *= 60
-    wanted = reference.log_kernel(arguments)
-    found = backend.log_kernel(arguments)
+    wanted = reference.solve(arguments, "end", log=True)
+    found = backend.solve(arguments, "end", log=True)
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
     options = {"wrt_log": False, "left": True, "right": True}
-    gradients = backend.gradients(arguments, np.ones(3), **options)
-    for mine, its in zip(gradients, reference.gradients(arguments, np.ones(3), **options), strict=True):
+    gradients = gradients_of(backend, arguments, np.ones(3), **options)
+    for mine, its in zip(gradients, gradients_of(reference, arguments, np.ones(3), **options), strict=True):
         np.testing.assert_array_equal(np.isnan(mine), np.isnan(its))
     assert not gradients[0][1, 5:].any()
 
@@ -58,16 +58,16 @@ def test_padding_changes_no_bit(cupy, backend, name, dtype, depth, rng):
     arguments = dataclasses.replace(arguments, depth=depth)
     derivs = np.ones(5, dtype)
     options = {"wrt_log": True, "left": True, "right": True}
-    log_k, grid = backend.log_kernel(arguments), backend.grid(arguments, all_levels=False)
-    gradients = backend.gradients(arguments, derivs, **options)
+    log_k, grid = backend.solve(arguments, "end", log=True), backend.solve(arguments, "grid")
+    gradients = gradients_of(backend, arguments, derivs, **options)
     for k, (length1, length2) in enumerate(zip(arguments.lengths1, arguments.lengths2, strict=True)):
         x, y = (np.repeat(path[k : k + 1, :length], 5, axis=0) for path, length in
                 ((arguments.path1, length1), (arguments.path2, length2)))  # fmt: skip
         alone = problem(x, y, depth, static_kernel=arguments.static_kernel)
-        same(log_k[k], backend.log_kernel(alone)[0])
-        same(grid[k, :length1, :length2], backend.grid(alone, all_levels=False)[0])
+        same(log_k[k], backend.solve(alone, "end", log=True)[0])
+        same(grid[k, :length1, :length2], backend.solve(alone, "grid")[0])
         for whole, part, length in zip(
-            gradients, backend.gradients(alone, derivs, **options), (length1, length2), strict=True
+            gradients, gradients_of(backend, alone, derivs, **options), (length1, length2), strict=True
         ):
             same(whole[k, :length], part[0])
             np.testing.assert_array_equal(whole[k, length:], 0.0)
@@ -86,19 +86,19 @@ def test_a_mistake_at_the_padding_is_caught(emulated, reference, mutation, rng, 
     original, mutated, *count = PADDED_MUTATIONS[mutation]
     text = cuda.source()
     assert text.count(original) == (count[0] if count else 1)
-    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
+    monkeypatch.setattr(cuda.instances, "source", lambda: text.replace(original, mutated))
     arguments = padded(rng, "gram", ((6, 9), (140, 130)))
     derivs = np.ones((2, 2))
     wanted = (
-        reference.grid(arguments, all_levels=False),
-        *reference.gradients(arguments, derivs, wrt_log=True, left=True, right=True),
+        reference.solve(arguments, "grid"),
+        *gradients_of(reference, arguments, derivs, wrt_log=True, left=True, right=True),
     )
 
     def survives(seed):
         emulated_cupy.seed(seed)
         found = (
-            emulated.grid(arguments, all_levels=False),
-            *emulated.gradients(arguments, derivs, wrt_log=True, left=True, right=True),
+            emulated.solve(arguments, "grid"),
+            *gradients_of(emulated, arguments, derivs, wrt_log=True, left=True, right=True),
         )
         return all(np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(found, wanted, strict=True))
 

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import problem, relative, using, walk
+from cases import gradients_of, problem, relative, using, walk
 from cuda_cases import OnDevice, drawn, emulated_cupy, kernel_named
 
 import branchsig
@@ -82,16 +82,16 @@ def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, quadrature,
     kernel = kernel_named("rbf")
     options = {"return_grid": return_grid, "quadrature": quadrature, "order": order}
     branchsig.warm_up(depth, static_kernel=kernel, dimension=2, **options)
-    monkeypatch.setattr(cuda, "source", lambda: pytest.fail("compiled again"))
+    monkeypatch.setattr(cuda.instances, "source", lambda: pytest.fail("compiled again"))
     for lengths in ((5, 6), (4, 40)):
         x, y = (emulated_cupy.asarray(path) for path in drawn(rng, "gram", lengths, 2))
         rule = _validation.quadrature(quadrature)
         arguments = problem(x, y, depth, (0, 0), "gram", kernel, quadrature=rule, order=order)
         if order is not None:
-            value = installed.parts(arguments, grid=return_grid)
+            value = installed.solve(arguments, "grid" if return_grid else "end")
         else:
-            value = installed.grid(arguments, all_levels=False) if return_grid else installed.log_kernel(arguments)
-        installed.gradients(arguments, emulated_cupy.ones(value.shape), wrt_log=True, left=True, right=True)
+            value = installed.solve(arguments, "grid") if return_grid else installed.solve(arguments, "end", log=True)
+        gradients_of(installed, arguments, emulated_cupy.ones(value.shape), wrt_log=True, left=True, right=True)
 
 
 @pytest.mark.parametrize("return_grid", [False, True])
@@ -136,7 +136,7 @@ def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
 
 
 def test_a_cupy_that_is_too_old_is_named(installed, monkeypatch):
-    branchsig.backends.for_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("cupy", None)
     monkeypatch.setattr(emulated_cupy, "__version__", "13.6.0")
     with pytest.raises(ImportError, match=r"CuPy 13.6.0 is installed, .* CuPy 14 .*branchsig\[cuda12\]"):
         branchsig.warm_up(2)
@@ -146,20 +146,20 @@ def test_a_cupy_that_is_too_old_is_named(installed, monkeypatch):
 def test_arrays_of_other_libraries_come_and_go_by_dlpack(installed, reference, pairing, rng, monkeypatch):
     xp = pytest.importorskip("array_api_strict")
     # As the arrays of a library that holds them on a CUDA device.
-    monkeypatch.setattr(branchsig.backends, "lies_on_cuda", lambda _: True)
-    branchsig.backends._through_cupy.cache_clear()
+    monkeypatch.setattr(branchsig.backends.choice, "lies_on_cuda", lambda _: True)
+    branchsig.backends.choice.serving.pop("through cupy", None)
     x, y = drawn(rng, pairing, (5, 6), 2)
     there = xp.asarray(x)
     arguments = problem(there, there if y is x else xp.asarray(y), 3, (0, 0), pairing)
     with using(reference):
         serving = branchsig.backends.backend_for(arguments)
-    branchsig.backends._through_cupy.cache_clear()
+    branchsig.backends.choice.serving.pop("through cupy", None)
     assert isinstance(serving, branchsig.backends.ThroughCupy)
     emulated_cupy.launches.clear()
-    log_k = serving.log_kernel(arguments)
-    left, _ = serving.gradients(arguments, xp.exp(log_k), wrt_log=True, left=True, right=False)
+    log_k = serving.solve(arguments, "end", log=True)
+    left, _ = gradients_of(serving, arguments, xp.exp(log_k), wrt_log=True, left=True, right=False)
     assert len(emulated_cupy.launches) >= 4
     assert type(log_k) is type(left) is type(there)
-    wanted = reference.log_kernel(problem(x, y, 3, (0, 0), pairing))
+    wanted = reference.solve(problem(x, y, 3, (0, 0), pairing), "end", log=True)
     assert relative(np.asarray(log_k), wanted) < 1e-12
     assert left.shape == x.shape

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from cases import problem
+from cases import gradients_of, problem
 from cuda_cases import OnDevice, drawn, emulated_cupy, kernel_named, limit, relays, with_short_teams
 
 from branchsig.backends import cuda
@@ -82,13 +82,13 @@ def sweep(backend, rng, family, results=ALL, *, pairing="paired"):
     pairs, nodes = (3,) if pairing == "paired" else (3, 3), lengths
     side = {"wrt_log": False, "left": True, "right": pairing == "paired"}
     if VALUES in results:
-        backend.parts(arguments, grid=False) if parts else backend.log_kernel(arguments)
+        backend.solve(arguments, "end") if parts else backend.solve(arguments, "end", log=True)
     if GRIDS in results:
-        backend.parts(arguments, grid=True) if parts else backend.grid(arguments, all_levels=False)
+        backend.solve(arguments, "grid")
     if GRADIENTS in results:
-        backend.gradients(arguments, np.ones(pairs + parts, dtype), **side)
+        gradients_of(backend, arguments, np.ones(pairs + parts, dtype), **side)
     if GRADIENTS_OF_GRIDS in results:
-        backend.gradients(arguments, np.ones(pairs + nodes + parts, dtype), **side)
+        gradients_of(backend, arguments, np.ones(pairs + nodes + parts, dtype), **side)
 
 
 @pytest.mark.parametrize("teams", TEAMS)
@@ -124,7 +124,7 @@ def sweep_witnesses(monkeypatch):
 @pytest.mark.parametrize("barrier", range(len(BARRIERS)))
 def test_every_barrier_is_needed(barrier, monkeypatch):
     text, place = cuda.source(), BARRIERS[barrier]
-    monkeypatch.setattr(cuda, "source", lambda: text[: place.start()] + ";" + text[place.end() :])
+    monkeypatch.setattr(cuda.instances, "source", lambda: text[: place.start()] + ";" + text[place.end() :])
     with pytest.raises(RuntimeError, match="nothing orders them"):
         sweep_witnesses(monkeypatch)
 
@@ -172,7 +172,7 @@ def test_what_follows_waits(mutation, rng, monkeypatch):
     original, mutated = FOLLOWS[mutation]
     text = cuda.source()
     assert text.count(original) == 1
-    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, mutated))
+    monkeypatch.setattr(cuda.instances, "source", lambda: text.replace(original, mutated))
     backend = backend_of("relays of two warps", monkeypatch)
     with pytest.raises(RuntimeError, match="nothing orders them"):
         sweep(backend, rng, "linear", [GRADIENTS])
@@ -182,7 +182,7 @@ def test_turns_are_taken_in_order(rng, monkeypatch):
     text, original = cuda.source(), "relay.turn = atomicAdd(progress, 1);"
     assert text.count(original) == 1
     backwards = "const int n = atomicAdd(progress, 1); relay.turn = n < task.turns ? int(task.turns) - 1 - n : n;"
-    monkeypatch.setattr(cuda, "source", lambda: text.replace(original, backwards))
+    monkeypatch.setattr(cuda.instances, "source", lambda: text.replace(original, backwards))
     backend = backend_of("relays of one warp", monkeypatch)
     with pytest.raises(RuntimeError, match="wait for each other"):
         sweep(backend, rng, "linear", [GRADIENTS])

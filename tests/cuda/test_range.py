@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import problem, relative, relative_to_path
+from cases import gradients_of, problem, relative, relative_to_path
 from cuda_cases import drawn, in_float64, kernel_named, limit
 
 from branchsig import _validation
@@ -20,12 +20,12 @@ def test_grids_beyond_the_range_of_float32_have_no_gradients(backend, reference,
     x, y = drawn(rng, "paired", (6, 6), 2, np.float32, counts=(2, 2), size=0.1)
     x[1], y[1] = (np.linspace(0.0, length, 6)[:, None] * [1.0, 0.0] for _ in range(2))
     arguments = problem(x, y, depth, quadrature=_validation.quadrature(rule))
-    assert 89 < reference.log_kernel(arguments)[1] < 340  # within that of float64
+    assert 89 < reference.solve(arguments, "end", log=True)[1] < 340  # within that of float64
     derivs = np.zeros((2, 6, 6), np.float32)
     derivs[:, 1, 1] = 1.0
     options = {"wrt_log": False, "left": True, "right": True}
-    wanted = reference.gradients(arguments, derivs, **options)
-    for mine, its in zip(backend.gradients(arguments, derivs, **options), wanted, strict=True):
+    wanted = gradients_of(reference, arguments, derivs, **options)
+    for mine, its in zip(gradients_of(backend, arguments, derivs, **options), wanted, strict=True):
         assert np.isnan(mine[1]).all()
         assert relative_to_path(mine[:1], its[:1]) < 1e-4
 
@@ -43,16 +43,16 @@ def test_kernels_beyond_the_range_of_running_products_are_done_again(
     y += np.linspace(0, 1, 40)[None, :, None] * (goal / 2 - (y[:, -1] - y[:, 0]).sum(axis=1) / 2)[:, None, None]
     arguments = problem(x.astype(dtype), y.astype(dtype), 2)
     exact = in_float64(arguments)
-    wanted = reference.log_kernel(exact)
+    wanted = reference.solve(exact, "end", log=True)
     assert np.isfinite(wanted).all()
-    assert relative(backend.log_kernel(arguments), wanted) < (1e-10 if dtype == np.float64 else 1e-5)
+    assert relative(backend.solve(arguments, "end", log=True), wanted) < (1e-10 if dtype == np.float64 else 1e-5)
     with np.errstate(over="ignore"):
         ends = np.exp(wanted).astype(dtype)
-    np.testing.assert_allclose(backend.kernel(arguments), ends, rtol=1e-9 if dtype == np.float64 else 1e-5)
+    np.testing.assert_allclose(backend.solve(arguments, "end"), ends, rtol=1e-9 if dtype == np.float64 else 1e-5)
     derivs = np.ones(6, dtype)
-    found = backend.gradients(arguments, derivs, wrt_log=True, left=True, right=True)
+    found = gradients_of(backend, arguments, derivs, wrt_log=True, left=True, right=True)
     for mine, its in zip(
-        found, reference.gradients(exact, derivs.astype(float), wrt_log=True, left=True, right=True), strict=True
+        found, gradients_of(reference, exact, derivs.astype(float), wrt_log=True, left=True, right=True), strict=True
     ):
         assert relative_to_path(mine, its) < (1e-10 if dtype == np.float64 else 1e-5)
 
@@ -64,14 +64,14 @@ def test_values_that_are_not_finite_stand_where_the_reference_has_them(backend, 
     x[2, 3] = np.nan
     x[3] *= 60  # K_2 is finite, K_3 is not
     arguments = problem(x, y, 3)
-    wanted = reference.log_kernel(arguments)
+    wanted = reference.solve(arguments, "end", log=True)
     assert np.isfinite(wanted[[0, 4]]).all()
     assert not np.isfinite(wanted[[1, 2]]).any()
-    found = backend.log_kernel(arguments)
+    found = backend.solve(arguments, "end", log=True)
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
     derivs = rng.standard_normal(5)
-    gradients = backend.gradients(arguments, derivs, wrt_log=wrt_log, left=True, right=True)
+    gradients = gradients_of(backend, arguments, derivs, wrt_log=wrt_log, left=True, right=True)
     with np.errstate(over="ignore"):
         finite = np.isfinite(wanted if wrt_log else np.exp(wanted))
     for gradient in gradients:
@@ -97,8 +97,8 @@ def test_pairs_without_a_derivative_contribute_nothing(backend, reference, rule,
         made = dataclasses.replace(arguments, order=order)
         derivs = rng.uniform(0.5, 1.5, (*pairs, *nodes, *([] if order is None else [order + 1])))
         derivs[1] = 0.0  # in a symmetric problem its mirror images have derivatives, and give NaN to the other paths
-        found = backend.gradients(made, derivs, **options)
-        for mine, its in zip(found, reference.gradients(made, derivs, **options), strict=True):
+        found = gradients_of(backend, made, derivs, **options)
+        for mine, its in zip(found, gradients_of(reference, made, derivs, **options), strict=True):
             if its is not None:
                 assert relative_to_path(mine, its) < 1e-12
         assert np.all(found[0][1] == 0.0)
@@ -108,8 +108,8 @@ def test_pairs_without_a_derivative_contribute_nothing(backend, reference, rule,
 def test_finite_grids_without_a_derivative_contribute_nothing(backend, wrt_log):
     x, y = np.array([[[0.0], [-1e6]]]), np.arange(6.0)[None, :, None]
     arguments = problem(x, y, 3)
-    assert np.isfinite(backend.grid(arguments, all_levels=False)).all()
-    for gradient in backend.gradients(arguments, np.zeros((1, 2, 6)), wrt_log=wrt_log, left=True, right=True):
+    assert np.isfinite(backend.solve(arguments, "grid")).all()
+    for gradient in gradients_of(backend, arguments, np.zeros((1, 2, 6)), wrt_log=wrt_log, left=True, right=True):
         assert np.all(gradient == 0.0)
 
 
@@ -119,6 +119,6 @@ def test_cells_without_an_increment_contribute_nothing_where_the_kernel_is_infin
     y[0] = np.array([0.0, 1e3, 1e3, 1e3, 1e3, 1e3])[:, None]
     arguments = problem(x, y, 2)
     for all_levels in (False, True):
-        wanted = reference.grid(arguments, all_levels=all_levels)
+        wanted = reference.solve(arguments, "stack" if all_levels else "grid")
         assert np.isinf(wanted[0]).any()
-        assert relative(backend.grid(arguments, all_levels=all_levels), wanted) < 1e-12
+        assert relative(backend.solve(arguments, "stack" if all_levels else "grid"), wanted) < 1e-12

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import problem, relative, relative_to_path
+from cases import gradients_of, problem, relative, relative_to_path
 from cuda_cases import compare, compare_parts, drawn, emulated_cupy, kernel_named, limit, padded, relays
 
 from branchsig import _validation
@@ -63,12 +63,12 @@ def test_relayed_kernels_beyond_the_range_are_done_again(relaying, reference, rn
     x, y = drawn(rng, "paired", (20, 270), 2, counts=(3, 3), size=0.2)
     x[1], y[1] = 20 * np.abs(x[1]).cumsum(axis=0), np.abs(y[1]).cumsum(axis=0)
     arguments = problem(x, y, 3)
-    assert reference.log_kernel(arguments)[1] > 709
-    wanted = reference.log_kernel(arguments)
-    assert relative(relaying.log_kernel(arguments), wanted) < 1e-12
+    assert reference.solve(arguments, "end", log=True)[1] > 709
+    wanted = reference.solve(arguments, "end", log=True)
+    assert relative(relaying.solve(arguments, "end", log=True), wanted) < 1e-12
     options = {"wrt_log": True, "left": True, "right": True}
-    found = relaying.gradients(arguments, np.ones(3), **options)
-    for mine, its in zip(found, reference.gradients(arguments, np.ones(3), **options), strict=True):
+    found = gradients_of(relaying, arguments, np.ones(3), **options)
+    for mine, its in zip(found, gradients_of(reference, arguments, np.ones(3), **options), strict=True):
         assert relative_to_path(mine, its) < 1e-11
     assert min(relays(relaying)) > 0
 
@@ -140,6 +140,6 @@ def test_pairs_in_flight_are_bounded_by_the_workspace(emulated, reference, rng, 
     arguments = problem(x, y, 3, (0, 0), "gram")
     limit(monkeypatch, workspace_bytes=1)
     emulated_cupy.launches.clear()
-    found = emulated.log_kernel(arguments)
+    found = emulated.solve(arguments, "end", log=True)
     assert {(blocks, threads) for _, blocks, threads, _ in emulated_cupy.launches} == {(1, 32)}
-    assert relative(found, reference.log_kernel(arguments)) < 1e-12
+    assert relative(found, reference.solve(arguments, "end", log=True)) < 1e-12

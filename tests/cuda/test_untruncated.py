@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from cases import problem, relative_to_path, walk
+from cases import gradients_of, problem, relative_to_path, walk
 from cuda_cases import RULES, compare, drawn, emulated_cupy, kernel_named, limit, padded
 
 from branchsig import _validation
-from branchsig.backends import _plans
+from branchsig.backends.cuda import plans
 
 
 def untruncated(rng, pairing, lengths, rule="trapezoid", orders=(0, 0), name="linear", **options):
@@ -54,14 +54,14 @@ def test_passes_that_are_swept_again_change_no_bit(alone, reference, rule, teams
     arguments = untruncated(rng, "paired", (28, 140), rule, (1, 0), size=0.7, counts=(3, 3))
     arguments.path1[1, 4:] += 1.0  # a cell that is solved carefully
     arguments.path2[1, 70:] -= 2.0
-    assert np.isfinite(reference.log_kernel(arguments)).all()
+    assert np.isfinite(reference.solve(arguments, "end", log=True)).all()
     options = {"wrt_log": False, "left": True, "right": True}
-    whole = alone.gradients(arguments, np.ones(3), **options)
+    whole = gradients_of(alone, arguments, np.ones(3), **options)
     limit(monkeypatch, workspace_bytes=1)
     for mine, wanted, its in zip(
-        alone.gradients(arguments, np.ones(3), **options),
+        gradients_of(alone, arguments, np.ones(3), **options),
         whole,
-        reference.gradients(arguments, np.ones(3), **options),
+        gradients_of(reference, arguments, np.ones(3), **options),
         strict=True,
     ):
         np.testing.assert_array_equal(mine, wanted)
@@ -78,9 +78,9 @@ def test_any_number_of_passes_is_swept_again(alone, warps, length, lengths, rng,
         valid = {"lengths1": np.array([4, 2]), "lengths2": np.array([length // 2 + 1, length])}
         arguments = dataclasses.replace(arguments, **valid)
     options = {"wrt_log": False, "left": True, "right": True}
-    whole = alone.gradients(arguments, np.ones(2), **options)
+    whole = gradients_of(alone, arguments, np.ones(2), **options)
     limit(monkeypatch, workspace_bytes=1)
-    for mine, wanted in zip(alone.gradients(arguments, np.ones(2), **options), whole, strict=True):
+    for mine, wanted in zip(gradients_of(alone, arguments, np.ones(2), **options), whole, strict=True):
         np.testing.assert_array_equal(mine, wanted)
 
 
@@ -91,20 +91,19 @@ def test_no_truncation_on_rough_paths_agrees_with_the_reference(backend, referen
     y[12:] = -np.abs(y[12:]).cumsum(axis=1)
     x[12:] = np.abs(x[12:]).cumsum(axis=1)
     arguments = problem(x, y, math.inf, (0, 3), quadrature=_validation.quadrature(rule))
-    wanted = reference.log_kernel(arguments)
+    wanted = reference.solve(arguments, "end", log=True)
     assert np.isinf(wanted).any() or rule == "left"
     assert wanted[np.isfinite(wanted)].min() < -5
-    np.testing.assert_allclose(backend.log_kernel(arguments), wanted, rtol=1e-12, atol=1e-12)
-    in_logs = dataclasses.replace(arguments, log_grid=True)
-    grid = reference.grid(in_logs, all_levels=False)
-    np.testing.assert_allclose(backend.grid(in_logs, all_levels=False), grid, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(backend.solve(arguments, "end", log=True), wanted, rtol=1e-12, atol=1e-12)
+    grid = reference.solve(arguments, "grid", log=True)
+    np.testing.assert_allclose(backend.solve(arguments, "grid", log=True), grid, rtol=1e-12, atol=1e-12)
     for by_pass in (False, True):
         if by_pass:
             limit(monkeypatch, workspace_bytes=1)
         for derivs, wrt_log in ((np.ones(24), False), (np.ones(24), True), (np.ones_like(grid), True)):
             options = {"wrt_log": wrt_log, "left": True, "right": True}
-            found = backend.gradients(arguments, derivs, **options)
-            for mine, its in zip(found, reference.gradients(arguments, derivs, **options), strict=True):
+            found = gradients_of(backend, arguments, derivs, **options)
+            for mine, its in zip(found, gradients_of(reference, arguments, derivs, **options), strict=True):
                 assert relative_to_path(mine, its) < 1e-11
 
 
@@ -114,10 +113,10 @@ def test_one_cell_solves_its_equation_up_to_its_blow_up(backend, c):
     x, y = np.array([[[0.0], [1.0]]]), np.zeros((1, 41, 1))
     y[:, 21:] = c
     arguments = problem(x, y, math.inf)
-    found = float(backend.log_kernel(arguments)[0])
+    found = float(backend.solve(arguments, "end", log=True)[0])
     assert abs(found - c * (3 + math.exp(found)) / 4) < 1e-14 * max(1, abs(c)) / (1 - c * math.exp(found) / 4)
     slope = (3 + math.exp(found)) / 4 / (1 - c * math.exp(found) / 4)
-    gradient = backend.gradients(arguments, np.ones(1), wrt_log=True, left=False, right=True)[1]
+    gradient = gradients_of(backend, arguments, np.ones(1), wrt_log=True, left=False, right=True)[1]
     assert abs(gradient[0, 21:].sum() / slope - 1) < 1e-12
 
 
@@ -126,8 +125,8 @@ def test_one_cell_solves_its_equation_up_to_its_blow_up(backend, c):
 def test_past_the_blow_up_the_kernel_is_infinite(backend, c, rule):
     x = np.array([[[0.0], [1.0]]])
     arguments = problem(x, c * x, math.inf, (3, 3), quadrature=_validation.quadrature(rule))
-    assert backend.log_kernel(arguments)[0] == math.inf
-    gradient, _ = backend.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=False)
+    assert backend.solve(arguments, "end", log=True)[0] == math.inf
+    gradient, _ = gradients_of(backend, arguments, np.ones(1), wrt_log=True, left=True, right=False)
     assert np.isnan(gradient).all()
 
 
@@ -166,11 +165,11 @@ def test_without_truncation_the_workspace_of_a_long_pair_is_linear_in_its_length
 def test_without_truncation_memory_is_that_of_one_pass(emulated, rng, monkeypatch):
     sizes = []
     limit(monkeypatch, longest_team=1)
-    for room in (_plans.LIMITS.workspace_bytes, 1):
+    for room in (plans.LIMITS.workspace_bytes, 1):
         limit(monkeypatch, workspace_bytes=room)
         emulated_cupy.allocated[0] = 0
         arguments = untruncated(rng, "paired", (400, 230), "lobatto2", counts=(1, 1), size=0.1)
-        emulated.gradients(arguments, np.ones(1), wrt_log=True, left=True, right=True)
+        gradients_of(emulated, arguments, np.ones(1), wrt_log=True, left=True, right=True)
         sizes.append(emulated_cupy.allocated[0])
     assert sizes[0] > 8 * 4 * 400 * 230
     assert sizes[1] < 0.35 * sizes[0]

@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from branchsig.backends._instances import ANY_DIMENSION, Instance, source
+from branchsig.backends.cuda.instances import ANY_DIMENSION, Instance, source
 from branchsig.quadrature import BY_NAME, TRAPEZOID
 
 

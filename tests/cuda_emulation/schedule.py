@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from branchsig.backends._instances import Instance, source
+from branchsig.backends.cuda.instances import Instance, source
 from branchsig.quadrature import TRAPEZOID
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -1,21 +1,12 @@
-"""The compiled core for NumPy arrays: packs its arguments, splits the pairs over threads, and collects the results.
-
-A `Problem` on NumPy arrays comes in. The core (``c_src``) sweeps tiles of pairs by running products, one pair per SIMD
-lane; the few pairs whose kernels leave the range of those are swept again in the log domain. It computes in float64,
-whatever the dtype of the paths: in float32 the errors of the levels add up to more than the dtype resolves. Beyond the
-result it takes a workspace of O(depth · length2) a thread, and up to 26 MB for gradients (without truncation
-O(√length1 · length2), where that is more). Increments of a static kernel of the user's own are computed in blocks of
-bounded size.
-"""
+"""A problem in the terms of the compiled core: its paths, its pairs cut into jobs, and the calls that work on them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,15 +14,16 @@ from branchsig import _validation
 from branchsig import static_kernels as kernels
 from branchsig._arrays import filled
 from branchsig._core import ffi, lib
-from branchsig._warnings import warn
-from branchsig.backends import _schedule, reference
 from branchsig.backends._digits import purpose_of
+from branchsig.backends.base import Problem, Want, Wrt
+from branchsig.backends.cpu import schedule
+from branchsig.backends.pairs import count
+from branchsig.backends.reference import ReferenceBackend
+from branchsig.backends.reference.solver import grid_from_increments, increments_gradient
 from branchsig.quadrature import TRAPEZOID, Quadrature
+from branchsig.static_kernels.table import TABLE
 
-if TYPE_CHECKING:
-    from branchsig.backends import Problem
-
-__all__ = ["CpuBackend", "instruction_set", "instruction_sets", "set_instruction_set", "warn_of_environment"]
+__all__ = ["DOUBLE", "Arrays", "Sweep"]
 
 _BLOCK_BYTES = 32 * 2**20
 """Memory for the increments of a user's own kernel, or for the derivatives of grids, that are handed in at once."""
@@ -56,64 +48,16 @@ fit the integers of the core."""
 _MOST_LEVELS = 2**31 - 1
 """The largest depth or order that the core takes."""
 
-_GIVEN = 0
-_FUSED: dict[type, tuple[int, Callable[[Any], tuple[float, ...]]]] = {
-    kernels.LinearKernel: (1, lambda k: (1.0,)),
-    kernels.ScaledLinearKernel: (1, lambda k: (k.scale,)),
-    kernels.PolynomialKernel: (2, lambda k: (k.degree, k.gamma, k.scale)),
-    kernels.RBFKernel: (3, lambda k: (k.sigma,)),
-    kernels.Matern12Kernel: (4, lambda k: (k.sigma,)),
-    kernels.Matern32Kernel: (5, lambda k: (k.sigma,)),
-    kernels.Matern52Kernel: (6, lambda k: (k.sigma,)),
-    kernels.RationalQuadraticKernel: (7, lambda k: (k.sigma, min(k.alpha, kernels.LARGEST_ALPHA))),
-}
-"""Static kernels whose increments the core makes itself: its number for them, and their parameters."""
-
 
 def _is_fused(kernel: kernels.StaticKernel) -> bool:
     """Tell whether the core makes the increments of a static kernel itself: one of these, or one that is not linear,
     dilated."""
     if type(kernel) is kernels.DilatedKernel:
-        return type(kernel.kernel) in _FUSED and not kernels.is_linear(kernel.kernel)
-    return type(kernel) in _FUSED
+        return type(kernel.kernel) in TABLE and not kernels.is_linear(kernel.kernel)
+    return type(kernel) in TABLE
 
 
-def instruction_set() -> str:
-    """Return the instruction set in use: "avx512", "avx2" or "baseline"."""
-    return str(ffi.string(lib.bs_isa_name()).decode())
-
-
-def instruction_sets() -> tuple[str, ...]:
-    """Return the instruction sets that this build and this machine can run, the best one first."""
-    in_use = instruction_set()
-    usable = tuple(name for name in ("avx512", "avx2", "baseline") if lib.bs_set_isa(name.encode()) == 0)
-    lib.bs_set_isa(in_use.encode())
-    return usable
-
-
-def set_instruction_set(name: str) -> None:
-    """Choose the instruction set for all later calls.
-
-    Raises
-    ------
-    ValueError
-        If this build or this machine cannot run it.
-    """
-    if lib.bs_set_isa(name.encode()) != 0:
-        raise ValueError(f"instruction set {name!r} cannot be used here: expected one of {instruction_sets()}")
-
-
-def warn_of_environment() -> None:
-    """Warn if the environment variable BRANCHSIG_ISA names an instruction set that cannot be used here."""
-    name = os.environ.get("BRANCHSIG_ISA")
-    if name and name not in instruction_sets():
-        warn(
-            f"BRANCHSIG_ISA is {name!r}, which is no instruction set that this build and this machine can run: "
-            f"expected one of {', '.join(instruction_sets())}. {instruction_set()} is used"
-        )
-
-
-_DOUBLE = np.dtype(np.float64)
+DOUBLE = np.dtype(np.float64)
 _DOUBLES = ffi.typeof("double[]")
 _ELEMENTS = {
     **dict.fromkeys(("index1", "index2", "lengths1", "lengths2"), ffi.typeof("int64_t[]")),
@@ -123,10 +67,10 @@ _ELEMENTS = {
 
 _Paths = tuple[np.ndarray, ...]
 _Lengths = tuple[np.ndarray | None, ...]
-_Arrays = dict[str, Any]
+Arrays = dict[str, Any]
 
 
-def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: _Arrays, blame: Callable[[], str]) -> None:
+def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: Arrays, blame: Callable[[], str]) -> None:
     """Call the core: `flags` and `arrays` are fields of a task, None a null pointer. `blame` says what a workspace that
     does not fit is too large for."""
     task = ffi.new("bs_task *", template)
@@ -174,14 +118,16 @@ def _template(
             task.steps[k] = value
         for k, value in enumerate(quadrature.whole[0]):
             task.whole[k] = value
-    task.static_kernel = _GIVEN
     if static_kernel is not None:
         if type(static_kernel) is kernels.DilatedKernel:
             task.dilated, static_kernel = True, static_kernel.kernel
         if type(static_kernel) is kernels.PolynomialKernel:
             static_kernel = static_kernel.as_linear() or static_kernel
-        task.static_kernel, parameters = _FUSED[type(static_kernel)]
-        for k, value in enumerate(parameters(static_kernel)):
+        if type(static_kernel) is kernels.LinearKernel:
+            static_kernel = kernels.ScaledLinearKernel()
+        row = TABLE[type(static_kernel)]
+        task.static_kernel = getattr(lib, f"BS_{row.name}")
+        for k, value in enumerate(row.values(static_kernel)):
             task.parameter[k] = value
     return task
 
@@ -190,7 +136,7 @@ _PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "quotient": 3, "parts": 4, 
 """What values are wanted for, in the words of the core."""
 
 
-class _Sweep:
+class Sweep:
     """A problem in the terms of the core: its paths, its pairs cut into jobs, and the calls that work on them."""
 
     def __init__(self, problem: Problem, *, grids: bool, log: bool = False, log_grid: bool = False) -> None:
@@ -204,7 +150,7 @@ class _Sweep:
         order1, order2 = problem.dyadic_order
         self.rows, self.columns = (self.lengths[0] - 1) << order1, (self.lengths[1] - 1) << order2
         self.shape = (x.shape[0],) if problem.pairing == "paired" else (x.shape[0], y.shape[0])
-        self.count = _schedule.count(problem.pairing, x.shape[0], y.shape[0])
+        self.count = count(problem.pairing, x.shape[0], y.shape[0])
         # Truncated by the number of nodes, there are as many levels, each needing all below it. Without truncation
         # there is one kernel, whose gradients take the square root of all its rows, and as much time as a few levels.
         untruncated = problem.order is None and problem.depth == math.inf
@@ -230,9 +176,9 @@ class _Sweep:
             log_grid,
         )[0]
         self.paths: _Paths = (x, y)
-        if x.dtype != _DOUBLE:
-            x64 = x.astype(_DOUBLE)
-            self.paths = (x64, x64 if y is x else y.astype(_DOUBLE))
+        if x.dtype != DOUBLE:
+            x64 = x.astype(DOUBLE)
+            self.paths = (x64, x64 if y is x else y.astype(DOUBLE))
         self.valid: _Lengths = (problem.lengths1, problem.lengths2)
         self.stop = np.zeros(1, dtype=np.int32)
 
@@ -246,7 +192,7 @@ class _Sweep:
             )
         return f"dyadic_order {problem.dyadic_order} is too large for paths of {length1} and {length2} points"
 
-    def jobs(self, *, fixed: bool) -> Iterator[_schedule.Job]:
+    def jobs(self, *, fixed: bool) -> Iterator[schedule.Job]:
         """The pairs in jobs, which depend on the number of threads only where they are not `fixed`."""
         problem = self.problem
         many = fixed or problem.progress is not None
@@ -264,17 +210,17 @@ class _Sweep:
         size = max(1, -(-size // lanes)) * lanes
         n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
         if self.grids:
-            return _schedule.in_order(problem.pairing, n1, n2, size)
-        jobs = _schedule.in_tiles(problem.pairing, n1, n2, size, lanes)
+            return schedule.in_order(problem.pairing, n1, n2, size)
+        jobs = schedule.in_tiles(problem.pairing, n1, n2, size, lanes)
         if all(v is None for v in self.valid):
             return jobs
         valid1, valid2 = (np.full(n, end) if v is None else v for v, n, end in zip(self.valid, (n1, n2), self.lengths))
-        orders = _schedule.by_length(problem.pairing, valid1, valid2, lanes)
-        return _schedule.reordered(jobs, problem.pairing, orders)
+        orders = schedule.by_length(problem.pairing, valid1, valid2, lanes)
+        return schedule.reordered(jobs, problem.pairing, orders)
 
     def pairs_in_block(self, values: int) -> int:
         """Number of pairs with so many values each that fit a block."""
-        return max(1, _BLOCK_BYTES // (_DOUBLE.itemsize * values))
+        return max(1, _BLOCK_BYTES // (DOUBLE.itemsize * values))
 
     def part(self, index1: np.ndarray, index2: np.ndarray) -> slice:
         """Where a job taken in order lies among all pairs."""
@@ -291,14 +237,14 @@ class _Sweep:
         """Do the work on every job, and collect the results in order."""
         problem, done = self.problem, 0
 
-        def finish(job: _schedule.Job, result: Any) -> None:
+        def finish(job: schedule.Job, result: Any) -> None:
             nonlocal done
             done += len(job[0])
             collect(result)
             if problem.progress is not None:
                 problem.progress(done, self.count)
 
-        def call(job: _schedule.Job) -> Any:
+        def call(job: schedule.Job) -> Any:
             with np.errstate(all="ignore"):  # every thread has settings of its own
                 return job, work(*job)
 
@@ -309,7 +255,7 @@ class _Sweep:
                     finish(job, work(*job))
                 return
             calls = (functools.partial(call, job) for job in self.jobs(fixed=fixed))
-            _schedule.run(calls, problem.n_jobs, self.stop, lambda done: finish(*done))
+            schedule.run(calls, problem.n_jobs, self.stop, lambda done: finish(*done))
 
     def given(self, index1: np.ndarray, index2: np.ndarray) -> tuple[kernels.Context, np.ndarray | None]:
         """Increments of a static kernel that the core does not know, in the dtype of the paths."""
@@ -326,7 +272,7 @@ class _Sweep:
         padded: np.ndarray = path[index]
         return padded if valid is None else cast(np.ndarray, filled(padded, valid[index]))
 
-    def in_use(self, job: _schedule.Job, increments: np.ndarray) -> np.ndarray:
+    def in_use(self, job: schedule.Job, increments: np.ndarray) -> np.ndarray:
         """Increments, or derivatives with respect to them, of a job, and zero behind the valid lengths."""
         for side, (index, valid) in enumerate(zip(job, self.valid, strict=True)):
             if valid is not None:
@@ -334,34 +280,34 @@ class _Sweep:
                 increments = np.where(moving[:, None, :] if side else moving[:, :, None], increments, 0)
         return increments
 
-    def forward(self, job: _schedule.Job, given: np.ndarray | None, **results: np.ndarray) -> None:
+    def forward(self, job: schedule.Job, given: np.ndarray | None, **results: np.ndarray) -> None:
         """Fill the results, log_k or grid, of the pairs of a job."""
         grid = results.get("grid")
         flags = {"all_levels": grid is not None and grid.ndim == 4 and self.problem.order is None}
         self._call(self.paths, self.valid, job, given, flags, results, {})
 
     def backward(
-        self, job: _schedule.Job, given: np.ndarray | None, results: _Arrays, derivs: _Arrays, *, wrt_log: bool
+        self, job: schedule.Job, given: np.ndarray | None, results: Arrays, derivs: Arrays, *, wrt_log: bool
     ) -> None:
         """Add the gradients of the pairs of a job to the results: grad1 and grad2, or grad_increments.
 
         `derivs` has weight1, weight2, grid_derivs and k_stack, with an entry for every pair of the job.
         """
-        derivs = {name: None if a is None else np.ascontiguousarray(a, dtype=_DOUBLE) for name, a in derivs.items()}
+        derivs = {name: None if a is None else np.ascontiguousarray(a, dtype=DOUBLE) for name, a in derivs.items()}
         self._call(self.paths, self.valid, job, given, {"wrt_log": wrt_log}, results, derivs)
 
     def _call(
         self,
         paths: _Paths,
         valid: _Lengths,
-        job: _schedule.Job,
+        job: schedule.Job,
         given: np.ndarray | None,
         flags: dict[str, Any],
-        results: _Arrays,
-        derivs: _Arrays,
+        results: Arrays,
+        derivs: Arrays,
     ) -> None:
         if given is not None:
-            given = np.ascontiguousarray(given, dtype=_DOUBLE)
+            given = np.ascontiguousarray(given, dtype=DOUBLE)
         out_of_range = np.zeros(len(job[0]), dtype=np.uint8)
         arrays = {
             "index1": job[0],
@@ -384,11 +330,11 @@ class _Sweep:
         pairs: np.ndarray,
         paths: _Paths,
         valid: _Lengths,
-        job: _schedule.Job,
+        job: schedule.Job,
         given: np.ndarray | None,
         flags: dict[str, Any],
-        results: _Arrays,
-        derivs: _Arrays,
+        results: Arrays,
+        derivs: Arrays,
     ) -> None:
         """Do some pairs of a job once more, block by block, with results and derivatives of their own.
 
@@ -403,7 +349,7 @@ class _Sweep:
             own = np.arange(len(again), dtype=np.int64)
             own_paths = tuple(path[index[again]] for path, index in zip(paths, job, strict=True))
             own_valid = tuple(None if v is None else v[index[again]] for v, index in zip(valid, job, strict=True))
-            own_results: _Arrays = {
+            own_results: Arrays = {
                 n: None if a is None else np.zeros((len(again), *a.shape[1:])) for n, a in results.items()
             }
             own_derivs = {n: None if a is None or n == "k_stack" else a[again] for n, a in derivs.items()}
@@ -427,8 +373,8 @@ class _Sweep:
         valid: _Lengths,
         given: np.ndarray | None,
         flags: dict[str, Any],
-        results: _Arrays,
-        derivs: _Arrays,
+        results: Arrays,
+        derivs: Arrays,
     ) -> None:
         """Fill the results of pairs with a grid of which some node may have lost its digits, by the reference."""
         own = dataclasses.replace(
@@ -444,235 +390,16 @@ class _Sweep:
         if derivs:
             bars, wrt_log = derivs["grid_derivs"], bool(flags["wrt_log"])
             if given is not None:
-                results["grad_increments"][...] = reference.increments_gradient(own, given, bars, wrt_log=wrt_log)
+                results["grad_increments"][...] = increments_gradient(own, given, bars, wrt_log=wrt_log)
                 return
-            wanted = {"left": results["grad1"] is not None, "right": results["grad2"] is not None}
-            both = reference.ReferenceBackend().gradients(own, bars, wrt_log=wrt_log, **wanted)
-            for name, gradient in zip(("grad1", "grad2"), both, strict=True):
+            wrt = Wrt(results["grad1"] is not None, results["grad2"] is not None)
+            both = ReferenceBackend().adjoint(own, "grid", bars, wrt, log=wrt_log)
+            for name, gradient in zip(("grad1", "grad2"), both, strict=False):
                 if gradient is not None:
                     results[name][...] = gradient
-        elif given is not None:
-            results["grid"][...] = reference.grid_from_increments(own, given, all_levels=flags["all_levels"])
-        elif own.order is not None:
-            results["grid"][...] = reference.ReferenceBackend().parts(own, grid=True)
+            return
+        want: Want = "stack" if flags["all_levels"] else "grid"
+        if given is not None:
+            results["grid"][...] = grid_from_increments(own, given, want, log=self.log_grid)
         else:
-            results["grid"][...] = reference.ReferenceBackend().grid(own, all_levels=flags["all_levels"])
-
-
-class CpuBackend:
-    """The compiled core. See `branchsig.backends.Backend` for the methods."""
-
-    name = "cpu"
-
-    def log_kernel(self, problem: Problem) -> np.ndarray:
-        """Return log K_depth at the end of both paths."""
-        return self._ends(problem, log=True)
-
-    def kernel(self, problem: Problem) -> np.ndarray:
-        """Return K_depth at the end of both paths."""
-        return self._ends(problem, log=False)
-
-    def _ends(self, problem: Problem, *, log: bool) -> np.ndarray:
-        sweep = _Sweep(problem, grids=False, log=log)
-        if sweep.trivial:
-            return np.full(sweep.shape, not log, dtype=problem.path1.dtype)
-        result = np.empty(sweep.shape, dtype=problem.path1.dtype)
-
-        def work(index1: np.ndarray, index2: np.ndarray) -> Any:
-            log_k = np.empty(len(index1))
-            sweep.forward((index1, index2), sweep.given(index1, index2)[1], log_k=log_k)
-            return index1, index2, log_k
-
-        def collect(done: Any) -> None:
-            index1, index2, log_k = done
-            ends = log_k if log else np.exp(log_k)
-            if problem.pairing == "paired":
-                result[index1] = ends
-                return
-            result[index1, index2] = ends
-            if problem.pairing == "symmetric":
-                result[index2, index1] = ends
-
-        sweep.run(work, collect, fixed=False)
-        return result
-
-    def grid(self, problem: Problem, *, all_levels: bool) -> np.ndarray:
-        """Return K_depth, or K_0 to K_depth, at every node."""
-        sweep = _Sweep(problem, grids=True, log=problem.log_grid, log_grid=problem.log_grid)
-        levels = (problem.depth + 1,) if all_levels else ()
-        shape = (*levels, sweep.rows + 1, sweep.columns + 1)
-        if sweep.trivial:
-            return np.full((*sweep.shape, *shape), not problem.log_grid, dtype=problem.path1.dtype)
-        result = np.empty((sweep.count, *shape), dtype=problem.path1.dtype)
-
-        def work(index1: np.ndarray, index2: np.ndarray) -> None:
-            part = result[sweep.part(index1, index2)]
-            grid = part if part.dtype == _DOUBLE else np.empty(part.shape)
-            sweep.forward((index1, index2), sweep.given(index1, index2)[1], grid=grid)
-            if grid is not part:
-                part[...] = grid
-
-        sweep.run(work, lambda _: None, fixed=False)
-        return result.reshape(*sweep.shape, *shape)
-
-    def parts(self, problem: Problem, *, grid: bool) -> np.ndarray:
-        """Return k_0 to k_order at the end of both paths, or at every node."""
-        sweep = _Sweep(problem, grids=grid)
-        shape = (*((sweep.rows + 1, sweep.columns + 1) if grid else ()), sweep.levels + 1)
-        result = np.zeros((math.prod(sweep.shape), *shape), dtype=problem.path1.dtype)
-        if sweep.trivial:
-            result[..., 0] = 1
-            return result.reshape(*sweep.shape, *shape)
-
-        def work(index1: np.ndarray, index2: np.ndarray) -> Any:
-            made = np.empty((len(index1), *shape))
-            sweep.forward((index1, index2), sweep.given(index1, index2)[1], **{"grid" if grid else "parts": made})
-            return index1, index2, made
-
-        def collect(done: Any) -> None:
-            index1, index2, made = done
-            count2 = problem.path2.shape[0]
-            result[index1 if problem.pairing == "paired" else index1 * count2 + index2] = made
-            if problem.pairing == "symmetric":
-                result[index2 * count2 + index1] = made
-
-        sweep.run(work, collect, fixed=False)
-        return result.reshape(*sweep.shape, *shape)
-
-    def diagonal(self, problem: Problem) -> np.ndarray:
-        """Return log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
-        sweep = _Sweep(problem, grids=False)
-        of_order = () if problem.order is None else (problem.order + 1,)
-        result = np.zeros((sweep.count, sweep.lengths[0], *of_order), dtype=problem.path1.dtype)
-        if sweep.trivial:
-            if of_order:
-                result[..., 0] = 1
-            return result
-
-        def work(index1: np.ndarray, index2: np.ndarray) -> Any:
-            made = np.empty((len(index1), *result.shape[1:]))
-            sweep.forward((index1, index2), sweep.given(index1, index2)[1], diagonal=made)
-            return index1, made
-
-        def collect(done: Any) -> None:
-            index1, made = done
-            result[index1] = made
-
-        sweep.run(work, collect, fixed=False)
-        return result
-
-    def gradients(
-        self,
-        problem: Problem,
-        derivs: np.ndarray,
-        *,
-        wrt_log: bool,
-        left: bool,
-        right: bool,
-        k_stack: np.ndarray | None = None,
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Return the gradients with respect to `path1` and `path2`.
-
-        A `k_stack` is read for the trapezoid rule alone: for others it lacks nodes, or saves little.
-        """
-        k_stack = k_stack if problem.quadrature == TRAPEZOID else None
-        paired, symmetric = problem.pairing == "paired", problem.pairing == "symmetric"
-        of_parts = problem.order is not None
-        of_grid = derivs.ndim > (1 if paired else 2) + of_parts
-        sweep = _Sweep(problem, grids=of_grid or k_stack is not None, log=wrt_log)
-        totals = tuple(
-            np.zeros(p.shape) if wanted else None for p, wanted in zip(sweep.paths, (left, right), strict=True)
-        )
-        dtype = problem.path1.dtype
-        if sweep.trivial:
-            return _as(dtype, totals[0]), _as(dtype, totals[1])
-        all_derivs = sweep.flat(derivs)
-        all_stacks = None if k_stack is None else sweep.flat(k_stack)
-
-        def work(index1: np.ndarray, index2: np.ndarray) -> tuple[np.ndarray | None, ...]:
-            pairs = index1 if paired else index1 * problem.path2.shape[0] + index2
-            weight1 = weight2 = np.ones(len(pairs)) if of_grid or of_parts else all_derivs[pairs]
-            if symmetric:  # the pair stands for (i, j) and (j, i)
-                weight2 = np.where(index1 == index2, 0.0, all_derivs[index2 * problem.path2.shape[0] + index1])
-            arrays = {
-                "weight1": weight1,
-                "weight2": weight2,
-                "grid_derivs": all_derivs[sweep.part(index1, index2)] if of_grid else None,
-                "part_derivs": all_derivs[pairs] if of_parts and not of_grid else None,
-                "k_stack": None if all_stacks is None else all_stacks[sweep.part(index1, index2)],
-            }
-            grads = totals  # every pair of a paired problem has rows of its own there
-            if not paired:
-                grad1 = None if totals[0] is None else np.zeros_like(totals[0])
-                grads = (grad1, grad1 if symmetric else None if totals[1] is None else np.zeros_like(totals[1]))
-            counted = _counted(arrays)
-            if counted is not None:  # the others are not solved for, and may be infinite
-                index1, index2 = index1[counted], index2[counted]
-                arrays = {name: None if a is None else a[counted] for name, a in arrays.items()}
-            if not len(index1):
-                return grads
-            ctx, given = sweep.given(index1, index2)
-            if given is None:
-                results = {"grad1": grads[0], "grad2": grads[1]}
-                sweep.backward((index1, index2), None, results, arrays, wrt_log=wrt_log)
-            else:
-                _through_given(sweep, ctx, given, (index1, index2), grads, arrays, wrt_log=wrt_log)
-            return grads
-
-        def collect(parts: tuple[np.ndarray | None, ...]) -> None:
-            for total, part in zip(totals, parts, strict=True):
-                if total is not None and part is not None and total is not part:
-                    total += part
-
-        sweep.run(work, collect, fixed=not paired)
-        return _as(dtype, totals[0]), _as(dtype, totals[1])
-
-
-def _counted(arrays: _Arrays) -> np.ndarray | None:
-    """Which pairs of a job have a derivative other than 0, or None where all of them have."""
-    given = arrays["grid_derivs"] if arrays["part_derivs"] is None else arrays["part_derivs"]
-    weight1, weight2 = arrays["weight1"], arrays["weight2"]
-    if given is not None:
-        counted = np.any(given.reshape(len(given), -1), axis=1)
-    elif np.count_nonzero(weight1) == len(weight1):
-        return None
-    else:
-        counted = (weight1 != 0) | (weight2 != 0)
-    return None if np.all(counted) else counted
-
-
-def _through_given(
-    sweep: _Sweep,
-    ctx: kernels.Context,
-    given: np.ndarray,
-    job: _schedule.Job,
-    grads: tuple[np.ndarray | None, ...],
-    arrays: _Arrays,
-    *,
-    wrt_log: bool,
-) -> None:
-    """Add the gradients of a job through a user's own static kernel, whose increments are `given`, to `grads`."""
-    problem = sweep.problem
-    weights = arrays["weight1"], arrays["weight2"]
-    ones = np.ones(len(given))
-    d_given = np.zeros(given.shape)
-    sweep.backward(
-        job, given, {"grad_increments": d_given}, arrays | {"weight1": ones, "weight2": ones}, wrt_log=wrt_log
-    )
-    d_given = sweep.in_use(job, d_given.astype(given.dtype, copy=False))
-    gradients = kernels.gradient_x, kernels.gradient_y
-    for side, (gradient, grad, index, weight) in enumerate(zip(gradients, grads, job, weights, strict=True)):
-        if grad is not None:
-            part = gradient(problem.static_kernel, ctx, d_given, sweep.filled(side, index))
-            valid = sweep.valid[side]
-            if valid is not None:
-                behind = np.arange(part.shape[1]) >= valid[index][:, None]
-                part = np.where(behind[:, :, None], 0, part)
-            np.add.at(grad, index, np.where(weight == 0, 0, weight * part.T).T)
-
-
-def _as(dtype: np.dtype[Any], array: np.ndarray | None) -> np.ndarray | None:
-    if array is None or array.dtype == dtype:
-        return array
-    with np.errstate(all="ignore"):
-        return array.astype(dtype)
+            results["grid"][...] = ReferenceBackend().solve(own, want, log=self.log_grid)

@@ -1,7 +1,7 @@
 """The CUDA kernels as instances of the templates of `raw_kernels`: their names, their sizes, and their task.
 
 Which instance serves a problem depends on what the registers of a lane hold; how many lanes and warps run it is up to
-`branchsig.backends.cuda`.
+`branchsig.backends.cuda.plans`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 
 from branchsig import static_kernels as kernels
 from branchsig.quadrature import TRAPEZOID, Quadrature
+from branchsig.static_kernels.radial import RadialKernel
+from branchsig.static_kernels.table import GIVEN, NAMES, TABLE, Row
 
 __all__ = [
     "ANY_DIMENSION",
@@ -49,20 +51,6 @@ _SOURCES = (
 
 REALS = {4: "float", 8: "double"}
 
-GIVEN = "GIVEN"
-_FUSED: dict[type, tuple[str, tuple[str, ...]]] = {
-    kernels.LinearKernel: ("LINEAR", ()),
-    kernels.ScaledLinearKernel: ("LINEAR", ("scale",)),
-    kernels.PolynomialKernel: ("POLYNOMIAL", ("degree", "gamma", "scale")),
-    kernels.RBFKernel: ("RBF", ("sigma",)),
-    kernels.Matern12Kernel: ("MATERN12", ("sigma",)),
-    kernels.Matern32Kernel: ("MATERN32", ("sigma",)),
-    kernels.Matern52Kernel: ("MATERN52", ("sigma",)),
-    kernels.RationalQuadraticKernel: ("RATIONAL_QUADRATIC", ("sigma", "alpha")),
-}
-"""Static kernels whose increments the kernels make themselves: their name there, and their parameters."""
-
-
 _RATES: dict[str, Callable[..., float]] = {
     "RBF": lambda sigma: 1.0 / sigma,
     "MATERN12": lambda sigma: 1.0 / sigma,
@@ -89,15 +77,15 @@ def fused(kernel: kernels.StaticKernel) -> Fused:
 
 
 def _in_words(kernel: kernels.StaticKernel, *, dilated: bool) -> Fused:
-    name, names = _FUSED.get(type(kernel), (GIVEN, ()))
-    parameters = [float(getattr(kernel, parameter)) for parameter in names]
+    row = TABLE.get(type(kernel), Row(GIVEN, ()))
+    name, parameters = row.name, list(row.values(kernel))
     if name == "LINEAR":  # kappa = <scale x, scale y>: a factor for each of the two paths
         parameters = 2 * (parameters or [1.0])
     elif name == "POLYNOMIAL" and not dilated and parameters[0] in (0.0, 1.0):  # constants have no increments
         degree, _, scale = parameters
         name, parameters = "LINEAR", [scale if degree else 0.0, degree]
     elif name in _RATES:
-        unit, sigma, most = cast(kernels._RadialKernel, kernel)._units(single=False)
+        unit, sigma, most = cast(RadialKernel, kernel)._units(single=False)
         parameters = [_RATES[name](sigma, *parameters[1:]), *parameters[1:], 0.0][:2] + [unit, most]
     first, second, third, fourth = (*parameters, 0.0, 0.0, 0.0, 0.0)[:4]
     return Fused(name, (first, second, third, fourth), dilated=dilated and name != GIVEN)
@@ -125,9 +113,10 @@ _WIDEST = 4
 
 @functools.cache
 def source() -> str:
-    """Return the CUDA source text, of which every kernel is an instance."""
-    folder = Path(__file__).parent.parent / "raw_kernels"
-    return "\n".join((folder / name).read_text(encoding="utf-8") for name in _SOURCES)
+    """Return the CUDA source text, of which every kernel is an instance, the static kernels by their names."""
+    folder = Path(__file__).parents[2] / "raw_kernels"
+    files = ((folder / name).read_text(encoding="utf-8") for name in _SOURCES)
+    return "\n".join((f"enum {{ {', '.join(NAMES)} }};", *files))
 
 
 @dataclasses.dataclass(frozen=True)

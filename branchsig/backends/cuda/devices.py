@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from branchsig._arrays import Array
+from branchsig.backends.base import Gradients, Problem, Want, Wrt
 
 if TYPE_CHECKING:
-    from branchsig.backends import Problem
-    from branchsig.backends.cuda import CudaBackend
+    from branchsig.backends.cuda.backend import CudaBackend
 
 __all__ = ["OverDevices"]
 
@@ -40,44 +40,20 @@ class OverDevices:
         self.inner = inner
         self._cupy = cupy
 
-    def log_kernel(self, problem: Problem) -> Array:
-        """See `Backend.log_kernel`."""
-        return self._spread(problem, (), lambda there: (self.inner.log_kernel(there),))[0]
+    def solve(self, problem: Problem, want: Want, *, log: bool = False) -> Array:
+        """See `Backend.solve`."""
+        return self._spread(problem, (), lambda there: (self.inner.solve(there, want, log=log),))[0]
 
-    def kernel(self, problem: Problem) -> Array:
-        """See `Backend.kernel`."""
-        return self._spread(problem, (), lambda there: (self.inner.kernel(there),))[0]
+    def adjoint(
+        self, problem: Problem, want: Want, derivs: Array, wrt: Wrt, *, log: bool = False, stack: Array | None = None
+    ) -> Gradients:
+        """See `Backend.adjoint`."""
 
-    def grid(self, problem: Problem, *, all_levels: bool) -> Array:
-        """See `Backend.grid`."""
-        return self._spread(problem, (), lambda there: (self.inner.grid(there, all_levels=all_levels),))[0]
+        def gradients(there: Problem, derivs: Array) -> Gradients:
+            read = stack if there is problem else None  # no kernel reads it
+            return self.inner.adjoint(there, want, derivs, wrt, log=log, stack=read)
 
-    def parts(self, problem: Problem, *, grid: bool) -> Array:
-        """See `Backend.parts`."""
-        return self._spread(problem, (), lambda there: (self.inner.parts(there, grid=grid),))[0]
-
-    def diagonal(self, problem: Problem) -> Array:
-        """See `Backend.diagonal`."""
-        return self._spread(problem, (), lambda there: (self.inner.diagonal(there),))[0]
-
-    def gradients(
-        self,
-        problem: Problem,
-        derivs: Array,
-        *,
-        wrt_log: bool,
-        left: bool,
-        right: bool,
-        k_stack: Array | None = None,
-    ) -> tuple[Array | None, Array | None]:
-        """See `Backend.gradients`."""
-
-        def gradients(there: Problem, derivs: Array) -> _Arrays:
-            stack = k_stack if there is problem else None  # which no kernel reads
-            return self.inner.gradients(there, derivs, wrt_log=wrt_log, left=left, right=right, k_stack=stack)
-
-        d_path1, d_path2 = self._spread(problem, (derivs,), gradients)
-        return d_path1, d_path2
+        return Gradients(*self._spread(problem, (derivs,), gradients))
 
     def _spread(self, problem: Problem, arrays: _Arrays, work: Callable[..., _Arrays]) -> _Arrays:
         """The sums over all devices of the results of the work, which takes a problem and arrays on its own device."""

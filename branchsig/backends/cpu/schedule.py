@@ -18,15 +18,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from branchsig.backends.pairs import count
+
 T = TypeVar("T")
 Job = tuple[np.ndarray, np.ndarray]
-
-
-def count(pairing: str, n1: int, n2: int) -> int:
-    """Number of pairs that are computed."""
-    if pairing == "paired":
-        return n1
-    return n1 * n2 if pairing == "gram" else n1 * (n1 + 1) // 2
 
 
 def in_order(pairing: str, n1: int, n2: int, size: int) -> Iterator[Job]:

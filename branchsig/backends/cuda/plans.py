@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from branchsig.backends._instances import (
+from branchsig.backends.cuda.instances import (
     CHANNELS,
     GIVEN,
     INTEGERS,
@@ -25,8 +25,8 @@ from branchsig.backends._instances import (
 )
 
 if TYPE_CHECKING:
-    from branchsig.backends import Problem
-    from branchsig.backends.cuda import CudaBackend
+    from branchsig.backends.base import Problem
+    from branchsig.backends.cuda.backend import CudaBackend
 
 __all__ = ["LARGEST_DEPTH", "LIMITS", "PAIRINGS", "Launches", "Limits", "Plan"]
 

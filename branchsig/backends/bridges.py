@@ -1,0 +1,73 @@
+"""Arrays of other libraries: through DLPack to NumPy or CuPy, to the backend for those, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from branchsig._arrays import Array, from_cupy, from_numpy, to_cupy, to_numpy
+from branchsig.backends.base import Backend, Gradients, Problem, Want, Wrt
+from branchsig.backends.reference import ReferenceBackend
+from branchsig.static_kernels import is_built_in
+
+__all__ = ["ThroughCupy", "ThroughNumpy"]
+
+
+class ThroughNumpy:
+    """Serves arrays of another library that lie on the CPU: DLPack to NumPy, a backend for NumPy, and back.
+
+    A static kernel of the user's own expects arrays of the user's own library, and is therefore left to the reference.
+    """
+
+    def __init__(self, inner: Backend) -> None:
+        self.name = inner.name
+        self._inner = inner
+        self._own_namespace = ReferenceBackend()
+
+    def solve(self, problem: Problem, want: Want, *, log: bool = False) -> Array:
+        """See `Backend.solve`."""
+        there = self._converted(problem)
+        if there is None:
+            return self._own_namespace.solve(problem, want, log=log)
+        return self._back(self._inner.solve(there, want, log=log), problem.path1)
+
+    def adjoint(
+        self, problem: Problem, want: Want, derivs: Array, wrt: Wrt, *, log: bool = False, stack: Array | None = None
+    ) -> Gradients:
+        """See `Backend.adjoint`."""
+        there = self._converted(problem)
+        derivs_there = self._there(derivs)
+        stack_there = None if stack is None else self._there(stack)
+        if there is None or derivs_there is None or (stack is not None and stack_there is None):
+            return self._own_namespace.adjoint(problem, want, derivs, wrt, log=log, stack=stack)
+        found = self._inner.adjoint(there, want, derivs_there, wrt, log=log, stack=stack_there)
+        return Gradients(*(None if gradient is None else self._back(gradient, problem.path1) for gradient in found))
+
+    def _there(self, array: Array) -> Array | None:
+        return to_numpy(array)
+
+    def _back(self, result: Array, like: Array) -> Array:
+        return from_numpy(result, like)
+
+    def _converted(self, problem: Problem) -> Problem | None:
+        if not is_built_in(problem.static_kernel):
+            return None
+        path1 = self._there(problem.path1)
+        path2 = path1 if problem.path2 is problem.path1 else self._there(problem.path2)
+        if path1 is None or path2 is None:
+            return None
+        return dataclasses.replace(problem, path1=path1, path2=path2)
+
+
+class ThroughCupy(ThroughNumpy):
+    """Serves arrays of another library that lie on a CUDA device: DLPack to CuPy, its backend, and back."""
+
+    def __init__(self, inner: Backend, cupy: Any) -> None:
+        super().__init__(inner)
+        self._cupy = cupy
+
+    def _there(self, array: Array) -> Array | None:
+        return to_cupy(array, self._cupy)
+
+    def _back(self, result: Array, like: Array) -> Array:
+        return from_cupy(result, like)

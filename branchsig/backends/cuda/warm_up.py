@@ -1,0 +1,124 @@
+"""Compiling the CUDA kernels before they are needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from branchsig import _validation
+from branchsig import static_kernels as kernels
+from branchsig.backends.choice import for_cupy
+from branchsig.backends.cuda.backend import REMEDY
+from branchsig.backends.cuda.instances import ANY_DIMENSION, REALS, Instance, fused
+from branchsig.backends.cuda.plans import LARGEST_DEPTH
+from branchsig.quadrature import Quadrature
+
+__all__ = ["warm_up"]
+
+
+def warm_up(
+    depth: int,
+    *,
+    static_kernel: kernels.StaticKernel | None = None,
+    dtype: Any = "float64",
+    gradients: bool = True,
+    return_grid: bool = False,
+    quadrature: Quadrature | str = "trapezoid",
+    order: int | None = None,
+    dimension: int | None = None,
+) -> None:
+    """Compile the CUDA kernels of a depth for the current device of CuPy, before they are needed.
+
+    A kernel is otherwise compiled when it is first used, which takes about a second; CuPy keeps the result in a cache
+    on disk. Nothing has to be warmed up for arrays that do not lie on a CUDA device. The kernels for padded paths are
+    left out: they are compiled when lengths are first given.
+
+    Parameters
+    ----------
+    depth : int or math.inf
+        Largest depth of the trees, at least 0; `math.inf` for no bound.
+    static_kernel : StaticKernel, optional
+        The static kernel; the linear one if None.
+    dtype : dtype, default: "float64"
+        That of the paths: float32 or float64.
+    gradients : bool, default: True
+        Compile the backward kernels too.
+    return_grid : bool, default: False
+        Compile the kernels for grids, in the place of those for values.
+    quadrature : Quadrature or str, default: "trapezoid"
+        The rule for the integral over a sub-cell.
+    order : int, optional
+        Compile the kernels for the truncation by this number of nodes, in the place of those for a depth.
+    dimension : int, optional
+        The number of channels of the paths; the kernels for any number if None, which are up to three times as many.
+
+    Raises
+    ------
+    ImportError
+        If CuPy is not installed, or too old.
+    RuntimeError
+        If CuPy finds no CUDA device, or a kernel cannot be compiled.
+    TypeError
+        If `depth`, `order` or `dimension` is no integer.
+    ValueError
+        If `depth`, `dtype` or `dimension` is not among those named above.
+
+    Examples
+    --------
+    >>> import branchsig
+    >>> branchsig.warm_up(depth=4, dtype="float32")  # doctest: +SKIP
+    """
+    checked = _validation.depth(depth)
+    real = REALS.get(np.dtype(dtype).itemsize) if np.dtype(dtype).kind == "f" else None
+    if real is None:
+        raise ValueError(f"dtype is {dtype!r}: expected float32 or float64")
+    made = fused(_validation.static_kernel(static_kernel))
+    rule = _validation.quadrature(quadrature)
+    nodes = _validation.order(order)
+    channels = _validation.dimension(dimension)
+    coordinates = None if channels is None else channels - made.dilated
+    _require_device()
+    over_devices: Any = for_cupy()
+    backend = over_devices.inner
+    for kernel in ("forward", "backward") if gradients else ("forward",):
+        for instance in _instances(kernel, real, made.name, checked, rule, nodes, coordinates, grid=return_grid):
+            backend.function(instance.expression)
+    if gradients:
+        backend.function(f"sum_over_partners<{real}>")
+
+
+def _require_device() -> None:
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(f"CuPy is not installed ({error}): {REMEDY}") from error
+    if not cupy.is_available():
+        raise RuntimeError("CuPy finds no CUDA device: check the driver with nvidia-smi, or keep the paths in NumPy")
+
+
+def _instances(
+    kernel: str,
+    real: str,
+    static_kernel: str,
+    depth: float,
+    quadrature: Quadrature,
+    order: int | None,
+    coordinates: int | None,
+    *,
+    grid: bool,
+) -> Iterator[Instance]:
+    """Every instance that problems of a depth, or an order, may need, whatever their lengths."""
+    dimensions = ANY_DIMENSION if coordinates is None else (coordinates,)
+    depth, parts = (depth, False) if order is None else (order, True)
+    if depth == 0 or LARGEST_DEPTH < depth < math.inf:
+        return
+    for careful in (False,) if parts else (False, True):
+        form = {"grid": grid, "careful": careful, "parts": parts}
+        for each in dimensions:
+            instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form, dimension=each)
+            while instance.columns:
+                yield instance
+                instance = instance.narrower()

@@ -1,0 +1,44 @@
+"""Static kernels: the kernels on the space the paths live in, and the gradients of their increments.
+
+Paths x and y, stacked, come in; the increments of a static kernel κ go out::
+
+    g[i, j] = κ(x[i+1], y[j+1]) − κ(x[i], y[j+1]) − κ(x[i+1], y[j]) + κ(x[i], y[j])
+
+Later the derivatives with respect to g come in, and those with respect to x and y go out. Everything is written in
+array API calls, so it works on the arrays of any library.
+"""
+
+from branchsig.static_kernels.base import Context, StaticKernel
+from branchsig.static_kernels.calls import gradient_x, gradient_y, increments
+from branchsig.static_kernels.dilated import DilatedKernel, is_built_in
+from branchsig.static_kernels.dot import PolynomialKernel
+from branchsig.static_kernels.linear import LINEAR, LinearKernel, ScaledLinearKernel
+from branchsig.static_kernels.radial import (
+    Matern12Kernel,
+    Matern32Kernel,
+    Matern52Kernel,
+    RationalQuadraticKernel,
+    RBFKernel,
+)
+from branchsig.static_kernels.table import BOUNDED, is_linear
+
+__all__ = [
+    "BOUNDED",
+    "LINEAR",
+    "Context",
+    "DilatedKernel",
+    "LinearKernel",
+    "Matern12Kernel",
+    "Matern32Kernel",
+    "Matern52Kernel",
+    "PolynomialKernel",
+    "RBFKernel",
+    "RationalQuadraticKernel",
+    "ScaledLinearKernel",
+    "StaticKernel",
+    "gradient_x",
+    "gradient_y",
+    "increments",
+    "is_built_in",
+    "is_linear",
+]

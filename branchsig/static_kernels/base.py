@@ -1,0 +1,160 @@
+"""What every static kernel is: the base class, what a call keeps, and the small tools that all of them use."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+import numbers
+from typing import Any
+
+from branchsig._arrays import Array, device_of, namespace_of
+
+__all__ = ["Context", "Parameters", "StaticKernel", "difference", "difference_adjoint", "real", "transposed"]
+
+
+class Context:
+    """What a static kernel keeps between its call and its gradients.
+
+    The library makes one for each batch of pairs and hands it to the methods of a `StaticKernel`; users need none of
+    their own, except to try a kernel out.
+
+    Attributes
+    ----------
+    saved_tensors : tuple
+        What `save_for_backward` was given.
+    saved_for_y : tuple
+        What `save_for_grad_y` was given; empty where `grad_x` was not called.
+
+    Examples
+    --------
+    >>> import branchsig
+    >>> ctx = branchsig.Context()
+    >>> ctx.save_for_backward("x", "y")
+    >>> ctx.saved_tensors
+    ('x', 'y')
+    """
+
+    def __init__(self) -> None:
+        self.saved_tensors: tuple[Any, ...] = ()
+        self.saved_for_y: tuple[Any, ...] = ()
+
+    def save_for_backward(self, *arrays: Any) -> None:
+        """Keep arrays for `grad_x` and `grad_y`, which find them in `saved_tensors`."""
+        self.saved_tensors = arrays
+
+    def save_for_grad_y(self, *arrays: Any) -> None:
+        """Keep arrays made in `grad_x` for `grad_y`, which finds them in `saved_for_y`."""
+        self.saved_for_y = arrays
+
+
+class StaticKernel(abc.ABC):
+    r"""Base class of all static kernels, and of those of your own.
+
+    A subclass defines three methods. ``__call__(ctx, x, y)`` takes paths x, shape (batch, length1, dimension), and y,
+    shape (batch, length2, dimension), and returns the increments
+
+    .. math:: g_{ij} = \kappa(x_{i+1}, y_{j+1}) - \kappa(x_i, y_{j+1}) - \kappa(x_{i+1}, y_j) + \kappa(x_i, y_j),
+
+    shape (batch, length1 - 1, length2 - 1). ``grad_x(ctx, derivs)`` takes derivatives of a scalar with respect to the
+    increments and returns those with respect to x, and ``grad_y(ctx, derivs)`` those with respect to y. Either may be
+    called alone; if both are, `grad_x` comes first. A kernel that is never differentiated needs `__call__` alone.
+
+    The arrays belong to the library of the caller's paths, and must not be written to. Methods written in array API
+    calls serve every library.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> class SquareKernel(branchsig.StaticKernel):  # <x, y>**2
+    ...     def __call__(self, ctx, x, y):
+    ...         products = x @ y.swapaxes(1, 2)
+    ...         ctx.save_for_backward(x, y, products)
+    ...         return np.diff(np.diff(products**2, axis=1), axis=2)
+    ...
+    ...     def grad_x(self, ctx, derivs):
+    ...         x, y, products = ctx.saved_tensors
+    ...         return self.weights(products, derivs) @ y
+    ...
+    ...     def grad_y(self, ctx, derivs):
+    ...         x, y, products = ctx.saved_tensors
+    ...         return self.weights(products, derivs).swapaxes(1, 2) @ x
+    ...
+    ...     @staticmethod
+    ...     def weights(products, derivs):
+    ...         padded = np.pad(derivs, ((0, 0), (1, 1), (1, 1)))
+    ...         return 2 * products * np.diff(np.diff(padded, axis=1), axis=2)
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=SquareKernel())
+    >>> same = branchsig.PolynomialKernel(degree=2, gamma=0)
+    >>> bool(np.isclose(value, branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=same)))
+    True
+    """
+
+    @abc.abstractmethod
+    def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
+        """Return the increments of the kernel, shape (batch, length1 - 1, length2 - 1)."""
+
+    def grad_x(self, ctx: Context, derivs: Array) -> Array:
+        """Return the derivatives with respect to x, shape (batch, length1, dimension)."""
+        raise NotImplementedError(_missing_gradient(self, "grad_x"))
+
+    def grad_y(self, ctx: Context, derivs: Array) -> Array:
+        """Return the derivatives with respect to y, shape (batch, length2, dimension)."""
+        raise NotImplementedError(_missing_gradient(self, "grad_y"))
+
+
+def _missing_gradient(kernel: StaticKernel, method: str) -> str:
+    return f"{type(kernel).__name__} has no {method}: define {method}(self, ctx, derivs) to differentiate through it"
+
+
+class Parameters(StaticKernel):
+    """Parameters by name, as scikit-learn asks for them. The kernels are immutable: replaced, and never set."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def set_params(self, **params: Any) -> Any:
+        """Refuse: a kernel that changed would change in every place that holds it."""
+        if not params:
+            return self
+        changes = ", ".join(f"{name}={value!r}" for name, value in params.items())
+        raise TypeError(
+            f"{self!r} cannot be changed by set_params({changes}): kernels are immutable. Make another one, "
+            f"dataclasses.replace(static_kernel, {changes}), and set static_kernel to it"
+        )
+
+
+def real(kernel: StaticKernel, name: str, *, above: float = -math.inf, least: float = -math.inf) -> None:
+    """Check an attribute of a kernel and keep it as a float."""
+    value = getattr(kernel, name)
+    title = f"{type(kernel).__name__}: {name}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{title} is {value!r}: expected a real number")
+    wanted = f"a finite number > {above:g}" if above > -math.inf else f"a finite number >= {least:g}"
+    if above == least == -math.inf:
+        wanted = "a finite number"
+    number = float(value)
+    if not math.isfinite(number) or number <= above or number < least:
+        raise ValueError(f"{title} is {value!r}: expected {wanted}")
+    object.__setattr__(kernel, name, number)
+
+
+def difference(a: Array, axis: int) -> Array:
+    """Differences of neighbours along axis -1 or -2 of a stack of matrices."""
+    return a[:, 1:, :] - a[:, :-1, :] if axis == -2 else a[:, :, 1:] - a[:, :, :-1]
+
+
+def difference_adjoint(derivs: Array, axis: int) -> Array:
+    """Adjoint of `difference`: one entry longer along the axis."""
+    xp = namespace_of(derivs)
+    shape = list(derivs.shape)
+    shape[axis] = 1
+    zero = xp.zeros(tuple(shape), dtype=derivs.dtype, device=device_of(derivs))
+    return xp.concat([zero, derivs], axis=axis) - xp.concat([derivs, zero], axis=axis)
+
+
+def transposed(a: Array) -> Array:
+    return namespace_of(a).permute_dims(a, (0, 2, 1))

@@ -1,0 +1,96 @@
+"""The linear static kernels, κ(x, y) = scale² ⟨x, y⟩."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from branchsig._arrays import Array, namespace_of
+from branchsig.static_kernels.base import Context, Parameters, difference, difference_adjoint, real, transposed
+
+__all__ = ["LINEAR", "LinearBody", "LinearKernel", "ScaledLinearKernel"]
+
+
+class LinearBody(Parameters):
+    """κ(x, y) = factor² ⟨x, y⟩.
+
+    Its increments are ⟨factor Δx, factor Δy⟩: differences are taken first, so that an offset of the paths costs no
+    digits, and each is scaled, so that the square of the factor need not be a finite float above 0.
+    """
+
+    @property
+    def _factor(self) -> float:
+        return 1.0
+
+    def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
+        dx, dy = self._scaled(difference(x, -2)), self._scaled(difference(y, -2))
+        ctx.save_for_backward(dx, dy)
+        return namespace_of(x).matmul(dx, transposed(dy))
+
+    def grad_x(self, ctx: Context, derivs: Array) -> Array:
+        _, dy = ctx.saved_tensors
+        return self._scaled(difference_adjoint(namespace_of(dy).matmul(derivs, dy), -2))
+
+    def grad_y(self, ctx: Context, derivs: Array) -> Array:
+        dx, _ = ctx.saved_tensors
+        return self._scaled(difference_adjoint(namespace_of(dx).matmul(transposed(derivs), dx), -2))
+
+    def _scaled(self, a: Array) -> Array:
+        factor = self._factor
+        return a if factor == 1.0 else factor * a
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearKernel(LinearBody):
+    r"""The linear kernel, which every function uses that is given none.
+
+    .. math:: \kappa(x, y) = \langle x, y \rangle
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.LinearKernel())
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledLinearKernel(LinearBody):
+    r"""The scaled linear kernel: the linear kernel of paths multiplied by `scale`.
+
+    .. math:: \kappa(x, y) = \mathrm{scale}^2 \langle x, y \rangle
+
+    Parameters
+    ----------
+    scale : float, default: 1.0
+        Factor of the paths, finite.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not a real number.
+    ValueError
+        If a parameter is out of range or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import branchsig
+    >>> x = np.array([[0.0], [0.5], [1.0]])
+    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.ScaledLinearKernel(0.5))
+    >>> bool(np.isclose(value, branchsig.branched_sig_kernel(0.5 * x, 0.5 * x, depth=2)))
+    True
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        real(self, "scale")
+
+    @property
+    def _factor(self) -> float:
+        return self.scale
+
+
+LINEAR = LinearKernel()
+"""The static kernel of every function that is given none."""
