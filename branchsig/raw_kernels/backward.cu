@@ -311,8 +311,8 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       if (!CAREFUL && team.thread() == 0) *mine.flag = watch.wrong;
       goes_up = CAREFUL || PARTS || team.some(!watch.wrong);
       if (goes_up) {
-        bool finite = GRID || PARTS ? !watch.wrong : is_finite(real(log_k));
-        if (!GRID && !PARTS && !task.wrt_log) finite = finite && is_finite(real(exp(log_k)));
+        bool finite = GRID || PARTS ? !watch.wrong : is_finite(log_k);
+        if (!GRID && !PARTS && !task.wrt_log) finite = finite && is_finite(exp(log_k));
         work deriv[2] = {work(1), work(1)};
         if (!GRID && !PARTS) {
           deriv[0] = work(derivs[pair.place(pairing, n2, first_pair + k)]);

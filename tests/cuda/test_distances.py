@@ -25,7 +25,11 @@ KINDS = {
     "rational quadratic of small alpha": lambda unit: branchsig.RationalQuadraticKernel(0.7 * unit, 0.05),
 }
 
-SIZES = [*((np.float64, e) for e in (-1000, -530, 505)), (np.float32, -60), (np.float32, 90)]
+# In single precision for some of them: every pair of a kernel and a precision is compiled.
+SIZES = [
+    *((kind, np.float64, e) for kind in KINDS for e in (-1000, -530, 505)),
+    *((kind, np.float32, e) for kind in ("rbf", "rational quadratic") for e in (-60, 90)),
+]
 
 
 def made(rng, kind, dtype, exponent, symmetric, dilated):
@@ -44,8 +48,7 @@ def made(rng, kind, dtype, exponent, symmetric, dilated):
     return units, plain, problem(scaled, scaled if symmetric else y * units, 2, static_kernel=kernels[1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("dtype", "exponent"), SIZES)
+@pytest.mark.parametrize(("kind", "dtype", "exponent"), SIZES)
 @pytest.mark.parametrize("form", ["two paths", "one path", "dilated"])
 def test_units_do_not_matter(backend, reference, kind, dtype, exponent, form, rng):
     units, plain, scaled = made(rng, kind, dtype, exponent, form == "one path", form == "dilated")
@@ -53,7 +56,7 @@ def test_units_do_not_matter(backend, reference, kind, dtype, exponent, form, rn
     np.testing.assert_allclose(
         backend.solve(scaled, "end", log=True), reference.solve(plain, "end", log=True), rtol=tolerance
     )
-    if form == "one path":
+    if form == "one path" and kind == "rbf":
         wanted = reference.solve(plain, "grid")
         np.testing.assert_allclose(backend.solve(scaled, "grid"), wanted, rtol=tolerance)
     found = gradients_of(backend, scaled, np.ones(2, dtype), wrt_log=True, **BOTH)
@@ -71,8 +74,14 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *((kind, np.float64) for kind in KINDS),
+        ("rbf", np.float32),
+        *((k, np.float32) for k in KINDS if "rational" in k),
+    ],
+)
 def test_a_kernel_of_points_whose_distance_has_no_square_is_right_or_nan(backend, kind, dtype):
     far = 100.0 * float(np.sqrt(np.finfo(dtype).max))
     x = np.array([[[0.0], [1.0], [far]]], dtype)
@@ -86,9 +95,14 @@ def test_a_kernel_of_points_whose_distance_has_no_square_is_right_or_nan(backend
         assert found == pytest.approx(wanted, rel=1e-12 if dtype == np.float64 else 1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sigma", [1.0, 2.0**12])
-@pytest.mark.parametrize(("dtype", "offset"), [(np.float64, 2.0**12), (np.float64, 2.0**30), (np.float32, 2.0**12)])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "offset"),
+    [
+        *((kind, np.float64, offset) for kind in KINDS for offset in (2.0**12, 2.0**30)),
+        *((kind, np.float32, 2.0**12) for kind in ("rbf", "rational quadratic")),
+    ],
+)
 def test_an_offset_of_both_paths_changes_nothing_of_radial_kernels(backend, kind, sigma, dtype, offset, rng):
     x, y = (np.round(2.0**10 * walk(rng, 2, length, 2)) / 2.0**10 for length in (30, 25))  # so that sums are exact
     there = [np.asarray(path + offset, dtype) for path in (x, y)]
