@@ -314,8 +314,8 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       if (!CAREFUL && team.thread() == 0) *mine.flag = watch.wrong;
       goes_up = CAREFUL || PARTS || team.some(!watch.wrong);
       if (goes_up) {
-        bool finite = GRID || PARTS ? !watch.wrong : is_finite(real(log_k));
-        if (!GRID && !PARTS && !task.wrt_log) finite = finite && is_finite(real(exp(log_k)));
+        bool finite = GRID || PARTS ? !watch.wrong : is_finite(log_k);
+        if (!GRID && !PARTS && !task.wrt_log) finite = finite && is_finite(exp(log_k));
         work deriv[2] = {work(1), work(1)};
         if (!GRID && !PARTS) {
           deriv[0] = work(derivs[pair.place(pairing, n2, first_pair + k)]);
@@ -344,8 +344,9 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     if (goes_up) {
       if (moves) adjoint.up();
       if (!adjoint.complete()) continue;
-      const work unit1 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), false) : work(1);
-      const work unit2 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), true) : work(1);
+      const work unit = KERNEL >= RBF ? work(problem.parameter[2]) : work(1);
+      const work unit1 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), false) : unit;
+      const work unit2 = KERNEL == LINEAR ? sweep.paths.unit(problem, sweep.scale(), true) : unit;
       bool own = gradients.write(mine.out1, mine.out2, unit1, unit2, mine.factors);
       if constexpr (PARAMETERS)
         own |= gradients.template write_parameters<Strip::COUNT>(grad_parameters + k * 2 * Strip::COUNT, mine.factors);

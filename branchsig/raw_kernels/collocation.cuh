@@ -190,7 +190,7 @@ struct Collocation : Levels<DEPTH, OF_GRID || IN_LOGS> {
         for (int l = 0; l <= P; ++l) k[m][l] = nodes[P][l];
         bounds.nodes(m, m == N - 1 ? work(fabs(logs[CAREFUL ? m : 0][P])) : farthest, edge);
         if (CAREFUL && m == N - 1)
-          watch.wrong |= bounds.wrong(m, logs[m][P], purpose) || !is_finite(purpose ? logs[m][P] : work(real(k[m][P])));
+          watch.wrong |= bounds.wrong(m, logs[m][P], purpose) || !is_finite(purpose ? logs[m][P] : k[m][P]);
         if (m < N - 1) sums_of_cell<P, CAREFUL>(weights, nodes, sums);
         if (CAREFUL ? m == N - 2 : m == N - 1 && !GRID) integral = integral_of_cell<P, CAREFUL>(weights, nodes);
         if (CAREFUL) mean = m < N - 2 ? largest_mean<P>(weights, sums) : work(fabs(integral));

@@ -101,18 +101,20 @@ struct Ends {
   }
 };
 
-// What a value is asked for: the kernel, its logarithm, or a logarithm that others are subtracted from. PARTS: these of their sum,
-// or every part for itself. ROUGH: whatever comes out.
-enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, EVERY_PART, ROUGH };
+// What a value is asked for: the kernel, its logarithm, a logarithm that others are subtracted from, or one that may be large beside
+// that difference. PARTS: these of their sum, or every part for itself. ROUGH: whatever comes out.
+enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, A_QUOTIENT, EVERY_PART, ROUGH };
 
-constexpr double EPSILON = 0x1p-52, TOLERANCE = 1e-4;
+// RELATIVE: to logarithms for a quotient, where they are large, in units of the tolerance
+constexpr double EPSILON = 0x1p-52, TOLERANCE = 1e-4, RELATIVE = 1e-6;
 
 // Whether the digits of a value are lost, given log K and a bound of its error. Infinite logarithms stay, and so do kernels that are
 // inf or 0 for certain.
 __device__ inline bool lost(double log_k, double error, int purpose) {
   const double size = fabs(log_k);
   if (purpose == ROUGH || size > 0x1.fffffffffffffp+1023) return false;
-  if (error <= TOLERANCE * (purpose == ITS_LOGARITHM && size > 1.0 ? size : 1.0)) return false;
+  const double relative = purpose == ITS_LOGARITHM ? size : purpose == A_QUOTIENT ? RELATIVE * size : 0.0;
+  if (error <= TOLERANCE * (relative > 1.0 ? relative : 1.0)) return false;
   return purpose != KERNEL_ITSELF || !(log_k - error > 709.782712893384 || log_k + error < -744.4400719213812);
 }
 template <typename work>
@@ -122,6 +124,10 @@ __device__ __forceinline__ work not_a_number() {
 template <typename work>
 __device__ __forceinline__ work larger(work a, work b) {
   return a > b ? a : b;
+}
+template <typename work>
+__device__ __forceinline__ work smaller(work a, work b) {
+  return a < b ? a : b;
 }
 
 // A weight times a value; CAREFUL: nothing where the weight is zero, also where the value is infinite.

@@ -4,7 +4,8 @@
 // one after the other; to a point of the first path all lanes add, from right to left, each a step after its right neighbour.
 // These sums wait in shared memory until all lanes have passed, and then go to the workspace.
 
-// Where the gradients of a pair are gathered. LINEAR: those of the steps, times the units that these were multiplied by.
+// Where the gradients of a pair are gathered. LINEAR: those of the steps, times the units that these were multiplied by. Radial ones
+// are those of distances in units.
 template <int CHANNELS, typename real, typename work>
 struct GradientMemory {
   ::Rows<work, CHANNELS> sums1;    // (groups, length1 + 1)
@@ -150,14 +151,14 @@ struct Gradients {
   }
 
   // sums += weight d kappa(x, y) / d x and d y, but for the slope
-  static __device__ __forceinline__ void add(Group& of_x, Group& of_y, work weight, const Group& x, const Group& y) {
+  __device__ __forceinline__ void add(Group& of_x, Group& of_y, work weight, const Group& x, const Group& y) const {
 #pragma unroll
     for (int n = 0; n < CHANNELS; ++n) {
       if (KERNEL == LINEAR || KERNEL == POLYNOMIAL) {
         of_x.channel[n] += weight * y.channel[n];
         of_y.channel[n] += weight * x.channel[n];
       } else {
-        const work step = weight * (x.channel[n] - y.channel[n]);
+        const work step = weight * Increments::apart(problem, x.channel[n], y.channel[n]);
         of_x.channel[n] += step;
         of_y.channel[n] -= step;
       }
@@ -278,8 +279,10 @@ struct GradientsOfPair {
         if (KERNEL == LINEAR) {
           const Group before = i ? of(second, group, i - 1) : Group();
 #pragma unroll
-          for (int n = 0; n < CHANNELS; ++n) made.channel[n] = (before.channel[n] - made.channel[n]) * unit;
+          for (int n = 0; n < CHANNELS; ++n) made.channel[n] = before.channel[n] - made.channel[n];
         }
+#pragma unroll
+        for (int n = 0; n < CHANNELS; ++n) made.channel[n] *= unit;
 #pragma unroll
         for (int n = 0; n < CHANNELS; ++n)
           if (group * CHANNELS + n < coordinates)

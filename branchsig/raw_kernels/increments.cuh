@@ -20,15 +20,15 @@ struct Problem {
   int order1, order2;               // dyadic orders
   int depth;
   int dilated;          // the last channel is no coordinate: at the first point of a path it holds a factor of the static kernel
-  // of the static kernel; the first of radial ones is what b (Matern: its root) is multiplied by; linear ones have a factor of
-  // either path
-  double parameter[3];
+  // of the static kernel. Linear ones have a factor of either path. The first of radial ones is what b (Matern: its root) is
+  // multiplied by; the third and fourth are the units of it, see `apart`.
+  double parameter[4];
 
   template <typename Task>
   __device__ explicit Problem(const Task& task)
       : padded1(task.length1), padded2(task.length2), dimension(task.dimension), length1(task.length1), length2(task.length2),
         order1(task.order1), order2(task.order2), depth(task.depth), dilated(task.dilated),
-        parameter{task.parameter[0], task.parameter[1], task.parameter[2]} {}
+        parameter{task.parameter[0], task.parameter[1], task.parameter[2], task.parameter[3]} {}
 
   __device__ int rows() const { return (length1 - 1) << order1; }
   __device__ int columns() const { return (length2 - 1) << order2; }
@@ -132,7 +132,7 @@ struct Paths {
     lay_out<WATCHED>(problem, team, path2, problem.length2, points2(problem), 0, unit(problem, scale, true), true, extent2);
     if (WATCHED) {
       team.sum_both(extent1.moved, extent2.moved, scratch);
-      if (KERNEL == POLYNOMIAL) team.most_both(extent1.farthest, extent2.farthest, scratch);
+      if (FAR) team.most_both(extent1.farthest, extent2.farthest, scratch);
       if (team.thread() == 0) *moved(problem) = sum_of_increments(problem, scale, extent1, extent2);
     }
     team.barrier();
@@ -143,7 +143,8 @@ struct Paths {
   }
 
   // How far a path goes: the sum of the norms of its steps (polynomial, linear) or of the features of its steps (radial), and the
-  // largest norm of its points (polynomial). In float32, for it takes part in a bound alone.
+  // largest norm of its points (FAR). In float32, for it takes part in a bound alone.
+  static constexpr bool FAR = KERNEL == POLYNOMIAL || KERNEL == RATIONAL_QUADRATIC;
   struct Extent {
     float moved = 0.0f, farthest = 0.0f;
   };
@@ -172,6 +173,13 @@ struct Paths {
     return KERNEL == MATERN12 || KERNEL == MATERN32 ? float(p0) : 1.0f;
   }
 
+  // Whether squares of distances have all their digits wherever those of a radial kernel do, in units of 1. A rational quadratic kernel
+  // is far from 0 also where they overflow.
+  static __device__ bool ordinary(const Problem<real, MORE>& problem, double farthest) {
+    const double rate = KERNEL == RBF ? sqrt(problem.parameter[0]) : problem.parameter[0], most = sizeof(work) == 8 ? 0x1p450 : 0x1p45;
+    return problem.parameter[2] == 1.0 && rate < most && rate > 1.0 / most && (KERNEL != RATIONAL_QUADRATIC || farthest < 0x1p60);
+  }
+
   // A bound for the sum of all |g|; infinite where what increments lose as differences of kappa may be seen.
   __device__ work sum_of_increments(const Problem<real, MORE>& problem, work scale, const Extent& extent1, const Extent& extent2) const {
     const double moved = double(extent1.moved) * double(extent2.moved);
@@ -184,8 +192,9 @@ struct Paths {
       largest = factor * pow(base, degree) * (1.0 + degree);
       // by both derivatives of kappa, where they are finite
       const double slopes = factor * degree * pow(base, degree - 2.0) * (base + degree * product);
-      of_cells = degree < 2.0 ? 4.0 * largest * cells : moved * slopes;
+      of_cells = degree < 2.0 ? 1.0 / 0.0 : moved * slopes;
     }
+    if (KERNEL >= RBF && !ordinary(problem, double(extent1.farthest) + double(extent2.farthest))) return work(1) / work(0);
     const bool kept = largest * sqrt(cells) <= Watch<work>::of_increments() * of_cells;
     const double factors = problem.dilated ? fabs(double(dilation(problem, false)) * double(dilation(problem, true))) : 1.0;
     return kept ? work(of_cells * factors) : work(1) / work(0);
@@ -210,7 +219,7 @@ struct Paths {
                                  : KERNEL == LINEAR                           ? (work(point[n + d]) - work(point[n])) * unit
                                                                               : work(point[n]);
           if (WATCHED && KERNEL == LINEAR) extent.moved += norm(made[k].channel, of_second, 1.0f);
-          if (WATCHED && KERNEL == POLYNOMIAL) extent.farthest = fmaxf(extent.farthest, norm(made[k].channel, false, 1.0f));
+          if (WATCHED && FAR) extent.farthest = larger(extent.farthest, norm(made[k].channel, false, 1.0f));
           if (WATCHED && KERNEL != LINEAR && i < length - 1) {
             work step[CHANNELS];
 #pragma unroll
@@ -310,12 +319,19 @@ struct Increments {
       for (int p = 0; p < POINTS; ++p) add_to_argument(b[p], more, paths.second(problem, group, node(p)));
     }
   }
-  static __device__ __forceinline__ void add_to_argument(work& b, const Group& x, const Group& y) {
+  __device__ __forceinline__ void add_to_argument(work& b, const Group& x, const Group& y) const {
 #pragma unroll
     for (int n = 0; n < CHANNELS; ++n) {
-      const work difference = x.channel[n] - y.channel[n];
+      const work difference = apart(problem, x.channel[n], y.channel[n]);
       b += KERNEL == POLYNOMIAL ? x.channel[n] * y.channel[n] : difference * difference;
     }
+  }
+  // x - y. OF_CELLS: in units in which its square is a float with all its digits; what is beyond the largest difference is as good as
+  // infinite, and no further.
+  static __device__ __forceinline__ work apart(const Problem<real, MORE>& problem, work x, work y) {
+    if (!OF_CELLS) return x - y;
+    const work difference = (x - y) * work(problem.parameter[2]), most = work(problem.parameter[3]);
+    return difference > most ? most : difference < -most ? -most : difference;
   }
 
   // kappa at point `row`, on the way down that which was asked for, and the points of the strip
@@ -324,6 +340,40 @@ struct Increments {
     arguments_of_row(row, up ? paths.first(problem, 0, row) : ahead, b);
 #pragma unroll
     for (int p = 0; p < POINTS; ++p) kappa[p] = kappa_of<KERNEL, OF_CELLS>(problem.parameter, b[p]);
+  }
+
+  // What a channel adds to b over a cell
+  static __device__ __forceinline__ void add_products(OverCell<work>& b, const work (&x)[2], const work (&y)[2]) {
+    const work down = x[1] - x[0], along = y[1] - y[0];
+    b.both += down * along;
+#pragma unroll
+    for (int p = 0; p < 2; ++p) {
+#pragma unroll
+      for (int q = 0; q < 2; ++q) b.at[p][q] += x[p] * y[q];
+      b.down[p] += down * y[p];
+      b.along[p] += along * x[p];
+    }
+  }
+  // Differences that are cut off are no longer those of the steps.
+  __device__ __forceinline__ void add_squares(OverCell<work>& b, const work (&x)[2], const work (&y)[2]) const {
+    const work down = apart(problem, x[1], x[0]), along = apart(problem, y[1], y[0]), most = work(problem.parameter[3]);
+    work u[2][2], square[2][2];
+    bool cut[2][2];
+#pragma unroll
+    for (int p = 0; p < 2; ++p)
+#pragma unroll
+      for (int q = 0; q < 2; ++q) {
+        u[p][q] = apart(problem, x[p], y[q]);
+        b.at[p][q] += square[p][q] = u[p][q] * u[p][q];
+        cut[p][q] = fabs(u[p][q]) >= most;
+      }
+#pragma unroll
+    for (int p = 0; p < 2; ++p) {
+      b.down[p] += cut[0][p] || cut[1][p] ? square[1][p] - square[0][p] : down * (u[0][p] + u[1][p]);
+      b.along[p] += cut[p][0] || cut[p][1] ? square[p][1] - square[p][0] : -along * (u[p][0] + u[p][1]);
+    }
+    b.both += cut[0][0] || cut[0][1] || cut[1][0] || cut[1][1] ? (square[1][1] - square[0][1]) - (square[1][0] - square[0][0])
+                                                              : work(-2) * down * along;
   }
 
   // b over the cell of coarse row i
@@ -336,14 +386,10 @@ struct Increments {
 #pragma unroll
       for (int n = 0; n < CHANNELS; ++n) {
         const work x[2] = {above.channel[n], below.channel[n]}, y[2] = {left.channel[n], right.channel[n]};
-        const work down = x[1] - x[0], along = y[1] - y[0];
-        b.both += KERNEL == POLYNOMIAL ? down * along : work(-2) * down * along;
-#pragma unroll
-        for (int p = 0; p < 2; ++p) {
-#pragma unroll
-          for (int q = 0; q < 2; ++q) b.at[p][q] += KERNEL == POLYNOMIAL ? x[p] * y[q] : (x[p] - y[q]) * (x[p] - y[q]);
-          b.down[p] += down * (KERNEL == POLYNOMIAL ? y[p] : (x[0] - y[p]) + (x[1] - y[p]));
-          b.along[p] += along * (KERNEL == POLYNOMIAL ? x[p] : (y[0] - x[p]) + (y[1] - x[p]));
+        if (KERNEL == POLYNOMIAL) {
+          add_products(b, x, y);
+        } else {
+          add_squares(b, x, y);
         }
       }
     }

@@ -81,7 +81,7 @@ struct Order : Levels<DEPTH, true> {
         if (m < N - 1) sums_of_cell<P, true>(weights, nodes, sums);
       }
 #pragma unroll
-      for (int m = 0; m < N; ++m) watch.wrong |= GRID && !is_finite(real(corner(N, m, 0, false, purpose)));
+      for (int m = 0; m < N; ++m) watch.wrong |= GRID && !is_finite(corner(N, m, 0, false, purpose));
     }
 
     // k_n, n = m + 1, at the lower right corner of the latest cell; NaN where it has lost its digits

@@ -210,5 +210,11 @@ __device__ inline work second_difference(const double* parameter, const OverCell
   } else {
     found = (phi[1][1] - phi[0][1]) - (phi[1][0] - phi[0][0]);
   }
+  if (KERNEL == RATIONAL_QUADRATIC) {  // what is as good as infinite is not so for a kernel that hardly falls
+    const work beyond = work(parameter[3]) * work(parameter[3]);
+    const work least = smaller(smaller(b.at[0][0], b.at[0][1]), smaller(b.at[1][0], b.at[1][1]));
+    const work most = larger(larger(b.at[0][0], b.at[0][1]), larger(b.at[1][0], b.at[1][1]));
+    if (p1 >= work(0.1) ? least >= beyond : most >= beyond) return p1 >= work(0.1) ? work(0) : not_a_number<work>();
+  }
   return KERNEL == POLYNOMIAL ? found * work(parameter[2]) : found;
 }

@@ -247,7 +247,7 @@ struct Levels {
 template <typename Rule>
 struct Task {
   long long n2, first_pair, pairs, turns, workspace_size;  // turns: pairs, or the stages of all of them
-  double parameter[3];
+  double parameter[4];
   int length1, length2, dimension, order1, order2, depth, dilated;  // see Problem
   int pairing, fewest, most, warps, lanes, stages, by_pass, content, wrt_log, purpose;
   typename Rule::Work weights[Rule::WEIGHTS ? int(Rule::WEIGHTS) : 1];
@@ -485,10 +485,6 @@ struct Sweep {
 #pragma unroll
           for (int c = 0; c < COLUMNS; ++c) watch.moved += fabs(g[c]);
         strip.row(N, g, weights, purpose, handed, total, watch);
-        if (Rule::GRID && !Rule::CAREFUL && !Rule::PARTS && sizeof(real) < sizeof(work) && !values && purpose == KERNEL_ITSELF) {
-#pragma unroll
-          for (int c = 0; c < COLUMNS; ++c) watch.wrong |= !is_finite(real(strip.corner(N, N - 1, c, false, purpose)));
-        }
         if (hands_on && r >= 0) {
 #pragma unroll
           for (int m = 0; m < N; ++m)
@@ -515,9 +511,9 @@ struct Sweep {
       if (!Rule::GRID && values) values[0] = real(1);
 #pragma unroll
       for (int m = 0; m < N; ++m) {
-        const real end = real(strip.corner(N, m, 0, false, purpose));
+        const work end = strip.corner(N, m, 0, false, purpose);
         watch.wrong |= !is_finite(end);
-        if (!Rule::GRID && values) values[m + 1] = end;
+        if (!Rule::GRID && values) values[m + 1] = real(end);
       }
     }
   }

@@ -84,7 +84,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID || IN_LOGS> {
             bounds.nodes(m, fabs(logs[m][c]), edge);
             if (TOP && m == N - 1) continue;
             if (m == N - 1)
-              watch.wrong |= bounds.wrong(m, logs[m][c], purpose) || !is_finite(purpose ? logs[m][c] : work(real(now)));
+              watch.wrong |= bounds.wrong(m, logs[m][c], purpose) || !is_finite(purpose ? logs[m][c] : now);
           } else {
             edge[m][E] *= cell_exp(g[c] * corners);
             now = k[m][c] * edge[m][E];

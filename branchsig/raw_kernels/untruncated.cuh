@@ -325,7 +325,7 @@ struct Untruncated : Levels<1, true> {
         const work integral = solve_carefully<P>(weights, g[0], nodes, logs, E);
         if (!GRID) total += integral;
         bound(g[0], weights, edge);
-        if (GRID) watch.wrong |= bounds.wrong(0, logs[P], purpose) || !is_finite(purpose ? logs[P] : work(real(nodes[P][P])));
+        if (GRID) watch.wrong |= bounds.wrong(0, logs[P], purpose) || !is_finite(purpose ? logs[P] : nodes[P][P]);
       } else {
         if constexpr (P == 1) {
           watch.wrong |= !(solve_corner(weights, g[0], nodes, E) <= work(SOLVABLE));

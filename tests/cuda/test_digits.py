@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import oracles
 import pytest
-from cases import QuarticKernel, gradients_of, problem, quartic, relative, relative_to_path, walk
+from cases import QuarticKernel, gradients_of, problem, quartic, relative, relative_to_path, using, walk
 from cuda_cases import BOTH, RULES
 
 import branchsig
@@ -147,6 +147,21 @@ def test_polynomial_kernels_keep_the_digits_of_paths_far_from_the_origin(backend
         assert found == pytest.approx(float(backend.solve(same, "end", log=True)[0]), rel=1e-14)
 
 
+@pytest.mark.parametrize("degree", [0.5, 1.5])
+@pytest.mark.parametrize("offset", [2.0**10, 2.0**12, 2.0**30])
+def test_polynomial_kernels_of_fractional_degrees_keep_their_digits_far_from_the_origin(backend, degree, offset):
+    x = offset + np.array([[[0.0], [0.5], [1.25]]])
+    y = offset + np.array([[[0.0], [1.5], [0.75]]])
+    scale = 1 / (2 * (2 * offset**2) ** (degree - 1))  # log K of about 1
+    kappa = oracles.static_kernel("polynomial", degree=degree, gamma=1.0, scale=scale)
+    arguments = problem(x, y, 2, static_kernel=branchsig.PolynomialKernel(degree, 1.0, scale))
+    found = float(backend.solve(arguments, "end", log=True)[0])
+    assert found == pytest.approx(float(exact_log(kappa, x[0], y[0], 2)), rel=1e-12)
+    # Gradients lose the digits that the points have more than their steps.
+    (gradient, _) = gradients_of(backend, arguments, np.ones(1), wrt_log=True, **BOTH)
+    assert relative_to_path(gradient, exact_gradient(kappa, x[0], y[0], 2)[None]) < 1e-14 * offset
+
+
 @pytest.mark.parametrize("sigma", [1e-210, 1e-300, 1e-320])
 @pytest.mark.parametrize(
     "kind", ["RBFKernel", "Matern12Kernel", "Matern32Kernel", "Matern52Kernel", "RationalQuadraticKernel"]
@@ -225,6 +240,25 @@ def test_values_that_others_are_subtracted_from_need_absolute_digits(backend):
     assert float(backend.solve(arguments, "end", log=True)[0]) == pytest.approx(wanted, rel=1e-12)
     assert backend.solve(arguments, "end")[0] == math.inf
     assert np.isnan(backend.solve(dataclasses.replace(arguments, purpose="difference"), "end", log=True))[0]
+
+
+def test_logarithms_for_quotients_may_be_off_by_a_little_of_their_size(backend):
+    found, logs = [], []
+    for step in (1.5, 3.4, 5.5, 30.0):
+        x = np.array([[[0.0], [step], [step + 0.1]]])
+        logs.append(float(oracles.log_kernel(x[0], x[0], 2, scalars=MP)))
+        arguments = dataclasses.replace(problem(x, x, 2), purpose="quotient")
+        found.append(float(backend.solve(arguments, "end", log=True)[0]))
+    # The last one is infinite. Of 1.4e13 the error is about 1e-2, and 1e-10 of it is allowed.
+    assert logs[0] < 100 < logs[1] < 1e6 < 1e13 < logs[2] < 1e15
+    np.testing.assert_allclose(found, logs, rtol=1e-12)
+
+
+def test_a_unit_kernel_of_large_logarithms_is_0_for_certain_or_1(backend):
+    x = np.array([[[0.0], [5.5], [5.6]], [[0.0], [5.3], [5.6]]])
+    with using(backend):
+        found = branchsig.branched_sig_kernel_gram(x, None, 2, normalize=True)
+    np.testing.assert_array_equal(found, np.eye(2))
 
 
 def exact_parts(x, y, order):

@@ -59,10 +59,9 @@ def test_values_have_digits_where_those_of_the_reference_have(backend, reference
         arguments = problem(*((y, x) if swapped else (x, y)), **form)
         same_values(backend.solve(arguments, "end", log=True), reference.solve(arguments, "end", log=True), log=True)
         same_values(backend.solve(arguments, "end"), reference.solve(arguments, "end"), log=False)
-        wanted = reference.solve(dataclasses.replace(arguments, purpose="difference"), "end", log=True)
-        same_values(
-            backend.solve(dataclasses.replace(arguments, purpose="difference"), "end", log=True), wanted, log=True
-        )
+        for purpose in ("difference", "quotient"):
+            made = dataclasses.replace(arguments, purpose=purpose)
+            same_values(backend.solve(made, "end", log=True), reference.solve(made, "end", log=True), log=True)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -95,7 +94,7 @@ def test_gradients_are_nan_where_values_of_the_reference_are_not_finite(backend,
 
 
 @pytest.mark.parametrize("rule", ["trapezoid", "lobatto2"])
-@pytest.mark.parametrize("purpose", [None, "kernel", "log", "difference", "rough"])
+@pytest.mark.parametrize("purpose", [None, "kernel", "log", "difference", "quotient", "rough"])
 def test_parts_have_digits_where_those_of_the_reference_have(backend, reference, rule, purpose, rng):
     x, y = families(rng, 3)
     x = np.concatenate([x, 100.0 * x])

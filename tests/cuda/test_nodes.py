@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from cases import gradients_of, problem
-from cuda_cases import RULES, compare_parts, drawn, kernel_named, limit, padded
+from cases import gradients_of, problem, relative_to_path
+from cuda_cases import RULES, compare_parts, drawn, in_float64, kernel_named, limit, padded
 
 from branchsig import _validation
 
@@ -69,6 +69,22 @@ def test_parts_that_are_not_finite_give_gradients_that_are_none(backend, referen
     for gradient in gradients_of(backend, arguments, np.ones(wanted.shape), wrt_log=False, left=True, right=True):
         assert np.isfinite(gradient[0]).all()
         assert np.isnan(gradient[1:]).all()
+
+
+@pytest.mark.parametrize("of_grid", [False, True])
+def test_parts_beyond_the_range_of_float32_have_the_gradients_of_their_float64_values(backend, reference, of_grid, rng):
+    x, y = drawn(rng, "paired", (4, 5), 2, np.float32, counts=(2, 2))
+    x[1] *= np.float32(1e15)
+    arguments = problem(x, y, 3, order=3)
+    exact = in_float64(arguments)
+    wanted = reference.solve(exact, "grid" if of_grid else "end")
+    assert np.abs(wanted[1]).max() > 1e39
+    derivs = np.zeros(wanted.shape)
+    derivs[..., 1] = 1.0  # of k_1, whose gradient float32 holds
+    options = {"wrt_log": False, "left": True, "right": True}
+    found = gradients_of(backend, arguments, derivs.astype(np.float32), **options)
+    for mine, its in zip(found, gradients_of(reference, exact, derivs, **options), strict=True):
+        assert relative_to_path(mine, its) < 1e-5
 
 
 def test_an_order_of_zero_has_one_part_which_is_one(backend, rng):

@@ -11,12 +11,13 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from branchsig import static_kernels as kernels
 from branchsig.quadrature import TRAPEZOID, Quadrature
+from branchsig.static_kernels.radial import RadialKernel
 from branchsig.static_kernels.table import GIVEN, NAMES, TABLE, Row
 
 __all__ = [
@@ -60,15 +61,12 @@ _RATES: dict[str, Callable[..., float]] = {
 }
 """What the kernels multiply by, in the place of a division by sigma."""
 
-_LARGEST_RATE = 8e307
-"""Twice this is a number, and 0 times it is 0."""
-
 
 class Fused(NamedTuple):
     """A static kernel in the words of the kernels."""
 
     name: str
-    parameters: tuple[float, float, float]
+    parameters: tuple[float, float, float, float]
     dilated: bool
 
 
@@ -88,9 +86,10 @@ def _in_words(kernel: kernels.StaticKernel, *, dilated: bool) -> Fused:
         degree, _, scale = parameters
         name, parameters = "LINEAR", [scale if degree else 0.0, degree]
     elif name in _RATES:
-        parameters[0] = min(_RATES[name](*parameters), _LARGEST_RATE)
-    first, second, third = (*parameters, 0.0, 0.0, 0.0)[:3]
-    return Fused(name, (first, second, third), dilated=dilated and name != GIVEN)
+        unit, sigma, most = cast(RadialKernel, kernel)._units(single=False)
+        parameters = [_RATES[name](sigma, *parameters[1:]), *parameters[1:], 0.0][:2] + [unit, most]
+    first, second, third, fourth = (*parameters, 0.0, 0.0, 0.0, 0.0)[:4]
+    return Fused(name, (first, second, third, fourth), dilated=dilated and name != GIVEN)
 
 
 _UNROLLED_DEPTH = 6
@@ -280,7 +279,7 @@ INTEGERS = (
 def task_type(weights: int) -> np.dtype:
     """Return the type of a Task of sweep.cuh."""
     fields: list[Any] = [(name, np.int64) for name in ("n2", "first_pair", "pairs", "turns", "workspace_size")]
-    fields += [("parameter", np.float64, 3), *((name, np.int32) for name in INTEGERS)]
+    fields += [("parameter", np.float64, 4), *((name, np.int32) for name in INTEGERS)]
     fields += [("weights", np.float64, weights)]
     return np.dtype(fields, align=True)
 

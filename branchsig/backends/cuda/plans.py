@@ -35,7 +35,7 @@ PAIRINGS = {"paired": 0, "gram": 1, "symmetric": 2}
 LAST_LEVEL, ALL_LEVELS, LOGARITHM, DIAGONAL = range(4)
 """What a result holds, as in sweep.cuh."""
 
-_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "quotient": 2, "part": 3, "rough": 4}
+_PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "quotient": 3, "part": 4, "rough": 5}
 """What values are asked for, as in elementary.cuh."""
 
 LARGEST_DEPTH = 15
