@@ -5,8 +5,8 @@
 
 #define BS_KERNELS(X)                                  \
   X(workspace, int64_t, (const bs_task *, int32_t))    \
-  X(forward, void, (const bs_task *))                  \
-  X(backward, void, (const bs_task *))                 \
+  X(forward, int64_t, (const bs_task *))                  \
+  X(backward, int64_t, (const bs_task *))                 \
   X(lanes, int32_t, (void))
 
 typedef struct {
@@ -85,6 +85,6 @@ int32_t bs_set_isa(const char *name) {
 }
 
 int64_t bs_workspace(const bs_task *task, int32_t backward) { return table()->workspace(task, backward); }
-void bs_forward(const bs_task *task) { table()->forward(task); }
-void bs_backward(const bs_task *task) { table()->backward(task); }
+int64_t bs_forward(const bs_task *task) { return table()->forward(task); }
+int64_t bs_backward(const bs_task *task) { return table()->backward(task); }
 int32_t bs_lanes(void) { return table()->lanes(); }

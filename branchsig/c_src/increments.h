@@ -177,10 +177,10 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
       if (slope) *slope = kappa * (-2 * over_sigma);
       return kappa;
     }
-    case BS_MATERN12: { /* exp(-r / sigma), r = sqrt(b); no slope where the points coincide, or are infinitely far apart */
-      vec r = square_root(b), kappa = decay(r * -over_sigma);
-      if (slope) *slope = choose(b == splat(0), splat(0), kappa * -over_sigma * reciprocal(minimum(splat(1e300), r)));
-      return kappa;
+    case BS_MATERN12: { /* exp(-r / sigma), r = sqrt(b); in the place of kappa' it gives r, for `matern12_slope` */
+      const vec r = square_root(b);
+      if (slope) *slope = r;
+      return decay(r * -over_sigma);
     }
     case BS_MATERN32: { /* (1 + z) exp(-z), z = sqrt(3) r / sigma */
       vec z = minimum(splat(BS_FARTHEST), square_root(b) * (1.7320508075688772 * over_sigma)), e = decay(-z);
@@ -206,6 +206,12 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
       return kappa;
     }
   }
+}
+
+/* kappa' of Matern 1/2 from kappa and r, 0 where the points coincide, or are infinitely far apart. In the loop that makes kappa it would
+   have to wait for it. */
+BS_INLINE vec matern12_slope(const double *parameter, vec kappa, vec r) {
+  return choose(r == splat(0), splat(0), kappa * (-1 / parameter[0]) * reciprocal(minimum(splat(1e300), r)));
 }
 
 /* Loops over channels are unrolled, and what they take of x held in registers, for runs of no more than so many. Paths of more
@@ -272,6 +278,8 @@ BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t channels, int mo
     kappa[j] = profile(kernel, parameter, b, slopes ? slopes + j : NULL);
     if (squares) squares[j] = b;
   }
+  if (!slopes || kernel != BS_MATERN12) return;
+  for (int64_t j = 0; j < last - first; ++j) slopes[j] = matern12_slope(parameter, kappa[j], slopes[j]);
 }
 
 BS_INLINE void kappa_row_with(increments *in, int kernel, int more, int64_t i, int64_t slot, int64_t first, int64_t last,
@@ -428,7 +436,10 @@ static void base_row(increments *in, int64_t i, int64_t slot, int64_t first, int
       } else {
         sum += x[k] * y[k];
       }
-    if (slopes) profile(form, parameter, sum, slopes + j);
+    if (slopes) {
+      const vec kappa = profile(form, parameter, sum, slopes + j);
+      if (form == BS_MATERN12) slopes[j] = matern12_slope(parameter, kappa, slopes[j]);
+    }
     if (task->static_kernel == BS_POLYNOMIAL) sum += parameter[1];
     b[j] = sum;
   }
@@ -725,32 +736,57 @@ static void weigh_points(increments *in, int64_t i, const vec *cells_above, int6
     weigh_points_of(0, in, i, cells_above, first, last, weight);
 }
 
-/* What a run of channels adds to the gradient of a radial kernel, sum_j a_ij (x_i - y_j) by differences in units. */
+/* What a run of channels adds to the gradient of a radial kernel at `rows` points, sum_j a_ij (x_i - y_j) by differences in units; points
+   of x and sums are held in registers. */
+BS_INLINE void distances_at(const increments *in, int in_unit, int64_t run, int64_t d, int64_t rows, int64_t first, int64_t last,
+                            const vec *x_rows, const vec *y, const vec *weights, vec *grad_x, vec *grad_y) {
+  const measure by = measure_of(in->task);
+  vec x[12], sum[12];
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t k = 0; k < run; ++k) {
+      x[row * run + k] = x_rows[row * d + k];
+      sum[row * run + k] = splat(0);
+    }
+  for (int64_t j = first; j < last; ++j)
+    for (int64_t k = 0; k < run; ++k) {
+      const vec y_k = y[j * d + k];
+      vec along_y = grad_y[j * d + k];
+      for (int64_t row = 0; row < rows; ++row) {
+        vec moment = x[row * run + k] - y_k;
+        if (in_unit) moment = in_units(by, moment);
+        moment *= weights[row * (BLOCK + 1) + j];
+        sum[row * run + k] += moment;
+        if (in_unit) moment *= by.unit;
+        along_y += moment;
+      }
+      grad_y[j * d + k] = along_y;
+    }
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t k = 0; k < run; ++k) {
+      vec along_x = sum[row * run + k];
+      if (in_unit) along_x *= by.unit;
+      grad_x[row * d + k] -= along_x;
+    }
+}
+
 BS_INLINE void distances_of(increments *in, int in_unit, int64_t run, int64_t d, int64_t from, int64_t i, int64_t rows, int64_t slot,
                             int64_t first, int64_t last) {
-  const measure by = measure_of(in->task);
-  vec *grad_y = in->grad_y + from;
-  for (int64_t row = 0; row < rows; ++row) {
-    const vec *weights = in->weights + row * (BLOCK + 1) - first, *y = in->y_packed + from;
-    vec x[RUN], sum[RUN];
-    for (int64_t k = 0; k < run; ++k) {
-      x[k] = in->x_rows[(slot + row) * d + from + k];
-      sum[k] = splat(0);
-    }
-    for (int64_t j = first; j < last; ++j)
-      for (int64_t k = 0; k < run; ++k) {
-        vec moment = x[k] - y[j * d + k];
-        if (in_unit) moment = in_units(by, moment);
-        moment *= weights[j];
-        sum[k] += moment;
-        if (in_unit) moment *= by.unit;
-        grad_y[j * d + k] += moment;
-      }
-    for (int64_t k = 0; k < run; ++k) {
-      if (in_unit) sum[k] *= by.unit;
-      in->grad_x[(i + row) * d + from + k] -= sum[k];
-    }
-  }
+  const int64_t at_once = run == 1 ? 8 : run <= 3 ? 4 : 2;
+  const vec *x = in->x_rows + slot * d + from, *y = in->y_packed + from, *weights = in->weights - first;
+  vec *grad_x = in->grad_x + i * d + from, *grad_y = in->grad_y + from;
+  int64_t row = 0;
+  for (; row + at_once <= rows; row += at_once)
+    distances_at(in, in_unit, run, d, at_once, first, last, x + row * d, y, weights + row * (BLOCK + 1), grad_x + row * d, grad_y);
+  for (; row < rows; ++row)
+    distances_at(in, in_unit, run, d, 1, first, last, x + row * d, y, weights + row * (BLOCK + 1), grad_x + row * d, grad_y);
+}
+
+/* Of a run that leaves room for few rows, one half after the other. */
+BS_INLINE void distances_of_run(increments *in, int64_t run, int64_t d, int64_t from, int64_t i, int64_t rows, int64_t slot,
+                                int64_t first, int64_t last) {
+  const int64_t part = run > 4 ? run / 2 : run;
+  distances_of(in, 0, part, d, from, i, rows, slot, first, last);
+  if (part < run) distances_of(in, 0, run - part, d, from + part, i, rows, slot, first, last);
 }
 
 static void distances_gradient(increments *in, int64_t i, int64_t rows, int64_t slot, int64_t first, int64_t last) {
@@ -759,7 +795,7 @@ static void distances_gradient(increments *in, int64_t i, int64_t rows, int64_t 
     for (int64_t k = 0; k < channels; ++k) distances_of(in, 1, 1, channels, k, i, rows, slot, first, last);
     return;
   }
-#define BS_OF_RUN(run, d, from) distances_of(in, 0, run, d, from, i, rows, slot, first, last)
+#define BS_OF_RUN(run, d, from) distances_of_run(in, run, d, from, i, rows, slot, first, last)
   BS_FOR_RUNS(channels, channels)
 #undef BS_OF_RUN
 }

@@ -69,7 +69,7 @@ static int forward_strips(const bs_task *task, int64_t k) {
   strips s = {0};
   lay_out_strips(&s, task, 0, aligned(task->workspace));
   if (sweep_strips(&s, k)) return 1;
-  if (task->log_k) task->log_k[k] = s.total;
+  if (task->ends) task->ends[k] = (task->wrt_log ? splat(s.total) : exponential(splat(s.total)))[0];
   task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
   return 0;
 }
@@ -96,8 +96,9 @@ static int forward_tile(const bs_task *task, int64_t first, untruncated *u) {
   if (tile_down(task, first, 0, u)) return 1;
   const ivec bad = out_of_range(t);
   strike_out(t);
+  const vec ends = task->wrt_log ? t->total : exponential(t->total);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
-    if (task->log_k) task->log_k[first + w] = t->total[w];
+    if (task->ends) task->ends[first + w] = ends[w];
     task->out_of_range[first + w] = bad[w] != 0;
   }
   return 0;
@@ -156,22 +157,31 @@ static int backward_tile(const bs_task *task, int64_t first, untruncated *u) {
   return 0;
 }
 
-BS_ENTRY(void, forward)(const bs_task *task) {
+/* The number of pairs that are out of range. */
+static int64_t left_over(const bs_task *task) {
+  int64_t count = 0;
+  for (int64_t k = 0; k < task->pairs; ++k) count += task->out_of_range[k];
+  return count;
+}
+
+BS_ENTRY(int64_t, forward)(const bs_task *task) {
   untruncated u = {0}; /* what the last tile has packed of the second path serves the next one */
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
     if (next_pairs(task, first, 0, &own) ? forward_strips(&own, first)
         : own.order ? forward_order(&own, first)
         : forward_tile(&own, first, &u))
-      return;
+      return 0;
+  return left_over(task);
 }
 
-BS_ENTRY(void, backward)(const bs_task *task) {
+BS_ENTRY(int64_t, backward)(const bs_task *task) {
   untruncated u = {0}; /* what the last tile has packed of the second path serves the next one */
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
     if (next_pairs(task, first, 1, &own) ? backward_strips(&own, first)
         : own.order ? backward_order(&own, first)
         : backward_tile(&own, first, &u))
-      return;
+      return 0;
+  return left_over(task);
 }

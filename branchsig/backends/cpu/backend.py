@@ -45,13 +45,12 @@ class CpuBackend:
         result = np.empty(sweep.shape, dtype=problem.path1.dtype)
 
         def work(index1: np.ndarray, index2: np.ndarray) -> Any:
-            log_k = np.empty(len(index1))
-            sweep.forward((index1, index2), sweep.given(index1, index2)[1], log_k=log_k)
-            return index1, index2, log_k
+            ends = np.empty(len(index1))
+            sweep.forward((index1, index2), sweep.given(index1, index2)[1], ends=ends)
+            return index1, index2, ends
 
         def collect(done: Any) -> None:
-            index1, index2, log_k = done
-            ends = log_k if log else np.exp(log_k)
+            index1, index2, ends = done
             if problem.pairing == "paired":
                 result[index1] = ends
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -84,39 +85,61 @@ class _Parameters:
 
 
 DOUBLE = np.dtype(np.float64)
-_DOUBLES = ffi.typeof("double[]")
+_TASK = ffi.typeof("bs_task *")
+_DOUBLES, _BYTES = ffi.typeof("double[]"), ffi.typeof("char[]")
 _ELEMENTS = {
     **dict.fromkeys(("index1", "index2", "lengths1", "lengths2"), ffi.typeof("int64_t[]")),
     "out_of_range": ffi.typeof("uint8_t[]"),
     "stop": ffi.typeof("int32_t[]"),
 }
 
+_KEPT_BYTES = 2**18
+"""Up to so much of a workspace is kept by a thread for its next call."""
+
+_FEW = 8
+"""So few pairs are one job."""
+
+_kept = threading.local()
+
 _Paths = tuple[np.ndarray, ...]
 _Lengths = tuple[np.ndarray | None, ...]
 Arrays = dict[str, Any]
 
 
-def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: Arrays, blame: Callable[[], str]) -> None:
+@functools.cache
+def _first(number: int) -> np.ndarray:
+    """The indices of so many pairs."""
+    index = np.arange(number, dtype=np.int64)
+    index.flags.writeable = False
+    return index
+
+
+_NOTHING = ffi.new("char[]", 0)
+_never = np.zeros(1, dtype=np.int32)
+"""A `stop` that nobody sets."""
+
+
+def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: Arrays, blame: Callable[[], str]) -> int:
     """Call the core: `flags` and `arrays` are fields of a task, None a null pointer. `blame` says what a workspace that
-    does not fit is too large for."""
-    task = ffi.new("bs_task *", template)
+    does not fit is too large for. Returns the number of pairs that are out of range."""
+    task = ffi.new(_TASK, template)
     for name, value in flags.items():
         setattr(task, name, value)
     task.pairs = len(arrays["index1"])
-    alive = []  # a task holds addresses, not the arrays themselves
-    for name, array in arrays.items():
+    for name, array in arrays.items():  # which outlive the task, that holds their addresses
         if array is not None:
-            pointer = ffi.from_buffer(_ELEMENTS.get(name, _DOUBLES), array)
-            alive.append(pointer)
-            setattr(task, name, pointer)
+            setattr(task, name, ffi.from_buffer(_ELEMENTS.get(name, _DOUBLES), array))
     size = lib.bs_workspace(task, backward)
-    _validation.bytes_fit_memory(size, "the workspace of a thread", blame)
-    workspace = ffi.from_buffer(np.empty(size, dtype=np.uint8))
+    workspace = getattr(_kept, "workspace", _NOTHING)
+    if size > len(workspace):
+        _validation.bytes_fit_memory(size, "the workspace of a thread", blame)
+        workspace = ffi.from_buffer(_BYTES, np.empty(size, dtype=np.uint8))
+        if size <= _KEPT_BYTES:
+            _kept.workspace = workspace
     task.workspace = workspace
-    (lib.bs_backward if backward else lib.bs_forward)(task)
+    return int((lib.bs_backward if backward else lib.bs_forward)(task))
 
 
-@functools.lru_cache(maxsize=64)
 def _template(
     lengths: tuple[int, int],
     dimension: int,
@@ -158,6 +181,55 @@ def _template(
     return task
 
 
+class Plan:
+    """What the core is to do, as far as it follows from options and shapes: the rows and levels of a pair, and a task
+    without arrays."""
+
+    def __init__(
+        self,
+        lengths: tuple[int, int],
+        dimension: int,
+        depth: float,
+        order: int | None,
+        dyadic_order: tuple[int, int],
+        static_kernel: kernels.StaticKernel | None,
+        quadrature: Quadrature,
+        log_grid: bool,
+    ) -> None:
+        self.lengths, self.depth, self.order, self.dyadic_order = lengths, depth, order, dyadic_order
+        self.rows, self.columns = ((n - 1) << k for n, k in zip(lengths, dyadic_order, strict=True))
+        # Truncated by the number of nodes, there are as many levels, each needing all below it; a bound on the depth as
+        # well adds to them (see order.h). Without truncation there is one kernel, whose gradients take the square root
+        # of all its rows, and as much time as a few levels.
+        untruncated = order is None and depth == math.inf
+        deepest = 1 if untruncated else int(depth if order is None else min(depth, order))
+        self.levels = deepest * (1 if order is None else order + 1 - deepest)
+        rows = math.isqrt(self.rows) + 1 if untruncated else max(1, self.levels)
+        longest = max(self.rows, self.columns) * rows * _NODE_BYTES * quadrature.p**2
+        if longest > _MOST_BYTES or self.levels > _MOST_LEVELS:
+            raise MemoryError(f"one row of the grids takes {longest:.1e} bytes: {self.blame()}")
+        self.nodes = max(1.0, float(self.rows) * self.columns * (self.levels + 5 * untruncated) * quadrature.p**2)
+        self._task = _template(
+            lengths, dimension, deepest, order, untruncated, dyadic_order, static_kernel, quadrature, log_grid
+        )
+        self.template = self._task[0]
+
+    def blame(self) -> str:
+        """What a workspace is too large for, and what to do."""
+        if self.levels > max(self.rows, self.columns):
+            if self.order is None:
+                bounds, smaller = f"depth is {self.depth}", "depth, or math.inf for no bound"
+            else:
+                beside = f" and depth is {self.depth}" if self.depth < self.order else ""
+                bounds, smaller = f"order is {self.order}{beside}", "order"
+            return f"{bounds}, which takes memory for {self.levels} rows. Take a smaller {smaller}"
+        length1, length2 = self.lengths
+        return f"dyadic_order {self.dyadic_order} is too large for paths of {length1} and {length2} points"
+
+
+_plan = functools.lru_cache(maxsize=64)(Plan)
+
+
 _PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "quotient": 3, "parts": 4, "rough": 5}
 """What values are wanted for, in the words of the core."""
 
@@ -171,63 +243,45 @@ class Sweep:
         x, y = problem.path1, problem.path2
         self.problem = problem
         self.grids = grids
-        self.log_grid = log_grid
+        self.log, self.log_grid = log, log_grid
         purpose = purpose_of(problem, log=log) if problem.order is None else problem.purpose or "parts"
         self.purpose = _PURPOSES[purpose]
         self.lengths = x.shape[1], y.shape[1]
-        order1, order2 = problem.dyadic_order
-        self.rows, self.columns = (self.lengths[0] - 1) << order1, (self.lengths[1] - 1) << order2
-        self.shape = (x.shape[0],) if problem.pairing == "paired" else (x.shape[0], y.shape[0])
-        self.count = count(problem.pairing, x.shape[0], y.shape[0])
-        # Truncated by the number of nodes, there are as many levels, each needing all below it; a bound on the depth as
-        # well adds to them (see order.h). Without truncation there is one kernel, whose gradients take the square root
-        # of all its rows, and as much time as a few levels.
-        untruncated = problem.order is None and problem.depth == math.inf
-        depth = 1 if untruncated else int(problem.largest_depth)
-        self.levels = depth * (1 if problem.order is None else problem.order + 1 - depth)
-        rows = math.isqrt(self.rows) + 1 if untruncated else max(1, self.levels)
-        longest = max(self.rows, self.columns) * rows * _NODE_BYTES * problem.quadrature.p**2
-        if longest > _MOST_BYTES or self.levels > _MOST_LEVELS:
-            raise MemoryError(f"one row of the grids takes {longest:.1e} bytes: {self.blame()}")
-        levels = self.levels + 5 * untruncated
-        self.nodes = max(1.0, float(self.rows) * self.columns * levels * problem.quadrature.p**2)
-        # nothing to sweep: no pairs, a path that does not move, or no level
-        self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or self.levels == 0
         self.fused = _is_fused(problem.static_kernel, parameters=parameters)
         self.parameters = _Parameters(problem.static_kernel) if parameters and self.fused else None
-        self.template = _template(
+        self.plan = plan = _plan(
             self.lengths,
             x.shape[2],
-            depth,
+            problem.depth,
             problem.order,
-            untruncated,
             problem.dyadic_order,
             problem.static_kernel if self.fused else None,
             problem.quadrature,
             log_grid,
-        )[0]
+        )
+        self.rows, self.columns, self.levels, self.nodes = plan.rows, plan.columns, plan.levels, plan.nodes
+        paired = problem.pairing == "paired"
+        self.shape = (x.shape[0],) if paired else (x.shape[0], y.shape[0])
+        self.count = count(problem.pairing, x.shape[0], y.shape[0])
+        # nothing to sweep: no pairs, a path that does not move, or no level
+        self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or self.levels == 0
         self.paths: _Paths = (x, y)
         if x.dtype != DOUBLE:
             x64 = x.astype(DOUBLE)
             self.paths = (x64, x64 if y is x else y.astype(DOUBLE))
         self.valid: _Lengths = (problem.lengths1, problem.lengths2)
-        self.stop = np.zeros(1, dtype=np.int32)
-
-    def blame(self) -> str:
-        """What a workspace is too large for, and what to do."""
-        problem, (length1, length2) = self.problem, self.lengths
-        if self.levels > max(self.rows, self.columns):
-            if problem.order is None:
-                bounds, smaller = f"depth is {problem.depth}", "depth, or math.inf for no bound"
-            else:
-                beside = f" and depth is {problem.depth}" if problem.depth < problem.order else ""
-                bounds, smaller = f"order is {problem.order}{beside}", "order"
-            return f"{bounds}, which takes memory for {self.levels} rows. Take a smaller {smaller}"
-        return f"dyadic_order {problem.dyadic_order} is too large for paths of {length1} and {length2} points"
+        # whether the calling thread does all jobs, one after the other
+        few = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES)
+        self.inline = few and self.levels <= _INLINE_LEVELS
+        self.alone = self.inline and paired  # then no result is made of two of the core
+        self.stop = _never if self.inline else np.zeros(1, dtype=np.int32)
 
     def jobs(self, *, fixed: bool) -> Iterator[schedule.Job]:
         """The pairs in jobs, which depend on the number of threads only where they are not `fixed`."""
         problem = self.problem
+        if self.alone and self.fused and self.count <= _FEW and problem.progress is None:
+            only = _first(self.count)
+            return iter(((only, only),))
         many = fixed or problem.progress is not None
         runs = _RUNS if fixed else max(4 * problem.n_jobs, _RUNS * many)
         least = _JOB_NODES if many or problem.n_jobs > 1 else _INLINE_NODES
@@ -281,9 +335,12 @@ class Sweep:
             with np.errstate(all="ignore"):  # every thread has settings of its own
                 return job, work(*job)
 
+        if self.alone and self.fused and self.paths[0] is problem.path1:
+            for job in self.jobs(fixed=fixed):  # the core does all of the arithmetic
+                finish(job, work(*job))
+            return
         with np.errstate(all="ignore"):
-            few = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES)
-            if few and self.levels <= _INLINE_LEVELS:
+            if self.inline:
                 for job in self.jobs(fixed=fixed):
                     finish(job, work(*job))
                 return
@@ -314,9 +371,9 @@ class Sweep:
         return increments
 
     def forward(self, job: schedule.Job, given: np.ndarray | None, **results: np.ndarray) -> None:
-        """Fill the results, log_k or grid, of the pairs of a job."""
+        """Fill the results, ends or grid, of the pairs of a job."""
         grid = results.get("grid")
-        flags = {"all_levels": grid is not None and grid.ndim == 4 and self.problem.order is None}
+        flags = {"wrt_log": self.log, "all_levels": grid is not None and grid.ndim == 4 and self.problem.order is None}
         self._call(self.paths, self.valid, job, given, flags, results, {})
 
     def backward(
@@ -343,7 +400,7 @@ class Sweep:
     ) -> None:
         if given is not None:
             given = np.ascontiguousarray(given, dtype=DOUBLE)
-        out_of_range = np.zeros(len(job[0]), dtype=np.uint8)
+        out_of_range = np.empty(len(job[0]), dtype=np.uint8)
         arrays = {
             "index1": job[0],
             "index2": job[1],
@@ -360,11 +417,15 @@ class Sweep:
         if self.parameters is not None:
             own["grad_parameters"] = np.zeros((len(job[0]), self.parameters.of_core))
         everything = arrays | results | derivs | own
-        _call(self.template, backward=bool(derivs), flags=flags, arrays=everything, blame=self.blame)
+        beyond = _call(
+            self.plan.template, backward=bool(derivs), flags=flags, arrays=everything, blame=self.plan.blame
+        )
         if self.parameters is not None:
             results["grad_parameters"][...] = self.parameters.from_core(own["grad_parameters"])
-        if np.count_nonzero(out_of_range):
-            self._call_again(np.flatnonzero(out_of_range), paths, valid, job, given, flags, results, derivs)
+        if beyond:
+            again = np.flatnonzero(out_of_range)
+            with np.errstate(all="ignore"):
+                self._call_again(again, paths, valid, job, given, flags, results, derivs)
 
     def _call_again(
         self,
