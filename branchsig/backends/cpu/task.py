@@ -417,9 +417,7 @@ class Sweep:
         if self.parameters is not None:
             own["grad_parameters"] = np.zeros((len(job[0]), self.parameters.of_core))
         everything = arrays | results | derivs | own
-        beyond = _call(
-            self.plan.template, backward=bool(derivs), flags=flags, arrays=everything, blame=self.plan.blame
-        )
+        beyond = _call(self.plan.template, backward=bool(derivs), flags=flags, arrays=everything, blame=self.plan.blame)
         if self.parameters is not None:
             results["grad_parameters"][...] = self.parameters.from_core(own["grad_parameters"])
         if beyond:
