@@ -51,6 +51,13 @@ def test_the_kernels_for_padded_paths_compile(compiler, static_kernel):
     check(compiler, "sm_90", instances, spills=True)
 
 
+@pytest.mark.parametrize("static_kernel", ["LINEAR", "POLYNOMIAL", "RBF", "RATIONAL_QUADRATIC"])
+def test_the_kernels_for_gradients_with_respect_to_parameters_compile(compiler, static_kernel):
+    form = {"kernels": ["backward"], "reals": ["double"], "dimensions": (4,), "parameters": True}
+    instances = [instance for instance in nvrtc.instances([static_kernel], [3], **form) if not instance.grid]
+    check(compiler, "sm_90", instances, spills=True)
+
+
 @pytest.mark.parametrize(("rule", "depth"), [("left", 4), ("lobatto2", 4), ("lobatto3", 2), ("lobatto4", 0)])
 def test_every_rule_compiles(compiler, rule, depth):
     for kernel in ("forward", "backward"):

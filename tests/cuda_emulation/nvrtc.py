@@ -14,6 +14,7 @@ from pathlib import Path
 
 from branchsig.backends.cuda.instances import ANY_DIMENSION, Instance, source
 from branchsig.quadrature import BY_NAME, TRAPEZOID
+from branchsig.static_kernels.table import NAMES
 
 
 def library():
@@ -103,6 +104,7 @@ def instances(
     parts=False,
     padded=False,
     dimensions=ANY_DIMENSION,
+    parameters=False,
 ):
     """Every instance that problems of these static kernels and depths lead to, with the widest strips.
 
@@ -112,14 +114,12 @@ def instances(
     for kernel, real, static_kernel, depth, careful, grid in itertools.product(
         kernels, reals, static_kernels, depths, (False,) if parts else (False, True), (False, True)
     ):
-        form = {"grid": grid, "careful": careful, "parts": parts, "padded": padded}
+        form = {"grid": grid, "careful": careful, "parts": parts, "padded": padded, "parameters": parameters}
         arguments = kernel, real, static_kernel, depth or 15, rule
         yield from dict.fromkeys(Instance.widest(*arguments, **form, dimension=d) for d in dimensions)
 
 
-STATIC_KERNELS = (
-    "GIVEN", "LINEAR", "POLYNOMIAL", "RBF", "MATERN12", "MATERN32", "MATERN52", "RATIONAL_QUADRATIC",
-)  # fmt: skip
+STATIC_KERNELS = NAMES
 DEPTHS = (1, 2, 3, 4, 5, 6, 0)
 ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 
