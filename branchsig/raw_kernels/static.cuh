@@ -4,6 +4,8 @@
 //   polynomial   phi = scale (b + gamma)^degree      rational quadratic   phi = (1 + b rate^2)^-alpha
 //   RBF          phi = exp(-b rate)                  with a = sqrt(b) rate:
 //   Matern 1/2   phi = exp(-a)      Matern 3/2   phi = (1 + a) exp(-a)      Matern 5/2   phi = (1 + a + a^2 / 3) exp(-a)
+//
+// Differences of points are in units, see `apart` in increments.cuh, and so are the rates.
 
 // sqrt(b) rate; where exp(-a) is 0, a stays so small that its square is finite
 template <typename work>
