@@ -40,7 +40,8 @@ def dilation(
     paths : array, shape (*batch, length, dimension)
         Paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points is split into ``2**order`` by ``2**order`` sub-cells.
     static_kernel : StaticKernel, optional
@@ -59,8 +60,9 @@ def dilation(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     target : float, default: 1.0
         The logarithm of the kernel of a scaled path with itself, above 0. ``normalize="dilation"`` takes 1.
     method : {"solve", "guard"}, default: "solve"
@@ -189,7 +191,8 @@ def dilation_vjp(
     paths : array, shape (*batch, length, dimension)
         Paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points is split into ``2**order`` by ``2**order`` sub-cells.
     static_kernel : StaticKernel, optional
@@ -208,8 +211,9 @@ def dilation_vjp(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     target : float, default: 1.0
         The logarithm of the kernel of a scaled path with itself, above 0. ``normalize="dilation"`` takes 1.
     method : {"solve", "guard"}, default: "solve"
@@ -300,7 +304,8 @@ def dilation_backprop(
     paths : array, shape (*batch, length, dimension)
         Paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points is split into ``2**order`` by ``2**order`` sub-cells.
     static_kernel : StaticKernel, optional
@@ -319,8 +324,9 @@ def dilation_backprop(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     target : float, default: 1.0
         The logarithm of the kernel of a scaled path with itself, above 0. ``normalize="dilation"`` takes 1.
     method : {"solve", "guard"}, default: "solve"

@@ -51,8 +51,8 @@ def branched_sig_kernel_gram(
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -88,8 +88,9 @@ def branched_sig_kernel_gram(
     log : bool, default: False
         The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     return_levels : bool, default: False
         With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
         last axis.
@@ -216,8 +217,8 @@ def branched_sig_kernel_gram_vjp(
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -253,8 +254,9 @@ def branched_sig_kernel_gram_vjp(
     log : bool, default: False
         The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     return_levels : bool, default: False
         With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
         last axis.
@@ -386,8 +388,8 @@ def branched_sig_kernel_gram_backprop(
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -423,8 +425,9 @@ def branched_sig_kernel_gram_backprop(
     log : bool, default: False
         The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     return_levels : bool, default: False
         With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
         last axis.

@@ -55,8 +55,8 @@ def branched_sig_mmd(
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -87,8 +87,9 @@ def branched_sig_mmd(
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
         `dilation`; then nothing overflows. Neither goes with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
@@ -191,8 +192,8 @@ def branched_sig_mmd_vjp(
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -223,8 +224,9 @@ def branched_sig_mmd_vjp(
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
         `dilation`; then nothing overflows. Neither goes with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
@@ -325,8 +327,8 @@ def branched_sig_mmd_backprop(
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -357,8 +359,9 @@ def branched_sig_mmd_backprop(
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
         `dilation`; then nothing overflows. Neither goes with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
@@ -464,8 +467,8 @@ def branched_sig_score(
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -496,8 +499,9 @@ def branched_sig_score(
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
         `dilation`; then nothing overflows. Neither goes with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
@@ -599,8 +603,8 @@ def branched_sig_score_vjp(
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -631,8 +635,9 @@ def branched_sig_score_vjp(
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
         `dilation`; then nothing overflows. Neither goes with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
@@ -737,8 +742,8 @@ def branched_sig_score_backprop(
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -769,8 +774,9 @@ def branched_sig_score_backprop(
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
         `dilation`; then nothing overflows. Neither goes with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
@@ -878,8 +884,8 @@ def expected_branched_sig_score(
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -910,8 +916,9 @@ def expected_branched_sig_score(
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
         `dilation`; then nothing overflows. Neither goes with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
@@ -1007,8 +1014,8 @@ def expected_branched_sig_score_vjp(
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -1039,8 +1046,9 @@ def expected_branched_sig_score_vjp(
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
         `dilation`; then nothing overflows. Neither goes with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
@@ -1145,8 +1153,8 @@ def expected_branched_sig_score_backprop(
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
         pair gives the orders along the first and the second path. A further order divides the error by about 4 and
@@ -1177,8 +1185,9 @@ def expected_branched_sig_score_backprop(
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
         `dilation`; then nothing overflows. Neither goes with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy

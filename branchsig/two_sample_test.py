@@ -81,8 +81,8 @@ def branched_sig_mmd_test(
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given. At
-        depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
+        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells.
         One order for both samples, whose paths are regrouped.
@@ -108,8 +108,9 @@ def branched_sig_mmd_test(
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
     order : int, optional
-        Largest number of nodes of a forest, in the place of a bound on the depth: `depth` is left out, or `math.inf`,
-        or at least `order`. On piecewise-linear paths `GaussLobatto` with p of at least ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
+        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
+        ``order - 1`` is exact.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
