@@ -28,7 +28,7 @@ OPERATIONS = {
     ("backward", "float32"): (28, 6),
 }
 """Floating-point instructions for each node and level, and for each node, besides those that grow with the dimension
-(see docs/performance_cuda.md)."""
+(see docs/development/performance_cuda.md)."""
 
 PER_CLOCK = {60: (64, 32), 70: (64, 32), 75: (64, 2), 80: (64, 32), 86: (128, 2), 89: (128, 2), 90: (128, 64)}
 """Instructions a multiprocessor issues a clock in float32 and float64, by compute capability."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from branchsig import _validation
 from branchsig._arrays import Array, ArrayT, Indexable, PathsT1, contiguous, device_of, namespace_of
@@ -126,13 +126,16 @@ def transform_path_vjp(
            [3.]])
     """
     spec, how = _checked(time_aug, lead_lag, end_time, n_jobs)
-    each: Any = path
+    return cast(tuple[PathsT1, Callable[[PathsT1], PathsT1]], _vjp(path, spec, how))
+
+
+def _vjp(path: Any, spec: Spec, how: Execution) -> tuple[Any, Callable[[Any], Any]]:
+    """Value and pullback of an array, or lists of values and of gradients for a list."""
     if not _validation.is_ragged(path):
         return _TRANSFORM.vjp(spec, how, path)
     _validation.ragged_paths(path, "path")
-    values, pullbacks = zip(*(_TRANSFORM.vjp(spec, how, one) for one in each), strict=True)
-    both: Any = list(values), functools.partial(_pull_back_each, pullbacks)
-    return both
+    values, pullbacks = zip(*(_TRANSFORM.vjp(spec, how, one) for one in path), strict=True)
+    return list(values), functools.partial(_pull_back_each, pullbacks)
 
 
 def _pull_back_each(pullbacks: Sequence[Callable[[Any], Any]], derivs: Sequence[Any]) -> Any:

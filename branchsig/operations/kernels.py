@@ -140,7 +140,7 @@ class Paired(_Kernels):
 
     name = "kernel"
     all_pairs = False
-    operands = ("path1", "path2", "lengths1", "lengths2")
+    operands: tuple[str, ...] = ("path1", "path2", "lengths1", "lengths2")
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
         """Check and transform the paths."""
@@ -152,7 +152,7 @@ class Gram(_Kernels):
 
     name = "gram"
     all_pairs = True
-    operands = ("path1", "path2", "lengths1", "lengths2")
+    operands: tuple[str, ...] = ("path1", "path2", "lengths1", "lengths2")
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
         """Check and transform the paths."""
@@ -167,7 +167,7 @@ class Stack(Operation):
     """
 
     name = "stack"
-    operands = ("path1", "path2", "lengths1", "lengths2")
+    operands: tuple[str, ...] = ("path1", "path2", "lengths1", "lengths2")
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
         """Check and transform the paths."""
