@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from branchsig._arrays import ArrayT, Paths
-from branchsig.operations import OPERATIONS
-from branchsig.operations.means import joint_gram
+from branchsig.operations.means import JointGram, joint_gram
 from branchsig.quadrature import Quadrature
 from branchsig.spec import options_of
 from branchsig.static_kernels import StaticKernel
@@ -195,7 +194,7 @@ def branched_sig_mmd_test(
             f"dyadic_order is {dyadic_order!r}: expected one order for both samples, whose paths the test regroups; "
             "give the larger one"
         )
-    job = OPERATIONS["branched_sig_mmd"].prepare(spec, how, sample1, sample2, lengths1, lengths2)
+    job = JointGram().prepare(spec, how, sample1, sample2, lengths1, lengths2)
     gram = joint_gram(job)
     if not np.isfinite(gram).all():
         return TwoSampleTest(math.nan, math.nan)

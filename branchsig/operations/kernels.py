@@ -158,6 +158,16 @@ class Gram(_Kernels):
         """Check and transform the paths."""
         return prepare.gram(spec, how, *operands)
 
+    def backprop(self, derivs: Any, spec: Spec, how: Execution, *operands: Any, **asked: Any) -> Any:
+        """Return the gradients for given derivatives."""
+        if operands[1] is None and asked.get("right_deriv") is True:
+            raise ValueError(
+                "right_deriv is True and path2 is None: the Gram matrix is a function of path1 alone, and left_deriv "
+                "asks for its whole gradient. Leave right_deriv out, or pass path1 as path2 for the gradients of its "
+                "two places"
+            )
+        return super().backprop(derivs, spec, how, *operands, **asked)
+
 
 class Stack(Operation):
     """Kernels of pairs of paths at every node and every depth.

@@ -56,6 +56,7 @@ class _Means(Operation):
 
     operands = ("sample1", "sample2", "lengths1", "lengths2")
     each: ClassVar[bool] = False
+    remedy: ClassVar[str] = ", or unbiased=False"
 
     def weights(self, spec: Spec) -> tuple[float, float]:
         """Weights of the means within both samples."""
@@ -77,7 +78,7 @@ class _Means(Operation):
         for side, weight in enumerate(self.weights(spec)):
             if weight and spec.unbiased and sizes[side] < 2:
                 raise ValueError(
-                    f"{names[side]} has one path: a mean over pairs of different paths needs two, or unbiased=False"
+                    f"{names[side]} has one path: a mean over pairs of different paths needs two{self.remedy}"
                 )
         return job
 
@@ -178,6 +179,12 @@ class MeanDiscrepancy(_Means):
     def weights(self, spec: Spec) -> tuple[float, float]:
         """Both samples count alike."""
         return 1.0, 1.0
+
+
+class JointGram(MeanDiscrepancy):
+    """What the permutation test takes, which knows no biased means."""
+
+    remedy = ""
 
 
 class Score(_Means):

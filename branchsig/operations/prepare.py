@@ -48,7 +48,7 @@ def _stack(paths: Any, lengths: Any, name: str, option: str) -> _Stack:
     TypeError
         If the paths are not of one library and dtype.
     """
-    if not isinstance(paths, (list, tuple)):
+    if not _validation.is_ragged(paths):
         return _Stack(paths, lengths, None)
     if lengths is not None:
         raise ValueError(

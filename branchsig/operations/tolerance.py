@@ -15,6 +15,7 @@ import numpy as np
 from branchsig._arrays import Array, constant, namespace_of
 from branchsig.backends import Problem
 from branchsig.backends.pairs import count
+from branchsig.operations.complaints import nan_where_paths_are
 from branchsig.operations.progress import share
 from branchsig.operations.stages import Kept, Stage
 from branchsig.quadrature import LARGEST_ORDER, TRAPEZOID, GaussLobatto, Quadrature
@@ -50,6 +51,8 @@ def refined(problem: Problem, spec: Spec, stage: Stage, *, keep: bool) -> tuple[
         tried = dataclasses.replace(problem, quadrature=rule_of(p))
         lower, part = result, share(tried, _done(work), _done(work + p**2))
         result, kept = stage.forward(part, keep=keep, before=kept)
+        if problem.depth == math.inf and order is None:
+            result = nan_where_paths_are(result, problem)
         work += p**2
         exact = order is not None and p > 1 and p >= order - 1
         if lower is not None and not exact:

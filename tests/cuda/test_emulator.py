@@ -43,8 +43,8 @@ def test_a_value_not_handed_on_is_caught(emulated, reference, mutation, rng, mon
     ("shuffle", "value", "order", "depth"),
     [
         *((shuffle, v, None, 2) for shuffle, v in LOBATTO2_EDGES),
-        *((FROM_THE_LEFT, v, 3, 2) for v in (0, 1, 4, 5)),  # between them bounds, see test_lost_digits
-        *((FROM_THE_RIGHT, v, 3, 2) for v in range(7)),
+        *((FROM_THE_LEFT, v, 3, math.inf) for v in (0, 1, 4, 5)),  # between them bounds, see test_lost_digits
+        *((FROM_THE_RIGHT, v, 3, math.inf) for v in range(7)),
         *((FROM_THE_LEFT, v, None, math.inf) for v in range(4)),
         *((FROM_THE_RIGHT, v, None, math.inf) for v in range(5)),
     ],
