@@ -214,7 +214,7 @@ class Instance:
         dimension: int = 1,
         parameters: bool = False,
     ) -> Instance:
-        """Choose the instance whose strips are as wide as its registers allow (see docs/development/performance_cuda.md)."""
+        """Choose the instance whose strips are as wide as its registers allow; see the notes on performance on CUDA."""
         unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
         of_depth = depth < math.inf and not parts and quadrature == TRAPEZOID
         staggered, linear = bool(of_depth and unrolled and not careful), static_kernel == "LINEAR"
