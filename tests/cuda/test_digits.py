@@ -147,9 +147,9 @@ def test_polynomial_kernels_keep_the_digits_of_paths_far_from_the_origin(backend
         assert found == pytest.approx(float(backend.solve(same, "end", log=True)[0]), rel=1e-14)
 
 
-@pytest.mark.parametrize("degree", [0.5, 1.5])
+@pytest.mark.parametrize("degree", [0.5, 1.5, 2.0, 3.0])
 @pytest.mark.parametrize("offset", [2.0**10, 2.0**12, 2.0**30])
-def test_polynomial_kernels_of_fractional_degrees_keep_their_digits_far_from_the_origin(backend, degree, offset):
+def test_polynomial_kernels_and_their_gradients_keep_their_digits_far_from_the_origin(backend, degree, offset):
     x = offset + np.array([[[0.0], [0.5], [1.25]]])
     y = offset + np.array([[[0.0], [1.5], [0.75]]])
     scale = 1 / (2 * (2 * offset**2) ** (degree - 1))  # log K of about 1
