@@ -190,6 +190,11 @@ __device__ inline void changes_of_cell(const double* parameter, const OverCell<w
     const work third = work(1.0 / 3);
     change[0] = sign * falling_change(work(0), third, third, z, times(times(v, p0 * p0 * third), plus(z, work(1))));
   } else {
+    const work beyond = work(parameter[3]) * work(parameter[3]);  // as in second_difference
+    if (p1 >= work(0.1) ? v.v00 >= beyond : max(max(v.v10, v.v01), v.v11) >= beyond) {
+      change[0] = change[1] = p1 >= work(0.1) ? work(0) : not_a_number<work>();
+      return;
+    }
     const Corners<work> u = times(v, p0 * p0), base = plus(u, work(1));
     const Corners<work> logs = {log1p(u.v00), log1p(u.v10), log1p(u.v01), log1p(u.v11), log1p(u.p / base.v00), log1p(u.q / base.v00),
                                 log_ratio(base)};

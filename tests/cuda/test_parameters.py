@@ -136,6 +136,15 @@ def test_pairs_beyond_the_range_of_products_have_the_gradients_of_the_log_domain
     compare(backend, reference, problem(low * x, y, 2, static_kernel=kernel), rng, tolerance=1e-9)
 
 
+@pytest.mark.parametrize("name", ["rbf", "matern32", "rational_quadratic"])
+def test_points_as_good_as_infinitely_far_apart_change_nothing(backend, reference, name, rng):
+    x, y = drawn(rng, "paired", (4, 5), 2)
+    arguments = problem(x, y + 1e200, 2, static_kernel=KERNELS[name])
+    found, expected = (b.adjoint(arguments, "end", np.ones(3), Wrt(parameters=True)) for b in (backend, reference))
+    np.testing.assert_array_equal(expected.parameters, 0.0)
+    np.testing.assert_array_equal(found.parameters, expected.parameters)
+
+
 def test_a_pair_of_derivative_zero_contributes_zero_and_one_of_infinite_value_nan(backend, rng):
     x, y = drawn(rng, "paired", (4, 4), 2)
     x[1] = 1e60 * (1 + x[1])
