@@ -298,7 +298,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
         free += N * Rule::kept(C);
       }
       mine.gradients.factors = free;
-      mine.gradients.parameters = gradients.dilations() + 2;
+      if (PARAMETERS) mine.gradients.parameters = gradients.dilations() + 2;
       if (Strip::OF_POINTS && problem.dilated)
         for (int i = 0; i < 2; ++i) gradients.dilations()[i] = sweep.paths.dilation(problem, i);
     }
