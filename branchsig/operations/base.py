@@ -127,8 +127,6 @@ class Operation(abc.ABC):
     def value(self, spec: Spec, how: Execution, *operands: Any) -> Any:
         """Return the value."""
         job = self.prepare(spec, how, *operands)
-        if how.progress is False:
-            return self.forward(job, keep=False)[0]
         with _reported(job) as running:
             return self.forward(running, keep=False)[0]
 
@@ -170,10 +168,10 @@ class Operation(abc.ABC):
             return (None,) * self.sides
         with _reported(job) as running:
             part = self.residual_share(job)
-            kept |= self.residuals(running.on(share(running.problem, 0.0, part)) if part else running)
-            return self._gradients(
-                running.on(share(running.problem, part, 1.0)) if part else running, kept, derivs, wrt
-            )
+            if not part:
+                return self._gradients(running, kept | self.residuals(running), derivs, wrt)
+            kept |= self.residuals(running.on(share(running.problem, 0.0, part)))
+            return self._gradients(running.on(share(running.problem, part, 1.0)), kept, derivs, wrt)
 
     def pull_back(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Any:
         """Return the gradients in the form of the operands, from checked derivatives and what the forward kept."""
@@ -201,8 +199,12 @@ class Operation(abc.ABC):
         return {name: parameters[k, ...] for k, name in enumerate(names)}
 
 
-@contextlib.contextmanager
-def _reported(job: Job) -> Iterator[Job]:
+def _reported(job: Job) -> contextlib.AbstractContextManager[Job]:
     """The job, whose work is reported as the execution asks for."""
+    return contextlib.nullcontext(job) if job.how.progress is False else _reporting(job)
+
+
+@contextlib.contextmanager
+def _reporting(job: Job) -> Iterator[Job]:
     with reporting(job.how.progress) as report:
         yield job if report is None else job.on(dataclasses.replace(job.problem, progress=report))

@@ -58,6 +58,8 @@ class Dilate:
 
     inner: Stage
 
+    keeps = True
+
     @property
     def residual_share(self) -> float:
         """The search is for paths, not for pairs."""
@@ -72,7 +74,7 @@ class Dilate:
     def residuals(self, problem: Problem) -> Kept:
         """Return the factors, and what the stage below needs."""
         scaled = scale(problem, keep=True)
-        return self.inner.residuals(scaled.problem) | scaled.kept
+        return (self.inner.residuals(scaled.problem) if self.inner.keeps else {}) | scaled.kept
 
     def kept_shapes(self, geometry: Geometry) -> dict[str, Shape]:
         """Return the shapes of the factors and their limits."""

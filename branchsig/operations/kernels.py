@@ -52,13 +52,15 @@ class _Kernels(Operation):
 
     def residuals(self, job: Job) -> Kept:
         """Return what the backward needs; the rule for a tolerance too, which only the values tell."""
-        spec, problem = job.spec, job.problem
+        spec, problem, stage = job.spec, job.problem, stage_for(job.spec)
+        if spec.rtol is None and not stage.keeps:
+            return {}
         if _in_silence(job) and problem.progress is not None:
             problem = dataclasses.replace(problem, progress=None)
         with np.errstate(all="ignore"):
             if spec.rtol is None:
-                return stage_for(spec).residuals(problem)
-            _, kept, found, missed = refined(problem, spec, stage_for(spec), keep=True)
+                return stage.residuals(problem)
+            _, kept, found, missed = refined(problem, spec, stage, keep=True)
         complain(missed)
         return kept | {"rule": np.asarray(found.quadrature.p)}
 

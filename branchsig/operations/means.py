@@ -354,7 +354,7 @@ class Blocks(_Blocked):
     ) -> None:
         prefix = _name(*place)
         kept = {name[len(prefix) :]: array for name, array in self.kept.items() if name.startswith(prefix)}
-        if not kept:
+        if not kept and self.stage.keeps:
             kept = self.stage.residuals(block)
         found = self.stage.adjoint(block, kept, weights, wrt, total=total)
         side1, rows, side2, columns = place

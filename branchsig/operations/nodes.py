@@ -33,13 +33,18 @@ class SumOverNodes:
         return xp.sum(components[..., 1:] if self.output == "less one" else components, axis=-1), {}
 
     @property
+    def keeps(self) -> bool:
+        """The sums are needed for a logarithm."""
+        return self.output == "log"
+
+    @property
     def residual_share(self) -> float:
         """The sums take a solve."""
-        return 0.5 if self.output == "log" else 0.0
+        return 0.5 if self.keeps else 0.0
 
     def residuals(self, problem: Problem) -> Kept:
-        """Return the sums where they are needed."""
-        return self.forward(problem, keep=True)[1] if self.output == "log" else {}
+        """Return the sums."""
+        return self.forward(problem, keep=True)[1]
 
     def kept_shapes(self, geometry: Geometry) -> dict[str, Shape]:
         """Return the shape of the sums."""

@@ -24,6 +24,7 @@ class Solve:
     output: Output
     want: Literal["end", "grid"] = "end"
 
+    keeps = False
     residual_share = 0.0
 
     def forward(self, problem: Problem, *, keep: bool, before: Kept | None = None) -> tuple[Array, Kept]:

@@ -43,6 +43,10 @@ class Geometry(NamedTuple):
 class Stage(Protocol):
     """What every stage offers."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the adjoint needs anything of the forward; where not, nobody asks for its residuals."""
+
     def forward(self, problem: Problem, *, keep: bool, before: Kept | None = None) -> tuple[Array, Kept]:
         """Return values and, if asked to `keep` it, what the adjoint needs.
 

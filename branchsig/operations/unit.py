@@ -30,9 +30,14 @@ class UnitNorm:
     by_nodes: bool
 
     @property
+    def keeps(self) -> bool:
+        """The kernel, or the sums, are needed."""
+        return self.output != "log" or self.by_nodes
+
+    @property
     def residual_share(self) -> float:
-        """The kernel, or the sums, take a solve."""
-        return 1 / 3 if self.output != "log" or self.by_nodes else 0.0
+        """They take a solve."""
+        return 1 / 3 if self.keeps else 0.0
 
     def forward(self, problem: Problem, *, keep: bool, before: Kept | None = None) -> tuple[Array, Kept]:
         """Return the values."""
@@ -64,7 +69,7 @@ class UnitNorm:
 
     def residuals(self, problem: Problem) -> Kept:
         """Return what the adjoint needs."""
-        return self.forward(problem, keep=True)[1] if self.residual_share else {}
+        return self.forward(problem, keep=True)[1]
 
     def kept_shapes(self, geometry: Geometry) -> dict[str, Shape]:
         """Return the shapes of the kernel and of the sums."""
