@@ -46,7 +46,7 @@ def backend_for(problem: Problem) -> Backend:
     """
     path = problem.path1
     if isinstance(path, np.ndarray):
-        found = _found("numpy")
+        found = serving.get("numpy") or _found("numpy")
     elif is_cupy(path):
         found = _found("cupy")
     else:

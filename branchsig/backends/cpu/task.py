@@ -6,21 +6,19 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
 from branchsig import _validation
 from branchsig import static_kernels as kernels
-from branchsig._arrays import filled
 from branchsig._core import ffi, lib
 from branchsig.backends._digits import purpose_of
 from branchsig.backends.base import Problem, Want, Wrt
 from branchsig.backends.cpu import schedule
 from branchsig.backends.pairs import count
 from branchsig.backends.reference import ReferenceBackend
-from branchsig.backends.reference.solver import grid_from_increments, increments_gradient
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels.table import TABLE
 
@@ -101,6 +99,8 @@ _FEW = 8
 
 _kept = threading.local()
 
+S = TypeVar("S")
+T = TypeVar("T")
 _Paths = tuple[np.ndarray, ...]
 _Lengths = tuple[np.ndarray | None, ...]
 Arrays = dict[str, Any]
@@ -234,20 +234,39 @@ _PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "quotient": 3, "parts": 4, 
 """What values are wanted for, in the words of the core."""
 
 
+_FIELDS = {"prefixes": "diagonal"}
+
+
+def _quietly(work: Callable[[S], T], item: S) -> T:
+    with np.errstate(all="ignore"):  # every thread has settings of its own
+        return work(item)
+
+
 class Sweep:
     """A problem in the terms of the core: its paths, its pairs cut into jobs, and the calls that work on them."""
 
     def __init__(
-        self, problem: Problem, *, grids: bool, log: bool = False, log_grid: bool = False, parameters: bool = False
+        self,
+        problem: Problem,
+        want: Want,
+        *,
+        log: bool,
+        backward: bool = False,
+        stack: bool = False,
+        parameters: bool = False,
+        given: bool = False,
+        stop: np.ndarray | None = None,
     ) -> None:
         x, y = problem.path1, problem.path2
         self.problem = problem
-        self.grids = grids
-        self.log, self.log_grid = log, log_grid
-        purpose = purpose_of(problem, log=log) if problem.order is None else problem.purpose or "parts"
-        self.purpose = _PURPOSES[purpose]
+        self.want = want
+        self.grids = stack or want in ("grid", "stack")
+        self.log = log
+        self.log_grid = log and want == "grid" and problem.order is None and not backward
+        of_depth = purpose_of(problem, log=log and want != "stack")
+        self.purpose = _PURPOSES[of_depth if problem.order is None else problem.purpose or "parts"]
         self.lengths = x.shape[1], y.shape[1]
-        self.fused = _is_fused(problem.static_kernel, parameters=parameters)
+        self.fused = not given and _is_fused(problem.static_kernel, parameters=parameters)
         self.parameters = _Parameters(problem.static_kernel) if parameters and self.fused else None
         self.plan = plan = _plan(
             self.lengths,
@@ -257,14 +276,11 @@ class Sweep:
             problem.dyadic_order,
             problem.static_kernel if self.fused else None,
             problem.quadrature,
-            log_grid,
+            self.log_grid,
         )
         self.rows, self.columns, self.levels, self.nodes = plan.rows, plan.columns, plan.levels, plan.nodes
         paired = problem.pairing == "paired"
-        self.shape = (x.shape[0],) if paired else (x.shape[0], y.shape[0])
         self.count = count(problem.pairing, x.shape[0], y.shape[0])
-        # nothing to sweep: no pairs, a path that does not move, or no level
-        self.trivial = self.count == 0 or self.rows == 0 or self.columns == 0 or self.levels == 0
         self.paths: _Paths = (x, y)
         if x.dtype != DOUBLE:
             x64 = x.astype(DOUBLE)
@@ -274,17 +290,19 @@ class Sweep:
         few = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES)
         self.inline = few and self.levels <= _INLINE_LEVELS
         self.alone = self.inline and paired  # then no result is made of two of the core
-        self.stop = _never if self.inline else np.zeros(1, dtype=np.int32)
+        self.in_one = self.alone and self.fused and self.count <= _FEW and problem.progress is None
+        if stop is None:
+            stop = _never if self.inline else np.zeros(1, dtype=np.int32)
+        self.stop = stop
 
-    def jobs(self, *, fixed: bool) -> Iterator[schedule.Job]:
-        """The pairs in jobs, which depend on the number of threads only where they are not `fixed`."""
+    def job_size(self, *, fixed: bool) -> int:
+        """Pairs of a job, which depend on the number of threads only where they are not `fixed`."""
         problem = self.problem
-        if self.alone and self.fused and self.count <= _FEW and problem.progress is None:
-            only = _first(self.count)
-            return iter(((only, only),))
         many = fixed or problem.progress is not None
         runs = _RUNS if fixed else max(4 * problem.n_jobs, _RUNS * many)
         least = _JOB_NODES if many or problem.n_jobs > 1 else _INLINE_NODES
+        if not self.fused:  # a kernel written in Python takes its time too, and blocks of whole rows fill lanes badly
+            least *= 4
         size = int(max(self.nodes * self.count / runs, least) / self.nodes)
         if not self.fused:
             size = min(size, self.pairs_in_block((self.lengths[0] - 1) * (self.lengths[1] - 1)))
@@ -293,13 +311,20 @@ class Sweep:
             size = min(size, self.pairs_in_block((self.rows + 1) * (self.columns + 1) * parts))
         if problem.max_batch > 0:
             size = min(size, problem.max_batch**2)
-        lanes = lib.bs_lanes()
-        size = max(1, -(-size // lanes)) * lanes
+        return max(1, size)
+
+    def jobs(self, *, fixed: bool) -> Iterator[schedule.Job]:
+        """The pairs in jobs."""
+        problem, lanes = self.problem, lib.bs_lanes()
+        if self.in_one:
+            only = _first(self.count)
+            return iter(((only, only),))
+        size = -(-self.job_size(fixed=fixed) // lanes) * lanes
         n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
         if self.grids:
             return schedule.in_order(problem.pairing, n1, n2, size)
         jobs = schedule.in_tiles(problem.pairing, n1, n2, size, lanes)
-        if all(v is None for v in self.valid):
+        if self.valid[0] is None and self.valid[1] is None:
             return jobs
         valid1, valid2 = (np.full(n, end) if v is None else v for v, n, end in zip(self.valid, (n1, n2), self.lengths))
         orders = schedule.by_length(problem.pairing, valid1, valid2, lanes)
@@ -309,84 +334,53 @@ class Sweep:
         """Number of pairs with so many values each that fit a block."""
         return max(1, _BLOCK_BYTES // (DOUBLE.itemsize * values))
 
-    def part(self, index1: np.ndarray, index2: np.ndarray) -> slice:
-        """Where a job taken in order lies among all pairs."""
-        first = int(index1[0]) if len(self.shape) == 1 else int(index1[0]) * self.shape[1] + int(index2[0])
-        return slice(first, first + len(index1))
-
-    def flat(self, array: np.ndarray) -> np.ndarray:
-        """An array over all pairs with the pairs on one axis."""
-        return np.ascontiguousarray(array).reshape(math.prod(self.shape), *array.shape[len(self.shape) :])
-
-    def run(
-        self, work: Callable[[np.ndarray, np.ndarray], Any], collect: Callable[[Any], None], *, fixed: bool
-    ) -> None:
-        """Do the work on every job, and collect the results in order."""
-        problem, done = self.problem, 0
-
-        def finish(job: schedule.Job, result: Any) -> None:
-            nonlocal done
-            done += len(job[0])
-            collect(result)
-            if problem.progress is not None:
-                problem.progress(done, self.count)
-
-        def call(job: schedule.Job) -> Any:
-            with np.errstate(all="ignore"):  # every thread has settings of its own
-                return job, work(*job)
-
-        if self.alone and self.fused and self.paths[0] is problem.path1:
-            for job in self.jobs(fixed=fixed):  # the core does all of the arithmetic
-                finish(job, work(*job))
+    def run(self, items: Iterable[S], work: Callable[[S], T], collect: Callable[[T], None]) -> None:
+        """Do the work on all items, in threads where there is enough of it, and collect the results in order."""
+        if self.alone and self.fused and self.paths[0] is self.problem.path1:
+            for item in items:  # the core does all of the arithmetic
+                collect(work(item))
             return
         with np.errstate(all="ignore"):
             if self.inline:
-                for job in self.jobs(fixed=fixed):
-                    finish(job, work(*job))
+                for item in items:
+                    collect(work(item))
                 return
-            calls = (functools.partial(call, job) for job in self.jobs(fixed=fixed))
-            schedule.run(calls, problem.n_jobs, self.stop, lambda done: finish(*done))
+            calls = (functools.partial(_quietly, work, item) for item in items)
+            schedule.run(calls, self.problem.n_jobs, self.stop, collect)
 
-    def given(self, index1: np.ndarray, index2: np.ndarray) -> tuple[kernels.Context, np.ndarray | None]:
-        """Increments of a static kernel that the core does not know, in the dtype of the paths."""
-        ctx = kernels.Context()
-        if self.fused:
-            return ctx, None
-        job = index1, index2
-        paths = (self.filled(side, index) for side, index in enumerate(job))
-        return ctx, self.in_use(job, kernels.increments(self.problem.static_kernel, ctx, *paths))
-
-    def filled(self, side: int, index: np.ndarray) -> np.ndarray:
-        """The first or second paths of a job for a user's own static kernel, which is to see no padding."""
-        path, valid = (self.problem.path1, self.problem.path2)[side], self.valid[side]
-        padded: np.ndarray = path[index]
-        return padded if valid is None else cast(np.ndarray, filled(padded, valid[index]))
-
-    def in_use(self, job: schedule.Job, increments: np.ndarray) -> np.ndarray:
-        """Increments, or derivatives with respect to them, of a job, and zero behind the valid lengths."""
-        for side, (index, valid) in enumerate(zip(job, self.valid, strict=True)):
-            if valid is not None:
-                moving = np.arange(1, increments.shape[side + 1] + 1) < valid[index][:, None]
-                increments = np.where(moving[:, None, :] if side else moving[:, :, None], increments, 0)
-        return increments
-
-    def forward(self, job: schedule.Job, given: np.ndarray | None, **results: np.ndarray) -> None:
-        """Fill the results, ends or grid, of the pairs of a job."""
-        grid = results.get("grid")
-        flags = {"wrt_log": self.log, "all_levels": grid is not None and grid.ndim == 4 and self.problem.order is None}
-        self._call(self.paths, self.valid, job, given, flags, results, {})
+    def forward(self, job: schedule.Job, given: np.ndarray | None, values: np.ndarray) -> None:
+        """Fill the values of the pairs of a job: what is wanted."""
+        flags = {"wrt_log": self.log, "all_levels": self.want == "stack"}
+        field = "grid" if self.grids else _FIELDS.get(self.want) or ("ends" if self.problem.order is None else "parts")
+        self._call(self.paths, self.valid, job, given, flags, {field: values}, {})
 
     def backward(
-        self, job: schedule.Job, given: np.ndarray | None, results: Arrays, derivs: Arrays, *, wrt_log: bool
+        self,
+        job: schedule.Job,
+        given: np.ndarray | None,
+        results: Arrays,
+        bars: np.ndarray,
+        *,
+        weights: tuple[np.ndarray, np.ndarray] | None = None,
+        stack: np.ndarray | None = None,
     ) -> None:
         """Add the gradients of the pairs of a job to the results: grad1 and grad2, or grad_increments.
 
-        Those with respect to parameters, grad_parameters, are set, and stand there without the weights.
-
-        `derivs` has weight1, weight2, grid_derivs and k_stack, with an entry for every pair of the job.
+        Those with respect to parameters, grad_parameters, are set, and stand there without the weights. `bars` are the
+        derivatives of all pairs of the job, in the place of which `weights` may stand for each path.
         """
-        derivs = {name: None if a is None else np.ascontiguousarray(a, dtype=DOUBLE) for name, a in derivs.items()}
-        self._call(self.paths, self.valid, job, given, {"wrt_log": wrt_log}, results, derivs)
+        bars = np.ascontiguousarray(bars, dtype=DOUBLE)
+        of_grid, many = self.want == "grid", bars.ndim > 1
+        if weights is None:
+            weights = (np.ones(len(bars)),) * 2 if many else (bars, bars)
+        derivs = {
+            "weight1": np.ascontiguousarray(weights[0], dtype=DOUBLE),
+            "weight2": np.ascontiguousarray(weights[1], dtype=DOUBLE),
+            "grid_derivs": bars if of_grid else None,
+            "part_derivs": bars if many and not of_grid else None,
+            "k_stack": None if stack is None else np.ascontiguousarray(stack, dtype=DOUBLE),
+        }
+        self._call(self.paths, self.valid, job, given, {"wrt_log": self.log}, results, derivs)
 
     def _call(
         self,
@@ -487,20 +481,21 @@ class Sweep:
             max_batch=-1,
             progress=None,
         )
+        reference = ReferenceBackend()
         if derivs:
-            bars, wrt_log = derivs["grid_derivs"], bool(flags["wrt_log"])
+            bars, log = derivs["grid_derivs"], bool(flags["wrt_log"])
             if given is not None:
-                results["grad_increments"][...] = increments_gradient(own, given, bars, wrt_log=wrt_log)
+                adjoint = reference.increments_adjoint(own, given, "grid", bars, log=log, stack=None)
+                results["grad_increments"][...] = adjoint
                 return
             names = "grad1", "grad2", "grad_parameters"
             wrt = Wrt(*(results.get(name) is not None for name in names))
-            found = ReferenceBackend().adjoint(own, "grid", bars, wrt, log=wrt_log)
+            found = reference.adjoint(own, "grid", bars, wrt, log=log)
             for name, gradient in zip(names, found, strict=True):
                 if gradient is not None:
                     results[name][...] = gradient
             return
-        want: Want = "stack" if flags["all_levels"] else "grid"
         if given is not None:
-            results["grid"][...] = grid_from_increments(own, given, want, log=self.log_grid)
+            results["grid"][...] = reference.values(own, given, self.want, log=self.log_grid)
         else:
-            results["grid"][...] = ReferenceBackend().solve(own, want, log=self.log_grid)
+            results["grid"][...] = reference.solve(own, self.want, log=self.log_grid)

@@ -12,18 +12,23 @@ cannot do is left to the reference, in CuPy's own namespace.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from branchsig._arrays import Array
+from branchsig.backends import pairs
 from branchsig.backends.base import Gradients, Problem, Want, Wrt
 from branchsig.backends.cuda import instances
-from branchsig.backends.cuda.instances import fused
+from branchsig.backends.cuda.instances import GIVEN, fused
 from branchsig.backends.cuda.plans import ALL_LEVELS, DIAGONAL, LAST_LEVEL, LOGARITHM, Plan
 from branchsig.backends.cuda.sweep import Sweep
 from branchsig.backends.reference import ReferenceBackend
 from branchsig.static_kernels import divides_by_scale, parameters_of
 
 __all__ = ["REMEDY", "CudaBackend"]
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 _MOST_PLANS = 1024
 """Plans that a backend remembers."""
@@ -66,76 +71,30 @@ class CudaBackend:
         plan = self.plan(problem, grid=want != "end")
         if not plan.serves:
             return self._reference.solve(problem, want, log=log)
+        with _OnDeviceOf(problem.path1):
+            if plan.still:
+                return pairs.all_ones(problem, want, log=log)
+            if plan.static_kernel == GIVEN:
+                return pairs.solve(problem, self, want, log=log)
+            return self._values(problem, plan, want, log=log)
+
+    def _values(self, problem: Problem, plan: Plan, want: Want, *, log: bool, given: Array | None = None) -> Array:
+        """What `solve` returns, by the kernels."""
+        shape = pairs.shape_of(problem, want)
+        in_logs = (want == "grid" and log) or want == "prefixes"
+        if plan.parts or want == "stack":
+            content = ALL_LEVELS
+        else:
+            content = LOGARITHM if log else LAST_LEVEL
         if want == "prefixes":
-            return self._prefixes(problem, plan)
-        if problem.order is not None:
-            return self._components(problem, plan, grid=want == "grid")
-        content = ALL_LEVELS if want == "stack" else LOGARITHM if log else LAST_LEVEL
-        return self._ends(problem, plan, content) if want == "end" else self._grid(problem, plan, content)
-
-    def _ends(self, problem: Problem, plan: Plan, content: int) -> Array:
-        """K_depth, or its logarithm, at the end of both paths."""
-        with _OnDeviceOf(problem.path1):
-            if plan.trivial:
-                filled = self._cupy.zeros if content == LOGARITHM else self._cupy.ones
-                return filled(plan.shape, dtype=plan.dtype)
-            sweep = Sweep(self, problem, plan)
-            ends = sweep.room(plan.shape, dtype=plan.dtype)
-            for first, count in sweep.chunks():
-                increments, _ = sweep.given(first, count)
-                sweep.launch("forward", first, count, content, increments, ends, None)
-            return ends
-
-    def _grid(self, problem: Problem, plan: Plan, content: int) -> Array:
-        """K_depth, its logarithm, or K_0 to K_depth, at every node."""
-        with _OnDeviceOf(problem.path1):
-            levels = (int(problem.depth) + 1,) if content == ALL_LEVELS else ()
-            shape = (*levels, plan.rows + 1, plan.columns + 1)
-            if plan.trivial:
-                filled = self._cupy.zeros if content == LOGARITHM else self._cupy.ones
-                return filled((*plan.shape, *shape), dtype=plan.dtype)
-            sweep = Sweep(self, problem, plan)
-            grid = sweep.room((plan.count, *shape), dtype=plan.dtype)
-            for first, count in sweep.chunks():
-                increments, _ = sweep.given(first, count)
-                part = grid[first : first + count]
-                alone = content == LOGARITHM
-                sweep.launch("forward", first, count, content, increments, None, part, careful_alone=alone)
-            return grid.reshape(*plan.shape, *shape)
-
-    def _components(self, problem: Problem, plan: Plan, *, grid: bool) -> Array:
-        """k_0 to k_order at the end of both paths, or at every node."""
-        with _OnDeviceOf(problem.path1):
-            shape = (*((plan.rows + 1, plan.columns + 1) if grid else ()), plan.depth + 1)
-            if plan.trivial:
-                parts = self._cupy.zeros((*plan.shape, *shape), dtype=plan.dtype)
-                parts[..., 0] = 1
-                return parts
-            sweep = Sweep(self, problem, plan)
-            parts = sweep.room((math.prod(plan.shape), *shape), dtype=plan.dtype)
-            for first, count in sweep.chunks():
-                increments, _ = sweep.given(first, count)
-                results = (None, parts[first : first + count]) if grid else (parts, None)
-                sweep.launch("forward", first, count, ALL_LEVELS, increments, *results)
-            return parts.reshape(*plan.shape, *shape)
-
-    def _prefixes(self, problem: Problem, plan: Plan) -> Array:
-        """log K_depth, or k_0 to k_order, of every path up to each of its points with itself."""
-        with _OnDeviceOf(problem.path1):
-            shape = (plan.count, problem.path1.shape[1], *((plan.depth + 1,) if plan.parts else ()))
-            if plan.trivial:
-                diagonal = self._cupy.zeros(shape, dtype=plan.dtype)
-                if plan.parts:
-                    diagonal[..., 0] = 1
-                return diagonal
-            sweep = Sweep(self, problem, plan)
-            diagonal = sweep.room(shape, dtype=plan.dtype)
-            for first, count in sweep.chunks():
-                increments, _ = sweep.given(first, count)
-                part = diagonal[first : first + count]
-                alone = not plan.parts
-                sweep.launch("forward", first, count, DIAGONAL, increments, None, part, careful_alone=alone)
-            return diagonal
+            content = DIAGONAL
+        sweep = Sweep(self, problem, plan)
+        values = self.room(problem, (math.prod(shape[: problem.axes]), *shape[problem.axes :]))
+        for first, count in sweep.chunks():
+            results = (values, None) if want == "end" else (None, values[first : first + count])
+            alone = in_logs and not plan.parts
+            sweep.launch("forward", first, count, content, given, *results, careful_alone=alone)
+        return values.reshape(shape)
 
     def adjoint(
         self, problem: Problem, want: Want, derivs: Array, wrt: Wrt, *, log: bool = False, stack: Array | None = None
@@ -147,37 +106,69 @@ class CudaBackend:
         plan, cupy = self.plan(problem, grid=want == "grid"), self._cupy
         if not plan.serves:
             return self._reference.adjoint(problem, want, derivs, wrt, log=log, stack=stack)
-        count = len(parameters_of(problem.static_kernel)) if wrt.parameters else 0
-        if count and not divides_by_scale(problem.static_kernel):
+        names = parameters_of(problem.static_kernel) if wrt.parameters else ()
+        if names and not divides_by_scale(problem.static_kernel):
             found = self.adjoint(problem, want, derivs, wrt._replace(parameters=False), log=log)
             other = self._reference.adjoint(problem, want, derivs, Wrt(parameters=True), log=log, stack=stack)
             return found._replace(parameters=other.parameters)
         with _OnDeviceOf(problem.path1):
+            if plan.still or not (wrt.path1 or wrt.path2 or names):
+                return pairs.without_gradient(problem, wrt)
+            if plan.static_kernel == GIVEN:
+                return pairs.adjoint(problem, self, want, derivs, wrt, log=log)
             sweep = Sweep(self, problem, plan)
-            room1 = cupy.zeros if plan.trivial else sweep.room
-            room2 = cupy.zeros if problem.pairing == "symmetric" else room1  # the second is a part of the first
-            d_path1 = room1(problem.path1.shape, dtype=plan.dtype) if wrt.path1 else None
-            d_path2 = room2(problem.path2.shape, dtype=plan.dtype) if wrt.path2 else None
-            of_parameters = room1((*plan.shape, count), dtype=plan.dtype) if wrt.parameters else None
-            if plan.trivial or not (wrt.path1 or wrt.path2 or count):
-                return Gradients(d_path1, d_path2, of_parameters)
-            into = of_parameters if count else None
+            d_path1 = self.room(problem, problem.path1.shape) if wrt.path1 else None
+            d_path2 = self.room(problem, problem.path2.shape) if wrt.path2 else None
+            if problem.pairing == "symmetric" and wrt.path2:  # a part of the first
+                d_path2 = cupy.zeros_like(problem.path2)
+            of_parameters = self.room(problem, (*plan.shape, len(names))) if wrt.parameters else None
+            into = of_parameters if names else None
             derivs = cupy.ascontiguousarray(sweep.gathered(derivs) if want == "grid" else derivs)
             adds = False
-            for first, pairs in sweep.chunks(gradients=True):
-                part1, part2 = sweep.pair_gradients(first, pairs, derivs, d_path1, d_path2, into, wrt_log=log)
+            for first, count in sweep.chunks(gradients=True):
+                part1, part2 = sweep.pair_gradients(first, count, derivs, d_path1, d_path2, into, log=log)
                 if problem.pairing == "symmetric":  # both places hold the same paths
-                    sweep.add_up(d_path1, part1, part2, first, pairs, adds=adds)
+                    sweep.add_up(d_path1, part1, part2, first, count, adds=adds)
                 elif problem.pairing == "gram":
-                    sweep.add_up(d_path1, part1, None, first, pairs, adds=adds)
-                    sweep.add_up(d_path2, None, part2, first, pairs, adds=adds)
+                    sweep.add_up(d_path1, part1, None, first, count, adds=adds)
+                    sweep.add_up(d_path2, None, part2, first, count, adds=adds)
                 adds = True
             return Gradients(d_path1, d_path2, of_parameters)
+
+    # Pairs with given increments: see `pairs.Solver`.
+
+    def most_pairs(self, problem: Problem, *, gradients: bool) -> int:
+        """Return how many pairs may be solved together, by what they hand on."""
+        return self.plan(problem, grid=False).chunk(gradients=gradients)
+
+    def run(self, items: Iterable[S], work: Callable[[S], T], collect: Callable[[T], None]) -> None:
+        """Do the work on all items, one after the other; the host goes on while the device does what it is given."""
+        for item in items:
+            collect(work(item))
+
+    def room(self, problem: Problem, shape: tuple[int, ...]) -> Array:
+        """Return an array for values, 0 where they are not those of the share of the pairs that is to be done."""
+        return (self._cupy.empty if problem.share == (0, 1) else self._cupy.zeros)(shape, dtype=problem.path1.dtype)
+
+    def values(self, problem: Problem, given: Array, want: Want, *, log: bool) -> Array:
+        """Return kernels, their logarithms or components, of pairs with given increments."""
+        plan = self.plan(problem, grid=want != "end")
+        return self._values(problem, plan, want, log=log, given=self._cupy.ascontiguousarray(given))
+
+    def increments_adjoint(
+        self, problem: Problem, given: Array, want: Want, derivs: Array, *, log: bool, stack: Array | None
+    ) -> Array:
+        """Return the gradient with respect to the increments, NaN for a pair without a finite value."""
+        cupy, sweep = self._cupy, Sweep(self, problem, self.plan(problem, grid=want == "grid"))
+        derivs = cupy.ascontiguousarray(sweep.gathered(derivs) if want == "grid" else derivs)
+        given, d_given = cupy.ascontiguousarray(given), cupy.empty(given.shape, dtype=given.dtype)
+        sweep.launch("backward", 0, given.shape[0], log, given, derivs, None, None, d_given, None)
+        return d_given
 
     def sweeps(self, problem: Problem) -> bool:
         """Tell whether there is anything in a problem that the kernels do."""
         plan = self.plan(problem, grid=False)
-        return plan.serves and not plan.trivial
+        return plan.serves and not plan.still
 
     def plan(self, problem: Problem, *, grid: bool) -> Plan:
         """Return the plan of a problem, which is that of all problems that differ in their values alone."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from branchsig.backends import pairs
 from branchsig.backends.cuda.instances import (
     CHANNELS,
     GIVEN,
@@ -172,7 +173,8 @@ class Plan:
         self.orders, self.quadrature, self.lengths2 = problem.dyadic_order, problem.quadrature, problem.lengths2
         self.rows, self.columns = (length1 - 1) << self.orders[0], (length2 - 1) << self.orders[1]
         self.shape = (n1,) if self.pairing == "paired" else (n1, n2)
-        self.count: int = n1 * (n1 + 1) // 2 if self.pairing == "symmetric" else math.prod(self.shape)
+        self.count = pairs.count(self.pairing, n1, n2)
+        self.still = pairs.still(problem)
         self.parts = problem.order is not None
         self.truncation = problem.depth if problem.order is None else problem.order
         self.bounded_twice = self.parts and problem.largest_depth < self.truncation
@@ -198,11 +200,6 @@ class Plan:
         """Whether the kernels serve the problem; if not, the reference does."""
         able = not self.bounded_twice and (self.truncation <= LARGEST_DEPTH or self.truncation == math.inf)
         return able and max(self.rows, self.columns) < _LONGEST_SIDE
-
-    @property
-    def trivial(self) -> bool:
-        """Nothing to sweep: no pairs, a path that does not move, or no level."""
-        return self.count == 0 or self.rows == 0 or self.columns == 0 or self.depth == 0
 
     def chunk(self, *, gradients: bool) -> int:
         """Return the largest number of pairs to be done at a time, by what they hand on."""

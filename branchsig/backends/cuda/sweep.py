@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from branchsig import static_kernels as kernels
-from branchsig._arrays import Array, filled, weighted
-from branchsig.backends.cuda.instances import GIVEN, REALS, fused
+from branchsig._arrays import Array
+from branchsig.backends.cuda.instances import REALS, fused
 from branchsig.backends.cuda.plans import PAIRINGS, Plan
 
 if TYPE_CHECKING:
@@ -62,11 +62,6 @@ class Sweep:
         """Valid lengths for the kernels."""
         return None if lengths is None else self.cupy.asarray(lengths.astype(np.int32))
 
-    @property
-    def room(self) -> Any:
-        """What makes an array for results: 0 where they are not those of the share of the pairs that is to be done."""
-        return self.cupy.empty if self.problem.share == (0, 1) else self.cupy.zeros
-
     def chunks(self, *, gradients: bool = False) -> Iterator[tuple[int, int]]:
         """The pairs in runs of (first, count), each reported once it is on its way to the device."""
         problem, total = self.problem, self.plan.count
@@ -95,16 +90,6 @@ class Sweep:
         i = ((cupy.sqrt(8.0 * k + 1.0) - 1.0) / 2.0).astype(np.int64)
         i = i - (i * (i + 1) // 2 > k) + ((i + 1) * (i + 2) // 2 <= k)  # the root may be off by one unit
         return i, k - i * (i + 1) // 2
-
-    def given(self, first: int, count: int) -> tuple[Array | None, Any]:
-        """Increments of a static kernel that the CUDA kernels do not know, of the pairs of a chunk; their context."""
-        if self.plan.static_kernel != GIVEN:
-            return None, None
-        problem, ctx = self.problem, kernels.Context()
-        index1, index2 = self.index(first, count)
-        points1, points2 = filled(self.path1, problem.lengths1)[index1], filled(self.path2, problem.lengths2)[index2]
-        made = kernels.increments(problem.static_kernel, ctx, points1, points2)
-        return self.cupy.ascontiguousarray(made), ctx
 
     def launch(
         self,
@@ -140,63 +125,33 @@ class Sweep:
         d_path2: Array | None,
         of_parameters: Array | None,
         *,
-        wrt_log: bool,
+        log: bool,
     ) -> tuple[Array | None, Array | None]:
         """Gradients of every pair of a chunk: written into the results where pairs are paired, returned otherwise.
 
         Those with respect to parameters are written into the results.
         """
-        cupy = self.cupy
-        paired, symmetric = self.plan.pairing == "paired", self.plan.pairing == "symmetric"
 
         def room(total: Array | None, path: Array) -> Array | None:
             if total is None:
                 return None
-            if not paired:
-                return cupy.empty((count, *path.shape[1:]), dtype=self.plan.dtype)
+            if self.plan.pairing != "paired":
+                return self.cupy.empty((count, *path.shape[1:]), dtype=self.plan.dtype)
             return total if count == self.plan.count else total[first : first + count]
 
-        gradient1 = room(d_path1, self.path1)
-        gradient2 = room(d_path1 if symmetric else d_path2, self.path2)
-        increments, ctx = self.given(first, count)
-        if increments is None:
-            parameters = _Parameters(self.problem.static_kernel) if of_parameters is not None else None
-            sums = None
-            if parameters is not None:
-                sums = cupy.empty((count, 2, parameters.sums), dtype=self.plan.dtype)
-            self.launch("backward", first, count, wrt_log, None, derivs, gradient1, gradient2, None, sums)
-            if parameters is not None:
-                made = parameters.from_sums(cupy, sums)
-                self.put_parameters(of_parameters, first, count, made[:, 0], made[:, 1])
-            return gradient1, gradient2
-        d_increments = cupy.empty(increments.shape, dtype=self.plan.dtype)
-        index1, index2 = self.index(first, count)
-        if symmetric:
-            # The two places have weights of their own, so the sweep runs with ones.
-            weights1 = derivs[index1, index2]
-            weights2 = cupy.where(index1 == index2, 0.0, derivs[index2, index1]).astype(self.plan.dtype)
-            ones = cupy.ones(self.plan.shape, dtype=self.plan.dtype)
-            self.launch("backward", first, count, wrt_log, increments, ones, None, None, d_increments, None)
-        else:
-            # The sweep has the derivatives, and what is left are the pairs that have none.
-            of_pairs = derivs.reshape(math.prod(self.plan.shape), -1)[first : first + count]
-            weights1 = weights2 = (of_pairs != 0.0).any(axis=1).astype(self.plan.dtype)
-            self.launch("backward", first, count, wrt_log, increments, derivs, None, None, d_increments, None)
-        static_kernel = self.problem.static_kernel
-        if of_parameters is not None:
-            made = kernels.gradient_parameters(static_kernel, ctx, d_increments)
-            for lengths, index in ((self.lengths1, index1), (self.lengths2, index2)):
-                if lengths is not None:  # a path of one point: all is constant, whatever the static kernel
-                    made = cupy.where(lengths[index][:, None] == 1, 0.0, made)
-            sides = (weighted(weights[:, None], made) for weights in (weights1, weights2))
-            self.put_parameters(of_parameters, first, count, *sides)
-        if gradient1 is not None:
-            made = kernels.gradient_x(static_kernel, ctx, d_increments, self.path1[index1])
-            gradient1[...] = self.unpadded(weighted(weights1[:, None, None], made), self.lengths1, index1)
-        if gradient2 is not None:
-            made = kernels.gradient_y(static_kernel, ctx, d_increments, self.path2[index2])
-            gradient2[...] = self.unpadded(weighted(weights2[:, None, None], made), self.lengths2, index2)
-        return gradient1, gradient2
+        gradients = (
+            room(d_path1, self.path1),
+            room(d_path1 if self.plan.pairing == "symmetric" else d_path2, self.path2),
+        )
+        if of_parameters is None:
+            self.launch("backward", first, count, log, None, derivs, *gradients, None, None)
+            return gradients
+        parameters = _Parameters(self.problem.static_kernel)
+        sums = self.cupy.empty((count, 2, parameters.sums), dtype=self.plan.dtype)
+        self.launch("backward", first, count, log, None, derivs, *gradients, None, sums)
+        made = parameters.from_sums(self.cupy, sums)
+        self.put_parameters(of_parameters, first, count, made[:, 0], made[:, 1])
+        return gradients
 
     def put_parameters(self, total: Array, first: int, count: int, made: Array, mirrored: Array) -> None:
         """Write what parameters have of the pairs of a chunk, and of the same pairs the other way around."""
@@ -207,13 +162,6 @@ class Sweep:
         index1, index2 = self.index(first, count)
         total[index2, index1] = mirrored
         total[index1, index2] = made  # the diagonal is no mirror image
-
-    def unpadded(self, gradients: Array, lengths: Array | None, index: Array) -> Array:
-        """Gradients with zeros behind the valid points."""
-        if lengths is None:
-            return gradients
-        valid = self.cupy.arange(0, gradients.shape[1])[None, :] < lengths[index][:, None]
-        return self.cupy.where(valid[:, :, None], gradients, 0.0)
 
     def gathered(self, derivs: Array) -> Array:
         """Derivatives at the nodes of grids, those at padded nodes added to those at the valid nodes they repeat."""
