@@ -1,6 +1,8 @@
 """Kernels with norms of one, k(x, y) / √(k(x, x) k(y, y)), and their adjoint.
 
-They are formed from logarithms, so that they are finite also where the kernels themselves are not.
+They are formed from logarithms, so that they are finite also where the kernels themselves are not. Logarithms are large
+beside their difference, so paths of float32 are taken to float64, where they lie on the CPU and the static kernel is
+built in; elsewhere the rounding of the logarithms counts as an error.
 """
 
 from __future__ import annotations
@@ -8,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from branchsig._arrays import Array, device_of, namespace_of, weighted
+from branchsig._arrays import Array, as_like, device_of, in_float64, lies_on_cuda, namespace_of, weighted
 from branchsig.backends import Gradients, Problem, Wrt, backend_for
 from branchsig.backends._digits import TOLERANCE, lost, tolerated
 from branchsig.operations.nodes import of_log_of_sum
 from branchsig.operations.solve import Solve, folded
 from branchsig.operations.stages import Geometry, Kept, Output, Shape
+from branchsig.static_kernels import is_built_in
 
 __all__ = ["UnitNorm"]
 
@@ -41,12 +44,14 @@ class UnitNorm:
 
     def forward(self, problem: Problem, *, keep: bool, before: Kept | None = None) -> tuple[Array, Kept]:
         """Return the values."""
-        problem = dataclasses.replace(problem, purpose="quotient")
+        given, problem = problem.path1, _with_digits(problem, "quotient")
         purpose = "log" if self.output == "log" else "kernel"
         of_pairs = _Logarithms.of(problem)
         of_paths = _of_paths(problem, of_pairs)
         log_unit = _quotient(problem, of_pairs.log_k, of_paths, purpose)
         value = self._value(log_unit, of_pairs.sign)
+        if self.output != "less one":
+            value = as_like(value, given)
         if not keep:
             return value, {}
         kept: Kept = {}
@@ -55,7 +60,7 @@ class UnitNorm:
         if self.by_nodes:
             kept["total"] = of_pairs.total
             kept |= {f"own{side + 1}": own.total for side, own in enumerate(of_paths)}
-        return value, kept
+        return value, {name: in_float64(array) for name, array in kept.items()}
 
     def _value(self, log_unit: Array, sign: Array | float) -> Array:
         xp = namespace_of(log_unit)
@@ -73,10 +78,10 @@ class UnitNorm:
 
     def kept_shapes(self, geometry: Geometry) -> dict[str, Shape]:
         """Return the shapes of the kernel and of the sums."""
-        kept = {"unit": Shape(geometry.pairs, geometry.dtype)} if self.output != "log" else {}
+        kept = {"unit": Shape(geometry.pairs)} if self.output != "log" else {}
         if self.by_nodes:
-            kept["total"] = Shape(geometry.pairs, geometry.dtype)
-            kept |= {f"own{k + 1}": Shape((n,), geometry.dtype) for k, n in enumerate(geometry.paths)}
+            kept["total"] = Shape(geometry.pairs)
+            kept |= {f"own{k + 1}": Shape((n,)) for k, n in enumerate(geometry.paths)}
         return kept
 
     def adjoint(self, problem: Problem, kept: Kept, derivs: Array, wrt: Wrt, *, total: bool = False) -> Gradients:
@@ -84,8 +89,13 @@ class UnitNorm:
 
         d log k_unit(x, y) = d log k(x, y) − d log k(x, x) / 2 − d log k(y, y) / 2.
         """
+        given, problem = problem.path1, _with_digits(problem, "difference")
+        kept = {name: as_like(array, problem.path1) for name, array in kept.items()}
+        found = self._adjoint(problem, kept, as_like(derivs, problem.path1), wrt, total=total)
+        return Gradients(*(None if gradient is None else as_like(gradient, given) for gradient in found))
+
+    def _adjoint(self, problem: Problem, kept: Kept, derivs: Array, wrt: Wrt, *, total: bool) -> Gradients:
         xp = namespace_of(derivs)
-        problem = dataclasses.replace(problem, purpose="difference")
         weights = derivs if self.output == "log" else weighted(derivs, kept["unit"])
         if problem.pairing == "symmetric" and not self.by_nodes:
             return self._symmetric(problem, weights, wrt, total=total)
@@ -169,6 +179,15 @@ class _Logarithms:
         return xp.where(xp.isfinite(log_k), log_k, xp.full_like(log_k, math.nan))
 
 
+def _with_digits(problem: Problem, purpose: str) -> Problem:
+    """The problem for a purpose, in float64 where that costs little and is taken by the static kernel."""
+    path1, path2 = problem.path1, problem.path2
+    if is_built_in(problem.static_kernel) and not lies_on_cuda(path1):
+        path1 = in_float64(path1)
+        path2 = path1 if problem.path2 is problem.path1 else in_float64(path2)
+    return dataclasses.replace(problem, path1=path1, path2=path2, purpose=purpose)
+
+
 def _has_norms(problem: Problem) -> bool:
     """Whether the kernels of the paths with themselves are among those of the problem."""
     return problem.itself and problem.dyadic_order[0] == problem.dyadic_order[1]
@@ -191,6 +210,9 @@ def _quotient(problem: Problem, log_k: Array, of_paths: tuple[_Logarithms, ...],
     log_unit = log_k - 0.5 * (log_k1 + log_k2)
     error = tolerated(log_k) + 0.5 * (tolerated(log_k1) + tolerated(log_k2))
     gone = lost(log_unit, error, purpose, 2.0 * TOLERANCE)
+    if log_k.dtype == xp.float32:
+        rounding = 2.0**-24 * (abs(log_k) + 0.5 * (abs(log_k1) + abs(log_k2)))
+        gone = gone | lost(log_unit, rounding, purpose, 2.0 * TOLERANCE)
     if _has_norms(problem):
         # The kernel of a path with itself over that kernel is 1, whatever its error.
         gone = gone & (xp.zeros_like(gone) if problem.pairing == "paired" else ~_on_diagonal(log_k))
