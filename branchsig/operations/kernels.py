@@ -140,6 +140,7 @@ class Paired(_Kernels):
 
     name = "kernel"
     all_pairs = False
+    apart = True
     operands: tuple[str, ...] = ("path1", "path2", "lengths1", "lengths2")
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
@@ -152,6 +153,7 @@ class Gram(_Kernels):
 
     name = "gram"
     all_pairs = True
+    alone = True
     operands: tuple[str, ...] = ("path1", "path2", "lengths1", "lengths2")
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
@@ -177,6 +179,7 @@ class Stack(Operation):
     """
 
     name = "stack"
+    apart = True
     operands: tuple[str, ...] = ("path1", "path2", "lengths1", "lengths2")
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
