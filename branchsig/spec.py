@@ -22,13 +22,13 @@ from branchsig._validation import Progress
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels import LINEAR, StaticKernel, is_built_in
 
-__all__ = ["Execution", "Spec", "Transforms", "Truncation"]
+__all__ = ["Execution", "Spec", "Transforms", "Truncation", "Value", "options_of", "with_kernel"]
 
 _KEPT = 256
 """Number of values that are kept for further calls."""
 
 
-class _Value:
+class Value:
     """A frozen value, whose `repr` shows what differs from the defaults and evaluates to an equal value."""
 
     __slots__ = ()
@@ -45,7 +45,7 @@ class _Value:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Truncation(_Value):
+class Truncation(Value):
     """The forests that a kernel is a sum over: those up to a depth, up to a number of nodes, up to both, or all.
 
     Parameters
@@ -68,7 +68,7 @@ class Truncation(_Value):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Transforms(_Value):
+class Transforms(Value):
     """What is done to paths before their kernels are computed; true if anything is."""
 
     time_aug: bool = False
@@ -88,7 +88,7 @@ class Transforms(_Value):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Spec(_Value):
+class Spec(Value):
     """What is computed. Fields have the names, meanings and defaults of the options of the public functions.
 
     `target`, `room` and `method` are those of `dilation`, `lam` and `unbiased` those of scores and discrepancies.
@@ -156,7 +156,7 @@ class Spec(_Value):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Execution(_Value):
+class Execution(Value):
     """How it is computed. Fields have the names, meanings and defaults of the options of the public functions.
 
     `n_jobs` is kept as it was given and counted against the cores of the machine when a problem is made.
@@ -217,7 +217,12 @@ def options_of(
     if devices is not None:
         devices = _validation.devices(devices)
     # A custom kernel may be equal to another one and yet compute something else, and is not to be kept alive.
-    custom = static_kernel is not None and not is_built_in(static_kernel) and isinstance(static_kernel, StaticKernel)
+    # Nor is one whose parameters are arrays, which may be written to.
+    custom = (
+        static_kernel is not None
+        and (not is_built_in(static_kernel) or static_kernel.holds_arrays)
+        and isinstance(static_kernel, StaticKernel)
+    )
     arguments = (
         depth,
         dyadic_order,
@@ -247,10 +252,10 @@ def options_of(
         spec, how = _kept(*arguments)
     except TypeError:  # not to be kept, not hashable, or refused once more
         spec, how = _checked(*arguments)
-    return (_with_kernel(spec, static_kernel) if custom else spec), how
+    return (with_kernel(spec, static_kernel) if custom else spec), how
 
 
-def _with_kernel(spec: Spec, kernel: StaticKernel) -> Spec:
+def with_kernel(spec: Spec, kernel: StaticKernel) -> Spec:
     """The spec with another kernel, and without another check."""
     result, write = object.__new__(Spec), object.__setattr__
     for name in _FIELDS:

@@ -14,6 +14,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from branchsig import _validation
 from branchsig._arrays import Array, as_like
 from branchsig.backends import Gradients, Wrt
@@ -21,8 +23,8 @@ from branchsig.operations.job import Job
 from branchsig.operations.progress import reporting, share
 from branchsig.operations.stages import Kept, Shape
 from branchsig.operations.transform import transformed_adjoint
-from branchsig.spec import Execution, Spec
-from branchsig.static_kernels import parameters_of
+from branchsig.spec import Execution, Spec, with_kernel
+from branchsig.static_kernels import parameters_of, with_numbers
 
 __all__ = ["Operation", "Pullback", "Result"]
 
@@ -77,6 +79,15 @@ class Operation(abc.ABC):
     sides: ClassVar[int] = 2
     """Number of operands with gradients."""
 
+    apart: ClassVar[bool] = False
+    """Whether every path, or pair, of a batch has a value by itself: two batches are then one larger batch."""
+
+    alone: ClassVar[bool] = False
+    """Whether the second operand may be left out, which stands for the first one, and has no gradient of its own."""
+
+    parametric: ClassVar[bool] = True
+    """Whether the static kernel has a say in the value."""
+
     def __reduce__(self) -> Any:
         from branchsig.operations import operation_named
 
@@ -126,15 +137,24 @@ class Operation(abc.ABC):
 
     def value(self, spec: Spec, how: Execution, *operands: Any) -> Any:
         """Return the value."""
+        if not _are_plain(operands) or spec.static_kernel.holds_arrays:
+            bound, spec = _bound(self, spec, how, operands)
+            if bound is not None:
+                return bound.value()
         job = self.prepare(spec, how, *operands)
         with _reported(job) as running:
             return self.forward(running, keep=False)[0]
 
-    def vjp(self, spec: Spec, how: Execution, *operands: Any, param_deriv: Any = False) -> tuple[Any, Pullback]:
-        """Return the value and its pullback."""
+    def vjp(self, spec: Spec, how: Execution, *operands: Any, param_deriv: Any = False) -> tuple[Any, Any]:
+        """Return the value and its pullback: a `Pullback`, or what does the same on the arrays of a framework."""
         param_deriv = _validation.flag(param_deriv, "param_deriv")
         if param_deriv:
             parameters_of(spec.static_kernel)  # raises where there are none
+        if not _are_plain(operands) or spec.static_kernel.holds_arrays:
+            bound, spec = _bound(self, spec, how, operands)
+            if bound is not None:
+                found: tuple[Any, Any] = bound.vjp(param_deriv=param_deriv)
+                return found
         job = self.prepare(spec, how, *operands)
         with _reported(job) as running:
             value, kept = self.forward(running, keep=True)
@@ -159,6 +179,10 @@ class Operation(abc.ABC):
         )
         if wrt.parameters:
             parameters_of(spec.static_kernel)  # raises where there are none
+        if not _are_plain(operands) or spec.static_kernel.holds_arrays:
+            bound, spec = _bound(self, spec, how, operands)
+            if bound is not None and k_stack is None and any(wrt):
+                return bound.backprop(derivs, wrt)
         job = self.prepare_for(derivs, spec, how, *operands)
         kept: Kept = {}
         if k_stack is not None:
@@ -197,6 +221,27 @@ class Operation(abc.ABC):
             return {}
         parameters = as_like(found.parameters, job.origins[0].path)
         return {name: parameters[k, ...] for k, name in enumerate(names)}
+
+
+_PLAIN = frozenset({np.ndarray, type(None)})
+
+
+def _are_plain(operands: tuple[Any, ...]) -> bool:
+    """Whether no framework has a say in what is done with any of the operands: they are arrays of NumPy."""
+    return _PLAIN.issuperset(map(type, operands))
+
+
+def _bound(operation: Operation, spec: Spec, how: Execution, operands: tuple[Any, ...]) -> tuple[Any, Spec]:
+    """The operation as a framework runs it that one of the operands belongs to, and parameters too.
+
+    Where there is none, parameters that are arrays have values, which the spec gets in their place.
+    """
+    from branchsig.frameworks._binding import bound  # which knows operations
+
+    found = bound(operation, spec, how, operands)
+    if found is None and spec.static_kernel.holds_arrays:
+        spec = with_kernel(spec, with_numbers(spec.static_kernel))
+    return found, spec
 
 
 def _reported(job: Job) -> contextlib.AbstractContextManager[Job]:

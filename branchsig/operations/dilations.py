@@ -28,6 +28,7 @@ class DilationFactors(Operation):
     name = "dilation"
     operands = ("paths", "lengths")
     sides = 1
+    apart = True
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
         """Check and transform the paths."""

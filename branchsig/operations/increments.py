@@ -53,6 +53,7 @@ class FromIncrements(Paired):
     name = "increments"
     operands = ("increments", "lengths1", "lengths2")
     sides = 1
+    parametric = False
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
         """Check the increments."""

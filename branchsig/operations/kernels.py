@@ -142,6 +142,7 @@ class Paired(_Kernels):
 
     name = "kernel"
     all_pairs = False
+    apart = True
     operands: tuple[str, ...] = ("path1", "path2", "lengths1", "lengths2")
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
@@ -154,6 +155,7 @@ class Gram(_Kernels):
 
     name = "gram"
     all_pairs = True
+    alone = True
     operands: tuple[str, ...] = ("path1", "path2", "lengths1", "lengths2")
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
@@ -179,6 +181,7 @@ class Stack(Operation):
     """
 
     name = "stack"
+    apart = True
     operands: tuple[str, ...] = ("path1", "path2", "lengths1", "lengths2")
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:

@@ -23,6 +23,8 @@ class TransformPath(Operation):
     name = "transform_path"
     operands = ("path",)
     sides = 1
+    apart = True
+    parametric = False
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
         """Check the paths."""

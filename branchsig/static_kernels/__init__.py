@@ -8,7 +8,7 @@ Later the derivatives with respect to g come in, and those with respect to x, y 
 Everything is written in array API calls, so it works on the arrays of any library.
 """
 
-from branchsig.static_kernels.base import Context, StaticKernel, parameters_of
+from branchsig.static_kernels.base import Context, StaticKernel, parameters_of, with_numbers
 from branchsig.static_kernels.calls import gradient_parameters, gradient_x, gradient_y, increments
 from branchsig.static_kernels.dilated import DilatedKernel, divides_by_scale, is_built_in
 from branchsig.static_kernels.dot import PolynomialKernel
@@ -44,4 +44,5 @@ __all__ = [
     "is_built_in",
     "is_linear",
     "parameters_of",
+    "with_numbers",
 ]

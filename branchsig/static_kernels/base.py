@@ -8,6 +8,8 @@ import math
 import numbers
 from typing import Any, ClassVar
 
+import numpy as np
+
 from branchsig._arrays import Array, device_of, namespace_of
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "real",
     "transposed",
     "weighted_sum",
+    "with_numbers",
 ]
 
 
@@ -109,6 +112,9 @@ class StaticKernel(abc.ABC):
     parameters: ClassVar[tuple[str, ...] | None] = None
     """The parameters that `grad_parameters` differentiates with respect to, in the order of results. None: unknown."""
 
+    holds_arrays: bool = False
+    """Whether a parameter is an array, as one that a framework differentiates with respect to, and not a number."""
+
     @abc.abstractmethod
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
         """Return the increments of the kernel, shape (batch, length1 - 1, length2 - 1)."""
@@ -177,10 +183,19 @@ class Parameters(StaticKernel):
 
 
 def real(kernel: StaticKernel, name: str, *, above: float = -math.inf, least: float = -math.inf) -> None:
-    """Check an attribute of a kernel and keep it as a float."""
-    value = getattr(kernel, name)
+    """Check an attribute of a kernel and keep it as a float; a parameter that is a 0-d array stays as it is.
+
+    The values of such an array are checked where they are there: when it is replaced by a number.
+    """
+    value: Any = getattr(kernel, name)
     title = f"{type(kernel).__name__}: {name}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        if name in (kernel.parameters or ()) and _is_array(value):
+            axes = getattr(value, "ndim", 0)
+            if axes:
+                raise TypeError(f"{title} is an array of {axes} axes: expected a real number or a 0-d array")
+            object.__setattr__(kernel, "holds_arrays", True)
+            return
         raise TypeError(f"{title} is {value!r}: expected a real number")
     wanted = f"a finite number > {above:g}" if above > -math.inf else f"a finite number >= {least:g}"
     if above == least == -math.inf:
@@ -189,6 +204,24 @@ def real(kernel: StaticKernel, name: str, *, above: float = -math.inf, least: fl
     if not math.isfinite(number) or number <= above or number < least:
         raise ValueError(f"{title} is {value!r}: expected {wanted}")
     object.__setattr__(kernel, name, number)
+
+
+def _is_array(value: object) -> bool:
+    """Tell whether a value is an array of any library, or stands for one; its type has a dtype then."""
+    return hasattr(type(value), "dtype") and not isinstance(value, np.generic)
+
+
+def with_numbers(kernel: StaticKernel) -> StaticKernel:
+    """Return a kernel whose parameters are numbers, those of arrays that have values.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range or not finite.
+    """
+    names = kernel.parameters or ()
+    changes = {name: float(getattr(kernel, name)) for name in names if _is_array(getattr(kernel, name))}
+    return dataclasses.replace(kernel, **changes)  # type: ignore[type-var]
 
 
 def difference(a: Array, axis: int) -> Array:

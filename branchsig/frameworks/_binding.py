@@ -1,0 +1,542 @@
+"""Operations as calls on plain arrays, for frameworks, and the framework that the operands of a call belong to.
+
+A `Call` is one direction of one operation with all its options, but without the values of its operands: plain arrays go
+in, plain arrays come out, and shapes and dtypes of the latter are known without data. It has a text, from which another
+process reads the same call. A framework wraps calls, and never looks into them.
+
+The file of a framework has these functions:
+
+claims(array)
+    Whether it differentiates, traces or defers what is done with an array: then it runs the call.
+serves(call)
+    Whether it runs this call. If not, the array goes on like any other one.
+run(call, arrays)
+    The results of a call as arrays of the framework, from operands some of which it claims. Others may be arrays of
+    NumPy, and parameters may be numbers. Results of the directions "value" and "forward" can be differentiated with
+    respect to the operands; what is kept cannot.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib
+import math
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from branchsig import _validation, quadrature, static_kernels
+from branchsig._arrays import Array, as_like, as_numpy, from_numpy, namespace_of
+from branchsig.backends import Wrt
+from branchsig.operations import OPERATIONS, Operation, Shape
+from branchsig.spec import Execution, Spec, Transforms, Truncation, Value, with_kernel
+from branchsig.static_kernels import StaticKernel, is_built_in, parameters_of
+
+__all__ = ["Bound", "Call", "bound"]
+
+_NOTHING = Wrt()
+
+Direction = Literal["value", "forward", "backward", "backprop"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class Call(Value):
+    """One direction of an operation, as a function of plain arrays.
+
+    ``call(*arrays)`` returns a list of arrays. In this order it takes the paths, those of a list one by one, valid
+    lengths, and the parameters of the static kernel, 0-d arrays; these are the operands. By direction:
+
+    "value"
+        operands -> value
+    "forward"
+        operands -> value, and what a backward needs
+    "backward"
+        derivatives of the value, operands, what the forward kept -> gradients
+    "backprop"
+        derivatives of the value, operands -> gradients
+
+    Gradients are those that `wrt` asks for, each of the shape and dtype of the operand that `places` names.
+
+    Calls are equal where they do the same. ``Call.read(call.text)`` is an equal call, in this and in other processes.
+    """
+
+    operation: str
+    """Name of the operation in the registry."""
+    direction: Direction
+    spec: Spec
+    """What is computed. The parameters of its static kernel are placeholders: they are operands."""
+    how: Execution
+    given: tuple[str | int | None, ...]
+    """How each operand of the operation is given: as an "array", as the "first" operand once more, as a list of so many
+    arrays, or not at all."""
+    wrt: Wrt = _NOTHING
+    """Whether gradients are asked for, with respect to the first paths, the second paths and the parameters."""
+    axes: int = 0
+    """Number of leading axes, of all arrays, that the call is repeated along. An array that is the same all along one
+    has size 1 there."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters of the static kernel that are operands: all, but none of a kernel of the user's."""
+        return _parameters(self._operation, self.spec.static_kernel)
+
+    @property
+    def operands(self) -> int:
+        """Number of operands."""
+        return sum(_count(entry) for entry in self.given) + len(self.parameters)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """For each gradient the operand it belongs to. One that stands in two places has two gradients."""
+        found: list[int] = []
+        first = 0
+        for entry, asked in zip(self._paths, self.wrt):
+            start, count = (0, _count(self.given[0])) if entry == "first" else (first, _count(entry))
+            if asked:
+                found += range(start, start + count)
+            first += _count(entry)
+        if self.wrt[2]:
+            found += range(self.operands - len(self.parameters), self.operands)
+        return tuple(found)
+
+    @property
+    def _paths(self) -> tuple[str | int | None, ...]:
+        return self.given[: self._operation.sides]
+
+    @property
+    def _operation(self) -> Operation:
+        return OPERATIONS[self.operation]
+
+    def differentiable(self) -> tuple[int, ...]:
+        """Return the operands that have gradients: the paths, and the parameters."""
+        paths = sum(_count(entry) for entry in self._paths)
+        return (*range(paths), *range(self.operands - len(self.parameters), self.operands))
+
+    def towards(self, direction: Direction, needed: Sequence[int] | None = None) -> Call:
+        """Return the call of another direction, with the gradients that are needed, by default all there are."""
+        if direction in ("value", "forward"):
+            return dataclasses.replace(self, direction=direction, wrt=_NOTHING)
+        everything = dataclasses.replace(
+            self, direction=direction, wrt=Wrt(True, self._has_second, bool(self.parameters))
+        )
+        if needed is None:
+            return everything
+
+        def asked(k: int) -> bool:
+            alone = Wrt(*(place == k and there for place, there in enumerate(everything.wrt)))
+            return not set(dataclasses.replace(everything, wrt=alone).places).isdisjoint(needed)
+
+        return dataclasses.replace(everything, wrt=Wrt(asked(0), asked(1), asked(2)))
+
+    @property
+    def _has_second(self) -> bool:
+        return len(self._paths) > 1 and self.given[1] is not None
+
+    @property
+    def text(self) -> str:
+        """The call as a text, equal for equal calls: a key, and what goes to other processes in its place.
+
+        A static kernel of the user's own has no text. One that only this process knows stands for it, and keeps it
+        alive.
+        """
+        how = dataclasses.replace(self.how, progress=False)
+        spec = self.spec
+        if not is_built_in(spec.static_kernel):
+            spec = with_kernel(spec, _Own.of(spec.static_kernel))
+        return repr(dataclasses.replace(self, how=how, spec=spec))
+
+    @staticmethod
+    @functools.lru_cache(maxsize=4096)
+    def read(text: str) -> Call:
+        """Return the call of a text.
+
+        Raises
+        ------
+        RuntimeError
+            If the text was made in another process and its static kernel is one of the user's own.
+        """
+        call: Call = _read(ast.parse(text, mode="eval").body)
+        if isinstance(call.spec.static_kernel, _Own):
+            call = dataclasses.replace(call, spec=with_kernel(call.spec, call.spec.static_kernel.kernel()))
+        return call
+
+    def result(self, *arrays: Shape) -> list[Shape]:
+        """Return shapes and dtypes of what the call returns, for arrays of these shapes and dtypes, and check those.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As the operation raises them, in the words of its arguments.
+        """
+        lead = np.broadcast_shapes(*(array.shape[: self.axes] for array in arrays)) if self.axes else ()
+        alone = [Shape(array.shape[self.axes :], array.dtype) for array in arrays]
+        operands = self._taken(alone if self.direction in ("value", "forward") else alone[1:])
+        self._check(operands)
+        if self.direction in ("backward", "backprop"):
+            found = [alone[1 + place] for place in self.places]
+        else:
+            result = self._operation.result(self.spec, *_stacked(operands))
+            found = [result.value]
+            if self.direction == "forward":
+                found += result.kept.values()
+        return [Shape(tuple(lead) + shape.shape, shape.dtype) for shape in found]
+
+    def _check(self, operands: list[Any]) -> None:
+        """Check operands without data, as those with data are: by arrays that nobody has written to."""
+
+        names, sides = self._operation.operands, len(self._paths)
+
+        def made(operand: Any, name: str, fill: int) -> Any:
+            if isinstance(operand, list):
+                return [made(one, f"{name}[{k}]", fill) for k, one in enumerate(operand)]
+            if operand is None:
+                return None
+            try:
+                dtype = np.dtype(operand.dtype)
+            except TypeError:
+                wanted = "integers" if fill else "float32 or float64; convert it to one of them"
+                raise TypeError(f"{name} has dtype {operand.dtype}: expected {wanted}") from None
+            return np.ones(operand.shape, dtype) if fill else np.zeros(operand.shape, dtype)
+
+        dummies = [made(operand, name, int(k >= sides)) for k, (operand, name) in enumerate(zip(operands, names))]
+        if self.given[1:2] == ("first",):
+            dummies[1] = dummies[0]
+        self._operation.prepare(self.spec, self.how, *dummies)
+
+    def __call__(self, *arrays: Array) -> list[Array]:
+        """Return the results for these arrays."""
+        if not self.axes:
+            return self._run(arrays)
+        lead = np.broadcast_shapes(*(array.shape[: self.axes] for array in arrays))
+        if self._is_batch(arrays):
+            return self._run_batch(lead, arrays)
+        runs = [self._run([_at(array, index) for array in arrays]) for index in np.ndindex(*lead)]
+        if not runs:
+            shapes = self.result(*(_shape(array) for array in arrays))
+            return [_handed_out(np.zeros(shape.shape, shape.dtype), arrays[0]) for shape in shapes]
+        results = []
+        for some in zip(*runs, strict=True):
+            xp = namespace_of(some[0])
+            stacked = xp.stack([xp.asarray(one) for one in some])
+            results.append(xp.reshape(stacked, tuple(lead) + tuple(stacked.shape[1:])))
+        return results
+
+    def _is_batch(self, arrays: Sequence[Array]) -> bool:
+        """Whether repetitions are no more than a larger batch of paths."""
+        count = len(self.parameters)
+        operands = arrays if self.direction in ("value", "forward") else arrays[1 : 1 + self.operands]
+        parameters = operands[len(operands) - count :] if count else ()
+        return (
+            self._operation.apart
+            and self.spec.rtol is None
+            and not self.wrt[2]
+            and all(not isinstance(entry, int) for entry in self.given)
+            and all(math.prod(parameter.shape) == 1 for parameter in parameters)
+        )
+
+    def _run_batch(self, lead: tuple[int, ...], arrays: Sequence[Array]) -> list[Array]:
+        """Run one call in the place of all repetitions."""
+        axes, count = self.axes, len(self.parameters)
+        last = 1 + self.operands if self.direction in ("backward", "backprop") else len(arrays)
+        full = []
+        for k, array in enumerate(arrays):
+            if last - count <= k < last:
+                full.append(array.reshape(()))
+                continue
+            whole = namespace_of(array).broadcast_to(array, lead + tuple(array.shape[axes:]))
+            if k >= last:  # what was kept has one axis of paths or pairs
+                whole = whole.reshape((math.prod(whole.shape[: axes + 1]), *whole.shape[axes + 1 :]))
+            full.append(whole)
+        alone = dataclasses.replace(self, axes=0)
+        results = alone._run(full)
+        if self.direction != "forward":
+            return results
+        n = math.prod(lead)
+        kept = [k.reshape((*lead, k.shape[0] // n if n else 0, *k.shape[1:])) for k in results[1:]]
+        return [results[0], *kept]
+
+    def _run(self, arrays: Sequence[Array]) -> list[Array]:
+        operation, like = self._operation, arrays[0]
+        if self.direction in ("value", "forward"):
+            operands = self._taken(arrays)
+            job = operation.prepare(self._spec_with(arrays), self.how, *operands)
+            value, kept = operation.forward(job, keep=self.direction == "forward")
+            if self.direction == "value":
+                return [value]
+            names = operation.result(self.spec, *_stacked(self._taken([_shape(array) for array in arrays]))).kept
+            return [value, *(_handed_out(kept[name], like) for name in names)]
+        derivs, flat = arrays[0], arrays[1 : 1 + self.operands]
+        operands, spec, wrt = self._taken(flat), self._spec_with(flat), self.wrt
+        if self.direction == "backprop":
+            left, right, of_parameters = wrt
+            found = operation.backprop(
+                derivs, spec, self.how, *operands, left_deriv=left, right_deriv=right, param_deriv=of_parameters
+            )
+        else:
+            job = operation.prepare(spec, self.how, *operands)
+            names = operation.result(spec, *_stacked(self._taken([_shape(array) for array in flat]))).kept
+            kept = {
+                name: _taken_back(array, job.problem.path1)
+                for name, array in zip(names, arrays[1 + self.operands :], strict=True)
+            }
+            found = operation.pull_back(job, kept, operation.derivs(job, derivs), wrt)
+        return list(self._flat(found, flat))
+
+    def _flat(self, found: Any, operands: Sequence[Array]) -> Iterator[Array]:
+        """Gradients in the form of the operands as a list."""
+        sides, places = self._operation.sides, iter(self.places)
+        found = found if isinstance(found, tuple) else (found,)
+        for asked, gradient in zip(self.wrt[:sides], found):
+            if asked:
+                listed = gradient if isinstance(gradient, list) else [gradient]
+                for one in listed:
+                    next(places)
+                    yield one
+        if self.wrt[2]:
+            for name in self.parameters:
+                yield as_like(found[sides][name], operands[next(places)])
+
+    def _taken(self, arrays: Sequence[Any]) -> list[Any]:
+        """The operands of the operation from a flat sequence."""
+        rest = iter(arrays)
+        operands: list[Any] = []
+        for entry in self.given:
+            if entry is None:
+                operands.append(None)
+            elif entry == "first":
+                operands.append(operands[0])
+            elif entry == "array":
+                operands.append(next(rest))
+            else:
+                operands.append([next(rest) for _ in range(int(entry))])
+        return operands
+
+    def _spec_with(self, operands: Sequence[Array]) -> Spec:
+        """The spec with the values of the parameters."""
+        names = self.parameters
+        if not names:
+            return self.spec
+        values = [float(value) for value in operands[self.operands - len(names) : self.operands]]
+        return with_kernel(self.spec, dataclasses.replace(self.spec.static_kernel, **dict(zip(names, values))))  # type: ignore[type-var]
+
+
+def _parameters(operation: Operation, kernel: StaticKernel) -> tuple[str, ...]:
+    return parameters_of(kernel) if operation.parametric and is_built_in(kernel) else ()
+
+
+def _count(entry: str | int | None) -> int:
+    """How many arrays an operand is given by."""
+    return entry if isinstance(entry, int) else int(entry == "array")
+
+
+def _stacked(operands: list[Any]) -> list[Shape | None]:
+    """Shapes of operands, those of a list as that of one padded stack."""
+
+    def of_list(paths: list[Shape]) -> Shape:
+        longest = max(path.shape[0] for path in paths)
+        return Shape((len(paths), longest, *paths[0].shape[1:]), paths[0].dtype)
+
+    stacks = {id(operand): of_list(operand) for operand in operands if isinstance(operand, list)}
+    return [stacks.get(id(operand), operand) for operand in operands]
+
+
+def _shape(array: Array) -> Shape:
+    return Shape(tuple(array.shape), str(array.dtype).rpartition(".")[2])
+
+
+def _at(array: Array, index: tuple[int, ...]) -> Array:
+    """One repetition of an array, which has size 1 along axes where it is the same for all."""
+    return array[tuple(min(place, size - 1) for place, size in zip(index, array.shape))]
+
+
+def _handed_out(array: Array, like: Array) -> Array:
+    """What NumPy computed in the library of the operands."""
+    if not isinstance(array, np.ndarray | np.generic) or isinstance(like, np.ndarray | np.generic):
+        return array
+    return from_numpy(np.asarray(array), like)
+
+
+def _taken_back(array: Array, like: Array) -> Array:
+    """What was handed out as NumPy goes on with it."""
+    here = as_numpy(array) if isinstance(like, np.ndarray) else None
+    return array if here is None else here
+
+
+_CONSTRUCTORS: dict[str, Any] = {
+    constructor.__name__: constructor
+    for constructor in (
+        Call,
+        Spec,
+        Execution,
+        Transforms,
+        Truncation,
+        Wrt,
+        *(getattr(module, name) for module in (quadrature, static_kernels) for name in module.__all__),
+    )
+    if isinstance(constructor, type)
+}
+
+
+def _read(node: ast.expr) -> Any:
+    """Evaluate the `repr` of a call: constants, tuples, and the constructors of what a call is made of."""
+    match node:
+        case ast.Constant(value):
+            return value
+        case ast.UnaryOp(ast.USub(), operand):
+            return -_read(operand)
+        case ast.Name("inf"):
+            return math.inf
+        case ast.Tuple(items):
+            return tuple(_read(item) for item in items)
+        case ast.Call(ast.Name(name), arguments, keywords) if name in _CONSTRUCTORS:
+            named = {str(keyword.arg): _read(keyword.value) for keyword in keywords}
+            return _CONSTRUCTORS[name](*map(_read, arguments), **named)
+    raise ValueError(f"{ast.unparse(node)} is not part of the text of a call")
+
+
+_PROCESS = uuid.uuid4().hex
+_own_kernels: dict[str, StaticKernel] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Own(StaticKernel):
+    """The place of a static kernel of the user's own in a text."""
+
+    key: str
+
+    @classmethod
+    def of(cls, kernel: StaticKernel) -> _Own:
+        """The place of a kernel, which is kept from now on: programs that have its place in them may call it."""
+        key = f"{_PROCESS}-{id(kernel)}"
+        _own_kernels[key] = kernel
+        return cls(key)
+
+    def kernel(self) -> StaticKernel:
+        """The kernel itself."""
+        try:
+            return _own_kernels[self.key]
+        except KeyError:
+            raise RuntimeError(
+                "a program that another process has traced calls a static kernel of the user's own, which stayed "
+                "there. Trace it in this process, or take one of the library's static kernels"
+            ) from None
+
+    def __call__(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+
+_CONSTRUCTORS["_Own"] = _Own
+
+
+_FILES: dict[str, str] = {}
+"""The file of each framework, by the package that the types of its arrays are from."""
+
+
+@functools.cache
+def _framework_of(kind: type) -> Any:
+    """The file of the framework that a type of arrays belongs to, if there is one."""
+    for base in kind.__mro__:
+        file = _FILES.get(base.__module__.partition(".")[0])
+        if file is not None:
+            return importlib.import_module(f"branchsig.frameworks.{file}")
+    return None
+
+
+def _claimed_by(value: Any) -> Any:
+    """The framework that claims an operand, or one of the paths of a list."""
+    if isinstance(value, (list, tuple)):
+        return next((found for found in map(_claimed_by, value) if found is not None), None)
+    framework = _framework_of(type(value))  # type: ignore[arg-type]
+    return framework if framework is not None and framework.claims(value) else None
+
+
+class Bound:
+    """An operation on operands that a framework claims. Its methods are those of the operation, without a job."""
+
+    def __init__(self, framework: Any, call: Call, operands: list[Any]) -> None:
+        self.framework, self.call, self.operands = framework, call, operands
+
+    def value(self) -> Any:
+        """Return the value."""
+        call = self.call
+        if call.given[1:2] == ("first",) and OPERATIONS[call.operation].alone:
+            call = dataclasses.replace(call, given=(call.given[0], None, *call.given[2:]))
+        return self.framework.run(call, self.operands)[0]
+
+    def vjp(self, *, param_deriv: bool) -> tuple[Any, Any]:
+        """Return the value and its pullback."""
+        value, *kept = self.framework.run(self.call.towards("forward"), self.operands)
+        return value, _Pullback(self, kept, param_deriv)
+
+    def backprop(self, derivs: Any, wrt: Wrt) -> Any:
+        """Return the gradients for given derivatives."""
+        call = dataclasses.replace(self.call, direction="backprop", wrt=wrt)
+        return self._gradients(call, self.framework.run(call, [derivs, *self.operands]))
+
+    def pull_back(self, kept: list[Any], derivs: Any, *, param_deriv: bool) -> Any:
+        """Return the gradients from what the forward kept."""
+        call = self.call.towards("backward")
+        call = dataclasses.replace(call, wrt=call.wrt._replace(parameters=param_deriv))
+        return self._gradients(call, self.framework.run(call, [derivs, *self.operands, *kept]))
+
+    @staticmethod
+    def _gradients(call: Call, found: Sequence[Any]) -> Any:
+        """Gradients in the form of the operands."""
+        rest = iter(found)
+        gradients: list[Any] = []
+        entries = call.given[: OPERATIONS[call.operation].sides]
+        for entry, asked in zip(entries, call.wrt):
+            entry = call.given[0] if entry == "first" else entry
+            if not asked:
+                gradients.append(None)
+            else:
+                gradients.append(next(rest) if entry == "array" else [next(rest) for _ in range(int(entry or 0))])
+        if call.wrt[2]:
+            gradients.append(dict(zip(call.parameters, rest, strict=True)))
+        return tuple(gradients) if len(gradients) > 1 else gradients[0]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Pullback:
+    """The way back from a value, on arrays of a framework."""
+
+    bound: Bound
+    kept: list[Any]
+    param_deriv: bool
+
+    def __call__(self, derivs: Any) -> Any:
+        """Return the gradients, for derivatives of the shape of the value."""
+        return self.bound.pull_back(self.kept, derivs, param_deriv=self.param_deriv)
+
+
+def bound(operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any], *others: Any) -> Bound | None:
+    """Return an operation as the framework runs it that claims one of its operands; None where none does."""
+    kernel = spec.static_kernel
+    parameters = {name: getattr(kernel, name) for name in _parameters(operation, kernel)}
+    framework = _claimed_by((*operands, *parameters.values(), *others))
+    if framework is None:
+        return None
+    given: list[str | int | None] = []
+    flat: list[Any] = []
+    sides = operation.sides
+    for k, operand in enumerate(operands):
+        if operand is None:
+            given.append(None)
+        elif k == 1 < sides and operand is operands[0] and (len(operands) <= 3 or operands[3] is None):
+            given.append("first")
+        elif k < sides and _validation.is_ragged(operand):
+            given.append(len(operand))
+            flat += operand
+        else:
+            given.append("array")
+            flat.append(np.asarray(operand) if k >= sides and isinstance(operand, (int, list, tuple)) else operand)
+    given += [None] * (len(operation.operands) - len(operands))
+    if parameters:
+        ones = dataclasses.replace(kernel, **dict.fromkeys(parameters, 1.0))  # type: ignore[type-var]
+        spec = with_kernel(spec, ones)
+    call = Call(operation.name, "value", spec, how, tuple(given))
+    return Bound(framework, call, [*flat, *parameters.values()]) if framework.serves(call) else None
