@@ -27,7 +27,15 @@ typedef int64_t ivec __attribute__((vector_size(BS_BYTES), may_alias));
 
 #define BS_INLINE static inline __attribute__((always_inline))
 
-BS_INLINE vec splat(double value) { return (vec){0} + value; }
+BS_INLINE vec splat(double value) {
+#if BS_BYTES == 64
+  return (vec)_mm512_set1_pd(value);
+#elif BS_BYTES == 32
+  return (vec)_mm256_set1_pd(value);
+#else
+  return (vec){value, value};
+#endif
+}
 
 /* mask != 0 ? a : b, where every lane of mask is all ones or all zeros */
 BS_INLINE vec choose(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }

@@ -108,7 +108,10 @@ static void open_step(strips *s, int64_t k, int64_t step) {
     in->y[w] = y + column * d;
     in->points2[w] = least(task->length2 - column, s->block_cells + 1);
   }
-  pack_second_path(in);
+  if (s->t.products)
+    open_products(s->t.products);
+  else
+    pack_second_path(in);
   count_columns(&s->t);
 }
 
@@ -163,6 +166,7 @@ static int sweep_strips(strips *s, int64_t k) {
   fill(k_row(t, 0, 0), t->width * t->levels, 1);
   open_watch(t->watched, t->levels + 1);
   t->size = splat(0);
+  t->own = W;
   row_state *const band_states = t->states;
   for (int64_t step = 0; step < s->steps; ++step) {
     for (int w = 0; w < W; ++w)
@@ -217,6 +221,16 @@ static int strips_out_of_range(strips *s) {
   return out_of_range(&s->t)[0] != 0;
 }
 
+/* The gradient of lane w with respect to its part of a path. */
+static void flush_part(const strips *s, int second, int w, double weight, double *to) {
+  const increments *in = &s->t.in;
+  const int64_t points = second ? in->points2[w] : in->points1[w], length = second ? s->step.length2 : s->step.length1;
+  if (s->t.products)
+    flush_steps(s->t.products, second, w, points, weight, to);
+  else
+    flush_gradient(&s->step, second ? in->grad_y : in->grad_x, length, w, points, weight, to);
+}
+
 /* All steps of pair k upwards: its gradient, to where it belongs. Returns nonzero if it was asked to stop. */
 static int adjoint_strips(strips *s, int64_t k) {
   tile *t = &s->t;
@@ -230,8 +244,8 @@ static int adjoint_strips(strips *s, int64_t k) {
   const double seed = task->wrt_log ? t->factor : t->factor * value[0];
   fill(t->w, t->width * t->levels, 0);
   fill(t->gw, t->width * t->levels, 0);
-  fill(t->gradient, BAND * in->stride, 0);
-  fill(in->grad_x, s->step.length1 * d, 0);
+  if (!t->products) fill(t->gradient, BAND * in->stride, 0);
+  if (!t->products) fill(in->grad_x, s->step.length1 * d, 0);
   for (int64_t j = 0; j < t->rows * (t->levels + 1); ++j) s->adjoints[j] = (adjoint_state){splat(0), splat(0)};
   fill(in->d_parameter, 2, 0);
   in->gradient = 1;
@@ -252,8 +266,9 @@ static int adjoint_strips(strips *s, int64_t k) {
       memcpy(k_row(t, t->rows, m), s->last_rows + (step * t->levels + m) * t->width, sizeof(vec) * t->width);
       *k_row(t, t->rows, m) = strip_edge(s, step, t->rows, m)->k;
     }
+    if (t->products) t->products->added = step < s->steps - 1;
     start_rows(in, s->step.length1 - 1);
-    start_gradient(in);
+    if (!t->products) start_gradient(in);
     for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
       if (stopped(t)) return 1;
       const int64_t r1 = least(r0 + BAND, t->rows);
@@ -269,13 +284,18 @@ static int adjoint_strips(strips *s, int64_t k) {
       adjoint_band(t, 0, r0, r1);
     }
     t->adjoints = band_adjoints;
-    if (in->parameters && is_linear(task)) sum_over_steps(in);
-    part_lanes(&s->step, in->points2, s->step.length2, in->grad_y);
-    if (task->grad2 && task->weight2[k])
-      for (int w = 0; w < W; ++w)
-        if (busy(s, step, w))
-          flush_gradient(&s->step, in->grad_y, s->step.length2, w, in->points2[w], weight2,
-                         task->grad2 + (task->index2[k] * task->stride2 + (step - w) * s->block_cells) * d);
+    if (!t->products) {
+      if (in->parameters && is_linear(task)) sum_over_steps(in);
+      part_lanes(&s->step, in->points2, s->step.length2, in->grad_y);
+    }
+    for (int w = 0; w < W; ++w) {
+      if (t->products) {
+        chunk_gradient(t->products, in, w);
+        if (in->parameters) sum_over_steps_of_lane(t->products, in, w);
+      }
+      if (task->grad2 && task->weight2[k] && busy(s, step, w))
+        flush_part(s, 1, w, weight2, task->grad2 + (task->index2[k] * task->stride2 + (step - w) * s->block_cells) * d);
+    }
   }
   in->gradient = 0;
   for (int j = 0; j < in->parameters; ++j) {
@@ -283,12 +303,10 @@ static int adjoint_strips(strips *s, int64_t k) {
     for (int w = 0; w < W; ++w) sum += in->d_parameter[j][w];
     task->grad_parameters[k * in->parameters + j] = finite ? of_parameter(in, t->factor, j, sum, 1) : nan;
   }
-  part_lanes(&s->step, in->points1, s->step.length1, in->grad_x);
-  if (task->grad1 && task->weight1[k])
-    for (int w = 0; w < W; ++w)
-      if (w * s->strip_cells < task->length1 - 1)
-        flush_gradient(&s->step, in->grad_x, s->step.length1, w, in->points1[w], weight1,
-                       task->grad1 + (task->index1[k] * task->stride1 + w * s->strip_cells) * d);
+  if (!t->products) part_lanes(&s->step, in->points1, s->step.length1, in->grad_x);
+  for (int w = 0; w < W; ++w)
+    if (task->grad1 && task->weight1[k] && w * s->strip_cells < task->length1 - 1)
+      flush_part(s, 0, w, weight1, task->grad1 + (task->index1[k] * task->stride1 + w * s->strip_cells) * d);
   return 0;
 }
 

@@ -3,7 +3,7 @@
 #define BS_TILE_H
 
 #include "bs.h"
-#include "increments.h"
+#include "products.h"
 #include "sweep.h"
 
 enum { PAGE = 4096 };
@@ -20,6 +20,7 @@ typedef struct {
 
 typedef struct {
   increments in;
+  products *products, many; /* of many channels, or NULL */
   int64_t rows, columns; /* sub-cells */
   int64_t cells;         /* cells of a row */
   int64_t width;         /* registers of a row */
@@ -28,6 +29,7 @@ typedef struct {
   int kept;              /* all of them */
   edge *edges;           /* backward: [row of K - edged_from][block][level], or NULL */
   int64_t edged_from;
+  int own;               /* lanes with a pair of their own */
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order as order.h says */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
   watch *watched;        /* [level], and of the level above those */
@@ -48,7 +50,8 @@ typedef struct {
   vec *w, *gw, *w_top;   /* backward: [level][column]; w of the top level */
   adjoint_state *adjoints; /* backward, of the band: [row][level], and of the seeds */
   vec *derivs;           /* backward with a grid: of a block */
-  vec *gradient;         /* backward, of the band: [row][cell] */
+  int64_t gradient_from; /* backward: the row of cells that lies first in gradient */
+  vec *gradient;         /* of the band, or chunk: [row][cell] */
 } tile;
 
 static char *aligned(void *p) { return (char *)(((uintptr_t)p + 63) & ~(uintptr_t)63); }
@@ -85,6 +88,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->levels *= levels_per_depth(task);
   t->factor = 0.25 / (double)((int64_t)1 << task->dyadic1) / (double)((int64_t)1 << task->dyadic2);
   const int64_t state = t->width * t->levels;
+  const int strips = !keeping;
   keeping = keeping && backward && !task->careful && !task->k_stack;
   t->kept = keeping && (t->rows + 1) * state * (int64_t)sizeof(vec) <= KEPT_BYTES;
   t->block = t->kept ? KEPT_BLOCK : BLOCK;
@@ -92,11 +96,14 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->slots = t->kept ? t->rows + 1 : backward || task->grid ? BAND + 1 : 1;
   t->turn = t->kept || task->grid ? t->slots : 1;
   t->edges = NULL;
-  t->local = is_linear(task) && !task->nodes && (int64_t)1 << task->dyadic1 <= BAND;
-  in->stride = t->local ? BLOCK + 1 : t->cells; /* rows that are used together should not begin at the same place in a page */
+  t->products = takes_products(task) ? &t->many : NULL;
+  if (t->products) lay_out_products(t->products, task, backward, strips, base, &used);
+  const int64_t own_rows = t->products ? t->products->chunk : BAND; /* of increments and of their gradient */
+  t->local = is_linear(task) && !t->products && !task->nodes && (int64_t)1 << task->dyadic1 <= BAND;
+  in->stride = t->local ? BLOCK + 1 : t->products ? row_width(t->many.width) : t->cells; /* rows that are used together should not begin at the same place in a page */
   const int64_t remembered = (task->length1 - 1) * t->cells + task->length1 * task->length2; /* g and slopes */
   t->remembered = keeping && !is_linear(task) && remembered * (int64_t)sizeof(vec) <= REMEMBERED_BYTES;
-  const int64_t g_rows = t->remembered ? task->length1 - 1 : BAND;
+  const int64_t g_rows = t->remembered ? task->length1 - 1 : own_rows;
   in->slope_rows = t->remembered ? task->length1 : BAND + 1;
   t->counts = TAKE(t->blocks);
   t->watched = take(base, &used, t->levels + 1, sizeof(watch));
@@ -116,7 +123,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->states = take(base, &used, BAND * (t->levels + 1), sizeof(row_state));
   if (task->careful) t->logs = TAKE(state + t->width); /* those of the level above too */
   const int by_steps = is_linear(task);
-  if (task->static_kernel != BS_GIVEN) {
+  if (task->static_kernel != BS_GIVEN && !t->products) {
     in->y_packed = TAKE(task->length2 * task->dimension);
     in->x_rows = TAKE((BAND + 1) * task->dimension);
     if (!by_steps) {
@@ -126,7 +133,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   }
   if (!backward) return used;
   in->parameters = task->grad_parameters ? parameters_of(task) : 0;
-  if (task->static_kernel != BS_GIVEN) {
+  if (task->static_kernel != BS_GIVEN && !t->products) {
     if (!by_steps) {
       in->slopes = TAKE(in->slope_rows * task->length2);
       if (task->grad_parameters) { /* the same room, whether increments are made by steps or not */
@@ -150,7 +157,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->gw = TAKE(state);
   t->w_top = TAKE(t->width);
   t->adjoints = take(base, &used, BAND * (t->levels + 1), sizeof(adjoint_state));
-  t->gradient = TAKE(BAND * in->stride);
+  t->gradient = TAKE(own_rows * in->stride);
   if (task->grid_derivs) t->derivs = TAKE(BLOCK);
   return used;
 #undef TAKE
@@ -194,7 +201,9 @@ static void load_block(tile *t, int64_t k) {
   const block b = block_of(t, k, t->pending_from << t->in.task->dyadic1);
   const int64_t first = (b.first - 1) >> b.shift, last = ((b.last - 1) >> b.shift) + 1, row = t->pending_from - t->first_row;
   vec *g = t->g + row * t->in.stride - offset(t, k);
-  if (is_linear(t->in.task))
+  if (t->products)
+    ; /* they are there */
+  else if (is_linear(t->in.task))
     linear_rows(&t->in, t->pending, first, last, t->factor, g);
   else if (t->in.task->static_kernel != BS_GIVEN)
     kappa_block(&t->in, t->pending_from, t->pending, t->up, first, last, t->factor, g);
@@ -228,9 +237,13 @@ static void open_increments(tile *t, int64_t r0, int64_t r1, int up) {
   if (!t->local && (up ? r1 : r0) % refinement) return;
   t->pending = up && t->remembered ? 0 : last - first + 1;
   t->pending_from = first;
-  t->first_row = t->remembered ? 0 : first;
+  t->first_row = t->remembered ? 0 : t->products ? first / t->products->chunk * t->products->chunk : first;
   t->up = up;
-  if (t->in.task->static_kernel != BS_GIVEN)
+  if (t->products && t->first_row != t->products->first)
+    load_chunk(t->products, &t->in, t->first_row, t->factor, t->g);
+  else if (t->products)
+    return;
+  else if (t->in.task->static_kernel != BS_GIVEN)
     open_rows(&t->in, first, last);
   else if (t->pending)
     given_rows(&t->in, first, last, t->factor, t->g + (first - t->first_row) * t->in.stride);
@@ -281,6 +294,7 @@ static void open_tile(tile *t, int64_t first) {
   const bs_task *task = t->in.task;
   increments *in = &t->in;
   int same_second = in->y[0] != NULL && !is_trimmed(task); /* tiles of other sizes lie elsewhere in memory */
+  t->own = (int)least(W, task->pairs - first);
   in->uniform = 1;
   in->ragged = 0;
   in->gradient = t->remembered;
@@ -304,7 +318,10 @@ static void open_tile(tile *t, int64_t first) {
     same_second &= y == in->y[w];
     in->y[w] = y;
   }
-  if (task->static_kernel != BS_GIVEN && !same_second) pack_second_path(in);
+  if (t->products)
+    open_products(t->products);
+  else if (task->static_kernel != BS_GIVEN && !same_second)
+    pack_second_path(in);
   fill(t->fours, BLOCK, 4);
   fill(t->zeros, BLOCK, 0);
   fill(k_row(t, 0, 0), t->width * t->levels, 1);
@@ -644,7 +661,8 @@ static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64
   const int top = task->depth - 1; /* the integral of K_depth is never taken */
   const block b = block_of(t, k, r);
   adjoint_state *states = t->adjoints + (r - r0) * (t->levels + 1);
-  vec *gradient = t->gradient + (coarse(t, r) - coarse(t, r0)) * t->in.stride - offset(t, k);
+  t->gradient_from = t->products ? t->first_row : coarse(t, r0);
+  vec *gradient = t->gradient + (coarse(t, r) - t->gradient_from) * t->in.stride - offset(t, k);
   if (task->grid_derivs) {
     load_derivs(t, first, r + 1, b);
     seed_block(b, t->derivs, task->wrt_log ? NULL : k_row(t, r + 1, top), t->w_top, &states[top]);
@@ -667,10 +685,22 @@ static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64
     }
 }
 
+/* The gradient of the cells of a chunk, which is done, to the steps of the paths. That of the first chunk of a tile, the last one to be done,
+   waits for `flush`, so that the gradients of one lane alone need be in memory. */
+static void hand_on_chunk(tile *t) {
+  products *p = t->products;
+  part_chunk(p, &t->in, t->gradient);
+  for (int w = 0; w < t->own && p->first > 0; ++w) chunk_gradient(p, &t->in, w);
+}
+
 /* The gradient of the cells whose first column lies in block k of the band r0..r1-1, once whole rows of cells are done, to the
    paths or out. Blocks come from the right. */
 static void hand_on_gradient(tile *t, int64_t first_pair, int64_t k, int64_t r0, int64_t r1) {
   if (!is_whole(t, r0)) return;
+  if (t->products) {
+    if (k == 0 && coarse(t, r0) == t->gradient_from) hand_on_chunk(t);
+    return;
+  }
   const bs_task *task = t->in.task;
   const int64_t row = coarse(t, r0), rows = coarse(t, r1 - 1) - row + 1, in_cell = (int64_t)1 << task->dyadic2, n = t->in.stride;
   const int64_t first = (k * t->block + in_cell - 1) / in_cell, last = least(((k + 1) * t->block + in_cell - 1) / in_cell, t->cells);
@@ -718,11 +748,12 @@ static void open_gradient(tile *t, vec seed) {
   fill(t->w, t->width * t->levels, 0);
   fill(t->gw, t->width * t->levels, 0);
   for (int64_t c = 0; c <= t->columns; ++c) t->w_top[c] = seed;
-  fill(t->gradient, BAND * t->in.stride, 0);
+  if (!t->products) fill(t->gradient, BAND * t->in.stride, 0);
   t->in.gradient = 1;
+  fill(t->in.d_parameter, 2, 0);
+  if (t->products) return;
   if (!t->remembered) start_rows(&t->in, task->length1 - 1);
   start_gradient(&t->in);
-  fill(t->in.d_parameter, 2, 0);
   if (t->in.grad_x) fill(t->in.grad_x, task->length1 * task->dimension, 0);
 }
 
@@ -758,7 +789,7 @@ static void flush_path(const tile *t, int w, const vec *gradient, int64_t points
 /* Before the first flush. */
 static void part_gradients(tile *t) {
   const bs_task *task = t->in.task;
-  if (task->static_kernel == BS_GIVEN) return;
+  if (task->static_kernel == BS_GIVEN || t->products) return;
   if (t->in.parameters && is_linear(task)) sum_over_steps(&t->in);
   part_lanes(task, t->in.points1, task->length1, t->in.grad_x);
   part_lanes(task, t->in.points2, task->length2, t->in.grad_y);
@@ -766,7 +797,7 @@ static void part_gradients(tile *t) {
 
 /* The gradient of lane w, which is pair k, to where it belongs. A pair without a finite value has no gradient, and one of weight 0
    contributes nothing, whatever its value. */
-static void flush(const tile *t, int w, int64_t k, int finite) {
+static void flush(tile *t, int w, int64_t k, int finite) {
   const bs_task *task = t->in.task;
   const double nan = __builtin_nan(""), scale = is_linear(task) ? task->parameter[0] : 1;
   const double weight1 = finite ? scale * (task->weight1)[k] : nan;
@@ -777,9 +808,18 @@ static void flush(const tile *t, int w, int64_t k, int finite) {
     return;
   }
   if (t->in.still[w]) return; /* a path of one point: all is constant, whatever the static kernel */
+  if (t->products) {
+    chunk_gradient(t->products, &t->in, w);
+    if (t->in.parameters) sum_over_steps_of_lane(t->products, &t->in, w);
+  }
   for (int j = 0; j < t->in.parameters; ++j)
     task->grad_parameters[k * t->in.parameters + j] = finite ? of_parameter(&t->in, t->factor, j, t->in.d_parameter[j][w], t->in.scale[w]) : nan;
   double *const grad1 = task->weight1[k] ? task->grad1 : NULL, *const grad2 = task->weight2[k] ? task->grad2 : NULL;
+  if (t->products) {
+    if (grad1) flush_steps(t->products, 0, w, t->in.points1[w], weight1, grad1 + task->index1[k] * task->stride1 * task->dimension);
+    if (grad2) flush_steps(t->products, 1, w, t->in.points2[w], weight2, grad2 + task->index2[k] * task->stride2 * task->dimension);
+    return;
+  }
   flush_path(t, w, t->in.grad_x, t->in.points1[w], weight1, t->in.x[w], grad1, task->index1[k] * task->stride1);
   flush_path(t, w, t->in.grad_y, t->in.points2[w], weight2, t->in.y[w], grad2, task->index2[k] * task->stride2);
 }

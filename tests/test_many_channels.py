@@ -1,0 +1,122 @@
+"""Paths of many channels, whose increments and gradients are products: values, gradients, and their bits."""
+
+import numpy as np
+import pytest
+from cases import gradients_of, problem, relative_to_path, walk
+from conftest import cpu
+
+import branchsig
+from branchsig.backends import Wrt
+from branchsig.backends.reference import ReferenceBackend
+
+CHANNELS = [15, 16, 17, 23, 24, 40, 101]
+LENGTHS = [(2, 2), (9, 10), (26, 25), (33, 50), (130, 140)]  # of one cell, and of more than one chunk of rows
+
+
+def both_gradients(x, y, depth=3, **options):
+    derivs = np.linspace(0.5, 1.5, len(x))
+    return branchsig.branched_sig_kernel_backprop(derivs, x, y, depth, left_deriv=True, right_deriv=True, **options)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("isa", cpu.instruction_sets())
+def test_values_and_gradients_are_those_of_the_reference(isa, lengths, channels, rng):
+    before = cpu.instruction_set()
+    kernel = branchsig.ScaledLinearKernel(0.7)
+    x, y = walk(rng, 3, lengths[0], channels), walk(rng, 3, lengths[1], channels)
+    arguments = problem(x, y, 3, static_kernel=kernel)
+    cpu.set_instruction_set(isa)
+    try:
+        found = cpu.CpuBackend().solve(arguments, "end", log=True)
+        gradients = cpu.CpuBackend().adjoint(arguments, "end", np.ones(3), Wrt(True, True, True))
+    finally:
+        cpu.set_instruction_set(before)
+    reference = ReferenceBackend()
+    np.testing.assert_allclose(found, reference.solve(arguments, "end", log=True), rtol=1e-12, atol=1e-12)
+    wanted = reference.adjoint(arguments, "end", np.ones(3), Wrt(True, True, True))
+    for gradient, other in zip(gradients[:2], wanted[:2], strict=True):
+        assert relative_to_path(gradient, other) < 1e-12
+    np.testing.assert_allclose(gradients.parameters, wanted.parameters, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [16, 31])
+@pytest.mark.parametrize("lengths", [(20, 30), (150, 140)], ids=str)
+def test_a_pair_has_the_same_bits_alone_in_a_batch_in_a_gram_matrix_and_beside_longer_paths(lengths, channels, rng):
+    x, y = walk(rng, 11, lengths[0], channels), walk(rng, 11, lengths[1], channels)
+    values, gradients = branchsig.branched_sig_kernel(x, y, 3), both_gradients(x, y)
+    gram = branchsig.branched_sig_kernel_gram(x, y, 3)
+    derivs = np.linspace(0.5, 1.5, 11)
+    for k in (0, 5, 10):
+        assert branchsig.branched_sig_kernel(x[k : k + 1], y[k : k + 1], 3)[0] == values[k] == gram[k, k]
+        alone = branchsig.branched_sig_kernel_backprop(
+            derivs[k : k + 1], x[k : k + 1], y[k : k + 1], 3, left_deriv=True, right_deriv=True
+        )
+        for found, wanted in zip(alone, gradients, strict=True):
+            np.testing.assert_array_equal(found[0], wanted[k])
+    # the same pairs, padded, among longer ones
+    longer1, longer2 = walk(rng, 22, lengths[0] + 20, channels), walk(rng, 22, lengths[1] + 20, channels)
+    longer1[::2, : lengths[0]], longer2[::2, : lengths[1]] = x, y
+    valid1 = np.where(np.arange(22) % 2, lengths[0] + 17, lengths[0])
+    valid2 = np.where(np.arange(22) % 2, lengths[1] + 19, lengths[1])
+    options = {"lengths1": valid1, "lengths2": valid2}
+    np.testing.assert_array_equal(branchsig.branched_sig_kernel(longer1, longer2, 3, **options)[::2], values)
+    padded = branchsig.branched_sig_kernel_backprop(
+        np.repeat(derivs, 2), longer1, longer2, 3, left_deriv=True, right_deriv=True, **options
+    )
+    for found, wanted, length in zip(padded, gradients, lengths, strict=True):
+        np.testing.assert_array_equal(found[::2, :length], wanted)
+        assert not np.any(found[::2, length:])
+
+
+def test_the_gradient_of_a_gram_matrix_is_the_sum_of_those_of_its_pairs_where_some_have_none(rng):
+    x, y = walk(rng, 9, 12, 20), walk(rng, 5, 14, 20)
+    derivs = rng.normal(size=(9, 5))
+    derivs[::2, 1] = 0
+    found = branchsig.branched_sig_kernel_gram_backprop(derivs, x, y, 3, left_deriv=True, right_deriv=True)
+    i, j = (index.ravel() for index in np.indices(derivs.shape))
+    of_pairs = branchsig.branched_sig_kernel_backprop(derivs.ravel(), x[i], y[j], 3, left_deriv=True, right_deriv=True)
+    for gradient, part, index in zip(found, of_pairs, (i, j), strict=True):
+        wanted = np.zeros_like(gradient)
+        np.add.at(wanted, index, part)
+        assert relative_to_path(gradient, wanted) < 1e-13
+
+
+def test_a_pair_beyond_the_range_of_a_double_leaves_the_gradients_of_its_neighbours_as_they_are(rng):
+    x, y = walk(rng, 8, 10, 24), walk(rng, 8, 10, 24)
+    wanted = both_gradients(x, y)
+    x[3], y[3] = np.linspace(0, 300, 10)[:, None], np.linspace(0, 300, 10)[:, None]
+    for gradient, other in zip(both_gradients(x, y), wanted, strict=True):
+        assert np.all(np.isnan(gradient[3]))
+        np.testing.assert_array_equal(np.delete(gradient, 3, axis=0), np.delete(other, 3, axis=0))
+
+
+@pytest.mark.parametrize("orders", [(0, 0), (1, 0), (0, 4), (4, 1)], ids=str)
+def test_dyadic_orders_have_the_gradients_of_the_reference(orders, rng):
+    x, y = walk(rng, 2, 11, 18), walk(rng, 2, 7, 18)
+    arguments = problem(x, y, 2, orders)
+    found = gradients_of(cpu.CpuBackend(), arguments, np.ones(2), wrt_log=True, left=True, right=True)
+    wanted = gradients_of(ReferenceBackend(), arguments, np.ones(2), wrt_log=True, left=True, right=True)
+    for gradient, other in zip(found, wanted, strict=True):
+        assert relative_to_path(gradient, other) < 1e-12
+
+
+def test_one_long_pair_has_the_values_of_many_and_the_gradients_of_the_reference(rng):
+    x, y = walk(rng, 8, 530, 17), walk(rng, 8, 560, 17)
+    values = branchsig.branched_sig_kernel(x, y, 2)
+    assert branchsig.branched_sig_kernel(x[:1], y[:1], 2)[0] == values[0]
+    arguments = problem(x[:1], y[:1], 2, static_kernel=branchsig.ScaledLinearKernel(0.9))
+    found, wanted = (
+        backend.adjoint(arguments, "end", np.ones(1), Wrt(True, True, True), log=True)
+        for backend in (cpu.CpuBackend(), ReferenceBackend())
+    )
+    for gradient, other in zip(found[:2], wanted[:2], strict=True):
+        assert relative_to_path(gradient, other) < 1e-12
+    np.testing.assert_allclose(found.parameters, wanted.parameters, rtol=1e-12)
+
+
+def test_a_translation_that_leaves_steps_exact_changes_no_bit(rng):
+    x, y = (np.round(walk(rng, 3, 20, 32) * 2**20) / 2**20 for _ in range(2))
+    shift = float(2**20)
+    for found, wanted in zip(both_gradients(x + shift, y - shift), both_gradients(x, y), strict=True):
+        np.testing.assert_array_equal(found, wanted)
