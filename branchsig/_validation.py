@@ -319,7 +319,7 @@ def _real_array(array: Any, name: str) -> None:
     if is_known(array) and (array.dtype is _FLOAT64 or array.dtype is _FLOAT32):
         return
     _unmasked(array, name)
-    if not _is_array(array):
+    if not is_array(array):
         if array is None and name == "path2":
             remedy = "to pair paths with themselves pass them twice, or take a Gram matrix, where path2=None does that"
         else:
@@ -499,7 +499,7 @@ def values_at_hand(array: Array, name: str, depth: float, order: int | None, rto
         )
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
     """Tell whether a value is an array, and no scalar, of a library of the array API."""
     return isinstance(value, np.ndarray) or (
         not isinstance(value, np.generic) and array_api_compat.is_array_api_obj(value)
@@ -508,12 +508,12 @@ def _is_array(value: Any) -> bool:
 
 def is_ragged(paths: Any) -> bool:
     """Tell whether an argument is a list or tuple of arrays, rather than of numbers or points."""
-    return isinstance(paths, (list, tuple)) and (not paths or any(_is_array(path) for path in paths))
+    return isinstance(paths, (list, tuple)) and (not paths or any(is_array(path) for path in paths))
 
 
 def ragged_paths(paths: Any, name: str) -> None:
     """Check a sequence of single paths of any lengths."""
-    if _is_array(paths) or not isinstance(paths, Sequence):
+    if is_array(paths) or not isinstance(paths, Sequence):
         what = "an array" if hasattr(paths, "shape") else f"of type {type(paths).__name__}"
         raise TypeError(f"{name} is {what}: expected a list of paths, each an array of shape (length, dimension)")
     if not paths:
