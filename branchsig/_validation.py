@@ -231,6 +231,33 @@ def end_time_is_used(value: float, time_aug: bool) -> None:
         )
 
 
+def end_time_or_times(end_time: float) -> None:
+    """Check that an end time does not stand beside times."""
+    if end_time != 1.0:
+        raise ValueError(f"end_time is {end_time!r} beside times of all points, which say it. Leave end_time out")
+
+
+def times(value: Any, name: str, path: Array, path_name: str) -> None:
+    """Check the times of the points of checked paths."""
+    _real_array(value, name)
+    _same_kind(value, name, path, path_name)
+    shape, wanted = tuple(value.shape), tuple(path.shape[:-1])
+    if shape not in (wanted, wanted[-1:]):
+        also = f", or {wanted[-1:]} for the points of all paths" if len(wanted) > 1 else ""
+        raise ValueError(f"{name} has shape {shape}: expected {wanted}, a time for each point of {path_name}{also}")
+
+
+def times_of_list(value: Any, name: str, paths: Sequence[Array], paths_name: str) -> None:
+    """Check that the times of a list of paths are a list of as many arrays."""
+    if not is_ragged(value):
+        raise TypeError(
+            f"{name} is of type {type(value).__name__}, and {paths_name} is a list: expected a list of {len(paths)} "
+            "arrays, the times of the points of each path"
+        )
+    if len(value) != len(paths):
+        raise ValueError(f"{name} is a list of {len(value)} arrays: expected {len(paths)}, as many as {paths_name}")
+
+
 def n_jobs(value: Any) -> int:
     """Check the number of threads, None as 1, and return it as joblib counts: -1 for all cores, -2 for all but one."""
     if type(value) is int and value > 0:
@@ -324,7 +351,7 @@ def _real_array(array: Any, name: str) -> None:
             remedy = "to pair paths with themselves pass them twice, or take a Gram matrix, where path2=None does that"
         else:
             remedy = f"convert it with numpy.asarray({name}, dtype=float)"
-        if isinstance(array, (list, tuple)) and name != "derivs" and not name.startswith("k_"):
+        if isinstance(array, (list, tuple)) and not name.startswith(("derivs", "k_", "times")):
             remedy += ", or for paths of different lengths give a list of arrays of shape (length, dimension)"
         wanted = "expected an array of NumPy or another array API library"
         raise TypeError(f"{name} is of type {type(array).__name__}: {wanted}; {remedy}")

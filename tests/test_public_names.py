@@ -59,9 +59,9 @@ FUNCTIONS = [
     name for name in PUBLIC_NAMES if name.startswith(("as_", "branched", "dilation", "expected", "pad", "transform"))
 ]
 
-TRANSFORM = {"time_aug": False, "lead_lag": False, "end_time": 1.0, "n_jobs": 1}
+TRANSFORM = {"time_aug": False, "lead_lag": False, "end_time": 1.0, "base_point": False, "n_jobs": 1}
 SOLVER = {"static_kernel": None, **TRANSFORM, "quadrature": "trapezoid"}
-SHARED = SOLVER | {"lengths1": None, "lengths2": None}
+SHARED = SOLVER | {"lengths1": None, "lengths2": None, "times1": None, "times2": None}
 OF_VALUES = SHARED | {
     "return_grid": False,
     "normalize": False,
@@ -80,7 +80,7 @@ SAMPLES = ["sample1", "sample2", *PATHS[2:]]
 OF_STACKS = SHARED | {"check_finite": None}
 OF_MEANS = SHARED | {"normalize": False, "order": None, "check_finite": None}
 OF_METRICS = OF_MEANS | {"unbiased": True}
-OF_DILATIONS = SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None, "room": 9.0}
+OF_DILATIONS = SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None, "times": None, "room": 9.0}
 
 
 def value_and_gradients(name, operands, options, sides=SIDES):
@@ -103,9 +103,9 @@ SIGNATURES = {
     "branched_sig_mmd_test": (SAMPLES, OF_MEANS | {"normalize": "dilation", "permutations": 1000, "seed": None}),
     "as_paths": (["data"], {"layout": None}),
     "pad_paths": (["paths"], {}),
-    "transform_path": (["path"], TRANSFORM),
-    "transform_path_vjp": (["path"], TRANSFORM),
-    "transform_path_backprop": (["derivs"], TRANSFORM),
+    "transform_path": (["path"], TRANSFORM | {"times": None}),
+    "transform_path_vjp": (["path"], TRANSFORM | {"times": None}),
+    "transform_path_backprop": (["derivs"], TRANSFORM | {"times": None}),
 }
 
 

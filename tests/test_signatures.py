@@ -25,6 +25,8 @@ OWN_WORDS = {
     "depth": {"branched_sig_kernel_stack", "dilation"},
     "dyadic_order": {"branched_sig_mmd_test", "dilation"},
     "time_aug": {"transform_path"},
+    "base_point": {"transform_path"},
+    "times": {"dilation"},
     "lead_lag": {"transform_path"},
     "n_jobs": {"transform_path"},
     "normalize": {"branched_sig_mmd_test"},
