@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
+from branchsig.as_paths import as_paths
 from branchsig.backends.cuda import warm_up
 from branchsig.dilation import dilation, dilation_backprop, dilation_vjp
 from branchsig.gram import branched_sig_kernel_gram, branched_sig_kernel_gram_backprop, branched_sig_kernel_gram_vjp
@@ -62,6 +63,7 @@ __all__ = [
     "Trapezoid",
     "TwoSampleTest",
     "__version__",
+    "as_paths",
     "branched_sig_kernel",
     "branched_sig_kernel_backprop",
     "branched_sig_kernel_gram",

@@ -231,6 +231,33 @@ def end_time_is_used(value: float, time_aug: bool) -> None:
         )
 
 
+def end_time_or_times(end_time: float) -> None:
+    """Check that an end time does not stand beside times."""
+    if end_time != 1.0:
+        raise ValueError(f"end_time is {end_time!r} beside times of all points, which say it. Leave end_time out")
+
+
+def times(value: Any, name: str, path: Array, path_name: str) -> None:
+    """Check the times of the points of checked paths."""
+    _real_array(value, name)
+    _same_kind(value, name, path, path_name)
+    shape, wanted = tuple(value.shape), tuple(path.shape[:-1])
+    if shape not in (wanted, wanted[-1:]):
+        also = f", or {wanted[-1:]} for the points of all paths" if len(wanted) > 1 else ""
+        raise ValueError(f"{name} has shape {shape}: expected {wanted}, a time for each point of {path_name}{also}")
+
+
+def times_of_list(value: Any, name: str, paths: Sequence[Array], paths_name: str) -> None:
+    """Check that the times of a list of paths are a list of as many arrays."""
+    if not is_ragged(value):
+        raise TypeError(
+            f"{name} is of type {type(value).__name__}, and {paths_name} is a list: expected a list of {len(paths)} "
+            "arrays, the times of the points of each path"
+        )
+    if len(value) != len(paths):
+        raise ValueError(f"{name} is a list of {len(value)} arrays: expected {len(paths)}, as many as {paths_name}")
+
+
 def n_jobs(value: Any) -> int:
     """Check the number of threads, None as 1, and return it as joblib counts: -1 for all cores, -2 for all but one."""
     if type(value) is int and value > 0:
@@ -319,12 +346,12 @@ def _real_array(array: Any, name: str) -> None:
     if is_known(array) and (array.dtype is _FLOAT64 or array.dtype is _FLOAT32):
         return
     _unmasked(array, name)
-    if not _is_array(array):
+    if not is_array(array):
         if array is None and name == "path2":
             remedy = "to pair paths with themselves pass them twice, or take a Gram matrix, where path2=None does that"
         else:
             remedy = f"convert it with numpy.asarray({name}, dtype=float)"
-        if isinstance(array, (list, tuple)) and name != "derivs" and not name.startswith("k_"):
+        if isinstance(array, (list, tuple)) and not name.startswith(("derivs", "k_", "times")):
             remedy += ", or for paths of different lengths give a list of arrays of shape (length, dimension)"
         wanted = "expected an array of NumPy or another array API library"
         raise TypeError(f"{name} is of type {type(array).__name__}: {wanted}; {remedy}")
@@ -499,7 +526,7 @@ def values_at_hand(array: Array, name: str, depth: float, order: int | None, rto
         )
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
     """Tell whether a value is an array, and no scalar, of a library of the array API."""
     return isinstance(value, np.ndarray) or (
         not isinstance(value, np.generic) and array_api_compat.is_array_api_obj(value)
@@ -508,12 +535,12 @@ def _is_array(value: Any) -> bool:
 
 def is_ragged(paths: Any) -> bool:
     """Tell whether an argument is a list or tuple of arrays, rather than of numbers or points."""
-    return isinstance(paths, (list, tuple)) and (not paths or any(_is_array(path) for path in paths))
+    return isinstance(paths, (list, tuple)) and (not paths or any(is_array(path) for path in paths))
 
 
 def ragged_paths(paths: Any, name: str) -> None:
     """Check a sequence of single paths of any lengths."""
-    if _is_array(paths) or not isinstance(paths, Sequence):
+    if is_array(paths) or not isinstance(paths, Sequence):
         what = "an array" if hasattr(paths, "shape") else f"of type {type(paths).__name__}"
         raise TypeError(f"{name} is {what}: expected a list of paths, each an array of shape (length, dimension)")
     if not paths:

@@ -7,6 +7,7 @@ from typing import Any
 
 from branchsig._arrays import Array, ArrayT, Paths, PathsT1
 from branchsig.operations import OPERATIONS
+from branchsig.operations.timed import timed
 from branchsig.quadrature import Quadrature
 from branchsig.spec import options_of
 from branchsig.static_kernels import StaticKernel
@@ -25,12 +26,14 @@ def dilation(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     order: int | None = None,
     target: float = 1.0,
     method: str = "solve",
     lengths: Any = None,
+    times: Any = None,
     room: float = 9.0,
 ) -> ArrayT:
     r"""Factors of paths, such that the logarithm of the kernel of each scaled path with itself is `target`.
@@ -53,6 +56,9 @@ def dilation(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -70,6 +76,11 @@ def dilation(
         alone it gives a factor, smaller than the other, for which no logarithm exceeds `target` at any depth.
     lengths : array of int, shape (*batch,), optional
         Valid lengths, where the paths are padded to one length; see `pad_paths`. Not beside a list of paths.
+    times : array, shape (*batch, length), optional
+        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
+        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
+        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
+        to the paths.
     room : float, default: 9.0
         How far above `target` the logarithm of the kernel of a part ``x[: i + 1]`` of a path with itself may lie, above
         0. ``normalize="dilation"`` takes 9.
@@ -161,8 +172,9 @@ def dilation(
         target=target,
         room=room,
         method=method,
+        base_point=base_point,
     )
-    result: ArrayT = _DILATION.value(spec, how, paths, lengths)
+    result: ArrayT = timed(_DILATION, times).value(spec, how, paths, lengths)
     return result
 
 
@@ -175,12 +187,14 @@ def dilation_vjp(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     order: int | None = None,
     target: float = 1.0,
     method: str = "solve",
     lengths: Any = None,
+    times: Any = None,
     room: float = 9.0,
     param_deriv: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], Any]]:
@@ -204,6 +218,9 @@ def dilation_vjp(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -221,6 +238,11 @@ def dilation_vjp(
         alone it gives a factor, smaller than the other, for which no logarithm exceeds `target` at any depth.
     lengths : array of int, shape (*batch,), optional
         Valid lengths, where the paths are padded to one length; see `pad_paths`. Not beside a list of paths.
+    times : array, shape (*batch, length), optional
+        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
+        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
+        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
+        to the paths.
     room : float, default: 9.0
         How far above `target` the logarithm of the kernel of a part ``x[: i + 1]`` of a path with itself may lie, above
         0. ``normalize="dilation"`` takes 9.
@@ -272,8 +294,9 @@ def dilation_vjp(
         target=target,
         room=room,
         method=method,
+        base_point=base_point,
     )
-    return _DILATION.vjp(spec, how, paths, lengths, param_deriv=param_deriv)
+    return timed(_DILATION, times).vjp(spec, how, paths, lengths, param_deriv=param_deriv)
 
 
 def dilation_backprop(
@@ -286,12 +309,14 @@ def dilation_backprop(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     order: int | None = None,
     target: float = 1.0,
     method: str = "solve",
     lengths: Any = None,
+    times: Any = None,
     room: float = 9.0,
     param_deriv: bool = False,
 ) -> PathsT1:
@@ -317,6 +342,9 @@ def dilation_backprop(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -334,6 +362,11 @@ def dilation_backprop(
         alone it gives a factor, smaller than the other, for which no logarithm exceeds `target` at any depth.
     lengths : array of int, shape (*batch,), optional
         Valid lengths, where the paths are padded to one length; see `pad_paths`. Not beside a list of paths.
+    times : array, shape (*batch, length), optional
+        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
+        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
+        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
+        to the paths.
     room : float, default: 9.0
         How far above `target` the logarithm of the kernel of a part ``x[: i + 1]`` of a path with itself may lie, above
         0. ``normalize="dilation"`` takes 9.
@@ -385,6 +418,7 @@ def dilation_backprop(
         target=target,
         room=room,
         method=method,
+        base_point=base_point,
     )
-    result: PathsT1 = _DILATION.backprop(derivs, spec, how, paths, lengths, param_deriv=param_deriv)
+    result: PathsT1 = timed(_DILATION, times).backprop(derivs, spec, how, paths, lengths, param_deriv=param_deriv)
     return result

@@ -7,6 +7,7 @@ from typing import Any
 
 from branchsig._arrays import Array, ArrayT, Paths, PathsT1, PathsT2
 from branchsig.operations import OPERATIONS
+from branchsig.operations.timed import timed
 from branchsig.quadrature import Quadrature
 from branchsig.spec import options_of
 from branchsig.static_kernels import StaticKernel
@@ -26,10 +27,13 @@ def branched_sig_kernel_gram(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     return_grid: bool = False,
     normalize: bool | str = False,
     log: bool = False,
@@ -66,6 +70,9 @@ def branched_sig_kernel_gram(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -78,6 +85,13 @@ def branched_sig_kernel_gram(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     return_grid : bool, default: False
         The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
         end of both paths.
@@ -176,8 +190,9 @@ def branched_sig_kernel_gram(
         max_batch=max_batch,
         progress=progress,
         devices=devices,
+        base_point=base_point,
     )
-    result: ArrayT = _GRAM.value(spec, how, path1, path2, lengths1, lengths2)
+    result: ArrayT = timed(_GRAM, times1, times2).value(spec, how, path1, path2, lengths1, lengths2)
     return result
 
 
@@ -191,10 +206,13 @@ def branched_sig_kernel_gram_vjp(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     return_grid: bool = False,
     normalize: bool | str = False,
     log: bool = False,
@@ -232,6 +250,9 @@ def branched_sig_kernel_gram_vjp(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -244,6 +265,13 @@ def branched_sig_kernel_gram_vjp(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     return_grid : bool, default: False
         The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
         end of both paths.
@@ -341,8 +369,9 @@ def branched_sig_kernel_gram_vjp(
         max_batch=max_batch,
         progress=progress,
         devices=devices,
+        base_point=base_point,
     )
-    return _GRAM.vjp(spec, how, path1, path2, lengths1, lengths2, param_deriv=param_deriv)
+    return timed(_GRAM, times1, times2).vjp(spec, how, path1, path2, lengths1, lengths2, param_deriv=param_deriv)
 
 
 def branched_sig_kernel_gram_backprop(
@@ -356,10 +385,13 @@ def branched_sig_kernel_gram_backprop(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     return_grid: bool = False,
     normalize: bool | str = False,
     log: bool = False,
@@ -403,6 +435,9 @@ def branched_sig_kernel_gram_backprop(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -415,6 +450,13 @@ def branched_sig_kernel_gram_backprop(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     return_grid : bool, default: False
         The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
         end of both paths.
@@ -520,8 +562,9 @@ def branched_sig_kernel_gram_backprop(
         max_batch=max_batch,
         progress=progress,
         devices=devices,
+        base_point=base_point,
     )
-    result: tuple[PathsT1 | None, PathsT2 | None] = _GRAM.backprop(
+    result: tuple[PathsT1 | None, PathsT2 | None] = timed(_GRAM, times1, times2).backprop(
         derivs,
         spec,
         how,

@@ -8,6 +8,7 @@ from typing import Any
 from branchsig import _validation
 from branchsig._arrays import Array, ArrayT, Paths, PathsT1, PathsT2
 from branchsig.operations import OPERATIONS
+from branchsig.operations.timed import timed
 from branchsig.quadrature import Quadrature
 from branchsig.spec import options_of
 from branchsig.static_kernels import StaticKernel
@@ -34,10 +35,13 @@ def branched_sig_kernel(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     return_grid: bool = False,
     normalize: bool | str = False,
     log: bool = False,
@@ -70,6 +74,9 @@ def branched_sig_kernel(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -82,6 +89,13 @@ def branched_sig_kernel(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     return_grid : bool, default: False
         The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
         end of both paths.
@@ -185,8 +199,9 @@ def branched_sig_kernel(
         log=log,
         return_levels=return_levels,
         rtol=rtol,
+        base_point=base_point,
     )
-    result: ArrayT = _KERNEL.value(spec, how, path1, path2, lengths1, lengths2)
+    result: ArrayT = timed(_KERNEL, times1, times2).value(spec, how, path1, path2, lengths1, lengths2)
     return result
 
 
@@ -200,10 +215,13 @@ def branched_sig_kernel_vjp(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     return_grid: bool = False,
     normalize: bool | str = False,
     log: bool = False,
@@ -237,6 +255,9 @@ def branched_sig_kernel_vjp(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -249,6 +270,13 @@ def branched_sig_kernel_vjp(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     return_grid : bool, default: False
         The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
         end of both paths.
@@ -338,8 +366,9 @@ def branched_sig_kernel_vjp(
         log=log,
         return_levels=return_levels,
         rtol=rtol,
+        base_point=base_point,
     )
-    return _KERNEL.vjp(spec, how, path1, path2, lengths1, lengths2, param_deriv=param_deriv)
+    return timed(_KERNEL, times1, times2).vjp(spec, how, path1, path2, lengths1, lengths2, param_deriv=param_deriv)
 
 
 def branched_sig_kernel_backprop(
@@ -353,10 +382,13 @@ def branched_sig_kernel_backprop(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     return_grid: bool = False,
     normalize: bool | str = False,
     log: bool = False,
@@ -396,6 +428,9 @@ def branched_sig_kernel_backprop(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -408,6 +443,13 @@ def branched_sig_kernel_backprop(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     return_grid : bool, default: False
         The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
         end of both paths.
@@ -503,8 +545,9 @@ def branched_sig_kernel_backprop(
         log=log,
         return_levels=return_levels,
         rtol=rtol,
+        base_point=base_point,
     )
-    result: tuple[PathsT1 | None, PathsT2 | None] = _KERNEL.backprop(
+    result: tuple[PathsT1 | None, PathsT2 | None] = timed(_KERNEL, times1, times2).backprop(
         derivs,
         spec,
         how,
@@ -530,10 +573,13 @@ def branched_sig_kernel_stack(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     check_finite: bool | None = None,
 ) -> ArrayT:
     """Branched signature kernels of pairs of paths at every node and every depth.
@@ -562,6 +608,9 @@ def branched_sig_kernel_stack(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -574,6 +623,13 @@ def branched_sig_kernel_stack(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
@@ -624,9 +680,18 @@ def branched_sig_kernel_stack(
     """
     depth = _validation.depth(depth)  # no order can stand in its place
     spec, how = options_of(
-        depth, dyadic_order, static_kernel, time_aug, lead_lag, end_time, n_jobs, quadrature, check_finite=check_finite
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        check_finite=check_finite,
+        base_point=base_point,
     )
-    result: ArrayT = _STACK.value(spec, how, path1, path2, lengths1, lengths2)
+    result: ArrayT = timed(_STACK, times1, times2).value(spec, how, path1, path2, lengths1, lengths2)
     return result
 
 
@@ -640,10 +705,13 @@ def branched_sig_kernel_stack_vjp(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     check_finite: bool | None = None,
     param_deriv: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
@@ -671,6 +739,9 @@ def branched_sig_kernel_stack_vjp(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -683,6 +754,13 @@ def branched_sig_kernel_stack_vjp(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
@@ -733,9 +811,18 @@ def branched_sig_kernel_stack_vjp(
     """
     depth = _validation.depth(depth)  # no order can stand in its place
     spec, how = options_of(
-        depth, dyadic_order, static_kernel, time_aug, lead_lag, end_time, n_jobs, quadrature, check_finite=check_finite
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        check_finite=check_finite,
+        base_point=base_point,
     )
-    return _STACK.vjp(spec, how, path1, path2, lengths1, lengths2, param_deriv=param_deriv)
+    return timed(_STACK, times1, times2).vjp(spec, how, path1, path2, lengths1, lengths2, param_deriv=param_deriv)
 
 
 def branched_sig_kernel_stack_backprop(
@@ -749,10 +836,13 @@ def branched_sig_kernel_stack_backprop(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     check_finite: bool | None = None,
     left_deriv: bool = True,
     right_deriv: bool = False,
@@ -784,6 +874,9 @@ def branched_sig_kernel_stack_backprop(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -796,6 +889,13 @@ def branched_sig_kernel_stack_backprop(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     check_finite : bool, optional
         Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
         infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
@@ -842,9 +942,18 @@ def branched_sig_kernel_stack_backprop(
     """
     depth = _validation.depth(depth)  # no order can stand in its place
     spec, how = options_of(
-        depth, dyadic_order, static_kernel, time_aug, lead_lag, end_time, n_jobs, quadrature, check_finite=check_finite
+        depth,
+        dyadic_order,
+        static_kernel,
+        time_aug,
+        lead_lag,
+        end_time,
+        n_jobs,
+        quadrature,
+        check_finite=check_finite,
+        base_point=base_point,
     )
-    result: tuple[PathsT1 | None, PathsT2 | None] = _STACK.backprop(
+    result: tuple[PathsT1 | None, PathsT2 | None] = timed(_STACK, times1, times2).backprop(
         derivs,
         spec,
         how,

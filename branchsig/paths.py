@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 from branchsig import _validation
 from branchsig._arrays import Array, ArrayT, Indexable, PathsT1, contiguous, device_of, namespace_of
 from branchsig.operations import OPERATIONS
+from branchsig.operations.timed import Split, timed, with_times
 from branchsig.operations.transform import padded, transformed_adjoint
 from branchsig.spec import Execution, Spec, Transforms, Truncation
 
@@ -18,7 +19,14 @@ _TRANSFORM = OPERATIONS["transform_path"]
 
 
 def transform_path(
-    path: PathsT1, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int | None = 1
+    path: PathsT1,
+    *,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    base_point: bool = False,
+    n_jobs: int | None = 1,
+    times: Any = None,
 ) -> PathsT1:
     r"""Append time to paths, and apply the lead-lag transform.
 
@@ -32,8 +40,15 @@ def transform_path(
         Replace a path by its lead-lag transform, before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag.
     n_jobs : int or None, default: 1
         Checked like everywhere, and of no effect: copying points is bound by memory.
+    times : array, shape (..., length), optional
+        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
+        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
+        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
+        to the paths.
 
     Returns
     -------
@@ -72,13 +87,20 @@ def transform_path(
            [2.  , 4.  , 0.75],
            [4.  , 4.  , 1.  ]])
     """
-    spec, how = _checked(time_aug, lead_lag, end_time, n_jobs)
-    result: PathsT1 = _each(path, "path", lambda one: _TRANSFORM.value(spec, how, one))
-    return result
+    spec, how = _checked(time_aug, lead_lag, end_time, base_point, n_jobs)
+    values = [timed(_TRANSFORM, at).value(spec, how, one) for one, at in _each(path, times, "path")]
+    return cast(PathsT1, values if _validation.is_ragged(path) else values[0])
 
 
 def transform_path_vjp(
-    path: PathsT1, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int | None = 1
+    path: PathsT1,
+    *,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    base_point: bool = False,
+    n_jobs: int | None = 1,
+    times: Any = None,
 ) -> tuple[PathsT1, Callable[[PathsT1], PathsT1]]:
     """Append time to paths, apply the lead-lag transform, and return the function that takes derivatives back.
 
@@ -92,8 +114,15 @@ def transform_path_vjp(
         Replace a path by its lead-lag transform, before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag.
     n_jobs : int or None, default: 1
         Checked like everywhere, and of no effect: copying points is bound by memory.
+    times : array, shape (..., length), optional
+        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
+        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
+        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
+        to the paths.
 
     Returns
     -------
@@ -125,35 +154,47 @@ def transform_path_vjp(
            [4.],
            [3.]])
     """
-    spec, how = _checked(time_aug, lead_lag, end_time, n_jobs)
-    return cast(tuple[PathsT1, Callable[[PathsT1], PathsT1]], _vjp(path, spec, how))
-
-
-def _vjp(path: Any, spec: Spec, how: Execution) -> tuple[Any, Callable[[Any], Any]]:
-    """Value and pullback of an array, or lists of values and of gradients for a list."""
+    spec, how = _checked(time_aug, lead_lag, end_time, base_point, n_jobs)
+    found = [timed(_TRANSFORM, at).vjp(spec, how, one) for one, at in _each(path, times, "path")]
     if not _validation.is_ragged(path):
-        return _TRANSFORM.vjp(spec, how, path)
-    _validation.ragged_paths(path, "path")
-    values, pullbacks = zip(*(_TRANSFORM.vjp(spec, how, one) for one in path), strict=True)
-    return list(values), functools.partial(_pull_back_each, pullbacks)
+        return cast(tuple[PathsT1, Callable[[PathsT1], PathsT1]], found[0])
+    values, pullbacks = zip(*found, strict=True)
+    return cast(PathsT1, list(values)), functools.partial(_pull_back_each, pullbacks, times is not None)
 
 
-def _pull_back_each(pullbacks: Sequence[Callable[[Any], Any]], derivs: Sequence[Any]) -> Any:
+def _pull_back_each(pullbacks: Sequence[Callable[[Any], Any]], with_times: bool, derivs: Any) -> Any:
     if not _validation.is_ragged(derivs) or len(derivs) != len(pullbacks):
         raise TypeError(f"derivs is of type {type(derivs).__name__}: expected a list of {len(pullbacks)} arrays")
-    return [pullback(one) for pullback, one in zip(pullbacks, derivs, strict=True)]
+    found = [pullback(one) for pullback, one in zip(pullbacks, derivs, strict=True)]
+    return _lists(found) if with_times else found
 
 
-def _each(paths: Any, name: str, function: Callable[[Array], Array]) -> Any:
-    """Call a function for an array, or for every array of a list."""
-    if _validation.is_ragged(paths):
-        _validation.ragged_paths(paths, name)
-        return [function(one) for one in paths]
-    return function(paths)
+def _lists(pairs: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    """Gradients with respect to paths and to times as a list of each."""
+    paths, times = zip(*pairs, strict=True)
+    return list(paths), list(times)
+
+
+def _each(paths: Any, times: Any, name: str) -> Iterator[tuple[Any, Any]]:
+    """An array, or every array of a list, with the times of its points or None."""
+    if not _validation.is_ragged(paths):
+        yield paths, times
+        return
+    _validation.ragged_paths(paths, name)
+    if times is not None:
+        _validation.times_of_list(times, "times", paths, name)
+    yield from zip(paths, [None] * len(paths) if times is None else times, strict=True)
 
 
 def transform_path_backprop(
-    derivs: PathsT1, *, time_aug: bool = False, lead_lag: bool = False, end_time: float = 1.0, n_jobs: int | None = 1
+    derivs: PathsT1,
+    *,
+    time_aug: bool = False,
+    lead_lag: bool = False,
+    end_time: float = 1.0,
+    base_point: bool = False,
+    n_jobs: int | None = 1,
+    times: Any = None,
 ) -> PathsT1:
     """Take derivatives with respect to transformed paths back to the paths.
 
@@ -167,8 +208,15 @@ def transform_path_backprop(
         Replace a path by its lead-lag transform, before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag.
     n_jobs : int or None, default: 1
         Checked like everywhere, and of no effect: copying points is bound by memory.
+    times : array, shape (..., length), optional
+        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
+        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
+        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
+        to the paths.
 
     Returns
     -------
@@ -200,23 +248,38 @@ def transform_path_backprop(
            [4.],
            [3.]])
     """
-    spec, _ = _checked(time_aug, lead_lag, end_time, n_jobs)
-    result: PathsT1 = _each(derivs, "derivs", lambda one: _path_derivs(one, spec.transforms))
-    return result
+    spec, _ = _checked(time_aug, lead_lag, end_time, base_point, n_jobs)
+    found = [_path_derivs(one, at, spec.transforms) for one, at in _each(derivs, times, "derivs")]
+    if not _validation.is_ragged(derivs):
+        return cast(PathsT1, found[0])
+    return cast(PathsT1, found if times is None else _lists(found))
 
 
-def _path_derivs(derivs: Array, transforms: Transforms) -> Array:
-    time_aug, lead_lag = transforms.time_aug, transforms.lead_lag
+def _path_derivs(derivs: Array, times: Any, transforms: Transforms) -> Any:
+    """Derivatives with respect to a path, or to it and the times of its points."""
+    if times is not None:
+        transforms = with_times(transforms)
+    lead_lag, base_point, with_time = (
+        transforms.lead_lag,
+        transforms.base_point,
+        transforms.time_aug or transforms.times,
+    )
     _validation.single_path(derivs, "derivs")
-    length, channels = derivs.shape[-2], derivs.shape[-1] - int(time_aug)
-    if channels == 0 or (lead_lag and (channels % 2 or length % 2 == 0)):
-        wanted = "2 * length - 1, 2 * dimension" if lead_lag else "length, dimension"
+    length, channels = derivs.shape[-2] - base_point * (1 + lead_lag), derivs.shape[-1] - with_time
+    if channels == 0 or length < 1 or (lead_lag and (channels % 2 or length % 2 == 0)):
+        wanted = ("2 * length + 1" if base_point else "2 * length - 1") if lead_lag else "length" + " + 1" * base_point
+        wanted += ", 2 * dimension" if lead_lag else ", dimension"
+        options = f"time_aug={transforms.time_aug}, lead_lag={lead_lag}" + ", base_point=True" * base_point
         raise ValueError(
-            f"derivs has shape {tuple(derivs.shape)}: expected (..., {wanted}{' + 1' if time_aug else ''}), "
-            f"that of a path after transform_path(time_aug={time_aug}, lead_lag={lead_lag})"
+            f"derivs has shape {tuple(derivs.shape)}: expected (..., {wanted}{' + 1' * with_time}), "
+            f"that of a path after transform_path({options}{', times=...' * transforms.times})"
         )
     derivs = contiguous(derivs)
-    return transformed_adjoint(derivs, transforms) if transforms else namespace_of(derivs).asarray(derivs, copy=True)
+    found = transformed_adjoint(derivs, transforms) if transforms else namespace_of(derivs).asarray(derivs, copy=True)
+    if times is None:
+        return found
+    _validation.times(times, "times", found, "the path")
+    return Split.of((found,), (times,))(found)
 
 
 def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
@@ -264,5 +327,5 @@ def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
     return padded(paths), xp.asarray(lengths, dtype=xp.int64, device=device_of(paths[0]))
 
 
-def _checked(time_aug: Any, lead_lag: Any, end_time: Any, n_jobs: Any) -> tuple[Spec, Execution]:
-    return Spec(Truncation(0), transforms=Transforms(time_aug, lead_lag, end_time)), Execution(n_jobs)
+def _checked(time_aug: Any, lead_lag: Any, end_time: Any, base_point: Any, n_jobs: Any) -> tuple[Spec, Execution]:
+    return Spec(Truncation(0), transforms=Transforms(time_aug, lead_lag, end_time, base_point)), Execution(n_jobs)

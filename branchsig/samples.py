@@ -7,6 +7,7 @@ from typing import Any
 
 from branchsig._arrays import Array, ArrayT, Paths, PathsT1, PathsT2
 from branchsig.operations import OPERATIONS
+from branchsig.operations.timed import timed
 from branchsig.quadrature import Quadrature
 from branchsig.spec import options_of
 from branchsig.static_kernels import StaticKernel
@@ -37,10 +38,13 @@ def branched_sig_mmd(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     normalize: bool | str = False,
     order: int | None = None,
     check_finite: bool | None = None,
@@ -70,6 +74,9 @@ def branched_sig_mmd(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -82,6 +89,13 @@ def branched_sig_mmd(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     normalize : bool or "dilation", default: False
         True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
@@ -158,8 +172,9 @@ def branched_sig_mmd(
         normalize,
         check_finite,
         unbiased=unbiased,
+        base_point=base_point,
     )
-    result: ArrayT = _MMD.value(spec, how, sample1, sample2, lengths1, lengths2)
+    result: ArrayT = timed(_MMD, times1, times2).value(spec, how, sample1, sample2, lengths1, lengths2)
     return result
 
 
@@ -173,10 +188,13 @@ def branched_sig_mmd_vjp(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     normalize: bool | str = False,
     order: int | None = None,
     check_finite: bool | None = None,
@@ -207,6 +225,9 @@ def branched_sig_mmd_vjp(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -219,6 +240,13 @@ def branched_sig_mmd_vjp(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     normalize : bool or "dilation", default: False
         True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
@@ -289,8 +317,9 @@ def branched_sig_mmd_vjp(
         normalize,
         check_finite,
         unbiased=unbiased,
+        base_point=base_point,
     )
-    return _MMD.vjp(spec, how, sample1, sample2, lengths1, lengths2, param_deriv=param_deriv)
+    return timed(_MMD, times1, times2).vjp(spec, how, sample1, sample2, lengths1, lengths2, param_deriv=param_deriv)
 
 
 def branched_sig_mmd_backprop(
@@ -304,10 +333,13 @@ def branched_sig_mmd_backprop(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     normalize: bool | str = False,
     order: int | None = None,
     check_finite: bool | None = None,
@@ -342,6 +374,9 @@ def branched_sig_mmd_backprop(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -354,6 +389,13 @@ def branched_sig_mmd_backprop(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     normalize : bool or "dilation", default: False
         True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
@@ -422,8 +464,9 @@ def branched_sig_mmd_backprop(
         normalize,
         check_finite,
         unbiased=unbiased,
+        base_point=base_point,
     )
-    result: tuple[PathsT1 | None, PathsT2 | None] = _MMD.backprop(
+    result: tuple[PathsT1 | None, PathsT2 | None] = timed(_MMD, times1, times2).backprop(
         derivs,
         spec,
         how,
@@ -448,10 +491,13 @@ def branched_sig_score(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     normalize: bool | str = False,
     order: int | None = None,
     check_finite: bool | None = None,
@@ -482,6 +528,9 @@ def branched_sig_score(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -494,6 +543,13 @@ def branched_sig_score(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     normalize : bool or "dilation", default: False
         True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
@@ -568,8 +624,9 @@ def branched_sig_score(
         check_finite,
         lam=lam,
         unbiased=unbiased,
+        base_point=base_point,
     )
-    result: ArrayT = _SCORE.value(spec, how, sample, y, lengths1, lengths2)
+    result: ArrayT = timed(_SCORE, times1, times2).value(spec, how, sample, y, lengths1, lengths2)
     return result
 
 
@@ -583,10 +640,13 @@ def branched_sig_score_vjp(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     normalize: bool | str = False,
     order: int | None = None,
     check_finite: bool | None = None,
@@ -618,6 +678,9 @@ def branched_sig_score_vjp(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -630,6 +693,13 @@ def branched_sig_score_vjp(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     normalize : bool or "dilation", default: False
         True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
@@ -703,8 +773,9 @@ def branched_sig_score_vjp(
         check_finite,
         lam=lam,
         unbiased=unbiased,
+        base_point=base_point,
     )
-    return _SCORE.vjp(spec, how, sample, y, lengths1, lengths2, param_deriv=param_deriv)
+    return timed(_SCORE, times1, times2).vjp(spec, how, sample, y, lengths1, lengths2, param_deriv=param_deriv)
 
 
 def branched_sig_score_backprop(
@@ -718,10 +789,13 @@ def branched_sig_score_backprop(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     normalize: bool | str = False,
     order: int | None = None,
     check_finite: bool | None = None,
@@ -757,6 +831,9 @@ def branched_sig_score_backprop(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -769,6 +846,13 @@ def branched_sig_score_backprop(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     normalize : bool or "dilation", default: False
         True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
@@ -839,8 +923,9 @@ def branched_sig_score_backprop(
         check_finite,
         lam=lam,
         unbiased=unbiased,
+        base_point=base_point,
     )
-    result: tuple[PathsT1 | None, PathsT2 | None] = _SCORE.backprop(
+    result: tuple[PathsT1 | None, PathsT2 | None] = timed(_SCORE, times1, times2).backprop(
         derivs,
         spec,
         how,
@@ -865,10 +950,13 @@ def expected_branched_sig_score(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     normalize: bool | str = False,
     order: int | None = None,
     check_finite: bool | None = None,
@@ -899,6 +987,9 @@ def expected_branched_sig_score(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -911,6 +1002,13 @@ def expected_branched_sig_score(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     normalize : bool or "dilation", default: False
         True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
@@ -979,8 +1077,9 @@ def expected_branched_sig_score(
         check_finite,
         lam=lam,
         unbiased=unbiased,
+        base_point=base_point,
     )
-    result: ArrayT = _EXPECTED_SCORE.value(spec, how, sample1, sample2, lengths1, lengths2)
+    result: ArrayT = timed(_EXPECTED_SCORE, times1, times2).value(spec, how, sample1, sample2, lengths1, lengths2)
     return result
 
 
@@ -994,10 +1093,13 @@ def expected_branched_sig_score_vjp(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     normalize: bool | str = False,
     order: int | None = None,
     check_finite: bool | None = None,
@@ -1029,6 +1131,9 @@ def expected_branched_sig_score_vjp(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -1041,6 +1146,13 @@ def expected_branched_sig_score_vjp(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     normalize : bool or "dilation", default: False
         True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
@@ -1114,8 +1226,11 @@ def expected_branched_sig_score_vjp(
         check_finite,
         lam=lam,
         unbiased=unbiased,
+        base_point=base_point,
     )
-    return _EXPECTED_SCORE.vjp(spec, how, sample1, sample2, lengths1, lengths2, param_deriv=param_deriv)
+    return timed(_EXPECTED_SCORE, times1, times2).vjp(
+        spec, how, sample1, sample2, lengths1, lengths2, param_deriv=param_deriv
+    )
 
 
 def expected_branched_sig_score_backprop(
@@ -1129,10 +1244,13 @@ def expected_branched_sig_score_backprop(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     normalize: bool | str = False,
     order: int | None = None,
     check_finite: bool | None = None,
@@ -1168,6 +1286,9 @@ def expected_branched_sig_score_backprop(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -1180,6 +1301,13 @@ def expected_branched_sig_score_backprop(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     normalize : bool or "dilation", default: False
         True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
         `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
@@ -1252,8 +1380,9 @@ def expected_branched_sig_score_backprop(
         check_finite,
         lam=lam,
         unbiased=unbiased,
+        base_point=base_point,
     )
-    result: tuple[PathsT1 | None, PathsT2 | None] = _EXPECTED_SCORE.backprop(
+    result: tuple[PathsT1 | None, PathsT2 | None] = timed(_EXPECTED_SCORE, times1, times2).backprop(
         derivs,
         spec,
         how,

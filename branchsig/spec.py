@@ -69,22 +69,31 @@ class Truncation(Value):
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Transforms(Value):
-    """What is done to paths before their kernels are computed; true if anything is."""
+    """What is done to paths before their kernels are computed; true if anything is.
+
+    With `times` the last channel that comes in is the time of the points, and is treated as such.
+    """
 
     time_aug: bool = False
     lead_lag: bool = False
     end_time: float = 1.0
+    base_point: bool = False
+    times: bool = False
 
     def __post_init__(self) -> None:
         self._set(
             time_aug=_validation.flag(self.time_aug, "time_aug"),
             lead_lag=_validation.flag(self.lead_lag, "lead_lag"),
             end_time=_validation.end_time(self.end_time),
+            base_point=_validation.flag(self.base_point, "base_point"),
+            times=_validation.flag(self.times, "times"),
         )
         _validation.end_time_is_used(self.end_time, self.time_aug)
+        if self.times and self.time_aug:
+            raise ValueError("times=True with time_aug=True: a path has one time. Leave one of them out")
 
     def __bool__(self) -> bool:
-        return self.time_aug or self.lead_lag
+        return self.time_aug or self.lead_lag or self.base_point
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -202,6 +211,7 @@ def options_of(
     method: Any = "solve",
     lam: Any = 1.0,
     unbiased: Any = True,
+    base_point: Any = False,
 ) -> tuple[Spec, Execution]:
     """Check the options of a public function, and return what is computed and how.
 
@@ -247,6 +257,7 @@ def options_of(
         method,
         lam,
         unbiased,
+        base_point,
     )
     try:
         spec, how = _kept(*arguments)
@@ -290,13 +301,14 @@ def _checked(
     method: Any,
     lam: Any,
     unbiased: Any,
+    base_point: Any,
 ) -> tuple[Spec, Execution]:
     spec = Spec(
         Truncation(_bound_by_order(order) if depth is None else depth, order),
         dyadic_order,
         static_kernel,
         quadrature,
-        Transforms(time_aug, lead_lag, end_time),
+        Transforms(time_aug, lead_lag, end_time, base_point),
         normalize,
         return_grid,
         return_levels,

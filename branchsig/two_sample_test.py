@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from branchsig._arrays import ArrayT, Paths
 from branchsig.operations.means import JointGram, joint_gram
+from branchsig.operations.timed import timed
 from branchsig.quadrature import Quadrature
 from branchsig.spec import options_of
 from branchsig.static_kernels import StaticKernel
@@ -61,10 +62,13 @@ def branched_sig_mmd_test(
     time_aug: bool = False,
     lead_lag: bool = False,
     end_time: float = 1.0,
+    base_point: bool = False,
     n_jobs: int | None = 1,
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     order: int | None = None,
     check_finite: bool | None = None,
     normalize: bool | str = "dilation",
@@ -94,6 +98,9 @@ def branched_sig_mmd_test(
         before time is appended.
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
+    base_point : bool, default: False
+        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
+        kernel sees how high a path lies, and not its steps alone.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -106,6 +113,13 @@ def branched_sig_mmd_test(
         beside a list of paths, whose lengths are its own.
     lengths2 : array of int, shape (*batch2,), optional
         Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+    times1 : array, shape (*batch1, length1), optional
+        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
+        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
+        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
+        and `times2` follow those with respect to the paths.
+    times2 : array, shape (*batch2, length2), optional
+        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
     order : int, optional
         Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
         `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
@@ -188,13 +202,14 @@ def branched_sig_mmd_test(
         order,
         normalize,
         check_finite,
+        base_point=base_point,
     )
     if spec.dyadic_order[0] != spec.dyadic_order[1]:
         raise ValueError(
             f"dyadic_order is {dyadic_order!r}: expected one order for both samples, whose paths the test regroups; "
             "give the larger one"
         )
-    job = JointGram().prepare(spec, how, sample1, sample2, lengths1, lengths2)
+    job = timed(JointGram(), times1, times2).prepare(spec, how, sample1, sample2, lengths1, lengths2)
     gram = joint_gram(job)
     if not np.isfinite(gram).all():
         return TwoSampleTest(math.nan, math.nan)

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 from cases import using, walk
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import branchsig
@@ -195,7 +195,7 @@ def specs(draw):
         Truncation(depth, order),
         dyadic_order=draw(st.sampled_from([(0, 0), (1, 1), (0, 2)])),
         static_kernel=draw(st.sampled_from([branchsig.LinearKernel(), branchsig.RBFKernel(2.0)])),
-        transforms=Transforms(draw(st.booleans()), draw(st.booleans())),
+        transforms=Transforms(draw(st.booleans()), draw(st.booleans()), base_point=draw(st.booleans())),
         normalize=normalize,
         return_grid=normalize is not True and draw(st.booleans()),
         return_levels=levels,
@@ -231,6 +231,13 @@ def test_results_are_what_an_operation_says_without_data(spec, batch1, batch2, l
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
+@example(
+    spec=Spec(Truncation(order=2), (0, 2), normalize=True),
+    name="branched_sig_mmd",
+    sizes=(2, 3),
+    same=False,
+    dtype="float64",
+)
 @given(
     spec=specs(),
     name=st.sampled_from(["branched_sig_mmd", "branched_sig_score", "expected_branched_sig_score"]),

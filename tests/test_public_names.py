@@ -26,6 +26,7 @@ PUBLIC_NAMES = [
     "Trapezoid",
     "TwoSampleTest",
     "__version__",
+    "as_paths",
     "branched_sig_kernel",
     "branched_sig_kernel_backprop",
     "branched_sig_kernel_gram",
@@ -54,11 +55,13 @@ PUBLIC_NAMES = [
     "transform_path_vjp",
     "warm_up",
 ]
-FUNCTIONS = [name for name in PUBLIC_NAMES if name.startswith(("branched", "dilation", "expected", "pad", "transform"))]
+FUNCTIONS = [
+    name for name in PUBLIC_NAMES if name.startswith(("as_", "branched", "dilation", "expected", "pad", "transform"))
+]
 
-TRANSFORM = {"time_aug": False, "lead_lag": False, "end_time": 1.0, "n_jobs": 1}
+TRANSFORM = {"time_aug": False, "lead_lag": False, "end_time": 1.0, "base_point": False, "n_jobs": 1}
 SOLVER = {"static_kernel": None, **TRANSFORM, "quadrature": "trapezoid"}
-SHARED = SOLVER | {"lengths1": None, "lengths2": None}
+SHARED = SOLVER | {"lengths1": None, "lengths2": None, "times1": None, "times2": None}
 OF_VALUES = SHARED | {
     "return_grid": False,
     "normalize": False,
@@ -77,7 +80,7 @@ SAMPLES = ["sample1", "sample2", *PATHS[2:]]
 OF_STACKS = SHARED | {"check_finite": None}
 OF_MEANS = SHARED | {"normalize": False, "order": None, "check_finite": None}
 OF_METRICS = OF_MEANS | {"unbiased": True}
-OF_DILATIONS = SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None, "room": 9.0}
+OF_DILATIONS = SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None, "times": None, "room": 9.0}
 
 
 def value_and_gradients(name, operands, options, sides=SIDES):
@@ -98,10 +101,11 @@ SIGNATURES = {
     **value_and_gradients("expected_branched_sig_score", SAMPLES, OF_METRICS | {"lam": 1.0}),
     **value_and_gradients("dilation", ["paths", "depth", "dyadic_order"], OF_DILATIONS, {}),
     "branched_sig_mmd_test": (SAMPLES, OF_MEANS | {"normalize": "dilation", "permutations": 1000, "seed": None}),
+    "as_paths": (["data"], {"layout": None}),
     "pad_paths": (["paths"], {}),
-    "transform_path": (["path"], TRANSFORM),
-    "transform_path_vjp": (["path"], TRANSFORM),
-    "transform_path_backprop": (["derivs"], TRANSFORM),
+    "transform_path": (["path"], TRANSFORM | {"times": None}),
+    "transform_path_vjp": (["path"], TRANSFORM | {"times": None}),
+    "transform_path_backprop": (["derivs"], TRANSFORM | {"times": None}),
 }
 
 
@@ -142,7 +146,7 @@ def test_every_function_says_what_it_returns_and_raises(name):
 
 
 def test_importing_the_package_imports_no_framework():
-    heavy = ["cupy", "jax", "torch", "tensorflow", "matplotlib", "sklearn", "dask", "tqdm", "scipy"]
+    heavy = ["cupy", "jax", "torch", "tensorflow", "matplotlib", "sklearn", "dask", "tqdm", "scipy", "pandas"]
     code = f"import sys, branchsig; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

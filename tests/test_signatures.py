@@ -14,7 +14,7 @@ from branchsig.spec import Execution, Spec, Truncation, options_of
 FUNCTIONS = {
     name: getattr(branchsig, name)
     for name in branchsig.__all__
-    if name.startswith(("branched", "dilation", "expected", "pad", "transform"))
+    if name.startswith(("as_", "branched", "dilation", "expected", "pad", "transform"))
 }
 OPTIONS = set(inspect.signature(options_of).parameters)
 TRANSFORMING = {"transform_path", "transform_path_vjp", "transform_path_backprop"}
@@ -25,6 +25,8 @@ OWN_WORDS = {
     "depth": {"branched_sig_kernel_stack", "dilation"},
     "dyadic_order": {"branched_sig_mmd_test", "dilation"},
     "time_aug": {"transform_path"},
+    "base_point": {"transform_path"},
+    "times": {"dilation"},
     "lead_lag": {"transform_path"},
     "n_jobs": {"transform_path"},
     "normalize": {"branched_sig_mmd_test"},
@@ -99,7 +101,7 @@ def test_the_source_shows_the_signature_and_the_docstring_that_help_shows(name):
     assert all(argument.annotation for argument in (*arguments.args, *arguments.kwonlyargs))
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in TRANSFORMING | {"pad_paths"}])
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in TRANSFORMING | {"pad_paths", "as_paths"}])
 def test_defaults_are_those_of_the_spec_and_the_execution(name):
     parameters = inspect.signature(FUNCTIONS[name]).parameters
     defaults = {option: parameters[option].default for option in OPTIONS & set(parameters)}
@@ -131,7 +133,7 @@ def test_an_option_that_is_wrong_is_named(name, option):
     # Every option stands in the call of the function that checks it; at the wrong place another one would be named.
     function, x = FUNCTIONS[name], np.zeros((3, 4, 2))
     first = list(inspect.signature(function).parameters)
-    arguments = {"derivs": np.zeros(3), "path1": x, "path2": x, "paths": x, "path": x, "y": x, "depth": 2}
+    arguments = {"derivs": np.zeros(3), "path1": x, "path2": x, "paths": x, "path": x, "y": x, "depth": 2, "data": x}
     arguments |= {"sample": x, "sample1": x, "sample2": x, "dyadic_order": 0}
     if name.endswith("gram_backprop"):
         arguments["derivs"] = np.zeros((3, 3))

@@ -54,8 +54,8 @@ truncations = st.one_of(
     st.builds(Truncation, st.integers(0, 9), st.integers(0, 9)),
 )
 transforms = st.one_of(
-    st.builds(Transforms, lead_lag=st.booleans()),
-    st.builds(Transforms, st.just(True), st.booleans(), st.floats(1e-300, 1e300)),
+    st.builds(Transforms, lead_lag=st.booleans(), base_point=st.booleans(), times=st.booleans()),
+    st.builds(Transforms, st.just(True), st.booleans(), st.floats(1e-300, 1e300), st.booleans()),
 )
 
 
@@ -151,6 +151,8 @@ def test_arguments_that_mean_the_same_make_equal_values():
         (lambda: Truncation(-1), ValueError, "depth is -1: expected an integer >= 0"),
         (lambda: Transforms(end_time=2.0), ValueError, "end_time is 2.0 and time_aug is False"),
         (lambda: Transforms(time_aug=1), TypeError, "time_aug is 1: expected True or False"),
+        (lambda: Transforms(base_point=0), TypeError, "base_point is 0: expected True or False"),
+        (lambda: Transforms(True, times=True), ValueError, "times=True with time_aug=True: a path has one time"),
         (lambda: Spec(3), TypeError, "truncation is 3: expected a Truncation"),
         (lambda: Spec(Truncation(3), transforms=True), TypeError, "transforms is True: expected a Transforms"),
         (lambda: Spec(Truncation(3), return_levels=True), ValueError, "return_levels=True without order"),
@@ -184,6 +186,7 @@ COMMON = {
     [
         ("log", True, 1),
         ("time_aug", False, 0),
+        ("base_point", False, 0),
         ("depth", 1, True),
         ("depth", 3, 3.0),
         ("dyadic_order", (1, 2), (True, 2)),

@@ -154,7 +154,7 @@ class _Means(Operation):
             kept = dilate.Dilate(_stage(spec)).kept_shapes(Geometry((), (), paths, "float64"))
         for side1, rows, side2, columns in self._blocks(spec, sizes):
             n1, n2 = rows.stop - rows.start, columns.stop - columns.start
-            square = side1 == side2 and rows == columns and spec.dyadic_order[0] == spec.dyadic_order[1]
+            square = side1 == side2 and rows == columns  # of one dyadic order then, that of its sample
             of_block = _stage(spec).kept_shapes(Geometry((n1, n2), (), (n1,) if square else (n1, n2), "float64"))
             kept |= {_name(side1, rows, side2, columns) + name: shape for name, shape in of_block.items()}
         return Result(Shape(second.shape[:-2] if self.each else (), first.dtype), kept)

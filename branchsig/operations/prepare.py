@@ -15,7 +15,7 @@ from branchsig._arrays import Array, as_numpy, filled, in_float64, lies_on_cuda
 from branchsig.backends import Problem
 from branchsig.operations.inputs import Given
 from branchsig.operations.job import Job
-from branchsig.operations.transform import padded, transformed
+from branchsig.operations.transform import padded, transformed, transformed_lengths
 from branchsig.spec import Execution, Spec, Transforms
 from branchsig.static_kernels import is_built_in
 
@@ -193,4 +193,4 @@ def _problem(x: Array, y: Array, pairing: str, valid: tuple[_Valid, _Valid], spe
 def _transformed(path: Array, lengths: _Valid, transforms: Transforms) -> tuple[Array, _Valid]:
     """A path with the transformations applied, and its valid lengths afterwards."""
     path = transformed(filled(path, lengths), transforms, lengths)
-    return path, 2 * lengths - 1 if transforms.lead_lag and lengths is not None else lengths
+    return path, None if lengths is None else transformed_lengths(lengths, transforms)

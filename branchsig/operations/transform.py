@@ -1,4 +1,4 @@
-"""The transformations of paths, time and lead-lag, and their adjoint.
+"""The transformations of paths, a base point, lead-lag and time, and their adjoint.
 
 Checked paths (..., length, dimension) come in and longer or wider ones go out; the adjoint takes derivatives with
 respect to the latter to those with respect to the former.
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from branchsig._arrays import Array, device_of, namespace_of
 from branchsig.spec import Transforms
 
-__all__ = ["padded", "transformed", "transformed_adjoint", "transformed_shape"]
+__all__ = ["padded", "transformed", "transformed_adjoint", "transformed_lengths", "transformed_shape"]
 
 
 def padded(paths: Sequence[Array]) -> Array:
@@ -27,50 +27,94 @@ def padded(paths: Sequence[Array]) -> Array:
 def transformed_shape(shape: tuple[int, ...], transforms: Transforms) -> tuple[int, ...]:
     """Return the shape (..., length, dimension) of paths after the transformations."""
     *batch, length, dimension = shape
+    length += transforms.base_point
     if transforms.lead_lag:
-        length, dimension = 2 * length - 1, 2 * dimension
+        length, dimension = 2 * length - 1, 2 * dimension - transforms.times
     return (*batch, length, dimension + transforms.time_aug)
 
 
+def transformed_lengths(lengths: npt.NDArray[np.int64], transforms: Transforms) -> npt.NDArray[np.int64]:
+    """Return valid lengths after the transformations."""
+    lengths = lengths + transforms.base_point
+    return 2 * lengths - 1 if transforms.lead_lag else lengths
+
+
 def transformed(path: Array, transforms: Transforms, lengths: npt.NDArray[np.int64] | None = None) -> Array:
-    """Return a checked path with the transformations applied, lead-lag first.
+    """Return a checked path with the transformations applied: the base point first, then lead-lag, then time.
 
     Padded paths (paths, length, dimension) come with their valid lengths, and with the last valid point in the place of
     the padded ones; so they go out, time included.
     """
-    xp, lead_lag, end_time = namespace_of(path), transforms.lead_lag, transforms.end_time
-    if lead_lag:
-        index = xp.arange(2 * path.shape[-2] - 1, device=device_of(path))
-        lag = xp.take(path, index // 2, axis=-2)
-        lead = xp.take(path, (index + 1) // 2, axis=-2)
-        path = xp.concat([lag, lead], axis=-1)
+    xp, times = namespace_of(path), None
+    if transforms.times:
+        path, times = path[..., :-1], path[..., -1:]
+    if transforms.base_point:
+        first = path[..., :1, :]
+        path = xp.concat([xp.zeros_like(first), path], axis=-2)
+        times = None if times is None else xp.concat([times[..., :1, :], times], axis=-2)
+    if transforms.lead_lag:
+        path = xp.concat(_lag_and_lead(path), axis=-1)
+        times = None if times is None else _halfway(*_lag_and_lead(times))
     if transforms.time_aug:
-        length = path.shape[-2]
-        like = {"dtype": path.dtype, "device": device_of(path)}
-        if lengths is None:
-            time = xp.reshape(xp.linspace(0.0, end_time, length, **like), (length, 1))
-        else:
-            time = xp.asarray(_times(2 * lengths - 1 if lead_lag else lengths, length, end_time), **like)
-        path = xp.concat([path, xp.broadcast_to(time, (*path.shape[:-1], 1))], axis=-1)
-    return path
+        times = _even_times(path, transforms, lengths)
+    return path if times is None else xp.concat([path, times], axis=-1)
 
 
-def _times(lengths: npt.NDArray[np.int64], length: int, end_time: float) -> npt.NDArray[np.float64]:
-    """Time of padded paths, (paths, length, 1): linear over the valid points, and constant behind them."""
-    time = np.full((len(lengths), length, 1), end_time)
-    for valid in np.unique(lengths):
-        time[lengths == valid, :valid, 0] = np.linspace(0.0, end_time, valid)
-    return time
+def _lag_and_lead(path: Array) -> tuple[Array, Array]:
+    """The two copies of a path, of which the lead moves first."""
+    xp = namespace_of(path)
+    index = xp.arange(2 * path.shape[-2] - 1, device=device_of(path))
+    return xp.take(path, index // 2, axis=-2), xp.take(path, (index + 1) // 2, axis=-2)
+
+
+def _halfway(before: Array, after: Array) -> Array:
+    return 0.5 * (before + after)
+
+
+def _even_times(path: Array, transforms: Transforms, lengths: npt.NDArray[np.int64] | None) -> Array:
+    """Time of transformed paths, linear over the valid points, and constant behind them.
+
+    Where a path goes from its base point to its first one no time passes.
+    """
+    xp, end_time, length = namespace_of(path), transforms.end_time, path.shape[-2]
+    like = {"dtype": path.dtype, "device": device_of(path)}
+    start = (1 + transforms.lead_lag) if transforms.base_point else 0
+    if lengths is not None:
+        valid_lengths = transformed_lengths(lengths, transforms)
+        values = np.full((len(lengths), length, 1), end_time)
+        for valid in np.unique(valid_lengths):
+            values[valid_lengths == valid, start:valid, 0] = np.linspace(0.0, end_time, valid - start)
+        values[:, :start] = 0.0
+        time = xp.asarray(values, **like)
+    else:
+        time = xp.reshape(xp.linspace(0.0, end_time, length - start, **like), (length - start, 1))
+        time = xp.concat([xp.zeros((start, 1), **like), time], axis=0) if start else time
+    return xp.broadcast_to(time, (*path.shape[:-1], 1))
 
 
 def transformed_adjoint(derivs: Array, transforms: Transforms) -> Array:
     """Return the adjoint of `transformed`, applied to checked derivatives."""
     xp = namespace_of(derivs)
-    channels = derivs.shape[-1] - int(transforms.time_aug)
-    if not transforms.lead_lag:
-        return xp.asarray(derivs[..., :channels], copy=True)
-    lag, lead = derivs[..., : channels // 2], derivs[..., channels // 2 : channels]
-    zero = xp.zeros((*lag.shape[:-2], 1, channels // 2), dtype=derivs.dtype, device=device_of(derivs))
+    of_path, of_times = derivs, None
+    if transforms.time_aug or transforms.times:
+        of_path = derivs[..., :-1]
+        of_times = derivs[..., -1:] if transforms.times else None
+    if transforms.lead_lag:
+        channels = of_path.shape[-1] // 2
+        of_path = _of_lag_and_lead(of_path[..., :channels], of_path[..., channels:])
+        of_times = None if of_times is None else 0.5 * _of_lag_and_lead(of_times, of_times)
+    if transforms.base_point:
+        of_path = of_path[..., 1:, :]
+        if of_times is not None:  # the base point has the time of the first one
+            first = of_times[..., :1, :] + of_times[..., 1:2, :]
+            of_times = xp.concat([first, of_times[..., 2:, :]], axis=-2)
+    return xp.asarray(of_path, copy=True) if of_times is None else xp.concat([of_path, of_times], axis=-1)
+
+
+def _of_lag_and_lead(lag: Array, lead: Array) -> Array:
+    """The adjoint of `_lag_and_lead`."""
+    xp = namespace_of(lag)
+    zero = xp.zeros((*lag.shape[:-2], 1, lag.shape[-1]), dtype=lag.dtype, device=device_of(lag))
     # Point k is the lag at nodes 2k and 2k + 1, and the lead at nodes 2k - 1 and 2k, as far as there are such nodes.
     lag_sum = lag[..., ::2, :] + xp.concat([lag[..., 1::2, :], zero], axis=-2)
     lead_sum = lead[..., ::2, :] + xp.concat([zero, lead[..., 1::2, :]], axis=-2)

@@ -1,4 +1,4 @@
-"""The operation that transforms paths: time appended, and lead-lag."""
+"""The operation that transforms paths: a base point, lead-lag, and time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["TransformPath"]
 
 
 class TransformPath(Operation):
-    """Paths with time appended, or of lags and leads."""
+    """Paths from a base point on, of lags and leads, with time appended."""
 
     name = "transform_path"
     operands = ("path",)

@@ -1,0 +1,151 @@
+"""Times of points that the caller gives: they join the paths as their last channel, before any operation.
+
+So an operation takes paths alone, `Transforms.times` tells it what their last channel is, and gradients with respect to
+times are the last channel of those with respect to the paths. A framework that records what is done with its arrays
+records this too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from branchsig import _validation
+from branchsig._arrays import Array, contiguous, namespace_of
+from branchsig.operations.base import Operation
+from branchsig.operations.job import Job
+from branchsig.spec import Execution, Spec, Transforms
+
+__all__ = ["Split", "Timed", "timed", "with_times"]
+
+_NAMES = {1: ("times",), 2: ("times1", "times2")}
+"""Names of the arguments, by the number of operands with gradients."""
+
+
+def timed(operation: Operation, times1: Any, times2: Any = None) -> Operation | Timed:
+    """Return the operation, or the same on paths with times where any are given."""
+    if times1 is None and times2 is None:
+        return operation
+    return Timed(operation, (times1, times2)[: operation.sides])
+
+
+def with_times(transforms: Transforms) -> Transforms:
+    """Return the transformations of paths whose last channel is time, from those asked for beside times."""
+    _validation.end_time_or_times(transforms.end_time)
+    return dataclasses.replace(transforms, time_aug=False, times=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timed:
+    """An operation on paths whose last channel is to be time. Its methods are those of `Operation`.
+
+    Gradients with respect to times follow those with respect to the paths.
+    """
+
+    operation: Operation
+    times: tuple[Any, ...]
+
+    def joined(self, spec: Spec, *operands: Any) -> tuple[Spec, Any, Split]:
+        """Return spec and operands for paths with their times, and what takes gradients apart."""
+        sides, names = self.operation.sides, _NAMES[self.operation.sides]
+        spec = dataclasses.replace(spec, transforms=with_times(spec.transforms))
+        paths, times = operands[:sides], self.times
+        same = sides == 2 and times[1] is None and (paths[1] is None or paths[1] is paths[0])
+        for name, given in zip(names, times):
+            if given is None and not (same and name == "times2"):
+                other = names[1] if name == names[0] else names[0]
+                raise ValueError(f"{other} is given and {name} is not: give times for the points of all paths, or none")
+        first = _joined(paths[0], times[0], self.operation.operands[0], names[0])
+        done = [first]
+        if same:
+            done.append(None if paths[1] is None else first)
+        elif sides == 2:
+            if paths[1] is None:
+                raise ValueError("times2 is given and path2 is None: the second paths are the first. Leave times2 out")
+            done.append(_joined(paths[1], times[1], self.operation.operands[1], names[1]))
+        return spec, (*done, *operands[sides:]), Split.of(paths, (times[0], times[0]) if same else times)
+
+    def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
+        """Check and transform the operands."""
+        spec, operands, _ = self.joined(spec, *operands)
+        return self.operation.prepare(spec, how, *operands)
+
+    def value(self, spec: Spec, how: Execution, *operands: Any) -> Any:
+        """Return the value."""
+        spec, operands, _ = self.joined(spec, *operands)
+        return self.operation.value(spec, how, *operands)
+
+    def vjp(self, spec: Spec, how: Execution, *operands: Any, **asked: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """Return the value and its pullback."""
+        spec, operands, split = self.joined(spec, *operands)
+        value, pullback = self.operation.vjp(spec, how, *operands, **asked)
+        return value, _Pullback(pullback, split)
+
+    def backprop(self, derivs: Any, spec: Spec, how: Execution, *operands: Any, **asked: Any) -> Any:
+        """Return the gradients for given derivatives."""
+        spec, operands, split = self.joined(spec, *operands)
+        return split(self.operation.backprop(derivs, spec, how, *operands, **asked))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Split:
+    """Takes gradients with respect to paths with times to those with respect to paths and those with respect to times.
+
+    `shared` are the numbers of leading axes of the paths of each side that its times do not have.
+    """
+
+    shared: tuple[int, ...]
+
+    @classmethod
+    def of(cls, paths: tuple[Any, ...], times: tuple[Any, ...]) -> Split:
+        """That for these paths and times."""
+        return cls(tuple(_shared(path, given) for path, given in zip(paths, times)))
+
+    def __call__(self, found: Any) -> tuple[Any, ...]:
+        """Return the gradients, those with respect to times after those with respect to the paths."""
+        found = found if isinstance(found, tuple) else (found,)
+        sides = len(self.shared)
+        paths, times = zip(*map(_split, found[:sides], self.shared))
+        return (*paths, *times, *found[sides:])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Pullback:
+    """A pullback that takes the gradients apart. Can be pickled where the one within can."""
+
+    pullback: Callable[[Any], Any]
+    split: Split
+
+    def __call__(self, derivs: Any) -> tuple[Any, ...]:
+        return self.split(self.pullback(derivs))
+
+
+def _joined(paths: Any, times: Any, name: str, name_of_times: str) -> Any:
+    """Checked paths with their times as the last channel, a list for a list."""
+    if _validation.is_ragged(paths):
+        _validation.ragged_paths(paths, name)
+        _validation.times_of_list(times, name_of_times, paths, name)
+        pairs = enumerate(zip(paths, times, strict=True))
+        return [_joined(path, at, f"{name}[{k}]", f"{name_of_times}[{k}]") for k, (path, at) in pairs]
+    _validation.single_path(paths, name)
+    _validation.times(times, name_of_times, paths, name)
+    xp = namespace_of(paths)
+    paths, times = contiguous(paths), contiguous(times)
+    return xp.concat([paths, xp.broadcast_to(times[..., None], (*paths.shape[:-1], 1))], axis=-1)
+
+
+def _shared(paths: Any, times: Any) -> int:
+    return 0 if paths is None or _validation.is_ragged(paths) else len(paths.shape) - 1 - len(times.shape)
+
+
+def _split(gradient: Any, shared: int) -> tuple[Any, Any]:
+    if gradient is None:
+        return None, None
+    if isinstance(gradient, list):
+        paths, times = zip(*(_split(one, 0) for one in gradient))
+        return list(paths), list(times)
+    of_times: Array = gradient[..., -1]
+    if shared:
+        of_times = namespace_of(gradient).sum(of_times, axis=tuple(range(shared)))
+    return contiguous(gradient[..., :-1]), contiguous(of_times)

@@ -1,0 +1,21 @@
+"""Times of points are operands in frameworks too: what differentiates the paths differentiates them. Needs torch."""
+
+import numpy as np
+import pytest
+from cases import walk
+
+import branchsig
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("options", [{}, {"lead_lag": True, "base_point": True}])
+def test_torch_differentiates_with_respect_to_times(options, rng):
+    x, times = walk(rng, 3, 5, 2), rng.uniform(0.05, 0.3, (3, 5)).cumsum(axis=1)
+    paths, stamps = (torch.tensor(a, requires_grad=True) for a in (x, times))
+    gram = branchsig.branched_sig_kernel_gram(paths, None, 2, times1=stamps, **options)
+    derivs = rng.standard_normal((3, 3))
+    of_paths, of_times = torch.autograd.grad((gram * torch.tensor(derivs)).sum(), (paths, stamps))
+    wanted = branchsig.branched_sig_kernel_gram_backprop(derivs, x, None, 2, times1=times, **options)
+    np.testing.assert_allclose(of_paths.numpy(), wanted[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(of_times.numpy(), wanted[2], rtol=1e-9, atol=1e-12)
