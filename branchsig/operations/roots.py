@@ -43,7 +43,8 @@ def largest(
     with np.errstate(all="ignore"):
         low, high = np.zeros(paths), np.min(np.log(targets / np.where(slope > 0, slope, 0.0)), axis=1)
         v = np.clip(start, low, high)
-        latest, at = np.full((_POINTS, paths, columns), np.nan), np.zeros((_POINTS, paths))
+        nothing = np.full((paths, columns), np.nan), np.zeros(paths)
+        latest = [nothing] * _POINTS  # values and their v, the latest first
         expected = np.zeros(paths, dtype=bool)  # to be the end of the search
         active = np.flatnonzero(usable & np.isfinite(high))
         for _ in range(_EVALUATIONS):
@@ -51,18 +52,18 @@ def largest(
                 break
             here = v[active]
             value = growth(active, here)
+            growth_of_target = value / targets
+            worst = np.argmax(growth_of_target, axis=1)  # NaN is the largest of all
+            most = growth_of_target[np.arange(len(active)), worst]
             # Rounding may leave a little less than 0 of nothing.
-            h = np.where(value > 0, np.log(value / targets), np.where(value <= 0, -np.inf, np.inf))
-            worst = np.argmax(h, axis=1)
-            h = h[np.arange(len(active)), worst]
+            h = np.where(most > 0, np.log(most), np.where(most <= 0, -np.inf, np.inf))
             low[active] = np.where(h < 0, np.maximum(low[active], here), low[active])
             high[active] = np.minimum(high[active], np.where(h < 0, here - h, here))
-            latest[1:, active], at[1:, active] = latest[:-1, active], at[:-1, active]
-            latest[0, active], at[0, active] = value, here
+            latest = [_placed(value, here, active, paths), *latest[:-1]]
             best, lower = _interpolated(
                 targets[worst],
-                latest[:, active, worst],
-                at[:, active],
+                np.stack([values[active, worst] for values, _ in latest]),
+                np.stack([at[active] for _, at in latest]),
                 slope[active, worst],
             )
             following = np.log(targets[worst]) - 0.5 * np.log(best)
@@ -78,6 +79,15 @@ def largest(
             active = active[~(found | closed)]
         v[active] = low[active]
     return v, reached
+
+
+def _placed(value: Floats, at: Floats, active: Indices, paths: int) -> tuple[Floats, Floats]:
+    """What some of the paths have as arrays over all paths."""
+    if len(active) == paths:
+        return value, at
+    values, places = np.full((paths, value.shape[1]), np.nan), np.zeros(paths)
+    values[active], places[active] = value, at
+    return values, places
 
 
 def _interpolated(target: Floats, growths: Floats, at: Floats, slope: Floats) -> tuple[Floats, Floats]:
