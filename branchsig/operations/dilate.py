@@ -65,9 +65,18 @@ class Dilate:
         """The search is for paths, not for pairs."""
         return self.inner.residual_share
 
-    def forward(self, problem: Problem, *, keep: bool, before: Kept | None = None) -> tuple[Array, Kept]:
+    def of_paths(self, problem: Problem) -> Kept:
+        """Return the factors, and what keeps them from being larger."""
+        return scale(problem, keep=True).kept
+
+    def forward(
+        self, problem: Problem, *, keep: bool, before: Kept | None = None, of_paths: Kept | None = None
+    ) -> tuple[Array, Kept]:
         """Return the values for the scaled paths, in the library and dtype of the problem."""
-        scaled = scale(problem, keep=keep, before=before)
+        if of_paths is not None:
+            scaled = Scaled.again(problem, of_paths)
+        else:
+            scaled = scale(problem, keep=keep, before=before)
         value, kept = self.inner.forward(scaled.problem, keep=keep)
         return as_like(value, problem.path1), kept | scaled.kept
 

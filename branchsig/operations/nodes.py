@@ -21,7 +21,13 @@ class SumOverNodes:
     output: Output
     want: Literal["end", "grid"] = "end"
 
-    def forward(self, problem: Problem, *, keep: bool, before: Kept | None = None) -> tuple[Array, Kept]:
+    def of_paths(self, problem: Problem) -> Kept:
+        """Return nothing: kernels belong to pairs."""
+        return {}
+
+    def forward(
+        self, problem: Problem, *, keep: bool, before: Kept | None = None, of_paths: Kept | None = None
+    ) -> tuple[Array, Kept]:
         """Return the values. For the adjoint of a logarithm the sums are kept."""
         problem = self._judged(problem)
         components = backend_for(problem).solve(problem, self.want)

@@ -27,7 +27,13 @@ class Solve:
     keeps = False
     residual_share = 0.0
 
-    def forward(self, problem: Problem, *, keep: bool, before: Kept | None = None) -> tuple[Array, Kept]:
+    def of_paths(self, problem: Problem) -> Kept:
+        """Return nothing: kernels belong to pairs."""
+        return {}
+
+    def forward(
+        self, problem: Problem, *, keep: bool, before: Kept | None = None, of_paths: Kept | None = None
+    ) -> tuple[Array, Kept]:
         """Return the values; nothing is kept."""
         if self.output != "less one":
             return backend_for(problem).solve(problem, self.want, log=self.output == "log"), {}

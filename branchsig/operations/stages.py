@@ -47,10 +47,20 @@ class Stage(Protocol):
     def keeps(self) -> bool:
         """Whether the adjoint needs anything of the forward; where not, nobody asks for its residuals."""
 
-    def forward(self, problem: Problem, *, keep: bool, before: Kept | None = None) -> tuple[Array, Kept]:
+    def of_paths(self, problem: Problem) -> Kept:
+        """Return what the forward finds out about every path alone, for one stack in both places.
+
+        Arrays over the paths, whose names end in 1, the number of the stack. For a Gram matrix in blocks they are found
+        once for each path, and parts of them are handed to the forward of each block.
+        """
+
+    def forward(
+        self, problem: Problem, *, keep: bool, before: Kept | None = None, of_paths: Kept | None = None
+    ) -> tuple[Array, Kept]:
         """Return values and, if asked to `keep` it, what the adjoint needs.
 
-        `before` is what was kept for the same paths by another rule, which a search may start from.
+        `before` is what was kept for the same paths by another rule, which a search may start from. `of_paths` is what
+        is known about every path already, with names that end in the number of its stack.
         """
 
     def residuals(self, problem: Problem) -> Kept:

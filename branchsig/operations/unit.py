@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from branchsig._arrays import Array, as_like, device_of, in_float64, lies_on_cuda, namespace_of, weighted
 from branchsig.backends import Gradients, Problem, Wrt, backend_for
@@ -42,13 +43,20 @@ class UnitNorm:
         """They take a solve."""
         return 1 / 3 if self.keeps else 0.0
 
-    def forward(self, problem: Problem, *, keep: bool, before: Kept | None = None) -> tuple[Array, Kept]:
+    def of_paths(self, problem: Problem) -> Kept:
+        """Return the logarithms of the kernels of the paths with themselves, and the sums that they are taken from."""
+        own = _Logarithms.of(_with_itself(_with_digits(problem, "quotient"), 0))
+        return {name + "1": array for name, array in own.arrays().items()}
+
+    def forward(
+        self, problem: Problem, *, keep: bool, before: Kept | None = None, of_paths: Kept | None = None
+    ) -> tuple[Array, Kept]:
         """Return the values."""
         given, problem = problem.path1, _with_digits(problem, "quotient")
         purpose = "log" if self.output == "log" else "kernel"
         of_pairs = _Logarithms.of(problem)
-        of_paths = _of_paths(problem, of_pairs)
-        log_unit = _quotient(problem, of_pairs.log_k, of_paths, purpose)
+        selves = _of_paths(problem, of_pairs) if of_paths is None else _Logarithms.handed_in(of_paths)
+        log_unit = _quotient(problem, of_pairs.log_k, selves, purpose)
         value = self._value(log_unit, of_pairs.sign)
         if self.output != "less one":
             value = as_like(value, given)
@@ -59,7 +67,7 @@ class UnitNorm:
             kept["unit"] = of_pairs.sign * namespace_of(log_unit).exp(log_unit)
         if self.by_nodes:
             kept["total"] = of_pairs.total
-            kept |= {f"own{side + 1}": own.total for side, own in enumerate(of_paths)}
+            kept |= {f"own{side + 1}": own.total for side, own in enumerate(selves)}
         return value, {name: in_float64(array) for name, array in kept.items()}
 
     def _value(self, log_unit: Array, sign: Array | float) -> Array:
@@ -168,6 +176,21 @@ class _Logarithms:
         log_k = xp.where(k > 0, xp.log1p(less_one), xp.log(abs(k)))
         return cls(log_k, xp.sign(k), xp.sum(components, axis=-1))
 
+    def arrays(self) -> Kept:
+        """The same by name."""
+        if isinstance(self.sign, float):
+            return {"log": self.log_k}
+        return {"log": self.log_k, "sign": self.sign, "total": self.total}
+
+    @classmethod
+    def handed_in(cls, of_paths: Kept) -> tuple[_Logarithms, ...]:
+        """Those of both stacks, or of the only one, from `arrays` with the numbers of the stacks."""
+
+        def of_stack(number: str) -> _Logarithms:
+            return cls(*(of_paths.get(name + number, default) for name, default in _DEFAULTS.items()))
+
+        return tuple(of_stack(number) for number in "12" if "log" + number in of_paths)
+
     def on_diagonal(self) -> _Logarithms:
         """Those of the paths of a square matrix with themselves."""
         sign = self.sign if isinstance(self.sign, float) else _diagonal(self.sign)
@@ -186,6 +209,9 @@ def _with_digits(problem: Problem, purpose: str) -> Problem:
         path1 = in_float64(path1)
         path2 = path1 if problem.path2 is problem.path1 else in_float64(path2)
     return dataclasses.replace(problem, path1=path1, path2=path2, purpose=purpose)
+
+
+_DEFAULTS: dict[str, Any] = {"log": None, "sign": 1.0, "total": None}
 
 
 def _has_norms(problem: Problem) -> bool:
