@@ -120,7 +120,7 @@ class Plan:
     def pairs(self, block: tuple[int, int]) -> int:
         """Number of pairs of a block that are computed."""
         n1, n2 = (run.stop - run.start for run in (self.run(side, k) for side, k in enumerate(block)))
-        return n1 * (n1 + 1) // 2 if self.triangle and block[0] == block[1] else n1 * n2
+        return int(n1 * (n1 + 1) // 2 if self.triangle and block[0] == block[1] else n1 * n2)
 
     def paths_of(self, paths: Any, side: int, block: int) -> tuple[Any, np.ndarray | None]:
         """The paths of a block along one side, and their valid lengths."""
@@ -191,12 +191,18 @@ def _read(derivs: Any, rows: slice, columns: slice, dtype: Any) -> np.ndarray:
 def fingerprint(paths: Any, lengths: np.ndarray | None, chunk: int) -> str:
     """Return a text that other paths, or the same with other valid lengths, do not have. The paths are read once."""
     digest = hashlib.blake2b(digest_size=16)
-    for start in range(0, len(paths) if isinstance(paths, (list, tuple)) else paths.shape[0], chunk):
-        some = paths[start : start + chunk]
-        for array in some if isinstance(some, (list, tuple)) else [np.asarray(some)]:
-            here = np.ascontiguousarray(array)
-            digest.update(f"{here.shape} {here.dtype.str} ".encode())
-            digest.update(here.view(np.uint8).reshape(-1).data)
+
+    def add(array: np.ndarray) -> None:
+        digest.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+
+    if isinstance(paths, list):
+        for path in paths:
+            digest.update(f"{path.shape} {path.dtype.str} ".encode())
+            add(path)
+    else:
+        digest.update(f"{tuple(paths.shape)} {np.dtype(paths.dtype).str} ".encode())
+        for start in range(0, paths.shape[0], chunk):
+            add(np.asarray(paths[start : start + chunk]))
     if lengths is not None:
         digest.update(np.ascontiguousarray(lengths).tobytes())
     return digest.hexdigest()

@@ -76,15 +76,15 @@ def gram_to_zarr(
     Parameters
     ----------
     path1 : array, shape (n1, length1, dimension)
-        First paths: an array of NumPy, a memory-mapped file (`numpy.memmap`) or a Zarr array, of which a block is read at
-        a time, or a list of arrays of shape (length, dimension). float32 or float64.
+        First paths: an array of NumPy, a memory-mapped file (`numpy.memmap`) or a Zarr array, of which a block is
+        read at a time, or a list of arrays of shape (length, dimension). float32 or float64.
     path2 : array, shape (n2, length2, dimension), optional
         Second paths. `None` gives the symmetric matrix of `path1`, of which one triangle is computed.
     depth : int or math.inf
         Largest depth of the trees. May be left out where `order` is given.
     dyadic_order : int or tuple of int, default: 0
-        Every cell is split into ``2**order`` by ``2**order`` sub-cells; a pair of orders is for the first and the second
-        path.
+        Every cell is split into ``2**order`` by ``2**order`` sub-cells; a pair of orders is for the first and the
+        second path.
     store : path or zarr store
         Where the group is, or is made, whose array ``"gram"`` is the result.
     chunk : int, default: 512
@@ -291,7 +291,7 @@ def gram_to_zarr_backprop(
 
     def pairs(side: int, block: int) -> int:
         own = plan.run(side, block)
-        return (own.stop - own.start) * sizes[side]
+        return int(own.stop - own.start) * sizes[side]
 
     reached, total = sum(pairs(*one) for one in work if finished[one[0]][one[1]]), sum(itertools.starmap(pairs, work))
     todo = [(group, shared, *one, both) for one in work if not finished[one[0]][one[1]]]
@@ -320,6 +320,10 @@ def _longest(paths: Any) -> tuple[int, int]:
     return tuple(paths.shape[1:])
 
 
+def _listed(paths: Any) -> Any:
+    return list(paths) if isinstance(paths, tuple) else paths
+
+
 class _Run:
     """A call: its checked arguments, and who does the work."""
 
@@ -329,7 +333,7 @@ class _Run:
         if isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1:
             raise ValueError(f"chunk is {chunk!r}: expected an integer >= 1, the rows and columns of a block")
         order1, order2 = spec.dyadic_order
-        self.paths = tuple(list(paths) if isinstance(paths, tuple) else paths for paths in (path1, path2))
+        self.paths: tuple[Any, Any] = _listed(path1), _listed(path2)
         first = Stack.of(self.paths[0], lengths1, order1, "path1")
         if path2 is not None:
             stacks: tuple[Stack, ...] = (first, Stack.of(self.paths[1], lengths2, order2, "path2"))
@@ -465,9 +469,7 @@ def _of_paths(plan: Plan, group: zarr.Group, block: tuple[int, int]) -> Kept:
     return found
 
 
-def _write_block(
-    plan: Plan, paths1: Any, paths2: Any, group: zarr.Group, block: tuple[int, int]
-) -> tuple[int, int]:
+def _write_block(plan: Plan, paths1: Any, paths2: Any, group: zarr.Group, block: tuple[int, int]) -> tuple[int, int]:
     """Compute and write a block, and its mirror; return how many values are not finite, and how many of them NaN."""
     rows, columns = plan.run(0, block[0]), plan.run(1, block[1])
     values = plan.values((paths1, paths2), block, _of_paths(plan, group, block))
@@ -483,7 +485,7 @@ def _write_block(
 def _write_gradient(
     plan: Plan, paths1: Any, paths2: Any, group: zarr.Group, derivs: Any, side: int, block: int, both: bool
 ) -> None:
-    total = None
+    total: Any = None
     for place in (0, 1) if both else (side,):
         others = range(plan.count(1 - place))
         known = [_of_paths(plan, group, (other, block) if place else (block, other)) for other in others]
