@@ -45,7 +45,8 @@ class Mapped:
 
 def on_disk(paths: Any) -> Any:
     """Return a memory-mapped array as the place where it lies, and others as they are."""
-    whole = isinstance(paths, np.memmap) and isinstance(paths.base, mmap.mmap) and paths.flags.c_contiguous
+    base: Any = getattr(paths, "base", None)
+    whole = isinstance(paths, np.memmap) and isinstance(base, mmap.mmap) and paths.flags.c_contiguous
     if whole and paths.filename is not None:
         return Mapped(str(paths.filename), paths.dtype, paths.shape, paths.offset)
     return paths
