@@ -15,7 +15,7 @@ from branchsig.operations.nodes import of_log_of_sum
 from branchsig.operations.solve import Solve, folded
 from branchsig.operations.stages import Geometry, Kept, Output, Shape
 
-__all__ = ["UnitNorm"]
+__all__ = ["Logarithms", "UnitNorm"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,10 +37,9 @@ class UnitNorm:
     def forward(self, problem: Problem, *, keep: bool, before: Kept | None = None) -> tuple[Array, Kept]:
         """Return the values."""
         problem = dataclasses.replace(problem, purpose="quotient")
-        purpose = "log" if self.output == "log" else "kernel"
-        of_pairs = _Logarithms.of(problem)
+        of_pairs = Logarithms.of(problem)
         of_paths = _of_paths(problem, of_pairs)
-        log_unit = _quotient(problem, of_pairs.log_k, of_paths, purpose)
+        log_unit = self._quotient(problem, of_pairs, of_paths)
         value = self._value(log_unit, of_pairs.sign)
         if not keep:
             return value, {}
@@ -51,6 +50,22 @@ class UnitNorm:
             kept["total"] = of_pairs.total
             kept |= {f"own{side + 1}": own.total for side, own in enumerate(of_paths)}
         return value, kept
+
+    def between(self, problem: Problem, norms: tuple[Logarithms, ...]) -> Array:
+        """Return the values where the kernels of the paths with themselves are known, those of both stacks."""
+        problem = dataclasses.replace(problem, purpose="quotient")
+        of_pairs = Logarithms.of(problem)
+        return self._value(self._quotient(problem, of_pairs, norms), of_pairs.sign)
+
+    def with_norms(self, problem: Problem) -> tuple[Array, Logarithms]:
+        """Return the values of a symmetric problem, and the kernels of its paths with themselves."""
+        problem = dataclasses.replace(problem, purpose="quotient")
+        of_pairs = Logarithms.of(problem)
+        norms = of_pairs.on_diagonal()
+        return self._value(self._quotient(problem, of_pairs, (norms,)), of_pairs.sign), norms
+
+    def _quotient(self, problem: Problem, of_pairs: Logarithms, of_paths: tuple[Logarithms, ...]) -> Array:
+        return _quotient(problem, of_pairs.log_k, of_paths, "log" if self.output == "log" else "kernel")
 
     def _value(self, log_unit: Array, sign: Array | float) -> Array:
         xp = namespace_of(log_unit)
@@ -133,7 +148,7 @@ class UnitNorm:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Logarithms:
+class Logarithms:
     """log |K| and the sign of K, which only a kernel truncated by the number of nodes can lack, whose sums they are."""
 
     log_k: Array
@@ -141,7 +156,7 @@ class _Logarithms:
     total: Array | None = None
 
     @classmethod
-    def of(cls, problem: Problem) -> _Logarithms:
+    def of(cls, problem: Problem) -> Logarithms:
         """Solve a problem for them."""
         backend = backend_for(problem)
         if problem.order is None:
@@ -153,10 +168,10 @@ class _Logarithms:
         log_k = xp.where(k > 0, xp.log1p(less_one), xp.log(abs(k)))
         return cls(log_k, xp.sign(k), xp.sum(components, axis=-1))
 
-    def on_diagonal(self) -> _Logarithms:
+    def on_diagonal(self) -> Logarithms:
         """Those of the paths of a square matrix with themselves."""
         sign = self.sign if isinstance(self.sign, float) else _diagonal(self.sign)
-        return _Logarithms(_diagonal(self.log_k), sign, None if self.total is None else _diagonal(self.total))
+        return Logarithms(_diagonal(self.log_k), sign, None if self.total is None else _diagonal(self.total))
 
     def norm(self) -> Array:
         """log K, NaN where it is not finite, or there is none: a norm that overflowed says nothing of the quotient."""
@@ -169,14 +184,14 @@ def _has_norms(problem: Problem) -> bool:
     return problem.itself and problem.dyadic_order[0] == problem.dyadic_order[1]
 
 
-def _of_paths(problem: Problem, of_pairs: _Logarithms) -> tuple[_Logarithms, ...]:
+def _of_paths(problem: Problem, of_pairs: Logarithms) -> tuple[Logarithms, ...]:
     """Those of all paths with themselves: of both stacks, or of the only one."""
     if _has_norms(problem):
         return (of_pairs if problem.pairing == "paired" else of_pairs.on_diagonal(),)
-    return tuple(_Logarithms.of(_with_itself(problem, side)) for side in (0, 1))
+    return tuple(Logarithms.of(_with_itself(problem, side)) for side in (0, 1))
 
 
-def _quotient(problem: Problem, log_k: Array, of_paths: tuple[_Logarithms, ...], purpose: str) -> Array:
+def _quotient(problem: Problem, log_k: Array, of_paths: tuple[Logarithms, ...], purpose: str) -> Array:
     """log |k| of the normalised kernel, NaN where the differences of logarithms have no digits."""
     xp = namespace_of(log_k)
     norms = [own.norm() for own in of_paths]
