@@ -121,7 +121,7 @@ def path_list(data: Any, *, layout: str | None = None) -> Any:
             "data.filled(numpy.nan)"
         )
     if isinstance(data, np.ndarray) and data.dtype == object:
-        data = list(data) if data.ndim == 1 else _refuse_objects(data)
+        data = list(data) if data.ndim == 1 else _numbers(data, "data")
     if _validation.is_array(data):
         return _of_array(_numbers(data, "data"), layout)
     if isinstance(data, (list, tuple)):
@@ -160,12 +160,6 @@ def _numbers(array: Array, name: str) -> Array:
             pass
     hint = ". Of a pair of series and labels give the series alone" if array.dtype.kind in "USO" else ""
     raise TypeError(f"{name} has dtype {array.dtype}: expected real numbers{hint}")
-
-
-def _refuse_objects(data: np.ndarray) -> Any:
-    raise TypeError(
-        f"data is an array of objects of shape {data.shape}: expected numbers, or a list of one array a series"
-    )
 
 
 def _of_array(data: Array, layout: str | None) -> Array:
@@ -237,6 +231,8 @@ def _as_array(one: Any, name: str) -> Array:
             raise ValueError(
                 f"{name} is a list whose rows are not of one length: expected (length, channels)"
             ) from None
+    if hasattr(one, "__array__"):
+        return np.asarray(one)
     if one is None or isinstance(one, (int, float, str)):
         raise TypeError(f"{name} is {one!r}: expected a series, an array of shape (length, channels)")
     raise TypeError(f"{name} is of type {type(one).__name__}: expected a series, an array of shape (length, channels)")

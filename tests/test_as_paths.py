@@ -34,6 +34,16 @@ def assert_are(result, series):
         np.testing.assert_array_equal(path[len(one) :], np.broadcast_to(one[-1], path[len(one) :].shape))
 
 
+class Holder:
+    """What is no array, but gives one."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
 FORMS = {
     "list": (lambda s: s, None),
     "tuple": (tuple, "nlc"),
@@ -41,9 +51,11 @@ FORMS = {
     "list of lists": (lambda s: [one.tolist() for one in s], None),
     "array of objects": (lambda s: np.array([*s, None], dtype=object)[:-1], None),
     "padded": (padded_with_nan, None),
+    "padded, in an array of objects": (lambda s: padded_with_nan(s).astype(object), None),
     "padded, channels first": (lambda s: padded_with_nan(s).swapaxes(1, 2), "ncl"),
     "padded, too long": (lambda s: np.pad(padded_with_nan(s), ((0, 0), (0, 4), (0, 0)), constant_values=np.nan), None),
     "list of padded": (lambda s: list(padded_with_nan(s)), None),
+    "list of what gives arrays": (lambda s: [Holder(one) for one in s], None),
     "another library": (lambda s: array_api_strict.asarray(padded_with_nan(s)), "nlc"),
     "list of another library": (lambda s: [array_api_strict.asarray(one.T) for one in s], "ncl"),
 }
@@ -210,7 +222,7 @@ def test_what_is_wrong_is_said_with_its_place(data, layout, words):
             (np.zeros((2, 3)), np.array(["a", "b"])),
             r"data\[1\] has dtype <U1.*Of a pair of series and labels give the ser",
         ),
-        (np.array([[None]]), r"array of objects of shape \(1, 1\)"),
+        (np.array([[object()]]), "data has dtype object: expected real numbers"),
     ],
     ids=str,
 )
