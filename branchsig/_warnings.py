@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from types import FrameType
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
+_collecting = threading.local()
+
+
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
     """Warn at the first line outside the package on the way up the stack."""
-    level, frame = 2, sys._getframe(1)
+    messages = getattr(_collecting, "messages", None)
+    if messages is not None:
+        messages.append((message, category))
+        return
+    level, _ = _caller()
+    warnings.warn(message, category, stacklevel=level)
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[list[tuple[str, type[Warning]]]]:
+    """Collect what this thread would warn of, for a place that has no caller to point at."""
+    _collecting.messages = messages = []
+    try:
+        yield messages
+    finally:
+        _collecting.messages = None
+
+
+def line_of_the_caller() -> tuple[str, int]:
+    """Return the file and the line that a warning would point at."""
+    _, frame = _caller()
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+def _caller() -> tuple[int, FrameType]:
+    """How far the first frame outside the package is up the stack from the caller of this function, and that frame."""
+    level, frame = 2, sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+    return level, frame

@@ -432,7 +432,7 @@ class _Own(StaticKernel):
 _CONSTRUCTORS["_Own"] = _Own
 
 
-_FILES: dict[str, str] = {}
+_FILES: dict[str, str] = {"jax": "jax", "jaxlib": "jax"}
 """The file of each framework, by the package that the types of its arrays are from."""
 
 
