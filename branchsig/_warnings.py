@@ -29,7 +29,8 @@ def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
 @contextlib.contextmanager
 def collected() -> Iterator[list[tuple[str, type[Warning]]]]:
     """Collect what this thread would warn of, for a place that has no caller to point at."""
-    _collecting.messages = messages = []
+    messages: list[tuple[str, type[Warning]]] = []
+    _collecting.messages = messages
     try:
         yield messages
     finally:

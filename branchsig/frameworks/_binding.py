@@ -7,13 +7,16 @@ process reads the same call. A framework wraps calls, and never looks into them.
 The file of a framework has these functions:
 
 claims(array)
-    Whether it differentiates, traces or defers what is done with an array: then it runs the call.
+    Whether it differentiates, traces or defers what is done with an array: then it runs the call. `LENT` where NumPy
+    can read the array in place; where that is so of all that are claimed, the operation runs on arrays of NumPy.
 serves(call)
     Whether it runs this call. If not, the array goes on like any other one.
 run(call, arrays)
     The results of a call as arrays of the framework, from operands some of which it claims. Others may be arrays of
     NumPy, and parameters may be numbers. Results of the directions "value" and "forward" can be differentiated with
     respect to the operands; what is kept cannot.
+given_back(result, like)
+    An array of NumPy as one of the framework, where `like` lies; for frameworks that lend any.
 """
 
 from __future__ import annotations
@@ -34,9 +37,9 @@ from branchsig._arrays import Array, as_like, as_numpy, from_numpy, namespace_of
 from branchsig.backends import Wrt
 from branchsig.operations import OPERATIONS, Operation, Shape
 from branchsig.spec import Execution, Spec, Transforms, Truncation, Value, with_kernel
-from branchsig.static_kernels import StaticKernel, is_built_in, parameters_of
+from branchsig.static_kernels import StaticKernel, is_built_in, parameters_of, with_numbers
 
-__all__ = ["Bound", "Call", "bound"]
+__all__ = ["LENT", "Bound", "Call", "bound"]
 
 _NOTHING = Wrt()
 
@@ -446,12 +449,32 @@ def _framework_of(kind: type) -> Any:
     return None
 
 
-def _claimed_by(value: Any) -> Any:
-    """The framework that claims an operand, or one of the paths of a list."""
-    if isinstance(value, (list, tuple)):
-        return next((found for found in map(_claimed_by, value) if found is not None), None)
-    framework = _framework_of(type(value))  # type: ignore[arg-type]
-    return framework if framework is not None and framework.claims(value) else None
+LENT = "lent"
+"""What a framework claims an array as that NumPy can read in place."""
+
+_NOT_CLAIMED = frozenset({np.ndarray, type(None), float, int})
+
+
+def _claimed(values: Any) -> tuple[Any, Any, bool]:
+    """The framework that claims any of the operands or paths in lists, the first of its arrays, and whether it lends
+    all that it claims."""
+    framework = like = None
+    lent = True
+    for value in values:
+        if type(value) in _NOT_CLAIMED:
+            continue
+        if isinstance(value, (list, tuple)):
+            found, one, lends = _claimed(value)
+        else:
+            found, one, lends = _framework_of(type(value)), value, True  # type: ignore[arg-type]
+            claim = found is not None and found.claims(value)
+            if not claim:
+                continue
+            lends = claim == LENT
+        if found is not None:
+            framework, like = (found, one) if framework is None else (framework, like)
+            lent = lent and lends
+    return framework, like, lent
 
 
 class Bound:
@@ -513,13 +536,67 @@ class _Pullback:
         return self.bound.pull_back(self.kept, derivs, param_deriv=self.param_deriv)
 
 
-def bound(operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any], *others: Any) -> Bound | None:
+class _Lent:
+    """An operation on arrays of a framework that NumPy reads in place. Its methods are those of `Bound`."""
+
+    def __init__(
+        self, framework: Any, like: Any, operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any]
+    ) -> None:
+        self.framework, self.like = framework, like
+        self.operation, self.how = operation, how
+        self.spec = with_kernel(spec, with_numbers(spec.static_kernel)) if spec.static_kernel.holds_arrays else spec
+        seen: dict[int, Any] = {}
+        self.operands = [seen.setdefault(id(operand), self._read(operand)) for operand in operands]
+
+    def _read(self, operand: Any) -> Any:
+        if type(operand) in _NOT_CLAIMED:
+            return operand
+        if isinstance(operand, (list, tuple)):
+            return [self._read(one) for one in operand]
+        framework = _framework_of(type(operand))  # type: ignore[arg-type]
+        return np.asarray(operand) if framework is self.framework else operand
+
+    def given_back(self, found: Any) -> Any:
+        """Results in their form as arrays of the framework."""
+        if found is None:
+            return None
+        if isinstance(found, (list, tuple)):
+            return type(found)(map(self.given_back, found))
+        if isinstance(found, dict):
+            return {name: self.given_back(one) for name, one in found.items()}
+        return self.framework.given_back(np.asarray(found), self.like)
+
+    def value(self) -> Any:
+        """Return the value."""
+        return self.given_back(self.operation.value(self.spec, self.how, *self.operands))
+
+    def vjp(self, *, param_deriv: bool) -> tuple[Any, Any]:
+        """Return the value and its pullback."""
+        value, pullback = self.operation.vjp(self.spec, self.how, *self.operands, param_deriv=param_deriv)
+        return self.given_back(value), lambda derivs: self.given_back(pullback(self._read(derivs)))
+
+    def backprop(self, derivs: Any, wrt: Wrt) -> Any:
+        """Return the gradients for given derivatives."""
+        left, right, of_parameters = wrt
+        asked = {"left_deriv": left, "right_deriv": right, "param_deriv": of_parameters}
+        found = self.operation.backprop(self._read(derivs), self.spec, self.how, *self.operands, **asked)
+        return self.given_back(found)
+
+
+def bound(
+    operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any], *others: Any
+) -> Bound | _Lent | None:
     """Return an operation as the framework runs it that claims one of its operands; None where none does."""
     kernel = spec.static_kernel
-    parameters = {name: getattr(kernel, name) for name in _parameters(operation, kernel)}
-    framework = _claimed_by((*operands, *parameters.values(), *others))
+    arrays = (*operands, *others)
+    if kernel.holds_arrays:
+        arrays += tuple(vars(kernel).values())
+    framework, like, lent = _claimed(arrays)
     if framework is None:
         return None
+    if lent and is_built_in(kernel):
+        return _Lent(framework, like, operation, spec, how, operands)
+    parameters = {name: getattr(kernel, name) for name in _parameters(operation, kernel)}
     given: list[str | int | None] = []
     flat: list[Any] = []
     sides = operation.sides

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from branchsig import _warnings
-from branchsig.frameworks._binding import Call
+from branchsig.frameworks._binding import LENT, Call
 from branchsig.operations import Shape
 from branchsig.operations.transform import transformed
 from branchsig.quadrature import TRAPEZOID
@@ -36,19 +36,31 @@ try:
 except ImportError:  # no compiled core: callbacks serve, and the reference behind them
     ffi = lib = None
 
-__all__ = ["claims", "run", "serves"]
+__all__ = ["claims", "given_back", "run", "serves"]
 
 _WITHOUT_PYTHON, _ANY = "branchsig_kernels", "branchsig_call"
 """Names of the handlers, which stand in compiled programs."""
 
 
-def claims(array: Any) -> bool:
-    """Tell whether an array is traced, or lies in the memory of the CPU."""
-    return isinstance(array, jax.core.Tracer) or _lies_on_cpu(array)
+def claims(array: Any) -> bool | str:
+    """Tell whether an array is traced, or lent since it lies in the memory of the CPU."""
+    if isinstance(array, jax.core.Tracer):
+        return True
+    here = isinstance(array, jax.Array) and all(device.platform == "cpu" for device in array.devices())
+    return LENT if here else False
 
 
-def _lies_on_cpu(array: Any) -> bool:
-    return isinstance(array, jax.Array) and all(device.platform == "cpu" for device in array.devices())
+def given_back(result: np.ndarray, like: Any) -> Any:
+    """Return an array of NumPy, which nobody writes to any more, as one of JAX where another lies."""
+    if like.committed and len(like.devices()) == 1:
+        return jax.device_put(result, like.device)
+    # The quickest way for a few values, and the one without a copy for many.
+    return _as_they_are(result) if result.nbytes <= _FEW_BYTES else jax.device_put(result)
+
+
+_FEW_BYTES = 2**16
+
+_as_they_are = jax.jit(lambda array: array)
 
 
 def serves(call: Call) -> bool:
@@ -65,7 +77,9 @@ def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
     operands = tuple(map(jnp.asarray, arrays))
     if call.direction in ("backward", "backprop"):
         return list(_not_differentiable(call, *operands))
-    if call.operation == "transform_path":  # a few operations of JAX itself, which it differentiates as often as it likes
+    if (
+        call.operation == "transform_path"
+    ):  # a few operations of JAX itself, which it differentiates as often as it likes
         return [transformed(operands[0], call.spec.transforms)]
     return list(_differentiable(call, *operands))
 
@@ -130,11 +144,8 @@ def _called(call: Call, arrays: Sequence[Any]) -> list[Any]:
 
 def _on_host(call: Call, arrays: Sequence[Any]) -> list[Any]:
     """Run a call on concrete arrays."""
-    results = _run(call, [np.asarray(array) for array in arrays])
-    like = next((array for array in arrays if isinstance(array, jax.Array)), None)
-    if like is not None and like.committed and len(like.devices()) == 1:
-        return [jax.device_put(result, like.device) for result in results]
-    return list(map(jnp.asarray, results))
+    like = next(array for array in arrays if isinstance(array, jax.Array))
+    return [given_back(result, like) for result in _run(call, list(map(np.asarray, arrays)))]
 
 
 def _run(call: Call, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -180,14 +191,16 @@ def _foreign(call: Call, arrays: Sequence[Any]) -> list[Any]:
         others = [Shape((*s.shape, 2), "uint32") if _is_wide(s.dtype) else s for s in others]
     results = [jax.ShapeDtypeStruct(shape.shape, shape.dtype) for shape in (value, *others)]
     if lib is None:
-        return jax.pure_callback(functools.partial(_repeated, call, arrays[0].ndim), results, *arrays, vmap_method="expand_dims")
+        return jax.pure_callback(
+            functools.partial(_repeated, call, arrays[0].ndim), results, *arrays, vmap_method="expand_dims"
+        )
     text = call.text
     _lines[text] = _warnings.line_of_the_caller()
     task = _task(call, shapes[0] if call.direction in ("value", "forward") else shapes[1])
     named = {} if task is None else {"task": np.asarray(task.integers, np.int64), "numbers": np.asarray(task.numbers)}
     target = _ANY if task is None else _WITHOUT_PYTHON
     foreign = jax.ffi.ffi_call(target, results, vmap_method="expand_dims")
-    return list(foreign(*arrays, call=text, rank=np.int64(arrays[0].ndim), **named))
+    return list(foreign(*arrays, call=call.text, rank=np.int64(arrays[0].ndim), **named))
 
 
 def _repeated(call: Call, rank: int, *arrays: Any) -> list[np.ndarray]:
@@ -272,14 +285,23 @@ def _filled(values: Sequence[float], size: int) -> list[float]:
 
 # The handler in Python, which any thread of XLA may call.
 
-_TYPES = {1: "bool", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "uint8", 7: "uint16", 8: "uint32", 9: "uint64"} | {
+_TYPES = {
+    1: "bool",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "uint8",
+    7: "uint16",
+    8: "uint32",
+    9: "uint64",
     11: "float32",
     12: "float64",
 }
 """The types of XLA by their numbers."""
 
 _lines: dict[str, tuple[str, int]] = {}
-"""For each text the line that traced it last, for warnings. It is no part of a program, which must not change with it."""
+"""For each text the line that traced it last, for warnings. It is no part of a program, which would change with it."""
 
 _warned: set[tuple[int, str]] = set()
 """Call sites of compiled programs that have warned, and the text of the call there."""
@@ -306,7 +328,9 @@ def _handle(frame: Any) -> Any:
     except BaseException as error:
         text = ffi.new("char[]", f"{type(error).__name__}: {error}".encode())
         code = lib.BS_XLA_RESOURCE_EXHAUSTED if isinstance(error, MemoryError) else lib.BS_XLA_INVALID_ARGUMENT
-        arguments = ffi.new("bs_xla_error *", {"struct_size": ffi.sizeof("bs_xla_error"), "message": text, "code": code})
+        arguments = ffi.new(
+            "bs_xla_error *", {"struct_size": ffi.sizeof("bs_xla_error"), "message": text, "code": code}
+        )
         return frame.api.create_error(arguments)
     return ffi.NULL
 
@@ -370,7 +394,8 @@ def _through_increments(call: Call, arrays: Sequence[Any]) -> Any:
     """Return kernels of increments that a static kernel makes with JAX."""
     call.result(*(Shape(tuple(array.shape), np.dtype(array.dtype).name) for array in arrays))  # checks
     spec, rest = call.spec, iter(map(jnp.asarray, arrays))
-    path1, path2, lengths1, lengths2 = (next(rest) if entry == "array" else None for entry in call.given)
+    operands: list[Any] = [next(rest) if entry == "array" else None for entry in call.given]
+    path1, path2, lengths1, lengths2 = operands
     if path2 is None:
         path2, lengths2 = path1, lengths1
     paths1, lengths1 = _prepared(path1, lengths1, spec.transforms)
