@@ -539,48 +539,72 @@ class _Pullback:
 class _Lent:
     """An operation on arrays of a framework that NumPy reads in place. Its methods are those of `Bound`."""
 
-    def __init__(
-        self, framework: Any, like: Any, operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any]
-    ) -> None:
-        self.framework, self.like = framework, like
-        self.operation, self.how = operation, how
+    def __init__(self, like: Any, operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any]) -> None:
+        self.like, self.operation, self.how = like, operation, how
         self.spec = with_kernel(spec, with_numbers(spec.static_kernel)) if spec.static_kernel.holds_arrays else spec
         seen: dict[int, Any] = {}
-        self.operands = [seen.setdefault(id(operand), self._read(operand)) for operand in operands]
-
-    def _read(self, operand: Any) -> Any:
-        if type(operand) in _NOT_CLAIMED:
-            return operand
-        if isinstance(operand, (list, tuple)):
-            return [self._read(one) for one in operand]
-        framework = _framework_of(type(operand))  # type: ignore[arg-type]
-        return np.asarray(operand) if framework is self.framework else operand
-
-    def given_back(self, found: Any) -> Any:
-        """Results in their form as arrays of the framework."""
-        if found is None:
-            return None
-        if isinstance(found, (list, tuple)):
-            return type(found)(map(self.given_back, found))
-        if isinstance(found, dict):
-            return {name: self.given_back(one) for name, one in found.items()}
-        return self.framework.given_back(np.asarray(found), self.like)
+        self.operands = [seen.setdefault(id(operand), _read_in_place(operand)) for operand in operands]
 
     def value(self) -> Any:
         """Return the value."""
-        return self.given_back(self.operation.value(self.spec, self.how, *self.operands))
+        return _given_back(self.operation.value(self.spec, self.how, *self.operands), self.like)
 
     def vjp(self, *, param_deriv: bool) -> tuple[Any, Any]:
         """Return the value and its pullback."""
         value, pullback = self.operation.vjp(self.spec, self.how, *self.operands, param_deriv=param_deriv)
-        return self.given_back(value), lambda derivs: self.given_back(pullback(self._read(derivs)))
+        return _given_back(value, self.like), _LentPullback(pullback, self.like, tuple(self.operands))
 
     def backprop(self, derivs: Any, wrt: Wrt) -> Any:
         """Return the gradients for given derivatives."""
-        left, right, of_parameters = wrt
-        asked = {"left_deriv": left, "right_deriv": right, "param_deriv": of_parameters}
-        found = self.operation.backprop(self._read(derivs), self.spec, self.how, *self.operands, **asked)
-        return self.given_back(found)
+        return _gradients(self.operation, derivs, self.spec, self.how, self.operands, wrt, self.like)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _LentPullback:
+    """The way back from a value of arrays that were lent."""
+
+    pullback: Any
+    like: Any
+    operands: tuple[Any, ...]
+
+    def __call__(self, derivs: Any) -> Any:
+        """Return the gradients, for derivatives of the shape of the value."""
+        if _claimed((derivs,))[2]:
+            return _given_back(self.pullback(_read_in_place(derivs)), self.like)
+        # The framework is to differentiate or trace the derivatives, so that it runs the whole.
+        job, operation = self.pullback.job, self.pullback.operation
+        wrt = Wrt(True, operation.sides > 1 and self.operands[1] is not None, self.pullback.param_deriv)
+        return _gradients(operation, derivs, job.spec, job.how, self.operands, wrt, None)
+
+
+def _gradients(
+    operation: Operation, derivs: Any, spec: Spec, how: Execution, operands: Sequence[Any], wrt: Wrt, like: Any
+) -> Any:
+    """The gradients of an operation; given back if it says like what."""
+    asked = dict(zip(("left_deriv", "right_deriv", "param_deriv"), wrt, strict=True))
+    if like is None:
+        return operation.backprop(derivs, spec, how, *operands, **asked)
+    return _given_back(operation.backprop(_read_in_place(derivs), spec, how, *operands, **asked), like)
+
+
+def _read_in_place(operand: Any) -> Any:
+    """An operand that is lent, or a list of them, as NumPy reads it."""
+    if type(operand) in _NOT_CLAIMED:
+        return operand
+    if isinstance(operand, (list, tuple)):
+        return [_read_in_place(one) for one in operand]
+    return operand if _framework_of(type(operand)) is None else np.asarray(operand)  # type: ignore[arg-type]
+
+
+def _given_back(found: Any, like: Any) -> Any:
+    """Results in their form as arrays of the framework that lent `like`."""
+    if found is None:
+        return None
+    if isinstance(found, (list, tuple)):
+        return type(found)(_given_back(one, like) for one in found)
+    if isinstance(found, dict):
+        return {name: _given_back(one, like) for name, one in found.items()}
+    return _framework_of(type(like)).given_back(np.asarray(found), like)  # type: ignore[arg-type]
 
 
 def bound(
@@ -595,7 +619,7 @@ def bound(
     if framework is None:
         return None
     if lent and is_built_in(kernel):
-        return _Lent(framework, like, operation, spec, how, operands)
+        return _Lent(like, operation, spec, how, operands)
     parameters = {name: getattr(kernel, name) for name in _parameters(operation, kernel)}
     given: list[str | int | None] = []
     flat: list[Any] = []

@@ -74,7 +74,9 @@ def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
         return [_through_increments(call, arrays)]
     if not any(isinstance(array, jax.core.Tracer) for array in arrays):
         return _on_host(call, arrays)
-    operands = tuple(map(jnp.asarray, arrays))
+    operands = _over_one_mesh(tuple(map(jnp.asarray, arrays)))
+    line = _warnings.line_of_the_caller()
+    _lines.update({each.text: line for each in (call, call.towards("forward"))})
     if call.direction in ("backward", "backprop"):
         return list(_not_differentiable(call, *operands))
     if (
@@ -82,6 +84,24 @@ def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
     ):  # a few operations of JAX itself, which it differentiates as often as it likes
         return [transformed(operands[0], call.spec.transforms)]
     return list(_differentiable(call, *operands))
+
+
+def _mesh_axes(array: Any) -> frozenset[str]:
+    """The axes of a mesh along which `shard_map` knows an array to vary."""
+    kind: Any = jax.typeof(array)
+    manual = getattr(kind, "manual_axis_type", None)  # JAX before 0.10 says it directly
+    axes: frozenset[str] = getattr(kind, "vma", frozenset()) if manual is None else manual.varying
+    return axes
+
+
+def _over_one_mesh(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Let all arrays vary along the axes of a mesh that one of them varies along, as calls take them."""
+    axes = frozenset[str]().union(*map(_mesh_axes, arrays))
+    missing = [tuple(axes - _mesh_axes(array)) for array in arrays]
+    return tuple(
+        jax.lax.pcast(array, names, to="varying") if names else array
+        for array, names in zip(arrays, missing, strict=True)
+    )
 
 
 # Derivatives. The rules never look into a call: its backward is another call, on what its forward kept.
@@ -189,18 +209,19 @@ def _foreign(call: Call, arrays: Sequence[Any]) -> list[Any]:
     value, *others = call.result(*shapes)
     if call.direction == "forward":
         others = [Shape((*s.shape, 2), "uint32") if _is_wide(s.dtype) else s for s in others]
-    results = [jax.ShapeDtypeStruct(shape.shape, shape.dtype) for shape in (value, *others)]
+    struct: Any = jax.ShapeDtypeStruct
+    results = [struct(shape.shape, np.dtype(shape.dtype)) for shape in (value, *others)]
     if lib is None:
-        return jax.pure_callback(
-            functools.partial(_repeated, call, arrays[0].ndim), results, *arrays, vmap_method="expand_dims"
-        )
-    text = call.text
-    _lines[text] = _warnings.line_of_the_caller()
+        repeated = functools.partial(_repeated, call, arrays[0].ndim)
+        called: list[Any] = jax.pure_callback(repeated, results, *arrays, vmap_method="expand_dims")
+        return called
     task = _task(call, shapes[0] if call.direction in ("value", "forward") else shapes[1])
     named = {} if task is None else {"task": np.asarray(task.integers, np.int64), "numbers": np.asarray(task.numbers)}
     target = _ANY if task is None else _WITHOUT_PYTHON
     foreign = jax.ffi.ffi_call(target, results, vmap_method="expand_dims")
-    return list(foreign(*arrays, call=call.text, rank=np.int64(arrays[0].ndim), **named))
+    called = foreign(*arrays, call=call.text, rank=np.int64(arrays[0].ndim), **named)
+    axes = tuple(_mesh_axes(arrays[0]))
+    return [jax.lax.pcast(result, axes, to="varying") for result in called] if axes else list(called)
 
 
 def _repeated(call: Call, rank: int, *arrays: Any) -> list[np.ndarray]:
