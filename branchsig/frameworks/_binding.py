@@ -8,8 +8,8 @@ The file of a framework has these functions:
 
 claims(array)
     Whether it differentiates, traces or defers what is done with an array: then it runs the call.
-serves(call)
-    Whether it runs this call. If not, the array goes on like any other one.
+serves(call, arrays)
+    Whether it runs this call of operands. If not, they go on like any other arrays.
 run(call, arrays)
     The results of a call as arrays of the framework, from operands some of which it claims. Others may be arrays of
     NumPy, and parameters may be numbers. Results of the directions "value" and "forward" can be differentiated with
@@ -21,20 +21,19 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
-import importlib
 import math
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from branchsig import _validation, quadrature, static_kernels
-from branchsig._arrays import Array, as_like, as_numpy, from_numpy, namespace_of
+from branchsig import quadrature, static_kernels
+from branchsig._arrays import Array, as_like, as_numpy, from_numpy, is_compiling, namespace_of
 from branchsig.backends import Wrt
 from branchsig.operations import OPERATIONS, Operation, Shape
-from branchsig.spec import Execution, Spec, Transforms, Truncation, Value, with_kernel
-from branchsig.static_kernels import StaticKernel, is_built_in, parameters_of
+from branchsig.spec import Execution, Spec, Transforms, Truncation, with_kernel
+from branchsig.static_kernels import StaticKernel, is_built_in
 
 __all__ = ["Bound", "Call", "bound"]
 
@@ -43,8 +42,8 @@ _NOTHING = Wrt()
 Direction = Literal["value", "forward", "backward", "backprop"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Call(Value):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
     """One direction of an operation, as a function of plain arrays.
 
     ``call(*arrays)`` returns a list of arrays. In this order it takes the paths, those of a list one by one, valid
@@ -87,21 +86,28 @@ class Call(Value):
     @property
     def operands(self) -> int:
         """Number of operands."""
-        return sum(_count(entry) for entry in self.given) + len(self.parameters)
+        return self._layout.operands
 
     @property
     def places(self) -> tuple[int, ...]:
         """For each gradient the operand it belongs to. One that stands in two places has two gradients."""
-        found: list[int] = []
-        first = 0
-        for entry, asked in zip(self._paths, self.wrt):
-            start, count = (0, _count(self.given[0])) if entry == "first" else (first, _count(entry))
+        found: tuple[int, ...] = ()
+        for places, asked in zip(self._layout.gradients, self.wrt):
             if asked:
-                found += range(start, start + count)
-            first += _count(entry)
-        if self.wrt[2]:
-            found += range(self.operands - len(self.parameters), self.operands)
-        return tuple(found)
+                found += places
+        return found
+
+    def differentiable(self) -> tuple[int, ...]:
+        """Return the operands that have gradients: the paths, and the parameters."""
+        return self._layout.differentiable
+
+    def towards(self, direction: Direction, needed: Sequence[int] | None = None) -> Call:
+        """Return the call of another direction, with the gradients that are needed, by default all there are."""
+        wrt = _NOTHING
+        if direction in ("backward", "backprop"):
+            gradients = self._layout.gradients
+            wrt = Wrt(*(bool(places) if needed is None else not _disjoint(places, needed) for places in gradients))
+        return Call(self.operation, direction, self.spec, self.how, self.given, wrt, self.axes)
 
     @property
     def _paths(self) -> tuple[str | int | None, ...]:
@@ -111,30 +117,10 @@ class Call(Value):
     def _operation(self) -> Operation:
         return OPERATIONS[self.operation]
 
-    def differentiable(self) -> tuple[int, ...]:
-        """Return the operands that have gradients: the paths, and the parameters."""
-        paths = sum(_count(entry) for entry in self._paths)
-        return (*range(paths), *range(self.operands - len(self.parameters), self.operands))
-
-    def towards(self, direction: Direction, needed: Sequence[int] | None = None) -> Call:
-        """Return the call of another direction, with the gradients that are needed, by default all there are."""
-        if direction in ("value", "forward"):
-            return dataclasses.replace(self, direction=direction, wrt=_NOTHING)
-        everything = dataclasses.replace(
-            self, direction=direction, wrt=Wrt(True, self._has_second, bool(self.parameters))
-        )
-        if needed is None:
-            return everything
-
-        def asked(k: int) -> bool:
-            alone = Wrt(*(place == k and there for place, there in enumerate(everything.wrt)))
-            return not set(dataclasses.replace(everything, wrt=alone).places).isdisjoint(needed)
-
-        return dataclasses.replace(everything, wrt=Wrt(asked(0), asked(1), asked(2)))
-
     @property
-    def _has_second(self) -> bool:
-        return len(self._paths) > 1 and self.given[1] is not None
+    def _layout(self) -> _Layout:
+        layout = _layout_of if is_compiling() else _kept_layout_of
+        return layout(self.given, self._operation.sides, len(self.parameters))
 
     @property
     def text(self) -> str:
@@ -147,7 +133,7 @@ class Call(Value):
         spec = self.spec
         if not is_built_in(spec.static_kernel):
             spec = with_kernel(spec, _Own.of(spec.static_kernel))
-        return repr(dataclasses.replace(self, how=how, spec=spec))
+        return _written(dataclasses.replace(self, how=how, spec=spec))
 
     @staticmethod
     @functools.lru_cache(maxsize=4096)
@@ -182,7 +168,7 @@ class Call(Value):
             result = self._operation.result(self.spec, *_stacked(operands))
             found = [result.value]
             if self.direction == "forward":
-                found += result.kept.values()
+                found += [result.kept[name] for name in sorted(result.kept)]
         return [Shape(tuple(lead) + shape.shape, shape.dtype) for shape in found]
 
     def _check(self, operands: list[Any]) -> None:
@@ -212,16 +198,16 @@ class Call(Value):
         if not self.axes:
             return self._run(arrays)
         lead = np.broadcast_shapes(*(array.shape[: self.axes] for array in arrays))
+        if 0 in lead:
+            shapes = self.result(*(_shape(array) for array in arrays))
+            return [_handed_out(np.zeros(shape.shape, shape.dtype), arrays[0]) for shape in shapes]
         if self._is_batch(arrays):
             return self._run_batch(lead, arrays)
         runs = [self._run([_at(array, index) for array in arrays]) for index in np.ndindex(*lead)]
-        if not runs:
-            shapes = self.result(*(_shape(array) for array in arrays))
-            return [_handed_out(np.zeros(shape.shape, shape.dtype), arrays[0]) for shape in shapes]
         results = []
         for some in zip(*runs, strict=True):
             xp = namespace_of(some[0])
-            stacked = xp.stack([xp.asarray(one) for one in some])
+            stacked = xp.stack([np.asarray(one) if isinstance(one, np.generic) else one for one in some])
             results.append(xp.reshape(stacked, tuple(lead) + tuple(stacked.shape[1:])))
         return results
 
@@ -255,8 +241,7 @@ class Call(Value):
         results = alone._run(full)
         if self.direction != "forward":
             return results
-        n = math.prod(lead)
-        kept = [k.reshape((*lead, k.shape[0] // n if n else 0, *k.shape[1:])) for k in results[1:]]
+        kept = [k.reshape((*lead, k.shape[0] // math.prod(lead), *k.shape[1:])) for k in results[1:]]
         return [results[0], *kept]
 
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -267,8 +252,7 @@ class Call(Value):
             value, kept = operation.forward(job, keep=self.direction == "forward")
             if self.direction == "value":
                 return [value]
-            names = operation.result(self.spec, *_stacked(self._taken([_shape(array) for array in arrays]))).kept
-            return [value, *(_handed_out(kept[name], like) for name in names)]
+            return [value, *(_handed_out(kept[name], like) for name in sorted(kept))]
         derivs, flat = arrays[0], arrays[1 : 1 + self.operands]
         operands, spec, wrt = self._taken(flat), self._spec_with(flat), self.wrt
         if self.direction == "backprop":
@@ -278,11 +262,11 @@ class Call(Value):
             )
         else:
             job = operation.prepare(spec, self.how, *operands)
-            names = operation.result(spec, *_stacked(self._taken([_shape(array) for array in flat]))).kept
-            kept = {
-                name: _taken_back(array, job.problem.path1)
-                for name, array in zip(names, arrays[1 + self.operands :], strict=True)
-            }
+            kept = {}
+            if len(arrays) > 1 + self.operands:
+                names = sorted(operation.result(spec, *_stacked(self._taken([_shape(one) for one in flat]))).kept)
+                handed_out = zip(names, arrays[1 + self.operands :], strict=True)
+                kept = {name: _taken_back(array, job.problem.path1) for name, array in handed_out}
             found = operation.pull_back(job, kept, operation.derivs(job, derivs), wrt)
         return list(self._flat(found, flat))
 
@@ -324,8 +308,34 @@ class Call(Value):
         return with_kernel(self.spec, dataclasses.replace(self.spec.static_kernel, **dict(zip(names, values))))  # type: ignore[type-var]
 
 
+class _Layout(NamedTuple):
+    """Where the operands of a call stand in a flat list."""
+
+    operands: int
+    """Their number."""
+    gradients: tuple[tuple[int, ...], ...]
+    """Places of the first paths, the second paths, and the parameters."""
+    differentiable: tuple[int, ...]
+
+
+def _layout_of(given: tuple[str | int | None, ...], sides: int, parameters: int) -> _Layout:
+    counts = [_count(entry) for entry in given]
+    operands, n1, paths = sum(counts) + parameters, counts[0], sum(counts[:sides])
+    first = tuple(range(n1))
+    second = first if given[1:sides] == ("first",) else tuple(range(n1, paths))
+    last = tuple(range(operands - parameters, operands))
+    return _Layout(operands, (first, second, last), (*range(paths), *last))
+
+
+_kept_layout_of = functools.lru_cache(maxsize=1024)(_layout_of)
+
+
+def _disjoint(some: tuple[int, ...], others: Sequence[int]) -> bool:
+    return not any(place in others for place in some)
+
+
 def _parameters(operation: Operation, kernel: StaticKernel) -> tuple[str, ...]:
-    return parameters_of(kernel) if operation.parametric and is_built_in(kernel) else ()
+    return kernel.parameters or () if operation.parametric and is_built_in(kernel) else ()
 
 
 def _count(entry: str | int | None) -> int:
@@ -344,7 +354,9 @@ def _stacked(operands: list[Any]) -> list[Shape | None]:
     return [stacks.get(id(operand), operand) for operand in operands]
 
 
-def _shape(array: Array) -> Shape:
+def _shape(array: Array | float) -> Shape:
+    if isinstance(array, float):
+        return Shape(())
     return Shape(tuple(array.shape), str(array.dtype).rpartition(".")[2])
 
 
@@ -381,8 +393,30 @@ _CONSTRUCTORS: dict[str, Any] = {
 }
 
 
+def _written(value: Any) -> str:
+    """Return a text that `_read` takes back. It holds what differs from the defaults.
+
+    `torch.compile` follows this code, but not that of `repr`, of `dataclasses.fields` and the like.
+    """
+    kind = type(value)
+    if kind not in _DEFAULTS:
+        return repr(value)
+    shown = [(name, _written(getattr(value, name)), default) for name, default in _DEFAULTS[kind]]
+    return f"{kind.__name__}({', '.join([f'{name}={text}' for name, text, default in shown if text != default])})"
+
+
+def _defaults_of(kind: Any) -> tuple[tuple[str, str | None], ...]:
+    """Names of the arguments of a constructor, with the texts of their defaults."""
+    names, defaults = kind.__match_args__, kind.__init__.__defaults__ or ()
+    texts = [None] * (len(names) - len(defaults)) + [_written(default) for default in defaults]
+    return tuple(zip(names, texts, strict=True))
+
+
+_DEFAULTS: dict[type, tuple[tuple[str, str | None], ...]] = {}
+
+
 def _read(node: ast.expr) -> Any:
-    """Evaluate the `repr` of a call: constants, tuples, and the constructors of what a call is made of."""
+    """Evaluate the text of a call: constants, tuples, and the constructors of what a call is made of."""
     match node:
         case ast.Constant(value):
             return value
@@ -430,19 +464,19 @@ class _Own(StaticKernel):
 
 
 _CONSTRUCTORS["_Own"] = _Own
+for _kind in _CONSTRUCTORS.values():
+    if dataclasses.is_dataclass(_kind):
+        _DEFAULTS[_kind] = _defaults_of(_kind)  # type: ignore[index]
 
 
-_FILES: dict[str, str] = {}
-"""The file of each framework, by the package that the types of its arrays are from."""
-
-
-@functools.cache
 def _framework_of(kind: type) -> Any:
-    """The file of the framework that a type of arrays belongs to, if there is one."""
+    """The file of the framework that a type of arrays belongs to, if there is one, by the package it is from."""
     for base in kind.__mro__:
-        file = _FILES.get(base.__module__.partition(".")[0])
-        if file is not None:
-            return importlib.import_module(f"branchsig.frameworks.{file}")
+        package = base.__module__.partition(".")[0]
+        if package == "torch":
+            from branchsig.frameworks import torch
+
+            return torch
     return None
 
 
@@ -450,7 +484,7 @@ def _claimed_by(value: Any) -> Any:
     """The framework that claims an operand, or one of the paths of a list."""
     if isinstance(value, (list, tuple)):
         return next((found for found in map(_claimed_by, value) if found is not None), None)
-    framework = _framework_of(type(value))  # type: ignore[arg-type]
+    framework = _framework_of(type(value))
     return framework if framework is not None and framework.claims(value) else None
 
 
@@ -528,7 +562,7 @@ def bound(operation: Operation, spec: Spec, how: Execution, operands: Sequence[A
             given.append(None)
         elif k == 1 < sides and operand is operands[0] and (len(operands) <= 3 or operands[3] is None):
             given.append("first")
-        elif k < sides and _validation.is_ragged(operand):
+        elif k < sides and isinstance(operand, (list, tuple)):
             given.append(len(operand))
             flat += operand
         else:
@@ -539,4 +573,5 @@ def bound(operation: Operation, spec: Spec, how: Execution, operands: Sequence[A
         ones = dataclasses.replace(kernel, **dict.fromkeys(parameters, 1.0))  # type: ignore[type-var]
         spec = with_kernel(spec, ones)
     call = Call(operation.name, "value", spec, how, tuple(given))
-    return Bound(framework, call, [*flat, *parameters.values()]) if framework.serves(call) else None
+    arrays = [*flat, *parameters.values()]
+    return Bound(framework, call, arrays) if framework.serves(call, arrays) else None
