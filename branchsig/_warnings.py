@@ -10,14 +10,23 @@ import warnings
 from collections.abc import Iterator
 from types import FrameType
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_passed_over: tuple[str, ...] = ()
+
+
+def pass_over(file: str) -> None:
+    """Take the lines of a package, whose `__file__` this is, for none that a user could change."""
+    global _passed_over
+    _passed_over += (os.path.dirname(os.path.abspath(file)) + os.sep,)
+
+
+pass_over(__file__)
 
 
 _collecting = threading.local()
 
 
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
-    """Warn at the first line outside the package on the way up the stack."""
+    """Warn at the first line outside the package, and the framework that calls it, on the way up the stack."""
     messages = getattr(_collecting, "messages", None)
     if messages is not None:
         messages.append((message, category))
@@ -46,6 +55,6 @@ def line_of_the_caller() -> tuple[str, int]:
 def _caller() -> tuple[int, FrameType]:
     """How far the first frame outside the package is up the stack from the caller of this function, and that frame."""
     level, frame = 2, sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_passed_over):
         level, frame = level + 1, frame.f_back
     return level, frame

@@ -10,7 +10,7 @@ from branchsig import _validation
 from branchsig._arrays import Array, ArrayT, Indexable, PathsT1, contiguous, device_of, namespace_of
 from branchsig.operations import OPERATIONS
 from branchsig.operations.transform import padded, transformed_adjoint
-from branchsig.spec import Execution, Spec, Transforms, Truncation
+from branchsig.spec import Execution, Spec, Transforms, options_of
 
 __all__ = ["pad_paths", "transform_path", "transform_path_backprop", "transform_path_vjp"]
 
@@ -265,4 +265,4 @@ def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
 
 
 def _checked(time_aug: Any, lead_lag: Any, end_time: Any, n_jobs: Any) -> tuple[Spec, Execution]:
-    return Spec(Truncation(0), transforms=Transforms(time_aug, lead_lag, end_time)), Execution(n_jobs)
+    return options_of(0, 0, None, time_aug, lead_lag, end_time, n_jobs, "trapezoid")

@@ -38,6 +38,8 @@ except ImportError:  # no compiled core: callbacks serve, and the reference behi
 
 __all__ = ["claims", "given_back", "run", "serves"]
 
+_warnings.pass_over(jax.__file__)
+
 _WITHOUT_PYTHON, _ANY = "branchsig_kernels", "branchsig_call"
 """Names of the handlers, which stand in compiled programs."""
 
@@ -63,7 +65,7 @@ _FEW_BYTES = 2**16
 _as_they_are = jax.jit(lambda array: array)
 
 
-def serves(call: Call) -> bool:
+def serves(call: Call, arrays: Sequence[Any]) -> bool:
     """Tell whether a call is run here: all, but those of most operations on a static kernel of the user's own."""
     return is_built_in(call.spec.static_kernel) or _has_increments(call)
 
@@ -213,15 +215,14 @@ def _foreign(call: Call, arrays: Sequence[Any]) -> list[Any]:
     results = [struct(shape.shape, np.dtype(shape.dtype)) for shape in (value, *others)]
     if lib is None:
         repeated = functools.partial(_repeated, call, arrays[0].ndim)
-        called: list[Any] = jax.pure_callback(repeated, results, *arrays, vmap_method="expand_dims")
-        return called
+        return list(jax.pure_callback(repeated, results, *arrays, vmap_method="expand_dims"))
     task = _task(call, shapes[0] if call.direction in ("value", "forward") else shapes[1])
     named = {} if task is None else {"task": np.asarray(task.integers, np.int64), "numbers": np.asarray(task.numbers)}
     target = _ANY if task is None else _WITHOUT_PYTHON
     foreign = jax.ffi.ffi_call(target, results, vmap_method="expand_dims")
-    called = foreign(*arrays, call=call.text, rank=np.int64(arrays[0].ndim), **named)
+    called = list(foreign(*arrays, call=call.text, rank=np.int64(arrays[0].ndim), **named))
     axes = tuple(_mesh_axes(arrays[0]))
-    return [jax.lax.pcast(result, axes, to="varying") for result in called] if axes else list(called)
+    return [jax.lax.pcast(result, axes, to="varying") for result in called] if axes else called
 
 
 def _repeated(call: Call, rank: int, *arrays: Any) -> list[np.ndarray]:
