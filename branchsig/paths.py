@@ -237,7 +237,7 @@ def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
     Raises
     ------
     TypeError
-        If the paths are no sequence, or not of one library and dtype.
+        If the paths are no sequence, not of one library and dtype, or traced.
     ValueError
         If there are none, or they have not one dimension.
 
@@ -260,6 +260,7 @@ def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
     (2, 2)
     """
     _validation.ragged_paths(paths, "paths")
+    _validation.not_traced("pad_paths", "Give the list itself to a function for kernels, which pads it", paths)
     xp, lengths = namespace_of(paths[0]), [path.shape[0] for path in paths]
     return padded(paths), xp.asarray(lengths, dtype=xp.int64, device=device_of(paths[0]))
 

@@ -561,7 +561,7 @@ class Bound:
         return tuple(gradients) if len(gradients) > 1 else gradients[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, weakref_slot=True)
 class _Pullback:
     """The way back from a value, on arrays of a framework."""
 
@@ -597,7 +597,7 @@ class _Lent:
         return _gradients(self.operation, derivs, self.spec, self.how, self.operands, wrt, self.like)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, weakref_slot=True)
 class _LentPullback:
     """The way back from a value of arrays that were lent."""
 
