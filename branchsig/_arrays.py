@@ -192,6 +192,11 @@ def has_memory(array: Array) -> bool:
     return bool(array.device.type != "meta")
 
 
+def as_number(value: Any) -> float:
+    """Return a number, or an array of no axes, as a float."""
+    return float(value.detach() if hasattr(value, "detach") else value)  # of a tensor that is recorded torch warns
+
+
 def unrecorded(array: Array) -> Array:
     """Return an array, or a view of it from which no derivatives flow back."""
     return array.detach() if _library_of(array).is_torch else array

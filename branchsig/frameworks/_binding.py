@@ -32,7 +32,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from branchsig import quadrature, static_kernels
-from branchsig._arrays import Array, as_like, as_numpy, from_numpy, is_compiling, namespace_of
+from branchsig._arrays import Array, as_like, as_number, as_numpy, from_numpy, is_compiling, namespace_of
 from branchsig.backends import Wrt
 from branchsig.operations import OPERATIONS, Operation, Shape
 from branchsig.spec import Execution, Spec, Transforms, Truncation, with_kernel
@@ -90,6 +90,11 @@ class Call:
     def operands(self) -> int:
         """Number of operands."""
         return self._layout.operands
+
+    @property
+    def paths(self) -> int:
+        """Number of operands that are paths: the first ones."""
+        return len(self._layout.differentiable) - len(self.parameters)
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -307,7 +312,7 @@ class Call:
         names = self.parameters
         if not names:
             return self.spec
-        values = [float(value) for value in operands[self.operands - len(names) : self.operands]]
+        values = [as_number(value) for value in operands[self.operands - len(names) : self.operands]]
         return with_kernel(self.spec, dataclasses.replace(self.spec.static_kernel, **dict(zip(names, values))))  # type: ignore[type-var]
 
 
@@ -677,4 +682,12 @@ def bound(
         spec = with_kernel(spec, ones)
     call = Call(operation.name, "value", spec, how, tuple(given))
     arrays = [*flat, *parameters.values()]
-    return Bound(framework, call, arrays) if framework.serves(call, arrays) else None
+    if framework.serves(call, arrays):
+        return Bound(framework, call, arrays)
+    for name, value in parameters.items():
+        if _claimed_by(value) is not None:
+            raise RuntimeError(
+                f"{type(kernel).__name__}: {name} is an array that is differentiated, and so are the paths, in a way "
+                f"that has no derivatives with respect to parameters. Give {name} as a number"
+            )
+    return None

@@ -40,10 +40,14 @@ def serves(call: Call, arrays: Sequence[Any]) -> bool:
 
     PyTorch records kernels of the user's own, transformations of paths, and whatever is done with dual numbers.
     """
+    if not all(isinstance(array, torch.Tensor) for array in arrays[: call.paths]):
+        return False  # which is an error
     if torch.compiler.is_compiling():
         return True
     recorded = call.operation == "transform_path" or not is_built_in(call.spec.static_kernel)
-    return not recorded and not any(is_dual(array) for array in arrays if isinstance(array, torch.Tensor))
+    return not recorded and not any(
+        has_memory(array) and is_dual(array) for array in arrays if isinstance(array, torch.Tensor)
+    )
 
 
 def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
@@ -120,6 +124,19 @@ def _no_second(*_: Any) -> None:
 _operator.register_autograd(_no_second)
 
 
+def _along(call: Call, arrays: Sequence[torch.Tensor], axes: Sequence[int | None]) -> tuple[Call, list[torch.Tensor]]:
+    """A call along one more axis of some arrays. It has size 1 for those that are the same all along."""
+    moved = [one.unsqueeze(0) if axis is None else one.movedim(axis, 0) for one, axis in zip(arrays, axes, strict=True)]
+    return dataclasses.replace(call, axes=call.axes + 1), moved
+
+
+@_operator.register_vmap
+def _(info: Any, in_dims: tuple[Any, None], arrays: list[torch.Tensor], text: str) -> tuple[list[torch.Tensor], Any]:
+    call, moved = _along(Call.read(text), arrays, in_dims[0])
+    results = _operator(moved, call.text)
+    return results, [0] * len(results)
+
+
 class _Compiled(torch.autograd.Function):
     """The value of a call, and what its gradients need, in a program that is compiled. No more than a text is known."""
 
@@ -155,7 +172,7 @@ def _places_back(text: str, needed: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class _Function(torch.autograd.Function):
-    """What both directions share: a call, its inputs, and one more axis for `vmap`."""
+    """What both directions share: a call, its inputs, and what was kept."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
@@ -168,16 +185,6 @@ class _Function(torch.autograd.Function):
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
         ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def batched(function: Any, in_dims: tuple[Any, ...], call: Call, inputs: _Inputs) -> Any:
-        """A call along one more axis, of size 1 for what is the same all along."""
-        moved = [
-            tensor.unsqueeze(0) if axis is None else tensor.movedim(axis, 0)
-            for tensor, axis in zip(_tensors(inputs), in_dims[1:], strict=True)
-        ]
-        results = function.apply(dataclasses.replace(call, axes=call.axes + 1), *moved)
-        return results, (0,) * len(results)
 
 
 def _inputs(ctx: Any) -> tuple[list[Any], list[Any]]:
@@ -216,7 +223,9 @@ class _Values(_Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, *operands: Any) -> Any:
-        return _Function.batched(_Values, in_dims, call, operands)
+        call, moved = _along(call, _tensors(operands), in_dims[1:])
+        results = _Values.apply(call, *moved)
+        return results, (0,) * len(results)
 
 
 class _Gradients(_Function):
@@ -250,7 +259,9 @@ class _Gradients(_Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, *inputs: Any) -> Any:
-        return _Function.batched(_Gradients, in_dims, call, inputs)
+        call, moved = _along(call, _tensors(inputs), in_dims[1:])
+        results = _Gradients.apply(call, *moved)
+        return results, (0,) * len(results)
 
 
 def _parameters(call: Call) -> Sequence[int]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from branchsig._arrays import Array, device_of, is_compiling, namespace_of, specialized
+from branchsig._arrays import Array, as_number, device_of, is_compiling, namespace_of, specialized
 
 __all__ = [
     "Context",
@@ -224,7 +224,7 @@ def with_numbers(kernel: StaticKernel) -> StaticKernel:
         If a value is out of range or not finite.
     """
     names = kernel.parameters or ()
-    changes = {name: float(getattr(kernel, name)) for name in names if _is_array(getattr(kernel, name))}
+    changes = {name: as_number(getattr(kernel, name)) for name in names if _is_array(getattr(kernel, name))}
     return dataclasses.replace(kernel, **changes)  # type: ignore[type-var]
 
 
