@@ -65,7 +65,32 @@ def of_torch():
     )
 
 
-FRAMEWORKS = {"torch": of_torch}
+def of_jax():
+    """JAX."""
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+
+    def gradients(function, *arrays):
+        places = tuple(place for place, array in enumerate(arrays) if jax.numpy.issubdtype(array.dtype, np.floating))
+        value, found = jax.value_and_grad(function, places)(*arrays)
+        return value, tuple(dict(zip(places, found)).get(place) for place in range(len(arrays)))
+
+    def twice(function, array, direction):
+        return jax.grad(lambda a: (jax.grad(function)(a) * direction).sum())(array)
+
+    return Framework(
+        array=jax.numpy.asarray,
+        gradients=gradients,
+        compiled=jax.jit,
+        batched=jax.vmap,
+        derivative=jax.grad,
+        along=lambda function, array, direction: jax.jvp(function, (array,), (direction,))[1],
+        twice=twice,
+        refusals=(NotImplementedError, TypeError),
+    )
+
+
+FRAMEWORKS = {"torch": of_torch, "jax": of_jax}
 
 
 @functools.cache

@@ -5,6 +5,7 @@ Values and gradients are held against those of NumPy's arrays, which other tests
 
 import math
 import multiprocessing
+import re
 import threading
 import warnings
 
@@ -297,7 +298,7 @@ def refused_or(framework, derivative, *arguments):
     try:
         return derivative(*arguments)
     except framework.refusals as refused:
-        if "derivative" not in str(refused):
+        if not re.search("derivative|forward-mode", str(refused)):
             raise
         return None
 
@@ -335,10 +336,10 @@ def test_second_derivatives_with_respect_to_parameters_are_refused(framework, rn
         return branchsig.branched_sig_kernel_gram(x, None, 3, static_kernel=branchsig.RBFKernel(sigma)).sum()
 
     sigma, one = framework.array(np.asarray(0.9)), framework.array(np.asarray(1.0))
-    with pytest.raises(framework.refusals, match="derivatives"):
+    with pytest.raises(framework.refusals, match="derivatives|forward-mode"):
         framework.twice(function, sigma, one)
     if framework.along is not None:
-        with pytest.raises(framework.refusals, match="derivatives"):
+        with pytest.raises(framework.refusals, match="derivatives|forward-mode"):
             framework.along(function, sigma, one)
 
 
@@ -363,7 +364,7 @@ def test_values_that_overflow_are_warned_of_at_the_line_of_the_caller(framework,
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         framework.gradients(lambda a: branchsig.branched_sig_kernel_gram(a, None, 4).sum(), x)
-    (said,) = [one for one in caught if "overflowed" in str(one.message)]
+    (said,) = [one for one in caught if "of 9 values" in str(one.message)]
     assert said.category is RuntimeWarning
     assert said.filename == __file__
 

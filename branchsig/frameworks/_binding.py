@@ -566,7 +566,7 @@ class Bound:
         return tuple(gradients) if len(gradients) > 1 else gradients[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, weakref_slot=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class _Pullback:
     """The way back from a value, on arrays of a framework."""
 
@@ -602,7 +602,7 @@ class _Lent:
         return _gradients(self.operation, derivs, self.spec, self.how, self.operands, wrt, self.like)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, weakref_slot=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class _LentPullback:
     """The way back from a value of arrays that were lent."""
 
@@ -685,7 +685,7 @@ def bound(
     if framework.serves(call, arrays):
         return Bound(framework, call, arrays)
     for name, value in parameters.items():
-        if _claimed_by(value) is not None:
+        if _claimed((value,))[0] is not None:
             raise RuntimeError(
                 f"{type(kernel).__name__}: {name} is an array that is differentiated, and so are the paths, in a way "
                 f"that has no derivatives with respect to parameters. Give {name} as a number"

@@ -36,7 +36,7 @@ class Result(NamedTuple):
     kept: dict[str, Shape]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, weakref_slot=True)  # as jax.jit takes functions
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)  # a function that jax.jit takes
 class Pullback:
     """The way back from a value: takes derivatives with respect to it to gradients with respect to the operands.
 
