@@ -48,17 +48,6 @@ def test_pytorch_has_the_gradients(case):
         np.testing.assert_allclose(tensor.grad, gradient, rtol=1e-13)
 
 
-@pytest.mark.parametrize("transform", ["jit", "vmap", None])
-def test_jax_has_the_gradients(case, transform):
-    jax = pytest.importorskip("jax")
-    x, y, weights, wanted = case
-    kernel = recipe("JAX")["kernel"]
-    function = kernel if transform != "vmap" else lambda a, b, depth: jax.vmap(lambda s, t: kernel(s, t, depth))(a, b)
-    gradient = jax.grad(lambda a, b: (weights * function(a, b, 3)).sum(), argnums=(0, 1))
-    for found, its in zip((jax.jit(gradient) if transform == "jit" else gradient)(x, y), wanted):
-        np.testing.assert_allclose(found, its, rtol=1e-13)
-
-
 def test_autograd_has_the_gradients(case):
     autograd = pytest.importorskip("autograd")
     x, y, weights, wanted = case
@@ -66,12 +55,3 @@ def test_autograd_has_the_gradients(case):
     for place, its in enumerate(wanted):
         found = autograd.grad(lambda a, b: autograd.numpy.sum(weights * kernel(a, b, 3)), place)(x, y)
         np.testing.assert_allclose(found, its, rtol=1e-13)
-
-
-def test_jax_differentiates_and_compiles_the_reference_too(case):
-    # Slow, but right, and no value of a traced array is asked for.
-    jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)
-    x, y, weights, wanted = case
-    found = jax.jit(jax.grad(lambda a: (weights * branchsig.branched_sig_kernel(a, jax.numpy.asarray(y), 3)).sum()))(x)
-    np.testing.assert_allclose(found, wanted[0], rtol=1e-10)
