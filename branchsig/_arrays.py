@@ -139,15 +139,30 @@ def _says_cpu(array: Array) -> bool:
     return _library_of(array).is_torch and array.device.type == "cpu"
 
 
+def is_compiling() -> bool:
+    """Tell whether PyTorch is tracing this very call to compile it (`torch.compile`), and reads the code itself."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
+
+
+def specialized(value: Any) -> Any:
+    """Return a number, where the compiler of PyTorch has a symbol for it too: a key has a value."""
+    (number,) = {value: None}
+    return number
+
+
 def is_recorded(array: Array) -> bool:
     """Tell whether the library of an array is to differentiate what is done with it by itself (PyTorch): backward, for
     which it records that, or forward, by a tangent that the array carries."""
     torch = sys.modules.get("torch")
     if torch is None or not _library_of(array).is_torch:
         return bool(getattr(array, "requires_grad", False))
-    if array.requires_grad and torch.is_grad_enabled():
-        return True
-    return torch.autograd.forward_ad.unpack_dual(array).tangent is not None
+    return bool(array.requires_grad and torch.is_grad_enabled()) or is_dual(array)
+
+
+def is_dual(tensor: Array) -> bool:
+    """Tell whether a tensor of PyTorch carries a tangent."""
+    return sys.modules["torch"].autograd.forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def is_traced(array: Array) -> bool:
@@ -155,7 +170,7 @@ def is_traced(array: Array) -> bool:
 
     Nothing is computed to find out, and no device waited for, where an array has memory.
     """
-    if isinstance(array, np.ndarray) or _has_memory(array):
+    if isinstance(array, np.ndarray) or has_memory(array):
         return False
     if array_api_compat.is_dask_array(array):
         return True
@@ -166,7 +181,7 @@ def is_traced(array: Array) -> bool:
     return False
 
 
-def _has_memory(array: Array) -> bool:
+def has_memory(array: Array) -> bool:
     """Tell whether an array has memory of its own. A wrapper without any may still have values, as under `grad`."""
     if not _library_of(array).is_torch:
         return _device_type(array) is not None
@@ -177,6 +192,11 @@ def _has_memory(array: Array) -> bool:
     return bool(array.device.type != "meta")
 
 
+def as_number(value: Any) -> float:
+    """Return a number, or an array of no axes, as a float."""
+    return float(value.detach() if hasattr(value, "detach") else value)  # of a tensor that is recorded torch warns
+
+
 def unrecorded(array: Array) -> Array:
     """Return an array, or a view of it from which no derivatives flow back."""
     return array.detach() if _library_of(array).is_torch else array
@@ -184,7 +204,7 @@ def unrecorded(array: Array) -> Array:
 
 def constant(array: Array) -> Array:
     """Return an array of the same values to look at while PyTorch or JAX differentiates what is done with it."""
-    if array_api_compat.is_jax_array(array) and not _has_memory(array):
+    if array_api_compat.is_jax_array(array) and not has_memory(array):
         return sys.modules["jax"].lax.stop_gradient(array)
     return unrecorded(array)
 

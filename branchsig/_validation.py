@@ -526,6 +526,18 @@ def values_at_hand(array: Array, name: str, depth: float, order: int | None, rto
         )
 
 
+def not_traced(function: str, remedy: str, *operands: Any) -> None:
+    """Check that operands, or paths of lists, have values, for a function that is no operation inside of programs."""
+    for operand in operands:
+        for array in operand if isinstance(operand, (list, tuple)) else (operand,):
+            if type(array) is not np.ndarray and is_array(array) and is_traced(array):
+                raise TypeError(
+                    f"{function} of a {type(array).__name__} of {_library(array)}, which is traced or lazy: its values "
+                    f"are not there yet. {remedy}, or call it with arrays that have values: outside of jit, vmap or "
+                    "compile, or after compute()"
+                )
+
+
 def is_array(value: Any) -> bool:
     """Tell whether a value is an array, and no scalar, of a library of the array API."""
     return isinstance(value, np.ndarray) or (

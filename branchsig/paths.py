@@ -11,7 +11,7 @@ from branchsig._arrays import Array, ArrayT, Indexable, PathsT1, contiguous, dev
 from branchsig.operations import OPERATIONS
 from branchsig.operations.timed import Split, timed, with_times
 from branchsig.operations.transform import padded, transformed_adjoint
-from branchsig.spec import Execution, Spec, Transforms, Truncation
+from branchsig.spec import Execution, Spec, Transforms, options_of
 
 __all__ = ["pad_paths", "transform_path", "transform_path_backprop", "transform_path_vjp"]
 
@@ -300,7 +300,7 @@ def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
     Raises
     ------
     TypeError
-        If the paths are no sequence, or not of one library and dtype.
+        If the paths are no sequence, not of one library and dtype, or traced.
     ValueError
         If there are none, or they have not one dimension.
 
@@ -323,9 +323,10 @@ def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
     (2, 2)
     """
     _validation.ragged_paths(paths, "paths")
+    _validation.not_traced("pad_paths", "Give the list itself to a function for kernels, which pads it", paths)
     xp, lengths = namespace_of(paths[0]), [path.shape[0] for path in paths]
     return padded(paths), xp.asarray(lengths, dtype=xp.int64, device=device_of(paths[0]))
 
 
 def _checked(time_aug: Any, lead_lag: Any, end_time: Any, base_point: Any, n_jobs: Any) -> tuple[Spec, Execution]:
-    return Spec(Truncation(0), transforms=Transforms(time_aug, lead_lag, end_time, base_point)), Execution(n_jobs)
+    return options_of(0, 0, None, time_aug, lead_lag, end_time, n_jobs, "trapezoid", base_point=base_point)

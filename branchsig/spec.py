@@ -18,17 +18,18 @@ from typing import Any
 import numpy as np
 
 from branchsig import _validation
+from branchsig._arrays import is_compiling, specialized
 from branchsig._validation import Progress
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels import LINEAR, StaticKernel, is_built_in
 
-__all__ = ["Execution", "Spec", "Transforms", "Truncation", "Value", "options_of", "with_kernel"]
+__all__ = ["Execution", "Spec", "Transforms", "Truncation", "options_of", "with_kernel"]
 
 _KEPT = 256
 """Number of values that are kept for further calls."""
 
 
-class Value:
+class _Value:
     """A frozen value, whose `repr` shows what differs from the defaults and evaluates to an equal value."""
 
     __slots__ = ()
@@ -45,7 +46,7 @@ class Value:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Truncation(Value):
+class Truncation(_Value):
     """The forests that a kernel is a sum over: those up to a depth, up to a number of nodes, up to both, or all.
 
     Parameters
@@ -68,7 +69,7 @@ class Truncation(Value):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Transforms(Value):
+class Transforms(_Value):
     """What is done to paths before their kernels are computed; true if anything is.
 
     With `times` the last channel that comes in is the time of the points, and is treated as such.
@@ -97,7 +98,7 @@ class Transforms(Value):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Spec(Value):
+class Spec(_Value):
     """What is computed. Fields have the names, meanings and defaults of the options of the public functions.
 
     `target`, `room` and `method` are those of `dilation`, `lam` and `unbiased` those of scores and discrepancies.
@@ -165,7 +166,7 @@ class Spec(Value):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Execution(Value):
+class Execution(_Value):
     """How it is computed. Fields have the names, meanings and defaults of the options of the public functions.
 
     `n_jobs` is kept as it was given and counted against the cores of the machine when a problem is made.
@@ -259,6 +260,10 @@ def options_of(
         unbiased,
         base_point,
     )
+    if is_compiling():
+        numbers = (specialized(value) if type(value) in (int, float) else value for value in arguments)
+        spec, how = _checked(*numbers)
+        return (with_kernel(spec, static_kernel) if custom else spec), how
     try:
         spec, how = _kept(*arguments)
     except TypeError:  # not to be kept, not hashable, or refused once more

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from branchsig import _validation
 from branchsig._arrays import ArrayT, Paths
 from branchsig.operations.means import JointGram, joint_gram
 from branchsig.operations.timed import timed
@@ -209,6 +210,8 @@ def branched_sig_mmd_test(
             f"dyadic_order is {dyadic_order!r}: expected one order for both samples, whose paths the test regroups; "
             "give the larger one"
         )
+    remedy = "Take branched_sig_mmd, whose value may be traced"
+    _validation.not_traced("branched_sig_mmd_test", remedy, sample1, sample2, lengths1, lengths2)
     job = timed(JointGram(), times1, times2).prepare(spec, how, sample1, sample2, lengths1, lengths2)
     gram = joint_gram(job)
     if not np.isfinite(gram).all():

@@ -1,77 +1,424 @@
-"""The recipes of the user guide for other frameworks run, and give the gradients they should."""
+"""What comes in decides: every operation on the arrays of every framework, inside whatever the framework does.
 
+Values and gradients are held against those of NumPy's arrays, which other tests hold against formulas.
+"""
+
+import math
+import multiprocessing
 import re
-from pathlib import Path
+import threading
+import warnings
 
 import numpy as np
 import pytest
 from cases import walk
+from frameworks import FRAMEWORKS, framework_named
 
 import branchsig
 
-PAGE = Path(__file__).parents[1] / "docs" / "user_guide" / "frameworks.md"
-MODULES = {"PyTorch": "torch", "JAX": "jax", "Autograd": "autograd", "Dask": "dask.array", "scikit-learn": "sklearn"}
+# Of its own, when torch.compile meets an autograd.Function, and when it makes dual numbers.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
+]
 
 
-def recipe(title):
-    """What the code below a heading defines, once it has run."""
-    section = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    (code,) = re.findall(r"^```python\n(.*?)^```", section[1], re.M | re.S)
-    defined = {"__name__": "recipe"}
-    exec(compile(code, f"{PAGE.name}: {title}", "exec"), defined)
-    return defined
+@pytest.fixture(params=FRAMEWORKS)
+def framework(request):
+    return framework_named(request.param)
 
 
-def test_every_recipe_has_its_module_here():
-    assert re.findall(r"^## (.*)$", PAGE.read_text(encoding="utf-8"), re.M) == list(MODULES)
+class Case:
+    """A public function on paths as a scalar function: the sum of its value times weights."""
+
+    def __init__(self, name, shapes, **options):
+        self.name, self.shapes, self.options = name, shapes, options
+
+    def __repr__(self):
+        said = ", ".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.name.removeprefix('branched_sig_')}({said})"
+
+    def paths(self, rng, dtype="float64"):
+        return [walk(rng, *shape).astype(dtype) for shape in self.shapes]
+
+    def value(self, *paths, **more):
+        itself = () if len(self.shapes) > 1 or self.name in ALONE else (None,)
+        return getattr(branchsig, self.name)(*paths, *itself, **({"depth": 3} | self.options | more))
+
+    def gradients(self, weights, *paths, **more):
+        """Those of NumPy arrays."""
+        options = {"depth": 3} | self.options | more
+        if self.name in ALONE:
+            return (getattr(branchsig, self.name + "_backprop")(weights, *paths, **options),)
+        second = paths[1] if len(paths) > 1 else None
+        found = getattr(branchsig, self.name + "_backprop")(
+            weights, paths[0], second, right_deriv=second is not None, **options
+        )
+        return found[: len(paths)]
 
 
-@pytest.mark.parametrize("title", MODULES)
-def test_recipes_run(title):
-    pytest.importorskip(MODULES[title])
-    recipe(title)
+ALONE = ("dilation",)
+PAIR, TWO, ONE = [(3, 5, 2), (3, 4, 2)], [(3, 5, 2), (2, 4, 2)], [(3, 5, 2)]
+SHORT = [
+    Case("branched_sig_kernel", PAIR),
+    Case("branched_sig_kernel_gram", TWO),
+    Case("branched_sig_kernel_gram", ONE),
+    Case("branched_sig_kernel_stack", PAIR),
+    Case("branched_sig_mmd", TWO),
+    Case("branched_sig_score", TWO),
+    Case("expected_branched_sig_score", TWO),
+    Case("dilation", ONE),
+]
+MORE = [
+    Case("branched_sig_kernel", PAIR, return_grid=True, dyadic_order=(1, 0)),
+    Case("branched_sig_kernel", PAIR, order=3, return_levels=True, depth=math.inf),
+    Case("branched_sig_kernel", PAIR, depth=2, time_aug=True, lead_lag=True, end_time=0.5, quadrature="lobatto3"),
+    Case("branched_sig_kernel", PAIR, depth=math.inf),
+    Case("branched_sig_kernel", PAIR, rtol=1e-4),
+    Case("branched_sig_kernel_gram", TWO, normalize=True, log=True),
+    Case("branched_sig_kernel_gram", TWO, normalize="dilation"),
+    Case("branched_sig_kernel_gram", ONE, normalize=True, order=3, depth=2, n_jobs=2),
+    Case("branched_sig_kernel_gram", TWO, static_kernel=branchsig.RBFKernel(0.9), max_batch=1),
+    Case("branched_sig_kernel_gram", ONE, static_kernel=branchsig.PolynomialKernel(2, 1.0, 0.5), normalize="dilation"),
+    Case("branched_sig_mmd", TWO, unbiased=False, normalize="dilation", check_finite=True),
+    Case("branched_sig_score", TWO, lam=0.5, dyadic_order=(1, 0)),
+    Case("dilation", ONE, method="guard", static_kernel=branchsig.Matern32Kernel(1.1)),
+]
 
 
-@pytest.fixture
-def case(rng):
-    x, y = walk(rng, 3, 6, 2), walk(rng, 3, 5, 2)
-    weights = rng.standard_normal(3)
-    return x, y, weights, branchsig.branched_sig_kernel_backprop(weights, x, y, 3, right_deriv=True)
+def close(found, wanted, dtype="float64"):
+    rtol, atol = (1e-12, 1e-13) if dtype == "float64" else (2e-5, 1e-6)
+    found = np.asarray(found)
+    assert str(found.dtype) == dtype
+    np.testing.assert_allclose(found, wanted, rtol=rtol, atol=atol)
 
 
-def test_pytorch_has_the_gradients(case):
-    torch = pytest.importorskip("torch")
-    x, y, weights, wanted = case
-    tensors = [torch.asarray(path).requires_grad_() for path in (x, y)]
-    recipe("PyTorch")["BranchedSigKernel"].apply(*tensors, 3, {}).backward(torch.asarray(weights))
-    for tensor, gradient in zip(tensors, wanted):
-        np.testing.assert_allclose(tensor.grad, gradient, rtol=1e-13)
+def scalar(framework, case, weights, **more):
+    """The function of arrays of a framework that the gradients are those of."""
+    weights = framework.array(weights)
+    return lambda *paths: (weights * case.value(*paths, **more)).sum()
 
 
-@pytest.mark.parametrize("transform", ["jit", "vmap", None])
-def test_jax_has_the_gradients(case, transform):
-    jax = pytest.importorskip("jax")
-    x, y, weights, wanted = case
-    kernel = recipe("JAX")["kernel"]
-    function = kernel if transform != "vmap" else lambda a, b, depth: jax.vmap(lambda s, t: kernel(s, t, depth))(a, b)
-    gradient = jax.grad(lambda a, b: (weights * function(a, b, 3)).sum(), argnums=(0, 1))
-    for found, its in zip((jax.jit(gradient) if transform == "jit" else gradient)(x, y), wanted):
-        np.testing.assert_allclose(found, its, rtol=1e-13)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("case", SHORT + MORE, ids=repr)
+def test_values_and_gradients_are_those_of_numpy(case, dtype, framework, rng):
+    paths = case.paths(rng, dtype)
+    value = case.value(*paths)
+    weights = rng.standard_normal(value.shape).astype(dtype)
+    arrays = [framework.array(path) for path in paths]
+    close(case.value(*arrays), value, dtype)
+    total, gradients = framework.gradients(scalar(framework, case, weights), *arrays)
+    close(total, np.sum(weights * value), dtype)
+    for found, wanted in zip(gradients, case.gradients(weights, *paths), strict=True):
+        close(found, wanted, dtype)
 
 
-def test_autograd_has_the_gradients(case):
-    autograd = pytest.importorskip("autograd")
-    x, y, weights, wanted = case
-    kernel = recipe("Autograd")["kernel"]
-    for place, its in enumerate(wanted):
-        found = autograd.grad(lambda a, b: autograd.numpy.sum(weights * kernel(a, b, 3)), place)(x, y)
-        np.testing.assert_allclose(found, its, rtol=1e-13)
+@pytest.mark.parametrize("case", SHORT + MORE, ids=repr)
+def test_programs_have_the_values_and_gradients(case, framework, rng):
+    if framework.compiled is None:
+        pytest.skip("there is no compiler")
+    paths = case.paths(rng)
+    value = case.value(*paths)
+    weights = rng.standard_normal(value.shape)
+    arrays = [framework.array(path) for path in paths]
+    function = scalar(framework, case, weights)
+    close(framework.compiled(function)(*arrays), np.sum(weights * value))
+    total, gradients = framework.gradients(framework.compiled(function), *arrays)
+    close(total, np.sum(weights * value))
+    for found, wanted in zip(gradients, case.gradients(weights, *paths), strict=True):
+        close(found, wanted)
 
 
-def test_jax_differentiates_and_compiles_the_reference_too(case):
-    # Slow, but right, and no value of a traced array is asked for.
-    jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)
-    x, y, weights, wanted = case
-    found = jax.jit(jax.grad(lambda a: (weights * branchsig.branched_sig_kernel(a, jax.numpy.asarray(y), 3)).sum()))(x)
-    np.testing.assert_allclose(found, wanted[0], rtol=1e-10)
+@pytest.mark.parametrize("case", SHORT + MORE, ids=repr)
+def test_functions_and_derivatives_go_along_an_axis(case, framework, rng):
+    if framework.batched is None:
+        pytest.skip("there is no map along an axis")
+    many = [case.paths(rng) for _ in range(3)]
+    stacked = [framework.array(np.stack(paths)) for paths in zip(*many)]
+    values = framework.batched(lambda *paths: case.value(*paths))(*stacked)
+    for found, paths in zip(np.asarray(values), many):
+        close(found, case.value(*paths))
+    weights = rng.standard_normal(case.value(*many[0]).shape)
+    gradients = framework.batched(framework.derivative(scalar(framework, case, weights)))(*stacked)
+    for found, paths in zip(np.asarray(gradients), many):
+        close(found, case.gradients(weights, *paths)[0])
+
+
+@pytest.mark.parametrize("case", [SHORT[1], SHORT[4], SHORT[0]], ids=repr)
+def test_two_axes_may_be_nested_and_one_operand_be_the_same_for_all(case, framework, rng):
+    if framework.batched is None:
+        pytest.skip("there is no map along an axis")
+    first, second = ([walk(rng, *case.shapes[side]) for _ in range(2)] for side in (0, 1))
+    x, y = (framework.array(np.stack(paths)) for paths in (first, second))
+    table = framework.batched(lambda a: framework.batched(lambda b: case.value(a, b))(y))(x)
+    for i in (0, 1):
+        for j in (0, 1):
+            close(np.asarray(table)[i, j], case.value(first[i], second[j]))
+
+
+KERNELS = [
+    (branchsig.RBFKernel, (0.9,), {}),
+    (branchsig.ScaledLinearKernel, (0.8,), {}),
+    (branchsig.RationalQuadraticKernel, (0.9, 0.7), {}),
+    (branchsig.PolynomialKernel, (1.2, 0.2), {"degree": 2.0}),
+]
+WITH_PARAMETERS = [SHORT[0], SHORT[2], SHORT[4], SHORT[7], MORE[6]]
+
+
+@pytest.mark.parametrize("way", ["plain", "compiled", "batched"])
+@pytest.mark.parametrize(("kind", "values", "fixed"), KERNELS)
+@pytest.mark.parametrize("case", WITH_PARAMETERS, ids=repr)
+def test_parameters_of_static_kernels_have_gradients(case, kind, values, fixed, way, framework, rng):
+    paths = case.paths(rng)
+    names = kind.parameters
+    kernel = kind(**dict(zip(names, values)), **fixed)
+    weights = rng.standard_normal(case.value(*paths, static_kernel=kernel).shape)
+    wanted = case.gradients(weights, *paths, static_kernel=kernel)
+    backprop = getattr(branchsig, case.name + "_backprop")
+    more = {"depth": 3} | case.options | {"static_kernel": kernel}
+    second = [] if case.name in ALONE else [paths[1] if len(paths) > 1 else None]
+    of_parameters = backprop(weights, paths[0], *second, param_deriv=True, **more)[-1]
+
+    def function(*arrays):
+        held = kind(**dict(zip(names, arrays[len(paths) :])), **fixed)
+        return scalar(framework, case, weights, static_kernel=held)(*arrays[: len(paths)])
+
+    arrays = [framework.array(np.asarray(array)) for array in (*paths, *values)]
+    if way == "batched":
+        if framework.batched is None:
+            pytest.skip("there is no map along an axis")
+        many = framework.array(np.asarray(values)[-1] * np.asarray([1.0, 1.5]))
+        found = framework.batched(framework.derivative(lambda last: function(*arrays[:-1], last)))(many)
+        close(found[0], of_parameters[names[-1]])
+        return
+    if way == "compiled":
+        if framework.compiled is None:
+            pytest.skip("there is no compiler")
+        function = framework.compiled(function)
+    _, gradients = framework.gradients(function, *arrays)
+    for found, its in zip(gradients, (*wanted, *(of_parameters[name] for name in names)), strict=True):
+        np.testing.assert_allclose(np.asarray(found), its, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("compile_it", [False, True])
+@pytest.mark.parametrize("case", [SHORT[0], SHORT[1], SHORT[4], MORE[5]], ids=repr)
+def test_valid_lengths_are_operands(case, compile_it, framework, rng):
+    paths = case.paths(rng)
+    lengths = np.asarray([5, 1, 3])
+    weights = rng.standard_normal(case.value(*paths).shape)
+    wanted = case.gradients(weights, *paths, lengths1=lengths)
+
+    def function(valid, *arrays):
+        return scalar(framework, case, weights, lengths1=valid)(*arrays)
+
+    if compile_it:
+        if framework.compiled is None:
+            pytest.skip("there is no compiler")
+        function = framework.compiled(function)
+    arrays = [framework.array(array) for array in (lengths, *paths)]
+    total, (_, *gradients) = framework.gradients(function, *arrays)
+    close(total, np.sum(weights * case.value(*paths, lengths1=lengths)))
+    for found, its in zip(gradients, wanted, strict=True):
+        close(found, its)
+
+
+@pytest.mark.parametrize("compile_it", [False, True])
+def test_lists_of_paths_are_operands_one_by_one(compile_it, framework, rng):
+    paths = [walk(rng, 1, length, 2)[0] for length in (5, 2, 4)]
+    weights = rng.standard_normal((3, 3))
+    wanted, _ = branchsig.branched_sig_kernel_gram_backprop(weights, paths, None, 3, time_aug=True)
+    array = framework.array(weights)
+
+    def function(*arrays):
+        return (array * branchsig.branched_sig_kernel_gram(list(arrays), None, 3, time_aug=True)).sum()
+
+    if compile_it:
+        if framework.compiled is None:
+            pytest.skip("there is no compiler")
+        function = framework.compiled(function)
+    _, gradients = framework.gradients(function, *map(framework.array, paths))
+    for found, its in zip(gradients, wanted, strict=True):
+        close(found, its)
+
+
+@pytest.mark.parametrize("compile_it", [False, True])
+def test_batches_of_size_0_have_empty_values_and_gradients(compile_it, framework):
+    x, y = framework.array(np.zeros((0, 5, 2))), framework.array(np.zeros((2, 4, 2)))
+    for function in (
+        lambda a, b: branchsig.branched_sig_kernel(a, a, 3).sum() + b.sum() * 0.0,
+        lambda a, b: branchsig.branched_sig_kernel_gram(a, b, 3).sum(),
+        lambda a, b: branchsig.branched_sig_kernel_gram(a, b, 3, normalize="dilation").sum(),
+        lambda a, b: branchsig.dilation(a, 3).sum() + b.sum() * 0.0,
+    ):
+        if compile_it:
+            if framework.compiled is None:
+                pytest.skip("there is no compiler")
+            function = framework.compiled(function)
+        value, (of_x, of_y) = framework.gradients(function, x, y)
+        assert float(value) == 0.0
+        assert tuple(of_x.shape) == (0, 5, 2)
+        assert not np.asarray(of_y).any()
+
+
+def test_pullbacks_and_gradients_take_the_arrays_too(framework, rng):
+    x, y = walk(rng, 3, 5, 2), walk(rng, 2, 4, 2)
+    weights = rng.standard_normal((3, 2))
+    kernel = branchsig.RBFKernel(0.9)
+    options = {"normalize": True, "static_kernel": kernel, "right_deriv": True, "param_deriv": True}
+    wanted = branchsig.branched_sig_kernel_gram_backprop(weights, x, y, 3, **options)
+
+    def inside(a, b, w):
+        value, pullback = branchsig.branched_sig_kernel_gram_vjp(
+            a, b, 3, normalize=True, static_kernel=kernel, param_deriv=True
+        )
+        first = pullback(w)
+        second = branchsig.branched_sig_kernel_gram_backprop(w, a, b, 3, **options)
+        return value, first[0], first[1], first[2]["sigma"], second[0], second[1], second[2]["sigma"]
+
+    arrays = [framework.array(array) for array in (x, y, weights)]
+    value = branchsig.branched_sig_kernel_gram(x, y, 3, normalize=True, static_kernel=kernel)
+    ways = [inside] if framework.compiled is None else [inside, framework.compiled(inside)]
+    for function in ways:
+        found = function(*arrays)
+        for mine, its in zip(found, (value, *wanted[:2], wanted[2]["sigma"], *wanted[:2], wanted[2]["sigma"])):
+            np.testing.assert_allclose(np.asarray(mine), its, rtol=1e-10, atol=1e-13)
+
+
+def test_the_value_that_comes_with_a_pullback_has_a_derivative(framework, rng):
+    x, y = walk(rng, 3, 5, 2), walk(rng, 2, 4, 2)
+    other = framework.array(y)
+    _, (found,) = framework.gradients(
+        lambda a: branchsig.branched_sig_kernel_gram_vjp(a, other, 3)[0].sum(), framework.array(x)
+    )
+    close(found, branchsig.branched_sig_kernel_gram_backprop(np.ones((3, 2)), x, y, 3)[0])
+
+
+def refused_or(framework, derivative, *arguments):
+    """A derivative, or None where it is refused by an error that says so."""
+    try:
+        return derivative(*arguments)
+    except framework.refusals as refused:
+        if not re.search("derivative|forward-mode", str(refused)):
+            raise
+        return None
+
+
+@pytest.mark.parametrize("case", [*SHORT, MORE[5], MORE[6]], ids=repr)
+def test_second_derivatives_and_those_forward_are_right_or_refused(case, framework, rng):
+    paths, directions = case.paths(rng), case.paths(rng)
+    weights = rng.standard_normal(case.value(*paths).shape)
+    arrays = [framework.array(path) for path in paths]
+    x, along = paths[0], directions[0]
+
+    def function(first):
+        return scalar(framework, case, weights)(first, *arrays[1:])
+
+    def slope(t):
+        return case.gradients(weights, x + t * along, *paths[1:])[0]
+
+    h = 1e-3
+    second = (slope(-2 * h) - 8 * slope(-h) + 8 * slope(h) - slope(2 * h)) / (12 * h)
+    first = np.sum(slope(0.0) * along)
+    direction = framework.array(along)
+    found = refused_or(framework, framework.twice, function, arrays[0], direction)
+    if found is not None:
+        np.testing.assert_allclose(np.asarray(found), second, rtol=1e-5, atol=1e-7)
+    if framework.along is not None:
+        found = refused_or(framework, framework.along, function, arrays[0], direction)
+        if found is not None:
+            np.testing.assert_allclose(np.asarray(found), first, rtol=1e-9)
+
+
+def test_second_derivatives_with_respect_to_parameters_are_refused(framework, rng):
+    x = framework.array(walk(rng, 3, 5, 2))
+
+    def function(sigma):
+        return branchsig.branched_sig_kernel_gram(x, None, 3, static_kernel=branchsig.RBFKernel(sigma)).sum()
+
+    sigma, one = framework.array(np.asarray(0.9)), framework.array(np.asarray(1.0))
+    with pytest.raises(framework.refusals, match="derivatives|forward-mode"):
+        framework.twice(function, sigma, one)
+    if framework.along is not None:
+        with pytest.raises(framework.refusals, match="derivatives|forward-mode"):
+            framework.along(function, sigma, one)
+
+
+@pytest.mark.parametrize("compile_it", [False, True])
+def test_what_is_wrong_with_paths_is_said_in_the_words_of_the_function(compile_it, framework):
+    x, y = framework.array(np.zeros((3, 5, 2))), framework.array(np.zeros((3, 5, 3)))
+
+    def function(a, b):
+        return branchsig.branched_sig_kernel_gram(a, b, 3).sum()
+
+    if compile_it:
+        if framework.compiled is None:
+            pytest.skip("there is no compiler")
+        function = framework.compiled(function)
+    with pytest.raises(Exception, match=r"path1 has shape \(3, 5, 2\) and path2 \(3, 5, 3\): expected") as raised:
+        framework.gradients(function, x, y)
+    assert compile_it or raised.type is ValueError
+
+
+def test_values_that_overflow_are_warned_of_at_the_line_of_the_caller(framework, rng):
+    x = framework.array(30.0 * walk(rng, 3, 5, 2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        framework.gradients(lambda a: branchsig.branched_sig_kernel_gram(a, None, 4).sum(), x)
+    (said,) = [one for one in caught if "of 9 values" in str(one.message)]
+    assert said.category is RuntimeWarning
+    assert said.filename == __file__
+
+
+def test_values_of_parameters_are_checked_when_they_are_there(framework, rng):
+    x = framework.array(walk(rng, 3, 5, 2))
+    with pytest.raises(Exception, match=r"RBFKernel: sigma is -1.0: expected a finite number > 0"):
+        framework.gradients(
+            lambda a, s: branchsig.branched_sig_kernel_gram(a, None, 3, static_kernel=branchsig.RBFKernel(s)).sum(),
+            x,
+            framework.array(np.asarray(-1.0)),
+        )
+
+
+def test_threads_do_not_disturb_each_other(framework, rng):
+    x, y = walk(rng, 6, 8, 2), walk(rng, 5, 8, 2)
+    results = {}
+
+    def work(depth):
+        arrays = framework.array(x), framework.array(y)
+        for _ in range(5):
+            results[depth] = framework.gradients(
+                lambda a, b: branchsig.branched_sig_kernel_gram(a, b, depth, normalize=True).sum(), *arrays
+            )[1]
+
+    threads = [threading.Thread(target=work, args=(depth,)) for depth in (2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for depth, gradients in results.items():
+        wanted = branchsig.branched_sig_kernel_gram_backprop(
+            np.ones((6, 5)), x, y, depth, normalize=True, right_deriv=True
+        )
+        for found, its in zip(gradients, wanted, strict=True):
+            close(found, its)
+
+
+def _in_another_process(name, x, queue):
+    framework = framework_named(name)
+    _, (found,) = framework.gradients(
+        lambda a: branchsig.branched_sig_kernel_gram(a, None, 3, normalize=True).sum(), framework.array(x)
+    )
+    queue.put(np.asarray(found))
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_spawned_process_has_the_gradients(name, rng):
+    framework_named(name)
+    x = walk(rng, 3, 5, 2)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_in_another_process, args=(name, x, queue))
+    process.start()
+    found = queue.get(timeout=120)
+    process.join()
+    close(found, branchsig.branched_sig_kernel_gram_backprop(np.ones((3, 3)), x, None, 3, normalize=True)[0])

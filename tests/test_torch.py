@@ -1,6 +1,8 @@
 """Tensors of PyTorch: its own differentiation through the library, and what happens where it records nothing."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,12 @@ import pytest
 import branchsig
 
 torch = pytest.importorskip("torch")
+
+# Of its own, when torch.compile meets an autograd.Function, and when it makes dual numbers.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+]
 
 OPTIONS = [
     {},
@@ -126,3 +134,205 @@ def test_one_of_two_stacks_of_paths_may_be_recorded(rng, normalize, side):
     stacks[side] = stacks[side].clone().requires_grad_()
     branchsig.branched_sig_kernel_gram(*stacks, 2, normalize=normalize).sum().backward()
     torch.testing.assert_close(stacks[side].grad, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"normalize": True}, {"normalize": "dilation"}, {"depth": math.inf, "order": 3}]
+)
+def test_gradcheck_finds_no_fault_and_nor_does_that_of_second_derivatives(options, rng):
+    options = {"depth": 2, **options}
+    x, y = paths(rng, 2, 4, 2).requires_grad_(), paths(rng, 2, 3, 2).requires_grad_()
+    function = lambda a, b: branchsig.branched_sig_kernel_gram(a, b, **options)  # noqa: E731
+    assert torch.autograd.gradcheck(function, (x, y), atol=1e-6)
+    assert torch.autograd.gradgradcheck(function, (x, y), atol=1e-5)
+
+
+def test_gradcheck_of_parameters_finds_no_fault(rng):
+    x = paths(rng, 2, 4, 2)
+    parameters = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (0.9, 0.7)]
+
+    def function(sigma, alpha):
+        kernel = branchsig.RationalQuadraticKernel(sigma, alpha)
+        return branchsig.branched_sig_mmd(x, 2.0 * x, 3, static_kernel=kernel)
+
+    assert torch.autograd.gradcheck(function, parameters)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_where_gradients_are_off_nothing_is_recorded(mode, rng):
+    x = paths(rng, 3, 5, 2).requires_grad_()
+    sigma = torch.tensor(0.9, requires_grad=True)
+    with mode():
+        found = branchsig.branched_sig_kernel_gram(x, None, 3, static_kernel=branchsig.RBFKernel(sigma))
+    assert not found.requires_grad
+    wanted = branchsig.branched_sig_kernel_gram(
+        x.detach().numpy(), None, 3, static_kernel=branchsig.RBFKernel(float(sigma.detach()))
+    )
+    np.testing.assert_array_equal(found.numpy(), wanted)
+
+
+def test_jacobians_by_reverse_mode_have_every_row(rng):
+    x, y = paths(rng, 3, 5, 2), paths(rng, 2, 4, 2)
+    found = torch.func.jacrev(lambda a: branchsig.branched_sig_kernel_gram(a, y, 3, normalize=True))(x)
+    for i in range(3):
+        for j in range(2):
+            derivs = torch.zeros(3, 2, dtype=torch.float64)
+            derivs[i, j] = 1.0
+            wanted, _ = branchsig.branched_sig_kernel_gram_backprop(derivs, x, y, 3, normalize=True)
+            torch.testing.assert_close(found[i, j], wanted, rtol=1e-10, atol=1e-13)
+
+
+def test_an_operand_that_was_written_to_after_the_call_is_noticed(rng):
+    x = paths(rng, 3, 5, 2)
+    recorded = x.clone().requires_grad_()
+    moved = 1.0 * recorded
+    value = branchsig.branched_sig_kernel_gram(moved, None, 3).sum()
+    moved.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+def test_writing_to_a_stack_does_not_change_its_gradient(rng):
+    x = paths(rng, 2, 4, 2).requires_grad_()
+    y = paths(rng, 2, 4, 2)
+    stack = branchsig.branched_sig_kernel_stack(x, y, 3)
+    stack.mul_(2.0)
+    (found,) = torch.autograd.grad(stack.sum(), x)
+    derivs = torch.full(stack.shape, 2.0, dtype=torch.float64)
+    wanted, _ = branchsig.branched_sig_kernel_stack_backprop(derivs, x.detach(), y, 3)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_one_tensor_in_both_places_has_the_gradients_of_both(rng):
+    x = paths(rng, 3, 5, 2)
+    for function, second in ((branchsig.branched_sig_kernel, True), (branchsig.branched_sig_kernel_gram, True)):
+        weights = torch.asarray(rng.standard_normal(function(x, x, 3).shape))
+        recorded = x.clone().requires_grad_()
+        (weights * function(recorded, recorded, 3)).sum().backward()
+        backprop = getattr(branchsig, function.__name__ + "_backprop")
+        parts = backprop(weights, x, x, 3, right_deriv=second)
+        torch.testing.assert_close(recorded.grad, parts[0] + parts[1], rtol=1e-10, atol=1e-13)
+
+
+def test_views_that_are_not_contiguous_and_gradients_that_are_expanded(rng):
+    base = paths(rng, 5, 6, 2)
+    view = base.transpose(0, 1)[::2].requires_grad_()
+    branchsig.branched_sig_kernel(view, view.detach(), 3).sum().backward()  # the derivative is one expanded number
+    wanted, _ = branchsig.branched_sig_kernel_backprop(
+        np.ones(3), view.detach().numpy().copy(), view.detach().numpy().copy(), 3
+    )
+    np.testing.assert_allclose(view.grad.numpy(), wanted, rtol=1e-13)
+
+
+def test_dual_numbers_and_parameters_that_are_differentiated_do_not_mix_in_silence(rng):
+    x = paths(rng, 3, 5, 2)
+    forward_ad = torch.autograd.forward_ad
+    with forward_ad.dual_level():
+        sigma = forward_ad.make_dual(torch.tensor(0.9), torch.tensor(1.0))
+        with pytest.raises(RuntimeError, match="sigma is an array that is differentiated.*Give sigma as a number"):
+            branchsig.branched_sig_kernel_gram(x, None, 3, static_kernel=branchsig.RBFKernel(sigma))
+
+
+class Square(branchsig.StaticKernel):
+    """<weights, x y>**2 with weights of its own, whose derivatives PyTorch is to find."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def __call__(self, ctx, x, y):
+        products = (self.weights * x) @ y.transpose(1, 2)
+        return products.square().diff(dim=1).diff(dim=2)
+
+
+def test_kernels_of_the_users_own_are_recorded_parameters_included(rng):
+    x = paths(rng, 3, 5, 2)
+    weights = torch.tensor([0.5, 0.8], dtype=torch.float64, requires_grad=True)
+    recorded = x.clone().requires_grad_()
+
+    def function(a, w):
+        return branchsig.branched_sig_kernel_gram(a, None, 2, static_kernel=Square(w)).sum()
+
+    assert torch.autograd.gradcheck(function, (recorded, weights))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # which torch looks at where it splits
+def test_a_program_is_split_at_a_kernel_of_the_users_own(rng):
+    x = paths(rng, 3, 5, 2)
+    kernel = Square(torch.tensor([0.5, 0.8], dtype=torch.float64))
+
+    def function(a):
+        return 2.0 * branchsig.branched_sig_kernel_gram(1.0 * a, None, 2, static_kernel=kernel).sum()
+
+    recorded, alike = x.clone().requires_grad_(), x.clone().requires_grad_()
+    function(recorded).backward()
+    torch.compile(function, backend="aot_eager")(alike).backward()
+    torch.testing.assert_close(alike.grad, recorded.grad)
+
+
+def test_programs_serve_all_shapes_and_all_numbers_that_are_parameters(rng):
+    x = paths(rng, 6, 8, 2)
+
+    def function(a, sigma):
+        return branchsig.branched_sig_kernel_gram(a, None, 3, static_kernel=branchsig.RBFKernel(sigma)).sum()
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=True)
+    for part, sigma in ((x, 0.9), (x[:4], 1.3), (x[:, :5], 0.7)):
+        recorded, alike = part.clone().requires_grad_(), part.clone().requires_grad_()
+        function(recorded, sigma).backward()
+        compiled(alike, sigma).backward()
+        torch.testing.assert_close(alike.grad, recorded.grad)
+
+
+def test_a_program_has_no_second_derivatives(rng):
+    x = paths(rng, 3, 5, 2).requires_grad_()
+    compiled = torch.compile(
+        lambda a: branchsig.branched_sig_kernel_gram(a, None, 3).sum(), fullgraph=True, backend="aot_eager"
+    )
+    (gradient,) = torch.autograd.grad(compiled(x), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="double backward|second derivatives"):
+        torch.autograd.grad(gradient.sum(), x)
+
+
+def test_an_exported_program_finds_its_function_in_another_process(rng, tmp_path):
+    class Module(torch.nn.Module):
+        def forward(self, a, b):
+            kernel = branchsig.RBFKernel(0.9)
+            return branchsig.branched_sig_kernel_gram(a, b, 3, static_kernel=kernel, normalize=True)
+
+    x, y = paths(rng, 3, 5, 2), paths(rng, 2, 4, 2)
+    torch.export.save(torch.export.export(Module(), (x, y)), tmp_path / "program.pt2")
+    torch.save((x, y), tmp_path / "paths.pt")
+    code = (
+        "import sys, torch, branchsig.frameworks.torch;"
+        "program = torch.export.load(sys.argv[1] + '/program.pt2').module();"
+        "print(float(program(*torch.load(sys.argv[1] + '/paths.pt')).sum()).hex())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    wanted = branchsig.branched_sig_kernel_gram(x, y, 3, static_kernel=branchsig.RBFKernel(0.9), normalize=True)
+    assert float.fromhex(ran.stdout.splitlines()[-1]) == float(wanted.sum())
+
+
+def test_tensors_without_memory_get_shapes_alone():
+    x = torch.empty(3, 5, 2, device="meta", dtype=torch.float32)
+    found = branchsig.branched_sig_kernel_gram(x, None, 3, normalize="dilation")
+    assert found.shape == (3, 3)
+    assert found.dtype == torch.float32
+    assert found.device.type == "meta"
+
+
+def test_a_tensor_beside_an_array_of_numpy_is_an_error(rng):
+    x = paths(rng, 3, 5, 2).requires_grad_()
+    with pytest.raises(TypeError, match="path2 is an array of numpy and path1 of torch: expected one library"):
+        branchsig.branched_sig_kernel(x, x.detach().numpy(), 3)
+
+
+def test_checkpoints_run_the_call_again(rng):
+    x = paths(rng, 3, 5, 2)
+    recorded, alike = x.clone().requires_grad_(), x.clone().requires_grad_()
+
+    def function(a):
+        return branchsig.branched_sig_kernel_gram(a, None, 3, normalize=True)
+
+    function(recorded).sum().backward()
+    torch.utils.checkpoint.checkpoint(function, alike, use_reentrant=False).sum().backward()
+    torch.testing.assert_close(alike.grad, recorded.grad)

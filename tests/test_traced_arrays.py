@@ -36,21 +36,40 @@ def jax_arrays(paths):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("option", OPTIONS)
-def test_tracers_of_jax_are_refused_by_name(name, option, paths):
+def test_tracers_of_jax_have_values_when_the_program_runs(name, option, paths):
+    (depth, options), _ = OPTIONS[option]
+    wanted = FUNCTIONS[name](*paths, depth, **options)
+    jax, (x, y) = jax_arrays(paths)
+    found = jax.jit(lambda a, b: FUNCTIONS[name](a, b, depth, **options))(x, y)
+    np.testing.assert_allclose(found, wanted, rtol=1e-13)
+
+
+class SquareKernel(branchsig.StaticKernel):
+    """A kernel of a user's own, <x, y>**2, in calls that arrays of JAX have."""
+
+    def __call__(self, ctx, x, y):
+        kappa = (x @ y.swapaxes(1, 2)) ** 2
+        return kappa[:, 1:, 1:] - kappa[:, :-1, 1:] - kappa[:, 1:, :-1] + kappa[:, :-1, :-1]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_tracers_of_jax_are_refused_by_name_where_jax_runs_the_reference(option, paths):
     jax, (x, y) = jax_arrays(paths)
     (depth, options), message = OPTIONS[option]
-    for transform in (jax.jit, jax.vmap) if name != "gram" else (jax.jit,):
+    options = {"static_kernel": SquareKernel(), "normalize": True, **options}
+    for transform in (jax.jit, jax.vmap):
         with pytest.raises(ValueError, match=message):
-            transform(lambda a, b: FUNCTIONS[name](a, b, depth, **options))(x, y)
+            transform(lambda a, b: branchsig.branched_sig_kernel(a, b, depth, **options))(x, y)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("option", OPTIONS)
-def test_tensors_under_vmap_of_torch_are_refused_by_name(name, option, paths):
+def test_tensors_under_vmap_of_torch_have_values_when_the_core_is_called(name, option, paths):
     torch = pytest.importorskip("torch")
-    (depth, options), message = OPTIONS[option]
-    with pytest.raises(ValueError, match=message):
-        torch.vmap(lambda a, b: FUNCTIONS[name](a, b, depth, **options))(*map(torch.asarray, paths))
+    (depth, options), _ = OPTIONS[option]
+    found = torch.vmap(lambda a, b: FUNCTIONS[name](a, b, depth, **options))(*map(torch.asarray, paths))
+    for k, (x, y) in enumerate(zip(*paths)):
+        np.testing.assert_allclose(found[k], FUNCTIONS[name](x, y, depth, **options), rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -64,9 +83,10 @@ def test_lazy_arrays_of_dask_are_refused_by_name(name, option, paths):
 
 def test_the_argument_that_is_traced_is_the_one_that_is_named(paths):
     jax, (x, y) = jax_arrays(paths)
+    options = {"static_kernel": SquareKernel(), "normalize": True}
     with pytest.raises(ValueError, match="and path2 is traced"):
-        jax.vmap(lambda b: branchsig.branched_sig_kernel(x[0], b, math.inf))(y)
-    _, pullback = branchsig.branched_sig_kernel_vjp(x, y, math.inf)
+        jax.vmap(lambda b: branchsig.branched_sig_kernel(x[0], b, math.inf, **options))(y)
+    _, pullback = branchsig.branched_sig_kernel_vjp(x, y, math.inf, **options)
     with pytest.raises(ValueError, match="and derivs is traced"):
         jax.vmap(lambda derivs: pullback(derivs)[0])(jax.numpy.ones((3, 2)))
 

@@ -7,13 +7,16 @@ process reads the same call. A framework wraps calls, and never looks into them.
 The file of a framework has these functions:
 
 claims(array)
-    Whether it differentiates, traces or defers what is done with an array: then it runs the call.
-serves(call)
-    Whether it runs this call. If not, the array goes on like any other one.
+    Whether it differentiates, traces or defers what is done with an array: then it runs the call. `LENT` where NumPy
+    can read the array in place; where that is so of all that are claimed, the operation runs on arrays of NumPy.
+serves(call, arrays)
+    Whether it runs this call of operands. If not, they go on like any other arrays.
 run(call, arrays)
     The results of a call as arrays of the framework, from operands some of which it claims. Others may be arrays of
     NumPy, and parameters may be numbers. Results of the directions "value" and "forward" can be differentiated with
     respect to the operands; what is kept cannot.
+given_back(result, like)
+    An array of NumPy as one of the framework, where `like` lies; for frameworks that lend any.
 """
 
 from __future__ import annotations
@@ -21,30 +24,29 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
-import importlib
 import math
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from branchsig import _validation, quadrature, static_kernels
-from branchsig._arrays import Array, as_like, as_numpy, from_numpy, namespace_of
+from branchsig import quadrature, static_kernels
+from branchsig._arrays import Array, as_like, as_number, as_numpy, from_numpy, is_compiling, namespace_of
 from branchsig.backends import Wrt
 from branchsig.operations import OPERATIONS, Operation, Shape
-from branchsig.spec import Execution, Spec, Transforms, Truncation, Value, with_kernel
-from branchsig.static_kernels import StaticKernel, is_built_in, parameters_of
+from branchsig.spec import Execution, Spec, Transforms, Truncation, with_kernel
+from branchsig.static_kernels import StaticKernel, is_built_in, with_numbers
 
-__all__ = ["Bound", "Call", "bound"]
+__all__ = ["LENT", "Bound", "Call", "bound"]
 
 _NOTHING = Wrt()
 
 Direction = Literal["value", "forward", "backward", "backprop"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Call(Value):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
     """One direction of an operation, as a function of plain arrays.
 
     ``call(*arrays)`` returns a list of arrays. In this order it takes the paths, those of a list one by one, valid
@@ -87,21 +89,33 @@ class Call(Value):
     @property
     def operands(self) -> int:
         """Number of operands."""
-        return sum(_count(entry) for entry in self.given) + len(self.parameters)
+        return self._layout.operands
+
+    @property
+    def paths(self) -> int:
+        """Number of operands that are paths: the first ones."""
+        return len(self._layout.differentiable) - len(self.parameters)
 
     @property
     def places(self) -> tuple[int, ...]:
         """For each gradient the operand it belongs to. One that stands in two places has two gradients."""
-        found: list[int] = []
-        first = 0
-        for entry, asked in zip(self._paths, self.wrt):
-            start, count = (0, _count(self.given[0])) if entry == "first" else (first, _count(entry))
+        found: tuple[int, ...] = ()
+        for places, asked in zip(self._layout.gradients, self.wrt):
             if asked:
-                found += range(start, start + count)
-            first += _count(entry)
-        if self.wrt[2]:
-            found += range(self.operands - len(self.parameters), self.operands)
-        return tuple(found)
+                found += places
+        return found
+
+    def differentiable(self) -> tuple[int, ...]:
+        """Return the operands that have gradients: the paths, and the parameters."""
+        return self._layout.differentiable
+
+    def towards(self, direction: Direction, needed: Sequence[int] | None = None) -> Call:
+        """Return the call of another direction, with the gradients that are needed, by default all there are."""
+        wrt = _NOTHING
+        if direction in ("backward", "backprop"):
+            gradients = self._layout.gradients
+            wrt = Wrt(*(bool(places) if needed is None else not _disjoint(places, needed) for places in gradients))
+        return Call(self.operation, direction, self.spec, self.how, self.given, wrt, self.axes)
 
     @property
     def _paths(self) -> tuple[str | int | None, ...]:
@@ -111,30 +125,10 @@ class Call(Value):
     def _operation(self) -> Operation:
         return OPERATIONS[self.operation]
 
-    def differentiable(self) -> tuple[int, ...]:
-        """Return the operands that have gradients: the paths, and the parameters."""
-        paths = sum(_count(entry) for entry in self._paths)
-        return (*range(paths), *range(self.operands - len(self.parameters), self.operands))
-
-    def towards(self, direction: Direction, needed: Sequence[int] | None = None) -> Call:
-        """Return the call of another direction, with the gradients that are needed, by default all there are."""
-        if direction in ("value", "forward"):
-            return dataclasses.replace(self, direction=direction, wrt=_NOTHING)
-        everything = dataclasses.replace(
-            self, direction=direction, wrt=Wrt(True, self._has_second, bool(self.parameters))
-        )
-        if needed is None:
-            return everything
-
-        def asked(k: int) -> bool:
-            alone = Wrt(*(place == k and there for place, there in enumerate(everything.wrt)))
-            return not set(dataclasses.replace(everything, wrt=alone).places).isdisjoint(needed)
-
-        return dataclasses.replace(everything, wrt=Wrt(asked(0), asked(1), asked(2)))
-
     @property
-    def _has_second(self) -> bool:
-        return len(self._paths) > 1 and self.given[1] is not None
+    def _layout(self) -> _Layout:
+        layout = _layout_of if is_compiling() else _kept_layout_of
+        return layout(self.given, self._operation.sides, len(self.parameters))
 
     @property
     def text(self) -> str:
@@ -147,7 +141,7 @@ class Call(Value):
         spec = self.spec
         if not is_built_in(spec.static_kernel):
             spec = with_kernel(spec, _Own.of(spec.static_kernel))
-        return repr(dataclasses.replace(self, how=how, spec=spec))
+        return _written(dataclasses.replace(self, how=how, spec=spec))
 
     @staticmethod
     @functools.lru_cache(maxsize=4096)
@@ -182,7 +176,7 @@ class Call(Value):
             result = self._operation.result(self.spec, *_stacked(operands))
             found = [result.value]
             if self.direction == "forward":
-                found += result.kept.values()
+                found += [result.kept[name] for name in sorted(result.kept)]
         return [Shape(tuple(lead) + shape.shape, shape.dtype) for shape in found]
 
     def _check(self, operands: list[Any]) -> None:
@@ -212,16 +206,16 @@ class Call(Value):
         if not self.axes:
             return self._run(arrays)
         lead = np.broadcast_shapes(*(array.shape[: self.axes] for array in arrays))
+        if 0 in lead:
+            shapes = self.result(*(_shape(array) for array in arrays))
+            return [_handed_out(np.zeros(shape.shape, shape.dtype), arrays[0]) for shape in shapes]
         if self._is_batch(arrays):
             return self._run_batch(lead, arrays)
         runs = [self._run([_at(array, index) for array in arrays]) for index in np.ndindex(*lead)]
-        if not runs:
-            shapes = self.result(*(_shape(array) for array in arrays))
-            return [_handed_out(np.zeros(shape.shape, shape.dtype), arrays[0]) for shape in shapes]
         results = []
         for some in zip(*runs, strict=True):
             xp = namespace_of(some[0])
-            stacked = xp.stack([xp.asarray(one) for one in some])
+            stacked = xp.stack([np.asarray(one) if isinstance(one, np.generic) else one for one in some])
             results.append(xp.reshape(stacked, tuple(lead) + tuple(stacked.shape[1:])))
         return results
 
@@ -255,8 +249,7 @@ class Call(Value):
         results = alone._run(full)
         if self.direction != "forward":
             return results
-        n = math.prod(lead)
-        kept = [k.reshape((*lead, k.shape[0] // n if n else 0, *k.shape[1:])) for k in results[1:]]
+        kept = [k.reshape((*lead, k.shape[0] // math.prod(lead), *k.shape[1:])) for k in results[1:]]
         return [results[0], *kept]
 
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -267,8 +260,7 @@ class Call(Value):
             value, kept = operation.forward(job, keep=self.direction == "forward")
             if self.direction == "value":
                 return [value]
-            names = operation.result(self.spec, *_stacked(self._taken([_shape(array) for array in arrays]))).kept
-            return [value, *(_handed_out(kept[name], like) for name in names)]
+            return [value, *(_handed_out(kept[name], like) for name in sorted(kept))]
         derivs, flat = arrays[0], arrays[1 : 1 + self.operands]
         operands, spec, wrt = self._taken(flat), self._spec_with(flat), self.wrt
         if self.direction == "backprop":
@@ -278,11 +270,11 @@ class Call(Value):
             )
         else:
             job = operation.prepare(spec, self.how, *operands)
-            names = operation.result(spec, *_stacked(self._taken([_shape(array) for array in flat]))).kept
-            kept = {
-                name: _taken_back(array, job.problem.path1)
-                for name, array in zip(names, arrays[1 + self.operands :], strict=True)
-            }
+            kept = {}
+            if len(arrays) > 1 + self.operands:
+                names = sorted(operation.result(spec, *_stacked(self._taken([_shape(one) for one in flat]))).kept)
+                handed_out = zip(names, arrays[1 + self.operands :], strict=True)
+                kept = {name: _taken_back(array, job.problem.path1) for name, array in handed_out}
             found = operation.pull_back(job, kept, operation.derivs(job, derivs), wrt)
         return list(self._flat(found, flat))
 
@@ -320,12 +312,38 @@ class Call(Value):
         names = self.parameters
         if not names:
             return self.spec
-        values = [float(value) for value in operands[self.operands - len(names) : self.operands]]
+        values = [as_number(value) for value in operands[self.operands - len(names) : self.operands]]
         return with_kernel(self.spec, dataclasses.replace(self.spec.static_kernel, **dict(zip(names, values))))  # type: ignore[type-var]
 
 
+class _Layout(NamedTuple):
+    """Where the operands of a call stand in a flat list."""
+
+    operands: int
+    """Their number."""
+    gradients: tuple[tuple[int, ...], ...]
+    """Places of the first paths, the second paths, and the parameters."""
+    differentiable: tuple[int, ...]
+
+
+def _layout_of(given: tuple[str | int | None, ...], sides: int, parameters: int) -> _Layout:
+    counts = [_count(entry) for entry in given]
+    operands, n1, paths = sum(counts) + parameters, counts[0], sum(counts[:sides])
+    first = tuple(range(n1))
+    second = first if given[1:sides] == ("first",) else tuple(range(n1, paths))
+    last = tuple(range(operands - parameters, operands))
+    return _Layout(operands, (first, second, last), (*range(paths), *last))
+
+
+_kept_layout_of = functools.lru_cache(maxsize=1024)(_layout_of)
+
+
+def _disjoint(some: tuple[int, ...], others: Sequence[int]) -> bool:
+    return not any(place in others for place in some)
+
+
 def _parameters(operation: Operation, kernel: StaticKernel) -> tuple[str, ...]:
-    return parameters_of(kernel) if operation.parametric and is_built_in(kernel) else ()
+    return kernel.parameters or () if operation.parametric and is_built_in(kernel) else ()
 
 
 def _count(entry: str | int | None) -> int:
@@ -344,7 +362,9 @@ def _stacked(operands: list[Any]) -> list[Shape | None]:
     return [stacks.get(id(operand), operand) for operand in operands]
 
 
-def _shape(array: Array) -> Shape:
+def _shape(array: Array | float) -> Shape:
+    if isinstance(array, float):
+        return Shape(())
     return Shape(tuple(array.shape), str(array.dtype).rpartition(".")[2])
 
 
@@ -381,8 +401,30 @@ _CONSTRUCTORS: dict[str, Any] = {
 }
 
 
+def _written(value: Any) -> str:
+    """Return a text that `_read` takes back. It holds what differs from the defaults.
+
+    `torch.compile` follows this code, but not that of `repr`, of `dataclasses.fields` and the like.
+    """
+    kind = type(value)
+    if kind not in _DEFAULTS:
+        return repr(value)
+    shown = [(name, _written(getattr(value, name)), default) for name, default in _DEFAULTS[kind]]
+    return f"{kind.__name__}({', '.join([f'{name}={text}' for name, text, default in shown if text != default])})"
+
+
+def _defaults_of(kind: Any) -> tuple[tuple[str, str | None], ...]:
+    """Names of the arguments of a constructor, with the texts of their defaults."""
+    names, defaults = kind.__match_args__, kind.__init__.__defaults__ or ()
+    texts = [None] * (len(names) - len(defaults)) + [_written(default) for default in defaults]
+    return tuple(zip(names, texts, strict=True))
+
+
+_DEFAULTS: dict[type, tuple[tuple[str, str | None], ...]] = {}
+
+
 def _read(node: ast.expr) -> Any:
-    """Evaluate the `repr` of a call: constants, tuples, and the constructors of what a call is made of."""
+    """Evaluate the text of a call: constants, tuples, and the constructors of what a call is made of."""
     match node:
         case ast.Constant(value):
             return value
@@ -430,28 +472,52 @@ class _Own(StaticKernel):
 
 
 _CONSTRUCTORS["_Own"] = _Own
+for _kind in _CONSTRUCTORS.values():
+    if dataclasses.is_dataclass(_kind):
+        _DEFAULTS[_kind] = _defaults_of(_kind)  # type: ignore[index]
 
 
-_FILES: dict[str, str] = {}
-"""The file of each framework, by the package that the types of its arrays are from."""
-
-
-@functools.cache
 def _framework_of(kind: type) -> Any:
-    """The file of the framework that a type of arrays belongs to, if there is one."""
+    """The file of the framework that a type of arrays belongs to, if there is one, by the package it is from."""
     for base in kind.__mro__:
-        file = _FILES.get(base.__module__.partition(".")[0])
-        if file is not None:
-            return importlib.import_module(f"branchsig.frameworks.{file}")
+        package = base.__module__.partition(".")[0]
+        if package == "torch":
+            from branchsig.frameworks import torch
+
+            return torch
+        if package in ("jax", "jaxlib"):
+            from branchsig.frameworks import jax
+
+            return jax
     return None
 
 
-def _claimed_by(value: Any) -> Any:
-    """The framework that claims an operand, or one of the paths of a list."""
-    if isinstance(value, (list, tuple)):
-        return next((found for found in map(_claimed_by, value) if found is not None), None)
-    framework = _framework_of(type(value))  # type: ignore[arg-type]
-    return framework if framework is not None and framework.claims(value) else None
+LENT = "lent"
+"""What a framework claims an array as that NumPy can read in place."""
+
+_NOT_CLAIMED = frozenset({np.ndarray, type(None), float, int})
+
+
+def _claimed(values: Any) -> tuple[Any, Any, bool]:
+    """The framework that claims any of the operands or paths in lists, the first of its arrays, and whether it lends
+    all that it claims."""
+    framework = like = None
+    lent = True
+    for value in values:
+        if type(value) in _NOT_CLAIMED:
+            continue
+        if isinstance(value, (list, tuple)):
+            found, one, lends = _claimed(value)
+        else:
+            found, one, lends = _framework_of(type(value)), value, True
+            claim = found is not None and found.claims(value)
+            if not claim:
+                continue
+            lends = claim == LENT
+        if found is not None:
+            framework, like = (found, one) if framework is None else (framework, like)
+            lent = lent and lends
+    return framework, like, lent
 
 
 class Bound:
@@ -500,7 +566,7 @@ class Bound:
         return tuple(gradients) if len(gradients) > 1 else gradients[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class _Pullback:
     """The way back from a value, on arrays of a framework."""
 
@@ -513,13 +579,89 @@ class _Pullback:
         return self.bound.pull_back(self.kept, derivs, param_deriv=self.param_deriv)
 
 
-def bound(operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any], *others: Any) -> Bound | None:
+class _Lent:
+    """An operation on arrays of a framework that NumPy reads in place. Its methods are those of `Bound`."""
+
+    def __init__(self, like: Any, operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any]) -> None:
+        self.like, self.operation, self.how = like, operation, how
+        self.spec = with_kernel(spec, with_numbers(spec.static_kernel)) if spec.static_kernel.holds_arrays else spec
+        seen: dict[int, Any] = {}
+        self.operands = [seen.setdefault(id(operand), _read_in_place(operand)) for operand in operands]
+
+    def value(self) -> Any:
+        """Return the value."""
+        return _given_back(self.operation.value(self.spec, self.how, *self.operands), self.like)
+
+    def vjp(self, *, param_deriv: bool) -> tuple[Any, Any]:
+        """Return the value and its pullback."""
+        value, pullback = self.operation.vjp(self.spec, self.how, *self.operands, param_deriv=param_deriv)
+        return _given_back(value, self.like), _LentPullback(pullback, self.like, tuple(self.operands))
+
+    def backprop(self, derivs: Any, wrt: Wrt) -> Any:
+        """Return the gradients for given derivatives."""
+        return _gradients(self.operation, derivs, self.spec, self.how, self.operands, wrt, self.like)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class _LentPullback:
+    """The way back from a value of arrays that were lent."""
+
+    pullback: Any
+    like: Any
+    operands: tuple[Any, ...]
+
+    def __call__(self, derivs: Any) -> Any:
+        """Return the gradients, for derivatives of the shape of the value."""
+        if _claimed((derivs,))[2]:
+            return _given_back(self.pullback(_read_in_place(derivs)), self.like)
+        # The framework is to differentiate or trace the derivatives, so that it runs the whole.
+        job, operation = self.pullback.job, self.pullback.operation
+        wrt = Wrt(True, operation.sides > 1 and self.operands[1] is not None, self.pullback.param_deriv)
+        return _gradients(operation, derivs, job.spec, job.how, self.operands, wrt, None)
+
+
+def _gradients(
+    operation: Operation, derivs: Any, spec: Spec, how: Execution, operands: Sequence[Any], wrt: Wrt, like: Any
+) -> Any:
+    """The gradients of an operation; given back if it says like what."""
+    asked = dict(zip(("left_deriv", "right_deriv", "param_deriv"), wrt, strict=True))
+    if like is None:
+        return operation.backprop(derivs, spec, how, *operands, **asked)
+    return _given_back(operation.backprop(_read_in_place(derivs), spec, how, *operands, **asked), like)
+
+
+def _read_in_place(operand: Any) -> Any:
+    """An operand that is lent, or a list of them, as NumPy reads it."""
+    if type(operand) in _NOT_CLAIMED:
+        return operand
+    if isinstance(operand, (list, tuple)):
+        return [_read_in_place(one) for one in operand]
+    return operand if _framework_of(type(operand)) is None else np.asarray(operand)
+
+
+def _given_back(found: Any, like: Any) -> Any:
+    """Results in their form as arrays of the framework that lent `like`."""
+    if found is None:
+        return None
+    if isinstance(found, (list, tuple)):
+        return type(found)(_given_back(one, like) for one in found)
+    if isinstance(found, dict):
+        return {name: _given_back(one, like) for name, one in found.items()}
+    return _framework_of(type(like)).given_back(np.asarray(found), like)
+
+
+def bound(
+    operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any], *others: Any
+) -> Bound | _Lent | None:
     """Return an operation as the framework runs it that claims one of its operands; None where none does."""
     kernel = spec.static_kernel
-    parameters = {name: getattr(kernel, name) for name in _parameters(operation, kernel)}
-    framework = _claimed_by((*operands, *parameters.values(), *others))
+    everything = (*operands, *others, *(vars(kernel).values() if kernel.holds_arrays else ()))
+    framework, like, lent = _claimed(everything)
     if framework is None:
         return None
+    if lent and is_built_in(kernel):
+        return _Lent(like, operation, spec, how, operands)
+    parameters = {name: getattr(kernel, name) for name in _parameters(operation, kernel)}
     given: list[str | int | None] = []
     flat: list[Any] = []
     sides = operation.sides
@@ -528,7 +670,7 @@ def bound(operation: Operation, spec: Spec, how: Execution, operands: Sequence[A
             given.append(None)
         elif k == 1 < sides and operand is operands[0] and (len(operands) <= 3 or operands[3] is None):
             given.append("first")
-        elif k < sides and _validation.is_ragged(operand):
+        elif k < sides and isinstance(operand, (list, tuple)):
             given.append(len(operand))
             flat += operand
         else:
@@ -539,4 +681,13 @@ def bound(operation: Operation, spec: Spec, how: Execution, operands: Sequence[A
         ones = dataclasses.replace(kernel, **dict.fromkeys(parameters, 1.0))  # type: ignore[type-var]
         spec = with_kernel(spec, ones)
     call = Call(operation.name, "value", spec, how, tuple(given))
-    return Bound(framework, call, [*flat, *parameters.values()]) if framework.serves(call) else None
+    arrays = [*flat, *parameters.values()]
+    if framework.serves(call, arrays):
+        return Bound(framework, call, arrays)
+    for name, value in parameters.items():
+        if _claimed((value,))[0] is not None:
+            raise RuntimeError(
+                f"{type(kernel).__name__}: {name} is an array that is differentiated, and so are the paths, in a way "
+                f"that has no derivatives with respect to parameters. Give {name} as a number"
+            )
+    return None

@@ -36,7 +36,7 @@ class Result(NamedTuple):
     kept: dict[str, Shape]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)  # a function that jax.jit takes
 class Pullback:
     """The way back from a value: takes derivatives with respect to it to gradients with respect to the operands.
 
@@ -179,8 +179,8 @@ class Operation(abc.ABC):
         )
         if wrt.parameters:
             parameters_of(spec.static_kernel)  # raises where there are none
-        if not _are_plain(operands) or spec.static_kernel.holds_arrays:
-            bound, spec = _bound(self, spec, how, operands)
+        if not _are_plain((derivs, *operands)) or spec.static_kernel.holds_arrays:
+            bound, spec = _bound(self, spec, how, operands, derivs)
             if bound is not None and k_stack is None and any(wrt):
                 return bound.backprop(derivs, wrt)
         job = self.prepare_for(derivs, spec, how, *operands)
@@ -231,14 +231,16 @@ def _are_plain(operands: tuple[Any, ...]) -> bool:
     return _PLAIN.issuperset(map(type, operands))
 
 
-def _bound(operation: Operation, spec: Spec, how: Execution, operands: tuple[Any, ...]) -> tuple[Any, Spec]:
-    """The operation as a framework runs it that one of the operands belongs to, and parameters too.
+def _bound(
+    operation: Operation, spec: Spec, how: Execution, operands: tuple[Any, ...], *others: Any
+) -> tuple[Any, Spec]:
+    """The operation as a framework runs it that one of the operands, or others, belongs to, and parameters too.
 
     Where there is none, parameters that are arrays have values, which the spec gets in their place.
     """
     from branchsig.frameworks._binding import bound  # which knows operations
 
-    found = bound(operation, spec, how, operands)
+    found = bound(operation, spec, how, operands, *others)
     if found is None and spec.static_kernel.holds_arrays:
         spec = with_kernel(spec, with_numbers(spec.static_kernel))
     return found, spec

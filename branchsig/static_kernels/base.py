@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from branchsig._arrays import Array, device_of, namespace_of
+from branchsig._arrays import Array, as_number, device_of, is_compiling, namespace_of, specialized
 
 __all__ = [
     "Context",
@@ -197,6 +197,10 @@ def real(kernel: StaticKernel, name: str, *, above: float = -math.inf, least: fl
             object.__setattr__(kernel, "holds_arrays", True)
             return
         raise TypeError(f"{title} is {value!r}: expected a real number")
+    if is_compiling():
+        if name in (kernel.parameters or ()):
+            return  # an operand of the program, and checked when that runs
+        value = specialized(value)
     wanted = f"a finite number > {above:g}" if above > -math.inf else f"a finite number >= {least:g}"
     if above == least == -math.inf:
         wanted = "a finite number"
@@ -220,7 +224,7 @@ def with_numbers(kernel: StaticKernel) -> StaticKernel:
         If a value is out of range or not finite.
     """
     names = kernel.parameters or ()
-    changes = {name: float(getattr(kernel, name)) for name in names if _is_array(getattr(kernel, name))}
+    changes = {name: as_number(getattr(kernel, name)) for name in names if _is_array(getattr(kernel, name))}
     return dataclasses.replace(kernel, **changes)  # type: ignore[type-var]
 
 

@@ -76,7 +76,13 @@ def warm_up(
     real = REALS.get(np.dtype(dtype).itemsize) if np.dtype(dtype).kind == "f" else None
     if real is None:
         raise ValueError(f"dtype is {dtype!r}: expected float32 or float64")
-    made = fused(_validation.static_kernel(static_kernel))
+    checked_kernel = _validation.static_kernel(static_kernel)
+    if checked_kernel.holds_arrays:
+        raise TypeError(
+            f"warm_up with {static_kernel!r}: a parameter is an array, which may be traced. Call warm_up outside of "
+            "jit and the like, with numbers for parameters; the kernels serve all values"
+        )
+    made = fused(checked_kernel)
     rule = _validation.quadrature(quadrature)
     nodes = _validation.order(order)
     channels = _validation.dimension(dimension)

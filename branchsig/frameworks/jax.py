@@ -1,0 +1,468 @@
+"""JAX: operations on concrete arrays, and inside whatever JAX traces: jit, grad, vmap, jacrev, checkpoint, shard_map.
+
+Concrete arrays in the memory of the CPU go to NumPy and back without a copy. What is traced becomes a call by XLA's
+foreign function interface. A handler in C serves kernels and Gram matrices of built-in static kernels without Python; a
+handler in Python over cffi serves every other call, which it finds by its text, so that an exported or cached program
+does the same in another process. That process has to know the handlers: import this module before such a program runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from branchsig import _warnings
+from branchsig.frameworks._binding import LENT, Call
+from branchsig.operations import Shape
+from branchsig.operations.transform import transformed
+from branchsig.quadrature import TRAPEZOID
+from branchsig.spec import Transforms
+from branchsig.static_kernels import LINEAR, Context, calls, is_built_in
+from branchsig.static_kernels.dot import PolynomialKernel
+from branchsig.static_kernels.linear import LinearKernel, ScaledLinearKernel
+from branchsig.static_kernels.table import TABLE
+
+try:
+    from branchsig._core import ffi, lib
+except ImportError:  # no compiled core: callbacks serve, and the reference behind them
+    ffi = lib = None
+
+__all__ = ["claims", "given_back", "run", "serves"]
+
+_warnings.pass_over(jax.__file__)
+
+_WITHOUT_PYTHON, _ANY = "branchsig_kernels", "branchsig_call"
+"""Names of the handlers, which stand in compiled programs."""
+
+
+def claims(array: Any) -> bool | str:
+    """Tell whether an array is traced, or lent since it lies in the memory of the CPU."""
+    if isinstance(array, jax.core.Tracer):
+        return True
+    here = isinstance(array, jax.Array) and all(device.platform == "cpu" for device in array.devices())
+    return LENT if here else False
+
+
+def given_back(result: np.ndarray, like: Any) -> Any:
+    """Return an array of NumPy, which nobody writes to any more, as one of JAX where another lies."""
+    if like.committed and len(like.devices()) == 1:
+        return jax.device_put(result, like.device)
+    # The quickest way for a few values, and the one without a copy for many.
+    return _as_they_are(result) if result.nbytes <= _FEW_BYTES else jax.device_put(result)
+
+
+_FEW_BYTES = 2**16
+
+_as_they_are = jax.jit(lambda array: array)
+
+
+def serves(call: Call, arrays: Sequence[Any]) -> bool:
+    """Tell whether a call is run here: all, but those of most operations on a static kernel of the user's own."""
+    return is_built_in(call.spec.static_kernel) or _has_increments(call)
+
+
+def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
+    """Return the results of a call. See `branchsig.frameworks._binding`."""
+    if not is_built_in(call.spec.static_kernel):
+        return [_through_increments(call, arrays)]
+    if not any(isinstance(array, jax.core.Tracer) for array in arrays):
+        return _on_host(call, arrays)
+    operands = _over_one_mesh(tuple(map(jnp.asarray, arrays)))
+    line = _warnings.line_of_the_caller()
+    _lines.update({each.text: line for each in (call, call.towards("forward"))})
+    if call.direction in ("backward", "backprop"):
+        return list(_not_differentiable(call, *operands))
+    if (
+        call.operation == "transform_path"
+    ):  # a few operations of JAX itself, which it differentiates as often as it likes
+        return [transformed(operands[0], call.spec.transforms)]
+    return list(_differentiable(call, *operands))
+
+
+def _mesh_axes(array: Any) -> frozenset[str]:
+    """The axes of a mesh along which `shard_map` knows an array to vary."""
+    kind: Any = jax.typeof(array)
+    manual = getattr(kind, "manual_axis_type", None)  # JAX before 0.10 says it directly
+    axes: frozenset[str] = getattr(kind, "vma", frozenset()) if manual is None else manual.varying
+    return axes
+
+
+def _over_one_mesh(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Let all arrays vary along the axes of a mesh that one of them varies along, as calls take them."""
+    axes = frozenset[str]().union(*map(_mesh_axes, arrays))
+    missing = [tuple(axes - _mesh_axes(array)) for array in arrays]
+    return tuple(
+        jax.lax.pcast(array, names, to="varying") if names else array
+        for array, names in zip(arrays, missing, strict=True)
+    )
+
+
+# Derivatives. The rules never look into a call: its backward is another call, on what its forward kept.
+
+
+@jax.tree_util.register_static
+class _Needed(tuple[int, ...]):
+    """The operands that derivatives are asked for with respect to. No array, so it stays what it is under a trace."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _differentiable(call: Call, *operands: Any) -> tuple[Any, ...]:
+    return tuple(_called(call, operands))
+
+
+def _forward(call: Call, *operands: Any) -> tuple[tuple[Any, ...], Any]:
+    needed = _Needed(k for k in call.differentiable() if operands[k].perturbed)
+    arrays = tuple(operand.value for operand in operands)
+    # By the same function: who differentiates this rule once more may want no more than the value.
+    value, *kept = _differentiable(call.towards("forward"), *arrays)
+    return (value, *kept) if call.direction == "forward" else (value,), (arrays, kept, needed)
+
+
+def _backward(call: Call, residuals: Any, derivs: Sequence[Any]) -> tuple[Any, ...]:
+    arrays, kept, needed = residuals
+    gradients: list[Any] = [None] * len(arrays)
+    if needed and not isinstance(derivs[0], jax.custom_derivatives.SymbolicZero):
+        backward = call.towards("backward", needed)
+        found = _not_differentiable(backward, derivs[0], *arrays, *kept)
+        for place, gradient in zip(backward.places, found, strict=True):
+            gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
+    return tuple(gradients)
+
+
+_differentiable.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _not_differentiable(call: Call, *arrays: Any) -> tuple[Any, ...]:
+    return tuple(_called(call, arrays))
+
+
+@_not_differentiable.defjvp
+def _refused(call: Call, primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        f"a gradient of the operation {call.operation!r} is differentiated: second derivatives are not there, nor is "
+        "forward mode. Take differences of gradients, or jax.lax.stop_gradient of what is not to be differentiated"
+    )
+
+
+# Calls, on the host or as a part of a program.
+
+
+def _called(call: Call, arrays: Sequence[Any]) -> list[Any]:
+    """Run a call that JAX is not to look into."""
+    if any(isinstance(array, jax.core.Tracer) for array in arrays):
+        return _foreign(call, arrays)
+    return _on_host(call, arrays)
+
+
+def _on_host(call: Call, arrays: Sequence[Any]) -> list[Any]:
+    """Run a call on concrete arrays."""
+    like = next(array for array in arrays if isinstance(array, jax.Array))
+    return [given_back(result, like) for result in _run(call, list(map(np.asarray, arrays)))]
+
+
+def _run(call: Call, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Run a call on NumPy arrays, with what is kept in the form that JAX holds it in."""
+    if call.direction == "backward":
+        first = 1 + call.operands
+        if len(arrays) > first:
+            shapes = tuple(Shape(array.shape, array.dtype.name) for array in arrays[1:first])
+            kept = (_unpacked(array, shape) for array, shape in zip(arrays[first:], _kept(call, shapes), strict=True))
+            arrays = [*arrays[:first], *kept]
+    results = [np.asarray(result) for result in call(*arrays)]
+    return results[:1] + list(map(_packed, results[1:])) if call.direction == "forward" else results
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept(call: Call, operands: tuple[Shape, ...]) -> list[Shape]:
+    """Shapes of what the forward of a call keeps."""
+    return call.towards("forward").result(*operands)[1:]
+
+
+def _is_wide(dtype: str) -> bool:
+    """Tell whether JAX has numbers of this type only where it is told to: they are kept as pairs of 32 bits."""
+    return np.dtype(dtype).itemsize == 8
+
+
+def _packed(array: np.ndarray) -> np.ndarray:
+    if not _is_wide(array.dtype.name):
+        return array
+    return np.ascontiguousarray(array).reshape((*array.shape, 1)).view(np.uint32)
+
+
+def _unpacked(array: np.ndarray, shape: Shape) -> np.ndarray:
+    if not _is_wide(shape.dtype):
+        return array
+    return np.ascontiguousarray(array).view(shape.dtype).reshape(array.shape[:-1])
+
+
+def _foreign(call: Call, arrays: Sequence[Any]) -> list[Any]:
+    """Make a call a part of the program that is traced."""
+    shapes = [Shape(tuple(array.shape), array.dtype.name) for array in arrays]
+    value, *others = call.result(*shapes)
+    if call.direction == "forward":
+        others = [Shape((*s.shape, 2), "uint32") if _is_wide(s.dtype) else s for s in others]
+    struct: Any = jax.ShapeDtypeStruct
+    results = [struct(shape.shape, np.dtype(shape.dtype)) for shape in (value, *others)]
+    if lib is None:
+        repeated = functools.partial(_repeated, call, arrays[0].ndim)
+        return list(jax.pure_callback(repeated, results, *arrays, vmap_method="expand_dims"))
+    task = _task(call, shapes[0] if call.direction in ("value", "forward") else shapes[1])
+    named = {} if task is None else {"task": np.asarray(task.integers, np.int64), "numbers": np.asarray(task.numbers)}
+    target = _ANY if task is None else _WITHOUT_PYTHON
+    foreign = jax.ffi.ffi_call(target, results, vmap_method="expand_dims")
+    called = list(foreign(*arrays, call=call.text, rank=np.int64(arrays[0].ndim), **named))
+    axes = tuple(_mesh_axes(arrays[0]))
+    return [jax.lax.pcast(result, axes, to="varying") for result in called] if axes else called
+
+
+def _repeated(call: Call, rank: int, *arrays: Any) -> list[np.ndarray]:
+    """Run a call on arrays of more axes than it was traced for: those that `vmap` puts in front."""
+    axes = arrays[0].ndim - rank
+    return _run(dataclasses.replace(call, axes=axes) if axes else call, [np.asarray(array) for array in arrays])
+
+
+class _Task(NamedTuple):
+    """What the handler in C needs to know of a call, see core.cdef."""
+
+    integers: list[int]
+    numbers: list[float]
+
+
+def _task(call: Call, path1: Shape) -> _Task | None:
+    """Describe a call to the handler in C; None if it is for Python."""
+    spec, how, gram = call.spec, call.how, call.operation == "gram"
+    kernel: Any = spec.static_kernel
+    plain = (
+        call.operation in ("kernel", "gram")
+        and call.given[0] == "array"
+        and call.given[1] in ("array", "first", None)
+        and (how.n_jobs, how.max_batch, how.devices, how.check_finite is True) == (1, -1, None, False)
+        and not (spec.transforms or spec.normalize or spec.return_grid or spec.truncation.order is not None)
+        and spec.rtol is None
+        and not (isinstance(kernel, PolynomialKernel) and kernel.degree == 1.0)
+    )
+    # Gram matrices of shapes that look wrong are warned of, whatever their values.
+    if not plain or (gram and (len(path1.shape) < 3 or path1.shape[-2] == 1)):
+        return None
+    if type(kernel) is LinearKernel:
+        kernel = ScaledLinearKernel()
+    row, rule = TABLE[type(kernel)], spec.quadrature
+    places: dict[str, int] = {}
+    shift = int(call.direction in ("backward", "backprop"))
+    taken = iter(range(shift, shift + call.operands))
+    operands = ("PATH1", "PATH2", "LENGTHS1", "LENGTHS2")
+    for name, entry in zip(operands, call.given):
+        if entry == "array":
+            places[name] = next(taken)
+    if call.given[1] == "first":
+        places["PATH2"] = places["PATH1"]
+        if "LENGTHS1" in places:
+            places["LENGTHS2"] = places["LENGTHS1"]
+    for name in call.parameters:
+        slot = next(k for k, attribute in enumerate(row.attributes) if attribute in (name, f"effective_{name}"))
+        places[f"PARAMETERS+{slot}"] = next(taken)
+    if shift:
+        places["DERIVS"] = 0
+        gradients = iter(range(len(call.places)))
+        for name, asked in zip(("GRAD1", "GRAD2"), call.wrt):
+            if asked:
+                places[name] = next(gradients)
+        if call.wrt[2]:
+            places |= {f"GRAD_PARAMETERS+{k}": next(gradients) for k in range(len(call.parameters))}
+    untruncated = math.isinf(spec.truncation.depth)
+    nodes = rule.p if untruncated or rule != TRAPEZOID else 0
+    places |= {
+        "GRAM": int(gram),
+        "RANK": len(path1.shape),
+        "DEPTH": 1 if untruncated else int(spec.truncation.depth),
+        "DYADIC1": spec.dyadic_order[0],
+        "DYADIC2": spec.dyadic_order[1],
+        "STATIC_KERNEL": getattr(lib, f"BS_{row.name}"),
+        "NODES": nodes,
+        "UNTRUNCATED": int(untruncated),
+        "LOG": int(spec.log),
+    }
+    integers = [-1] * lib.BS_CALL_SIZE
+    for name, value in places.items():
+        name, _, further = name.partition("+")
+        integers[getattr(lib, f"BS_CALL_{name}") + int(further or 0)] = value
+    steps = [value for of_node in rule.steps for value in of_node] if nodes else []
+    whole = list(rule.whole[0]) if nodes else []
+    return _Task(integers, [*_filled(row.values(kernel), 4), *_filled(steps, 72), *_filled(whole, 9)])
+
+
+def _filled(values: Sequence[float], size: int) -> list[float]:
+    return [*values, *[0.0] * (size - len(values))]
+
+
+# The handler in Python, which any thread of XLA may call.
+
+_TYPES = {
+    1: "bool",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "uint8",
+    7: "uint16",
+    8: "uint32",
+    9: "uint64",
+    11: "float32",
+    12: "float64",
+}
+"""The types of XLA by their numbers."""
+
+_lines: dict[str, tuple[str, int]] = {}
+"""For each text the line that traced it last, for warnings. It is no part of a program, which would change with it."""
+
+_warned: set[tuple[int, str]] = set()
+"""Call sites of compiled programs that have warned, and the text of the call there."""
+
+
+def _handle(frame: Any) -> Any:
+    """Run the call of a frame of XLA on its buffers, without a copy."""
+    try:
+        attributes = _attributes(frame)
+        call, rank = Call.read(attributes["call"]), attributes["rank"]
+        arrays = [_view(frame.operands.buffers[k]) for k in range(frame.operands.size)]
+        for array in arrays:
+            array.flags.writeable = False
+        with _warnings.collected() as messages:
+            results = _repeated(call, rank, *arrays)
+        for k, result in enumerate(results):
+            _view(frame.results.buffers[k])[...] = result
+        site = int(ffi.cast("intptr_t", frame.attributes.values)), attributes["call"]
+        if messages and site not in _warned:
+            _warned.add(site)
+            file, line = _lines.get(attributes["call"], ("<compiled elsewhere>", 1))
+            for message, category in messages:
+                warnings.warn_explicit(message, category, file, line)
+    except BaseException as error:
+        text = ffi.new("char[]", f"{type(error).__name__}: {error}".encode())
+        code = lib.BS_XLA_RESOURCE_EXHAUSTED if isinstance(error, MemoryError) else lib.BS_XLA_INVALID_ARGUMENT
+        arguments = ffi.new(
+            "bs_xla_error *", {"struct_size": ffi.sizeof("bs_xla_error"), "message": text, "code": code}
+        )
+        return frame.api.create_error(arguments)
+    return ffi.NULL
+
+
+def _attributes(frame: Any) -> dict[str, Any]:
+    """The attributes of a call that Python reads."""
+    found: dict[str, Any] = {}
+    given = frame.attributes
+    for k in range(given.size):
+        name = ffi.unpack(given.names[k].ptr, given.names[k].len).decode()
+        if name == "call":
+            text = ffi.cast("bs_xla_span *", given.values[k])
+            found[name] = ffi.unpack(text.ptr, text.len).decode()
+        elif name == "rank":
+            found[name] = ffi.cast("int64_t *", ffi.cast("bs_xla_scalar *", given.values[k]).value)[0]
+    return found
+
+
+def _view(buffer: Any) -> np.ndarray:
+    """The memory of a buffer as an array."""
+    shape, dtype = tuple(ffi.unpack(buffer.dims, buffer.rank)) if buffer.rank else (), np.dtype(_TYPES[buffer.dtype])
+    size = math.prod(shape)
+    if not size:
+        return np.empty(shape, dtype)
+    return np.frombuffer(ffi.buffer(buffer.data, size * dtype.itemsize), dtype).reshape(shape)
+
+
+def _register() -> Any:
+    """Make the handlers known to JAX. What is returned must live as long as they do."""
+    handler = ffi.callback("void *(bs_xla_frame *)", _handle)
+    lib.bs_xla_set_python(handler)
+    capsule = ctypes.pythonapi.PyCapsule_New
+    capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    for name, function in ((_WITHOUT_PYTHON, "bs_xla_kernels"), (_ANY, "bs_xla_any")):
+        address = int(ffi.cast("intptr_t", ffi.addressof(lib, function)))
+        jax.ffi.register_ffi_target(name, capsule(address, b"xla._CUSTOM_CALL_TARGET", None), platform="cpu")
+    return handler
+
+
+_registered = None if lib is None else _register()
+
+
+# Static kernels of the user's own: JAX traces and differentiates their increments, of which the core makes kernels.
+
+
+def _has_increments(call: Call) -> bool:
+    """Tell whether a call on a static kernel of the user's own is one on its increments."""
+    return (
+        call.operation in ("kernel", "gram")
+        and call.direction == "value"
+        and not call.spec.normalize
+        and not any(isinstance(entry, int) for entry in call.given)
+    )
+
+
+_MOST_INCREMENTS = 2**25
+"""Up to so many increments are made at once: 256 MB of float64."""
+
+
+def _through_increments(call: Call, arrays: Sequence[Any]) -> Any:
+    """Return kernels of increments that a static kernel makes with JAX."""
+    call.result(*(Shape(tuple(array.shape), np.dtype(array.dtype).name) for array in arrays))  # checks
+    spec, rest = call.spec, iter(map(jnp.asarray, arrays))
+    operands: list[Any] = [next(rest) if entry == "array" else None for entry in call.given]
+    path1, path2, lengths1, lengths2 = operands
+    if path2 is None:
+        path2, lengths2 = path1, lengths1
+    paths1, lengths1 = _prepared(path1, lengths1, spec.transforms)
+    paths2, lengths2 = _prepared(path2, lengths2, spec.transforms)
+    given = tuple(None if lengths is None else "array" for lengths in (lengths1, lengths2))
+    bare = dataclasses.replace(spec, static_kernel=LINEAR, transforms=Transforms())
+    of_increments = Call("increments", "value", bare, call.how, ("array", *given))
+
+    def kernels(x: Any, y: Any, valid1: Any, valid2: Any) -> Any:
+        increments = calls.increments(spec.static_kernel, Context(), x, y)
+        return run(of_increments, [increments, *(valid for valid in (valid1, valid2) if valid is not None)])[0]
+
+    if call.operation == "kernel":
+        value = kernels(paths1, paths2, lengths1, lengths2)
+        return jnp.reshape(value, path1.shape[:-2] + value.shape[1:])
+
+    def row(one: Any) -> Any:
+        x, valid1 = one
+        x = jnp.broadcast_to(x, (len(paths2), *x.shape))
+        return kernels(x, paths2, None if valid1 is None else jnp.broadcast_to(valid1, len(paths2)), lengths2)
+
+    n1, n2 = len(paths1), len(paths2)
+    if n1 * n2 * paths1.shape[1] * paths2.shape[1] > _MOST_INCREMENTS:
+        value = jax.lax.map(jax.checkpoint(row), (paths1, lengths1))
+    else:
+        x, y = jnp.repeat(paths1, n2, axis=0), jnp.tile(paths2, (n1, 1, 1))
+        valid1 = None if lengths1 is None else jnp.repeat(lengths1, n2)
+        value = kernels(x, y, valid1, None if lengths2 is None else jnp.tile(lengths2, n1))
+        value = jnp.reshape(value, (n1, n2, *value.shape[1:]))
+    return jnp.reshape(value, path1.shape[:-2] + path2.shape[:-2] + value.shape[2:])
+
+
+def _prepared(path: Any, lengths: Any, transforms: Transforms) -> tuple[Any, Any]:
+    """Paths as a stack, padded with their last valid point and transformed, and their lengths then."""
+    stack = jnp.reshape(path, (math.prod(path.shape[:-2]), *path.shape[-2:]))
+    if lengths is None:
+        return transformed(stack, transforms), None
+    lengths = jnp.reshape(lengths, (-1,))
+    points = jnp.minimum(jnp.arange(stack.shape[1]), lengths[:, None] - 1)
+    stack = jnp.take_along_axis(stack, points[:, :, None], axis=1)
+    stack = transformed(stack, dataclasses.replace(transforms, time_aug=False, end_time=1.0))
+    if transforms.lead_lag:
+        lengths = 2 * lengths - 1
+    if transforms.time_aug:
+        steps = jnp.arange(stack.shape[1]) / jnp.maximum(lengths - 1, 1)[:, None]
+        time = jnp.where(lengths[:, None] == 1, 0.0, transforms.end_time * jnp.minimum(steps, 1.0))
+        stack = jnp.concatenate([stack, time[:, :, None].astype(stack.dtype)], axis=-1)
+    return stack, lengths

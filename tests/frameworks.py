@@ -1,0 +1,99 @@
+"""The frameworks that the tests of `test_frameworks` run over: one entry each, which says how its things are called.
+
+An entry is made when its framework is installed. What a framework has not, such as a compiler, is None in its entry.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+@dataclasses.dataclass(frozen=True)
+class Framework:
+    """How a framework is asked for what the tests want. Functions take and return arrays of the framework."""
+
+    array: Callable[[np.ndarray], Any]
+    """An array of the framework."""
+    gradients: Callable[..., tuple[Any, tuple[Any, ...]]]
+    """``gradients(function, *arrays)``: its value, a scalar, and the derivatives with respect to all arrays."""
+    compiled: Callable[[Callable], Callable] | None
+    """A function as a program."""
+    batched: Callable[[Callable], Callable] | None
+    """A function along the first axis of all its arguments."""
+    derivative: Callable[..., Callable] | None
+    """The derivative of a function of one array with respect to it, as a function that may be batched."""
+    along: Callable[..., Any] | None
+    """``along(function, array, direction)``: the derivative forward of a function of one array."""
+    twice: Callable[..., Any]
+    """``twice(function, array, direction)``: d/dx <df/dx, direction>."""
+    refusals: tuple[type[Exception], ...] = ()
+    """What it raises where a derivative is refused."""
+
+
+def of_torch():
+    """PyTorch."""
+    torch = pytest.importorskip("torch")
+
+    def gradients(function, *arrays):
+        arrays = [array.detach().clone().requires_grad_(array.is_floating_point()) for array in arrays]
+        value = function(*arrays)
+        value.backward()
+        return value.detach(), tuple(array.grad for array in arrays)
+
+    def compiled(function):
+        torch.compiler.reset()
+        return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+    def twice(function, array, direction):
+        array = array.detach().clone().requires_grad_()
+        (first,) = torch.autograd.grad(function(array), array, create_graph=True)
+        return torch.autograd.grad((first * direction).sum(), array)[0]
+
+    return Framework(
+        array=torch.asarray,
+        gradients=gradients,
+        compiled=compiled,
+        batched=torch.vmap,
+        derivative=torch.func.grad,
+        along=lambda function, array, direction: torch.func.jvp(function, (array,), (direction,))[1],
+        twice=twice,
+        refusals=(RuntimeError,),
+    )
+
+
+def of_jax():
+    """JAX."""
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+
+    def gradients(function, *arrays):
+        places = tuple(place for place, array in enumerate(arrays) if jax.numpy.issubdtype(array.dtype, np.floating))
+        value, found = jax.value_and_grad(function, places)(*arrays)
+        return value, tuple(dict(zip(places, found)).get(place) for place in range(len(arrays)))
+
+    def twice(function, array, direction):
+        return jax.grad(lambda a: (jax.grad(function)(a) * direction).sum())(array)
+
+    return Framework(
+        array=jax.numpy.asarray,
+        gradients=gradients,
+        compiled=jax.jit,
+        batched=jax.vmap,
+        derivative=jax.grad,
+        along=lambda function, array, direction: jax.jvp(function, (array,), (direction,))[1],
+        twice=twice,
+        refusals=(NotImplementedError, TypeError),
+    )
+
+
+FRAMEWORKS = {"torch": of_torch, "jax": of_jax}
+
+
+@functools.cache
+def framework_named(name):
+    """An entry of the table."""
+    return FRAMEWORKS[name]()
