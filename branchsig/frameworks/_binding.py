@@ -495,7 +495,7 @@ def _framework_of(kind: type) -> Any:
 LENT = "lent"
 """What a framework claims an array as that NumPy can read in place."""
 
-_NOT_CLAIMED = frozenset({np.ndarray, type(None), float, int})
+_NOT_CLAIMED = frozenset({np.ndarray, type(None), bool, float, int})
 
 
 def _claimed(values: Any) -> tuple[Any, Any, bool]:
