@@ -309,7 +309,7 @@ class Kernels(_Blocked):
             sentences += [inputs.not_finite(given) for given in job.origins]
         if self.overflowed:
             what = what_happened(self.problem, job.spec, self.overflowed, self.undefined)
-            sentences.append(f"{self.overflowed} of the {self.kernels} kernels that the result takes {what}")
+            sentences.append(f"{self.overflowed} of the {self.kernels} kernels that the result depends on {what}")
         elif not self.not_finite and (checked or lies_on_cpu(result)) and not all_finite(result):
             sentences.append(f"the result is beyond the range of {result.dtype}, though all kernels are finite")
         complain(*sentences)
