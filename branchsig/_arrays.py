@@ -1,8 +1,7 @@
-"""Arrays of any library: their namespace, and the way between them and NumPy.
+"""Arrays of any library: their namespaces and devices, and conversion from and to NumPy and CuPy.
 
-An array of the array API standard comes in; its namespace, its device, or a NumPy view of its memory goes out.
 Everything that is specific to a library, to DLPack or to byte order lives here, so that the rest of the package sees
-arrays and nothing else.
+only arrays of the array API standard.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 Array = Any
-"""An array of any library of the array API standard. No type describes them all, so the checker sees `Any`."""
+"""An array of any library of the array API standard. No type describes all of them, so it is `Any` to the checker."""
 
 ArrayT = TypeVar("ArrayT")
 _ArrayT_co = TypeVar("_ArrayT_co", covariant=True)
 
 
 class Indexable(Protocol[_ArrayT_co]):
-    """An array as an argument: a view of it is an array of the same library, of any number of axes.
+    """An array as an argument, of any library and any number of axes.
 
-    A checker that knows the number of axes of a NumPy array so forgets it, and a result has another one.
+    Type checkers that track the number of axes of a NumPy array drop it here, since results have another number.
     """
 
     @property
@@ -40,19 +39,19 @@ class Indexable(Protocol[_ArrayT_co]):
 
 
 Paths = Indexable[ArrayT] | Sequence[Indexable[ArrayT]]
-"""A stack of paths, or a list of paths of any lengths, where the result is an array of their library."""
+"""A stack of paths, or a list of paths of any lengths, in functions that return an array of their library."""
 
 PathsT1 = TypeVar("PathsT1", bound=Indexable[Any] | Sequence[Indexable[Any]])
 PathsT2 = TypeVar("PathsT2", bound=Indexable[Any] | Sequence[Indexable[Any]])
-"""Paths where the result has their shape, such as a gradient: an array for an array, a list for a list."""
+"""Paths in functions whose result has their form, such as a gradient: an array for an array, a list for a list."""
 
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2
 _NOT_HANDED_OUT = (AttributeError, BufferError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What the libraries raise that do not hand an array out by DLPack, or have no double precision."""
+"""Errors of libraries that cannot export an array by DLPack, or have no double precision."""
 
 
 class _Library(NamedTuple):
-    """What the type of an array tells of it."""
+    """Properties of an array that follow from its type."""
 
     namespace: Any
     is_cupy: bool
@@ -74,17 +73,18 @@ def _library_of(array: Array) -> _Library:
 
 
 def namespace_of(array: Array) -> Any:
-    """Return the array API namespace of an array, which its type alone decides."""
+    """Return the array API namespace of an array; it depends on the type alone."""
     return _library_of(array).namespace
 
 
 def is_known(array: Array) -> bool:
-    """Tell whether arrays of this very type, and no subclass or scalar of NumPy's, have been seen before."""
+    """Tell whether arrays of exactly this type have been seen before; never true for subclasses and scalars of
+    NumPy."""
     return type(array) in _libraries
 
 
 def is_cupy(array: Array) -> bool:
-    """Tell whether an array is one of CuPy."""
+    """Tell whether an array is a CuPy array."""
     return _library_of(array).is_cupy
 
 
@@ -92,13 +92,13 @@ def all_finite(array: Array) -> bool:
     """Tell whether every value is finite."""
     here = as_numpy(array)
     if here is not None:
-        return bool(np.count_nonzero(np.isfinite(here)) == here.size)  # faster than all() where there are few
+        return bool(np.count_nonzero(np.isfinite(here)) == here.size)  # faster than all() for small arrays
     xp = namespace_of(array)
     return bool(xp.all(xp.isfinite(array)))
 
 
 def count_true(array: Array) -> int:
-    """Return how many entries of an array of truth values are true."""
+    """Count the true entries of a boolean array."""
     here = to_numpy(array)
     if here is not None:
         return int(np.count_nonzero(here))
@@ -107,7 +107,7 @@ def count_true(array: Array) -> int:
 
 
 def device_of(array: Array) -> Any:
-    """Return the device an array lies on, in the words of its own library."""
+    """Return the device of an array, as its library names it."""
     library = _library_of(array)
     if library.is_cupy or library.is_torch:
         return array.device  # at once
@@ -120,14 +120,14 @@ def lies_on_cpu(array: Array) -> bool:
 
 
 def lies_on_cuda(array: Array) -> bool:
-    """Tell whether the memory of an array is that of a CUDA device, and can be read there through DLPack."""
+    """Tell whether an array lies in the memory of a CUDA device and can be read there through DLPack."""
     return not _says_cpu(array) and _device_type(array) == _DLPACK_CUDA
 
 
 def _device_type(array: Array) -> int | None:
     library = _library_of(array)
     if library.is_cupy:
-        return _DLPACK_CUDA  # it would ask the driver
+        return _DLPACK_CUDA  # asking CuPy would call the driver
     try:
         return int(array.__dlpack_device__()[0])
     except _NOT_HANDED_OUT:
@@ -135,7 +135,8 @@ def _device_type(array: Array) -> int | None:
 
 
 def _says_cpu(array: Array) -> bool:
-    """Tell whether PyTorch says, at once, that a tensor lies on the CPU; one of `torch.vmap` does, without memory."""
+    """Tell, without DLPack, whether a PyTorch tensor lies on the CPU. A tensor of `torch.vmap` does so without
+    memory."""
     return _library_of(array).is_torch and array.device.type == "cpu"
 
 
@@ -152,8 +153,8 @@ def specialized(value: Any) -> Any:
 
 
 def is_recorded(array: Array) -> bool:
-    """Tell whether the library of an array is to differentiate what is done with it by itself (PyTorch): backward, for
-    which it records that, or forward, by a tangent that the array carries."""
+    """Tell whether PyTorch differentiates operations on this array: backward, by recording them, or forward, by a
+    tangent."""
     torch = sys.modules.get("torch")
     if torch is None or not _library_of(array).is_torch:
         return bool(getattr(array, "requires_grad", False))
@@ -166,9 +167,9 @@ def is_dual(tensor: Array) -> bool:
 
 
 def is_traced(array: Array) -> bool:
-    """Tell whether the values of an array are not there: it is traced by its library (`jit`, `vmap`), or lazy (Dask).
+    """Tell whether an array has no values yet: its library traces it (`jit`, `vmap`), or it is lazy (Dask).
 
-    Nothing is computed to find out, and no device waited for, where an array has memory.
+    For an array with memory the answer needs no computation and no synchronisation.
     """
     if isinstance(array, np.ndarray) or has_memory(array):
         return False
@@ -176,17 +177,17 @@ def is_traced(array: Array) -> bool:
         return True
     try:
         bool(namespace_of(array).any(array != array))
-    except Exception:  # every library has errors of its own
+    except Exception:  # each library raises its own errors
         return True
     return False
 
 
 def has_memory(array: Array) -> bool:
-    """Tell whether an array has memory of its own. A wrapper without any may still have values, as under `grad`."""
+    """Tell whether an array has memory of its own. A wrapper without memory may still have values, as under `grad`."""
     if not _library_of(array).is_torch:
         return _device_type(array) is not None
     try:
-        array.data_ptr()  # the tensors of torch.vmap name a device for DLPack all the same
+        array.data_ptr()  # tensors of torch.vmap report a DLPack device although they have no memory
     except RuntimeError:
         return False
     return bool(array.device.type != "meta")
@@ -198,12 +199,12 @@ def as_number(value: Any) -> float:
 
 
 def unrecorded(array: Array) -> Array:
-    """Return an array, or a view of it from which no derivatives flow back."""
+    """Return an array detached from automatic differentiation in PyTorch."""
     return array.detach() if _library_of(array).is_torch else array
 
 
 def constant(array: Array) -> Array:
-    """Return an array of the same values to look at while PyTorch or JAX differentiates what is done with it."""
+    """Return an array of the same values that PyTorch and JAX treat as constant."""
     if array_api_compat.is_jax_array(array) and not has_memory(array):
         return sys.modules["jax"].lax.stop_gradient(array)
     return unrecorded(array)
@@ -216,11 +217,9 @@ def is_packed(array: np.ndarray) -> bool:
 
 
 def to_numpy(array: Array) -> np.ndarray | None:
-    """Return a NumPy view of an array that lies on the CPU, C-contiguous, or None where its library does not hand it
-    out.
+    """Return a C-contiguous NumPy view of an array on the CPU, or None if its library does not export it.
 
-    Nothing is copied where the memory is contiguous already. The view must not be written to: it may share its memory
-    with an array of the caller.
+    Contiguous memory is not copied. The view must not be modified: it may share memory with an array of the caller.
     """
     if is_recorded(array) or not (_says_cpu(array) or lies_on_cpu(array)):
         return None
@@ -233,14 +232,14 @@ def to_numpy(array: Array) -> np.ndarray | None:
 
 
 def as_numpy(array: Array) -> np.ndarray | None:
-    """Return an array of NumPy as it is, and any other one as `to_numpy` does."""
+    """Return a NumPy array unchanged, and any other array by `to_numpy`."""
     return array if isinstance(array, np.ndarray) else to_numpy(array)
 
 
 def to_cupy(array: Array, cupy: Any) -> Array | None:
-    """Return a CuPy view of an array that lies on a CUDA device, or None where its library does not hand it out.
+    """Return a CuPy view of an array on a CUDA device, or None if its library does not export it.
 
-    The library of the array waits, on the device, for what it still has to write; nothing is copied.
+    DLPack orders the view after pending writes on the device; nothing is copied.
     """
     if is_recorded(array):
         return None
@@ -264,8 +263,8 @@ def from_cupy(result: Array, like: Array) -> Array:
 def contiguous(array: Array) -> Array:
     """Return an array in the layout every backend expects: C-contiguous, aligned, native byte order, no subclass.
 
-    For NumPy the array itself comes back where it fits already. Other libraries hide their layout, and get their array
-    back.
+    A NumPy array that already has this layout is returned unchanged, and so are arrays of other libraries, which hide
+    their layout.
     """
     if isinstance(array, np.ndarray):
         return np.require(array, array.dtype.newbyteorder("="), ["C", "A", "E"])
@@ -273,7 +272,7 @@ def contiguous(array: Array) -> Array:
 
 
 def in_float64(array: Array) -> Array:
-    """Return an array of float32 in float64, or as it is where its library or device has none (JAX without x64)."""
+    """Convert a float32 array to float64, unless its library or device has no float64 (JAX without x64)."""
     xp = namespace_of(array)
     if array.dtype != xp.float32:
         return array
@@ -286,9 +285,9 @@ def in_float64(array: Array) -> Array:
 
 
 def weighted(weights: Array, values: Array) -> Array:
-    """Return weights times values, and 0 where a weight is 0, whatever the value: 0 · inf is not to make NaN of it.
+    """Return weights times values, but 0 instead of NaN where a weight is 0 and the value is not finite.
 
-    Where values are finite it is their product, so that it may be differentiated with respect to the weights.
+    For finite values this is the plain product, which can be differentiated with respect to the weights.
     """
     product = weights * values
     xp = namespace_of(product)
@@ -296,9 +295,9 @@ def weighted(weights: Array, values: Array) -> Array:
 
 
 def filled(path: Array, lengths: np.ndarray | None) -> Array:
-    """Return padded paths (paths, length, dimension) with the last valid point in the place of every padded one.
+    """Replace every padded point of paths (paths, length, dimension) by the last valid point.
 
-    What lies behind the valid points is not read. Without lengths the paths come back as they are.
+    Padding is not read. Without lengths the paths are returned unchanged.
     """
     if lengths is None:
         return path
@@ -311,7 +310,7 @@ def filled(path: Array, lengths: np.ndarray | None) -> Array:
 
 
 def as_like(array: Array, like: Array) -> Array:
-    """Return an array in the library, on the device, and in the dtype of another."""
+    """Convert an array to the library, device and dtype of another."""
     if type(array) is type(like) and array.dtype == like.dtype:
         return array
     xp = namespace_of(like)
@@ -324,7 +323,7 @@ def as_like(array: Array, like: Array) -> Array:
 
 
 def host(values: Array) -> npt.NDArray[np.float64]:
-    """Return an array of any library as one of NumPy in float64."""
+    """Copy an array of any library to a NumPy array in float64."""
     values = unrecorded(values)
     here = values if isinstance(values, np.ndarray) else to_numpy(values)
     if here is None:

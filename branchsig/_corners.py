@@ -1,10 +1,10 @@
-"""Functions at the four corners of every cell, with differences that are formed without cancellation.
+"""Functions at the four corners of every cell, with differences computed without cancellation.
 
-The increments of a static kernel are differences of its values at x_i or x_{i+1} and y_j or y_{j+1}. Where the steps of
-the paths are small beside what the kernel can tell apart, these values are nearly equal, and so are those of ⟨x, y⟩ or
-‖x − y‖² where the paths lie far from 0 or from each other. So the differences of ⟨x, y⟩ and ‖x − y‖² come from the
-steps, and those of functions of them by the rules of this module, each to a few units in its own last place, or in that
-of the steps times the slope, whichever is larger.
+The increments of a static kernel are differences of its values at x_i or x_{i+1} and y_j or y_{j+1}. If the steps of
+the paths are small compared with the length scale of the kernel, these values are nearly equal; so are those of ⟨x, y⟩
+or ‖x − y‖² if the paths lie far from 0 or from each other. So the differences of ⟨x, y⟩ and ‖x − y‖² are computed
+from the steps, and those of functions of them by the rules of this module. The error of each is a few units in its last
+place, or in that of the steps times the slope, whichever is larger.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Corners(NamedTuple):
 
 
 def at_corners(values: Array, p: Array, q: Array, r: Array) -> Corners:
-    """Corners of all cells from values at all points, their differences p along x and q along y, and r along both."""
+    """Corners of all cells, from values at all points and their differences p along x, q along y and r along both."""
     return Corners(
         values[:, :-1, :-1], values[:, 1:, :-1], values[:, :-1, 1:], values[:, 1:, 1:], p[:, :, :-1], q[:, :-1, :], r
     )
@@ -59,7 +59,7 @@ def product(f: Corners, h: Corners) -> Corners:
 
 
 def power(v: Corners, exponent: int) -> Corners:
-    """The function to a whole power, at least 1, by repeated multiplication."""
+    """The function to an integer power, at least 1, by repeated squaring."""
     result = None
     while True:
         if exponent & 1:
@@ -71,7 +71,7 @@ def power(v: Corners, exponent: int) -> Corners:
 
 
 def polynomial(v: Corners, coefficients: tuple[float, ...]) -> Corners:
-    """The polynomial of the function with these coefficients, from the constant on, two at least."""
+    """A polynomial of the function, with at least two coefficients, the constant first."""
     xp = namespace_of(v.r)
     zero = xp.zeros_like(v.r)
     last = xp.full_like(v.r, coefficients[-1])
@@ -83,10 +83,10 @@ def polynomial(v: Corners, coefficients: tuple[float, ...]) -> Corners:
 
 
 def from_extreme(v: Corners, *, largest: bool) -> tuple[Corners, Array]:
-    """The same corners, renamed so that v00 is the smallest or largest value of the cell, and the sign that r takes on.
+    """Rename the corners so that v00 is the smallest or largest value of the cell; also return the resulting sign of r.
 
-    Then relative differences are taken from where a static kernel is largest: whatever the other corners are, the
-    exponentials of these neither overflow nor vanish beside each other.
+    Differences are then relative to the corner where a static kernel is largest, so their exponentials neither overflow
+    nor vanish, whatever the other corners are.
     """
     xp = namespace_of(v.r)
     sign = xp.ones_like(v.r)
@@ -152,8 +152,7 @@ def power_of_logarithm(v: Corners, exponent: float) -> Corners:
 
 
 def root(v: Corners) -> Corners:
-    """√v for v00 the smallest, at least 0; where v is 0 it has the derivative 0 for a library that differentiates by
-    itself."""
+    """√v for v00 the smallest, at least 0; with derivative 0 at v = 0 under automatic differentiation."""
     xp = namespace_of(v.r)
 
     def of(a: Array) -> Array:
@@ -166,7 +165,7 @@ def root(v: Corners) -> Corners:
 
     n00, n10, n01, n11 = of(v.v00), of(v.v10), of(v.v01), of(v.v11)
     p, q = over(v.p, n10 + n00), over(v.q, n01 + n00)
-    # Of two forms the one that divides by the larger sum: the other would see what is less than its own rounding.
+    # Of two forms choose the one that divides by the larger sum: the other loses the result in rounding error.
     along_y, along_x = n11 + n01, n11 + n10
     down, across = over(v.q + v.r, along_x), over(v.p + v.r, along_y)
     r = xp.where(along_y > along_x, over(v.r - p * (down + q), along_y), over(v.r - q * (across + p), along_x))
@@ -174,9 +173,9 @@ def root(v: Corners) -> Corners:
 
 
 def log_ratio(bend: Array, ratio1: Array, ratio2: Array) -> Array:
-    """The logarithm of a product of two ratios, from what it differs by from 1, and where that is much from themselves.
+    """Logarithm of a product of two ratios: log1p(bend), bend = product − 1; from the ratios if bend <= −0.5.
 
-    Infinite where it differs by that.
+    It is infinite where bend is.
     """
     xp = namespace_of(bend)
     near = ~(bend <= -0.5)

@@ -1,9 +1,9 @@
-"""Every check of an argument, once, at the public edge.
+"""Checks of the arguments of public functions.
 
-Arguments of the public functions come in; what goes out is checked, and in the form the rest of the package works with:
-numbers as int and float, paths as stacks ``(batch, length, dimension)`` in native byte order and C-contiguous. What is
-wrong is a TypeError or a ValueError that names the argument, what it was, what it must be and what to do. Plain NumPy
-arrays take the short way through each function; whatever is rarer is told apart behind it.
+Each function checks one argument and returns it in the form that the rest of the package uses: numbers as int and
+float, paths as C-contiguous stacks ``(batch, length, dimension)`` in native byte order. An invalid argument raises a
+TypeError or a ValueError that names the argument, what it was, what it must be and what to do. Each function has a fast
+path for plain NumPy arrays and handles rarer cases after it.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from branchsig.quadrature import BY_NAME, Quadrature
 from branchsig.static_kernels import LINEAR, StaticKernel
 
 Progress = bool | Callable[[int, int], None]
-"""How progress is reported."""
+"""Accepted values of `progress`."""
 
 _INT64_MAX = 2**63 - 1
 _FLOAT64 = np.dtype(np.float64)
 _FLOAT32 = np.dtype(np.float32)
 _UNCHECKED_BYTES = 2**26
-"""Results up to this size are not held against the memory of the machine."""
+"""Results up to this size in bytes are not compared with the available memory."""
 
 _LARGEST_ORDER = 62
-"""2**62 is the largest power of two that leaves room for a grid in 64 bits."""
+"""Largest dyadic order for which the nodes of a grid can be counted in 64 bits."""
 
 
 def _integer(value: Any, name: str, wanted: str) -> int:
@@ -107,7 +107,7 @@ def dyadic_order(value: Any) -> tuple[int, int]:
 
 
 def flag(value: Any, name: str) -> bool:
-    """Check an option that is on or off."""
+    """Check a flag: True or False."""
     if value is True or value is False:
         return value
     if isinstance(value, np.bool_):
@@ -116,7 +116,7 @@ def flag(value: Any, name: str) -> bool:
 
 
 def normalize(value: Any) -> bool | str:
-    """Check the normalisation: False, True for norms of one, or "dilation"."""
+    """Check the normalisation: False, True for unit norm, or "dilation"."""
     if isinstance(value, str):
         if value == "dilation":
             return value
@@ -125,7 +125,7 @@ def normalize(value: Any) -> bool | str:
 
 
 def target(value: Any) -> float:
-    """Check the logarithm that self-kernels are brought to: a finite number above 0."""
+    """Check the target of a dilation, the logarithm of self-kernels: a finite number above 0."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"target is {value!r}: expected a finite number > 0")
     number = float(value)
@@ -135,7 +135,7 @@ def target(value: Any) -> float:
 
 
 def room(value: Any) -> float:
-    """Check how far above the target the logarithms along the way may lie: a finite number above 0."""
+    """Check by how much logarithms of prefixes may exceed the target: a finite number above 0."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"room is {value!r}: expected a finite number > 0")
     number = float(value)
@@ -145,14 +145,14 @@ def room(value: Any) -> float:
 
 
 def method(value: Any) -> str:
-    """Check how dilations are found."""
+    """Check the method of dilation: "solve" or "guard"."""
     if value not in ("solve", "guard"):
         raise ValueError(f'method is {value!r}: expected "solve" or "guard"')
     return str(value)
 
 
 def lam(value: Any) -> float:
-    """Check a weight of a mean."""
+    """Check the weight of a mean."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -217,13 +217,13 @@ def end_time_in_range(value: float, path: Array) -> None:
     if not float(limits.smallest_normal) <= value <= float(limits.max):
         raise ValueError(
             f"end_time is {value!r}, and the paths have dtype {path.dtype}: expected a time from "
-            f"{float(limits.smallest_normal):.1e} to {float(limits.max):.1e}, what they can hold. Take another unit of "
-            "time, or paths of float64"
+            f"{float(limits.smallest_normal):.1e} to {float(limits.max):.1e}, the range of that dtype. Use another "
+            "unit of time, or paths of float64"
         )
 
 
 def end_time_is_used(value: float, time_aug: bool) -> None:
-    """Check that an end time is not given in vain."""
+    """Check that an end time comes with `time_aug`."""
     if value != 1.0 and not time_aug:
         raise ValueError(
             f"end_time is {value!r} and time_aug is False: no time is appended to the paths. Give time_aug=True, or "
@@ -232,9 +232,9 @@ def end_time_is_used(value: float, time_aug: bool) -> None:
 
 
 def end_time_or_times(end_time: float) -> None:
-    """Check that an end time does not stand beside times."""
+    """Check that an end time is not given together with times."""
     if end_time != 1.0:
-        raise ValueError(f"end_time is {end_time!r} beside times of all points, which say it. Leave end_time out")
+        raise ValueError(f"end_time is {end_time!r} and times are given, which include it. Leave end_time out")
 
 
 def times(value: Any, name: str, path: Array, path_name: str) -> None:
@@ -248,7 +248,7 @@ def times(value: Any, name: str, path: Array, path_name: str) -> None:
 
 
 def times_of_list(value: Any, name: str, paths: Sequence[Array], paths_name: str) -> None:
-    """Check that the times of a list of paths are a list of as many arrays."""
+    """Check that the times of a list of paths are a list of the same length."""
     if not is_ragged(value):
         raise TypeError(
             f"{name} is of type {type(value).__name__}, and {paths_name} is a list: expected a list of {len(paths)} "
@@ -321,7 +321,7 @@ def check_finite(value: Any) -> bool | None:
 
 
 def progress(value: Any) -> Progress:
-    """Check how progress is reported: False, True for a bar, or a callable."""
+    """Check `progress`: False, True for a bar, or a callable."""
     if value is None or isinstance(value, (bool, np.bool_)):
         return bool(value)
     if callable(value):
@@ -338,7 +338,7 @@ def _is_common(array: Any) -> bool:
 
 def _unmasked(array: Any, name: str) -> None:
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array: expected a plain array; fill what is masked, or leave it out")
+        raise TypeError(f"{name} is a masked array: expected a plain array; fill in masked entries, or leave them out")
 
 
 def _real_array(array: Any, name: str) -> None:
@@ -348,7 +348,7 @@ def _real_array(array: Any, name: str) -> None:
     _unmasked(array, name)
     if not is_array(array):
         if array is None and name == "path2":
-            remedy = "to pair paths with themselves pass them twice, or take a Gram matrix, where path2=None does that"
+            remedy = "to pair paths with themselves pass them twice; only a Gram matrix takes path2=None for that"
         else:
             remedy = f"convert it with numpy.asarray({name}, dtype=float)"
         if isinstance(array, (list, tuple)) and not name.startswith(("derivs", "k_", "times")):
@@ -393,7 +393,7 @@ def _same_kind(array: Array, name: str, like: Array, like_name: str) -> None:
     if isinstance(array, np.ndarray):
         return
     devices = device_of(array), device_of(like)
-    if None not in devices and devices[0] != devices[1]:  # a traced array lies nowhere yet
+    if None not in devices and devices[0] != devices[1]:  # a traced array has no device yet
         raise ValueError(
             f"{name} lies on device {device_of(array)} and {like_name} on {device_of(like)}: "
             "expected one device; move one of them"
@@ -419,7 +419,7 @@ def _stacked(path: Array) -> Array:
 
 
 def paired_paths(path1: Any, path2: Any) -> tuple[Array, Array, tuple[int, ...]]:
-    """Check the paths of a function that pairs them up; return both as stacks, and their common batch shape."""
+    """Check the paths of a function that pairs them; return both as stacks, and their common batch shape."""
     _path(path1, "path1")
     _path(path2, "path2")
     _same_kind(path2, "path2", path1, "path1")
@@ -439,7 +439,7 @@ def paired_paths(path1: Any, path2: Any) -> tuple[Array, Array, tuple[int, ...]]
 def gram_paths(
     path1: Any, path2: Any, name1: str = "path1", name2: str = "path2"
 ) -> tuple[Array, Array, tuple[int, ...]]:
-    """Check the paths of a Gram matrix; return both as stacks, one object if they are one, and the matrix's shape."""
+    """Check the paths of a Gram matrix; return both as stacks (one object for one batch), and its shape."""
     _path(path1, name1)
     x = _stacked(path1)
     batch = tuple(path1.shape[:-2])
@@ -453,9 +453,9 @@ def gram_paths(
 
 
 def samples(sample1: Any, sample2: Any, name1: str, name2: str, *, single: bool) -> tuple[Array, Array]:
-    """Check two samples of paths; return both as stacks, one object if they are one.
+    """Check two samples of paths; return both as stacks, the same object if the samples are.
 
-    The second may be a `single` path, which is an observation and no sample.
+    With `single`, the second may be one path: an observation instead of a sample.
     """
     if sample2 is None:
         raise TypeError(f"{name2} is None: expected an array of paths")
@@ -468,7 +468,7 @@ def samples(sample1: Any, sample2: Any, name1: str, name2: str, *, single: bool)
                 f"Give paths of one channel as {name}[:, :, None], a sample of one path as {name}[None]"
             )
         if stack.shape[0] == 0:
-            raise ValueError(f"{name} has shape {shape}, and no paths: expected at least one")
+            raise ValueError(f"{name} has shape {shape} and holds no paths: expected at least one")
     return x, y
 
 
@@ -482,9 +482,9 @@ def _different_dimensions(
 
 
 def lengths(value: Any, name: str, path: Array) -> npt.NDArray[np.int64] | None:
-    """Check the valid lengths of padded paths; return them as one axis, or None where nothing is padded.
+    """Check the valid lengths of padded paths; return them with one axis, or None if no lengths are given.
 
-    They are copied: pullbacks keep them.
+    The result is a copy, since pullbacks keep it.
     """
     if value is None:
         return None
@@ -509,7 +509,7 @@ def lengths(value: Any, name: str, path: Array) -> npt.NDArray[np.int64] | None:
 
 
 def values_at_hand(array: Array, name: str, depth: float, order: int | None, rtol: float | None) -> None:
-    """Check that the values of an array can be looked at, where options take iterations that look at them."""
+    """Check that an array has values, if the options need an iteration that reads them."""
     if type(array) is np.ndarray:
         return
     if rtol is not None:
@@ -520,9 +520,9 @@ def values_at_hand(array: Array, name: str, depth: float, order: int | None, rto
         return
     if is_traced(array):
         raise ValueError(
-            f"{option}, and {name} is traced or lazy (a {type(array).__name__} of {_library(array)}): this looks at "
-            f"values, which are not there yet. {remedy[0].upper()}{remedy[1:]}, or call with arrays that have values: "
-            "outside of jit, vmap or compile, or after compute()"
+            f"{option}, and {name} is traced or lazy (a {type(array).__name__} of {_library(array)}): this option "
+            f"reads values, which do not exist yet. {remedy[0].upper()}{remedy[1:]}, or call with arrays that have "
+            "values, outside of jit, vmap or compile, or after compute()"
         )
 
 
@@ -539,7 +539,7 @@ def not_traced(function: str, remedy: str, *operands: Any) -> None:
 
 
 def is_array(value: Any) -> bool:
-    """Tell whether a value is an array, and no scalar, of a library of the array API."""
+    """Tell whether a value is an array, not a scalar, of an array API library."""
     return isinstance(value, np.ndarray) or (
         not isinstance(value, np.generic) and array_api_compat.is_array_api_obj(value)
     )
@@ -570,12 +570,12 @@ def ragged_paths(paths: Any, name: str) -> None:
 
 
 def single_path(path: Any, name: str = "path") -> None:
-    """Check a path that comes alone."""
+    """Check a single path or stack of paths."""
     _path(path, name)
 
 
 def grid_shape(length1: int, length2: int, orders: tuple[int, int]) -> tuple[int, int]:
-    """Return the numbers of nodes along both paths, and check that a node still has an index."""
+    """Return the numbers of nodes along both paths, and check that the nodes of the grid can be counted in 64 bits."""
     size1 = ((length1 - 1) << orders[0]) + 1
     size2 = ((length2 - 1) << orders[1]) + 1
     if size1 * size2 > _INT64_MAX:
@@ -592,7 +592,7 @@ def same_shape(array: Any, name: str, shape: tuple[int, ...], like: Array, like_
         return array
     if isinstance(array, np.generic):
         if isinstance(like, np.ndarray):
-            array = np.asarray(array)  # what NumPy makes of a 0-d array under arithmetic
+            array = np.asarray(array)  # NumPy turns 0-d arrays into scalars in arithmetic
     elif isinstance(array, (int, float)) and not isinstance(array, bool) and shape == ():
         array = namespace_of(like).full((), float(array), dtype=like.dtype, device=device_of(like))
     _real_array(array, name)
@@ -608,7 +608,7 @@ def fits_memory(shape: tuple[int, ...], like: Array, what: str, remedy: str) -> 
     Raises
     ------
     MemoryError
-        If it is larger than what is available. Nothing is checked where that is unknown, nor on other devices.
+        If it is larger than the available memory. Nothing is checked if that is unknown, or on other devices.
     """
     items = math.prod(shape)
     if items * 8 <= _UNCHECKED_BYTES or not (isinstance(like, np.ndarray) or lies_on_cpu(like)):
@@ -618,7 +618,7 @@ def fits_memory(shape: tuple[int, ...], like: Array, what: str, remedy: str) -> 
 
 
 def bytes_fit_memory(size: int, what: str, remedy: Callable[[], str]) -> None:
-    """Check that so many bytes fit the memory of the machine, where it says how much there is."""
+    """Check that `size` bytes fit in the available memory, if that is known."""
     if size <= _UNCHECKED_BYTES:
         return
     available = _available_memory()
@@ -629,7 +629,7 @@ def bytes_fit_memory(size: int, what: str, remedy: Callable[[], str]) -> None:
 
 
 def _available_memory() -> int | None:
-    """Bytes that a process can still get, or None where the system does not say."""
+    """Bytes of memory available to a process, or None if the system does not report them."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             for line in lines:

@@ -1,4 +1,4 @@
-"""Warnings that point at the line of the caller, however deep in the package they arise."""
+"""Warnings attributed to the caller's line, from any depth inside the package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _collecting = threading.local()
 
 
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
-    """Warn at the first line outside the package, and the framework that calls it, on the way up the stack."""
+    """Warn at the innermost stack frame outside the package and the framework that calls it."""
     messages = getattr(_collecting, "messages", None)
     if messages is not None:
         messages.append((message, category))

@@ -1,7 +1,7 @@
-"""Series as people hold them: arrays in either order of axes, lists, NaN-padded batches, data frames and `.ts` files.
+"""Conversion of time series to paths: arrays in either order of axes, lists, NaN-padded batches, frames, `.ts` files.
 
-What comes in is taken apart into points, checked, and put together to one stack of paths with valid lengths. Which axis
-is which is said by a name wherever the shapes allow two readings.
+The input is split into series, checked, and stacked as paths with valid lengths. Where the shapes allow two readings,
+the caller must name the order of the axes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from branchsig.operations.transform import padded
 __all__ = ["as_paths", "path_list"]
 
 _AXES = {"nlc": "(n, length, channels)", "ncl": "(n, channels, length)", "nl": "(n, length), one channel each"}
-"""The orders of the axes of a batch; those of a series alone are without n."""
+"""Axes of a batch by layout; a single series has the same axes without n."""
 
 _LONG = "long"
 
@@ -29,11 +29,11 @@ _INDEXED = (
     "a two-level index (series, time) with the channels as columns, cells that hold whole series, or, with "
     f'layout="{_LONG}", the columns series, time and then the channels'
 )
-"""The frames that are taken."""
+"""The accepted data frames, in words."""
 
 
 def as_paths(data: Any, *, layout: str | None = None) -> tuple[Array, Array | None]:
-    """Series in any of the usual forms as one stack of paths, with their valid lengths.
+    """Convert time series in any usual form to one stack of paths with valid lengths.
 
     Parameters
     ----------
@@ -49,39 +49,39 @@ def as_paths(data: Any, *, layout: str | None = None) -> tuple[Array, Array | No
 
         Points that are NaN in all channels, at the end of a series, are padding.
     layout : {"nlc", "ncl", "nl", "long"}, optional
-        What the axes are: ``"nlc"`` for (n, length, channels), and (length, channels) of the series in a list;
-        ``"ncl"`` for (n, channels, length), as in aeon and PyTorch; ``"nl"`` for (n, length) of one channel.
-        ``"long"`` for a frame whose first column names the series and whose second is time. None takes ``"nlc"``,
-        unless the shapes speak against it: with more channels than points, or an axis too few, it must be named.
+        Order of the axes: ``"nlc"`` for (n, length, channels), and (length, channels) of the series in a list;
+        ``"ncl"`` for (n, channels, length), as in aeon and PyTorch; ``"nl"`` for (n, length) of one channel. ``"long"``
+        for a frame whose first column names the series and whose second is time. None means ``"nlc"``; if there are
+        more channels than points, or an axis is missing, the layout must be given.
 
     Returns
     -------
     paths : array, shape (n, longest length, channels)
-        The paths, float32 where the series are, and else float64, each with its last point repeated at its end. Of the
-        library of an array that came in, and else of NumPy. It may share its memory with `data`.
+        The paths, float32 if the series are float32 and float64 otherwise, each padded with its last point. An array of
+        the library of `data` if that is an array, and of NumPy otherwise. It may share memory with `data`.
     lengths : array of int64, shape (n,), or None
-        Their lengths, which the functions for kernels take as `lengths1` and `lengths2`; None where all are as long.
+        Their lengths, which the functions for kernels take as `lengths1` and `lengths2`; None if all lengths are equal.
 
     Raises
     ------
     TypeError
-        If the data are of a type that is not taken, or not of numbers.
+        If the data have an unsupported type, or do not hold numbers.
     ValueError
-        If the order of the axes could be another one, values are NaN or infinite where they are no padding, a series
-        has no points, or the numbers of channels differ.
+        If the order of the axes is ambiguous, values other than padding are NaN or infinite, a series has no points, or
+        the numbers of channels differ.
     ImportError
-        If a file is to be read, and neither aeon nor sktime is installed.
+        If `data` is a file and neither aeon nor sktime is installed.
 
     See Also
     --------
-    pad_paths : The same of paths that are lists of arrays (length, dimension) already.
+    pad_paths : Stacks a list of arrays (length, dimension).
 
     Notes
     -----
-    Series of a long frame or of a two-level index come in the order in which they first appear, their points in the
-    order of time. The times themselves are left out; they may be taken along as a channel.
+    Series of a long frame or of a two-level index are returned in the order in which they first appear, with their
+    points sorted by time. The times themselves are dropped; to keep them, add them as a channel.
 
-    Labels of a `.ts` file are read by the library that the file is read with, ``aeon.datasets.load_from_ts_file`` or
+    To read the labels of a `.ts` file, use the library that reads the file, ``aeon.datasets.load_from_ts_file`` or
     ``sktime.datasets.load_from_tsfile``.
 
     Examples
@@ -107,7 +107,8 @@ def as_paths(data: Any, *, layout: str | None = None) -> tuple[Array, Array | No
 
 
 def path_list(data: Any, *, layout: str | None = None) -> Any:
-    """Return what `as_paths` takes as a NaN-padded array (n, length, channels), or a list of (length, channels)."""
+    """Convert the data of `as_paths` to a NaN-padded array (n, length, channels) or a list of arrays (length,
+    channels)."""
     layout = _checked_layout(layout)
     if isinstance(data, (str, os.PathLike)):
         data, layout = _read(os.fspath(data)), "ncl" if layout is None else layout
@@ -117,7 +118,7 @@ def path_list(data: Any, *, layout: str | None = None) -> Any:
         raise ValueError(f'layout="{_LONG}" with data of type {type(data).__name__}: expected a pandas DataFrame')
     if isinstance(data, np.ma.MaskedArray):
         raise TypeError(
-            "data is a masked array: expected a plain array. What is masked at the end of a series may be NaN, "
+            "data is a masked array: expected a plain array. If the mask marks padding at the end of series, give "
             "data.filled(numpy.nan)"
         )
     if isinstance(data, np.ndarray) and data.dtype == object:
@@ -141,7 +142,7 @@ def _checked_layout(layout: Any) -> str | None:
 
 
 def _numbers(array: Array, name: str) -> Array:
-    """The array with real numbers: integers and truth values in float64, and floats of another size likewise."""
+    """Convert an array to real numbers: integers, booleans and floats of other sizes become float64."""
     if not isinstance(array, np.ndarray):
         xp = namespace_of(array)
         if array.dtype in (xp.float32, xp.float64):
@@ -158,12 +159,12 @@ def _numbers(array: Array, name: str) -> Array:
             return array.astype(np.float64)
         except (TypeError, ValueError):
             pass
-    hint = ". Of a pair of series and labels give the series alone" if array.dtype.kind in "USO" else ""
+    hint = ". If it holds series and labels, give the series only" if array.dtype.kind in "USO" else ""
     raise TypeError(f"{name} has dtype {array.dtype}: expected real numbers{hint}")
 
 
 def _of_array(data: Array, layout: str | None) -> Array:
-    """An array as (n, length, channels)."""
+    """Convert an array to (n, length, channels)."""
     xp, shape = namespace_of(data), tuple(int(size) for size in data.shape)
     axes = 2 if layout == "nl" else 3
     if layout is not None and len(shape) != axes:
@@ -187,7 +188,7 @@ def _of_array(data: Array, layout: str | None) -> Array:
 
 
 def _check_order(name: str, shape: tuple[int, ...], points: int, channels: int) -> None:
-    """Refuse an array that has more channels than points, unless its axes are named."""
+    """Raise if an array has more channels than points and no layout."""
     if channels > points:
         raise ValueError(
             f"{name} has shape {shape}, which would be {points} points in {channels} channels: more channels than "
@@ -196,7 +197,7 @@ def _check_order(name: str, shape: tuple[int, ...], points: int, channels: int) 
 
 
 def _of_list(data: Sequence[Any], layout: str | None) -> list[Array]:
-    """Series of a list as arrays (length, channels) without padding."""
+    """Convert the series of a list to arrays (length, channels) without padding."""
     if not data:
         raise ValueError("data is an empty list: expected at least one series")
     framed = [_is_pandas(one) for one in data]
@@ -247,7 +248,7 @@ def _wrong_axes(k: int, shape: tuple[int, ...], layout: str | None) -> str:
 
 
 def _check_orders(shapes: list[tuple[int, ...]]) -> None:
-    """Refuse a list whose series may have, or do have, their channels first, unless the order is named."""
+    """Raise if the series of a list have, or may have, their channels first and no layout is given."""
     first, last = ({shape[axis] for shape in shapes} for axis in (0, 1))
     if len(last) > 1:
         if len(first) == 1:
@@ -257,19 +258,21 @@ def _check_orders(shapes: list[tuple[int, ...]]) -> None:
             )
         k = next(k for k, shape in enumerate(shapes) if shape[1] != shapes[0][1])
         raise ValueError(
-            f"data[0] has shape {shapes[0]} and data[{k}] {shapes[k]}: expected (length, channels) with as many "
-            "channels in each"
+            f"data[0] has shape {shapes[0]} and data[{k}] {shapes[k]}: expected (length, channels) with the "
+            "same number of channels in each"
         )
     if len(first) == 1:
         _check_order("data[0]", shapes[0], *shapes[0])
 
 
 def _together(paths: list[Array]) -> list[Array]:
-    """Series without the points behind their ends, checked, and of one dtype."""
+    """Check series, convert them to one dtype and remove their padding."""
     channels = paths[0].shape[1]
     for k, path in enumerate(paths):
         if path.shape[1] != channels:
-            raise ValueError(f"data[{k}] has {path.shape[1]} channels and data[0] has {channels}: expected as many")
+            raise ValueError(
+                f"data[{k}] has {path.shape[1]} channels and data[0] has {channels}: expected the same number in each"
+            )
         if 0 in path.shape:
             raise ValueError(f"data[{k}] has no points")
     if all(isinstance(path, np.ndarray) for path in paths):
@@ -279,13 +282,13 @@ def _together(paths: list[Array]) -> list[Array]:
 
 
 def _unpadded(path: Array, name: str) -> Array:
-    """A series (length, channels) without the points behind its end."""
+    """Remove the padding of a series (length, channels)."""
     counts = _lengths(path[None, ...], lambda _: name)
     return path if counts is None else path[: int(counts[0]), :]
 
 
 def _cut(data: Array) -> tuple[Array, Array | None]:
-    """An array (n, length, channels) without padding behind the longest path, and the lengths."""
+    """Cut an array (n, length, channels) to its longest path, fill the padding, and return the lengths."""
     counts = _lengths(data, lambda k: f"data[{k}]")
     if counts is None:
         return data, None
@@ -298,7 +301,7 @@ def _cut(data: Array) -> tuple[Array, Array | None]:
 
 
 def _lengths(data: Array, name: Callable[[int], str]) -> npt.NDArray[np.int64] | None:
-    """The lengths of NaN-padded paths (n, length, channels), None where nothing is padded; other NaN are refused."""
+    """Lengths of NaN-padded paths (n, length, channels), or None without padding. Raise on other NaN or infinities."""
     if all_finite(data):
         return None
     xp = namespace_of(data)
@@ -316,8 +319,8 @@ def _lengths(data: Array, name: Callable[[int], str]) -> npt.NDArray[np.int64] |
         raise ValueError(
             f"{name(k)} is {what} at point {point} in channel {channel}"
             + (f", and {others} more values are not finite" if others else "")
-            + ". Only points at the end of a series that are NaN in all channels are padding: fill what is missing, or "
-            "leave these points out and append the times of the others as a channel"
+            + ". Only points at the end of a series that are NaN in all channels are padding: fill in missing values, "
+            "or leave these points out and give the times of the others as a channel"
         )
     return counts
 
@@ -328,7 +331,7 @@ def _on_host(flags: Array) -> Array:
 
 
 def _is_pandas(data: Any) -> bool:
-    """Tell whether an object is a frame or a series of pandas, without an import of it."""
+    """Tell whether an object is a pandas DataFrame or Series, without importing pandas."""
     return any(
         base.__module__.partition(".")[0] == "pandas" and base.__name__ in ("DataFrame", "Series")
         for base in type(data).__mro__
@@ -370,7 +373,7 @@ def _unpadded_rows(rows: np.ndarray) -> Iterable[np.ndarray]:
 
 
 def _grouped(series: Any, time: Any, channels: Any) -> list[Array]:
-    """Paths of the rows of a frame, which belong to a series and a time each."""
+    """Split the rows of a frame, each with a series and a time, into paths."""
     import pandas as pd
 
     values = _numbers(channels.to_numpy(), "data without the columns of series and time")
@@ -394,7 +397,7 @@ def _grouped(series: Any, time: Any, channels: Any) -> list[Array]:
 
 
 def _nested(frame: Any, layout: str | None) -> list[Array]:
-    """Paths of a frame with a series in each cell, one row a path and one column a channel."""
+    """Paths of a frame with a series in each cell: a row is a path, a column is a channel."""
     if layout not in (None, "ncl"):
         raise ValueError(
             f'layout="{layout}" with a frame whose cells hold series: its rows are paths and its columns are channels. '
@@ -417,7 +420,7 @@ _READERS = (("aeon.datasets", "load_from_ts_file"), ("sktime.datasets", "load_fr
 
 
 def _read(path: str) -> Any:
-    """The series of a `.ts` file, by whichever library is installed."""
+    """Read the series of a `.ts` file with whichever library is installed."""
     if not path.endswith(".ts"):
         raise ValueError(f"data is {path!r}: expected the path of a file that ends with .ts")
     if not os.path.exists(path):

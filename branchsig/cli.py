@@ -1,6 +1,6 @@
-"""The command line: ``branchsig info`` says what this installation has, ``branchsig demo`` runs it on real data.
+"""The command line: ``branchsig info`` describes the installation, ``branchsig demo`` runs it on real data.
 
-Arguments come in, text goes out on standard output, and the exit status is 0 where everything was as it should be.
+Both print to standard output; the exit status is 0 on success.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0, or 1 where the demo found a wrong gradient or could not write the picture it was told to.
+        The exit status: 0, or 1 if the demo found a wrong gradient or could not write the requested picture.
     """
     parser = argparse.ArgumentParser(prog="branchsig", description="Branched signature kernels of paths.")
     parser.add_argument("--version", action="version", version=f"branchsig {branchsig.__version__}")
@@ -73,14 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _depth(text: str) -> int:
     depth = _integer(text)
     if depth < 1:
-        raise argparse.ArgumentTypeError(f"{depth} is not a depth that tells paths apart: give 1 or more")
+        raise argparse.ArgumentTypeError(f"depth is {depth}, at which all kernels are 1: give 1 or more")
     return depth
 
 
 def _jobs(text: str) -> int:
     jobs = _integer(text)
     if jobs == 0:
-        raise argparse.ArgumentTypeError("0 threads can do nothing: give 1 or more, or -1 for all cores")
+        raise argparse.ArgumentTypeError("expected a number of threads >= 1, or -1 for all cores")
     return jobs
 
 
@@ -88,11 +88,11 @@ def _integer(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no integer") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
 
 
 def _formats() -> list[str]:
-    """The endings of the pictures that matplotlib writes."""
+    """File types that matplotlib can write."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     return sorted(FigureCanvasAgg.get_supported_filetypes())
@@ -129,7 +129,7 @@ def _backends() -> str:
 
 
 def _cuda() -> str:
-    """What CuPy finds, which serves arrays on CUDA devices."""
+    """Describe CuPy and the CUDA devices that it finds."""
     if not _has("cupy"):
         return "CuPy is not installed (pip install 'branchsig[cuda12]', or 'branchsig[cuda13]' for CUDA 13)"
     import cupy
@@ -146,9 +146,9 @@ def _demo(depth: int, jobs: int, picture: Path | None) -> int:
     train, train_labels, test, test_labels = _motions()
     print(f"  train {train.shape}, test {test.shape}: recordings x samples x channels")
 
-    print("Preparation: channels standardised on the train recordings, time added as a last channel. Unscaled, the")
-    print("  kernel overflows on these recordings: it grows like a tower of exponentials. So every path is scaled for")
-    print("  itself until the logarithm of its kernel with itself is 1 (dilation); then all lie between 1/e and e.")
+    print("Preparation: channels standardised on the train recordings, time added as the last channel. Unscaled, the")
+    print("  kernel overflows on these recordings: it grows like a tower of exponentials. So each path is scaled such")
+    print("  that the logarithm of its kernel with itself is 1 (dilation); all kernels then lie between 1/e and e.")
     train, test = _prepared(train, test)
 
     print(f"Gram matrices at depths 1 to {depth}, {jobs} thread{'' if jobs == 1 else 's'}, and the nearest neighbour")
@@ -168,7 +168,7 @@ def _demo(depth: int, jobs: int, picture: Path | None) -> int:
 
     error = _timed("gradient against finite differences", _gradient_error, test[:4], train[:4], depth, jobs)
     right = error <= GRADIENT_TOLERANCE
-    print(f"  largest relative difference {error:.1e}: {'as it should be' if right else 'TOO LARGE'}")
+    print(f"  largest relative difference {error:.1e}: {'passed' if right else 'TOO LARGE'}")
 
     drawn = _picture(gram_train, train_labels, depth, DEFAULT_PICTURE if picture is None else picture)
     return 0 if right and (drawn or picture is None) else 1
@@ -226,13 +226,13 @@ def _gradient_error(paths1: Floats, paths2: Floats, depth: int, jobs: int) -> fl
 
 
 def _picture(gram: Floats, labels: Labels, depth: int, target: Path) -> bool:
-    """Draw where that can be done, and say what was done or why not."""
+    """Draw the picture if possible, and print where it is or why there is none."""
     if not _has("matplotlib"):
         print("No picture: matplotlib is not installed (pip install 'branchsig[demo]').")
         return False
     try:
         _draw(gram, labels, depth, target)
-    except (OSError, ValueError) as error:  # a folder that cannot be written to, an ending that is no format
+    except (OSError, ValueError) as error:  # the folder is not writable, or the ending is not a format
         print(f"No picture: {error}")
         return False
     print(f"Picture of the train Gram matrix: {target}")
@@ -247,7 +247,7 @@ def _draw(gram: Floats, labels: Labels, depth: int, target: Path) -> None:
     names, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     diagonal = np.sqrt(np.diagonal(gram))
     cosine = (gram / (diagonal[:, np.newaxis] * diagonal))[np.ix_(order, order)]
-    # What tells paths apart is the order of magnitude of the angle between their features.
+    # Paths differ by the order of magnitude of the angle between their features, so the scale is logarithmic.
     angle = np.sqrt(2.0 * np.maximum(1.0 - cosine, 0.0))
     apart = ~np.eye(len(angle), dtype=bool)
     figure = Figure(figsize=(6.4, 5.4), layout="constrained")

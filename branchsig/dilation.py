@@ -1,4 +1,4 @@
-"""Dilations: factors of paths, such that the kernel of each scaled path with itself has a given size."""
+"""Dilation factors: they scale each path so that its kernel with itself has a given size."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def dilation(
     times: Any = None,
     room: float = 9.0,
 ) -> ArrayT:
-    r"""Factors of paths, such that the logarithm of the kernel of each scaled path with itself is `target`.
+    r"""Factors that scale each path so that the logarithm of its kernel with itself is `target`.
 
     Parameters
     ----------
     paths : array, shape (*batch, length, dimension)
         Paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points is split into ``2**order`` by ``2**order`` sub-cells.
     static_kernel : StaticKernel, optional
@@ -57,8 +57,8 @@ def dilation(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -66,24 +66,23 @@ def dilation(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     target : float, default: 1.0
-        The logarithm of the kernel of a scaled path with itself, above 0. ``normalize="dilation"`` takes 1.
+        The logarithm of the kernel of a scaled path with itself, above 0. ``normalize="dilation"`` uses 1.
     method : {"solve", "guard"}, default: "solve"
-        "solve" finds the factors by a search. "guard" needs no search and no depth: from the 1-variation of a path
-        alone it gives a factor, smaller than the other, for which no logarithm exceeds `target` at any depth.
+        "solve" searches for the factors. "guard" computes a smaller factor from the 1-variation of the path alone,
+        without a search and without a depth; with it no logarithm exceeds `target` at any depth.
     lengths : array of int, shape (*batch,), optional
-        Valid lengths, where the paths are padded to one length; see `pad_paths`. Not beside a list of paths.
+        Valid lengths, if the paths are padded to one length; see `pad_paths`. Not allowed with a list of paths.
     times : array, shape (*batch, length), optional
-        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
-        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
-        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
-        to the paths.
+        Times of the points. They become the last channel instead of evenly spaced time, with or without `time_aug`, and
+        exclude `end_time`. Shape (length,) gives all paths the same times; a list of paths takes a list of arrays.
+        Points that lead-lag inserts lie halfway between two times. The gradient with respect to `times` follows that
+        with respect to the paths.
     room : float, default: 9.0
-        How far above `target` the logarithm of the kernel of a part ``x[: i + 1]`` of a path with itself may lie, above
-        0. ``normalize="dilation"`` takes 9.
+        Bound for prefixes, above 0: the logarithm of the kernel of a prefix ``x[: i + 1]`` of a path with itself is at
+        most ``target + room``. ``normalize="dilation"`` uses 9.
 
     Returns
     -------
@@ -93,10 +92,10 @@ def dilation(
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have, or the paths are traced, batched or lazy, and have no values
-        yet; the message says what to do.
+        If an argument has the wrong type, or the paths are traced, batched or lazy and have no values yet; the message
+        says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     See Also
     --------
@@ -109,36 +108,35 @@ def dilation(
     .. math:: \log k(\lambda x, \lambda x) \le \mathrm{target}, \qquad
         \log k(\lambda x_{:i}, \lambda x_{:i}) \le \mathrm{target} + \mathrm{room} \quad \text{for every } i,
 
-    where the static kernel of scaled paths is :math:`\lambda(x) \lambda(y) \kappa(x, y)`; for the linear one that is
-    the kernel of the paths times their factors. Most paths reach the target at their end. One that returns need not:
-    out and back again the same way its kernel with itself is 1 whatever the factor, and what is computed of it would be
-    rounding if it were large on the way. There the second bound says how large the path may be. It also bounds grids:
-    the logarithms of kernels of pairs are at most ``target + room`` at every point.
+    where the static kernel of scaled paths is :math:`\lambda(x) \lambda(y) \kappa(x, y)`; for the linear kernel the
+    paths are multiplied by their factors. Most paths reach the target at their end. A path that returns need not: if it
+    goes out and back the same way, its kernel with itself is 1 for every factor, and the computed value would be
+    rounding error if the kernel were large on the way. The second bound limits the size of such a path. It also bounds
+    grids: the logarithms of kernels of pairs are at most ``target + room`` at every point.
 
-    The logarithms on the left are power series in :math:`\lambda^2` with coefficients of one sign, so there is one such
-    factor and a bracket around it, and the search, by interpolation, always ends: whatever is not finite is too large.
-    It takes about six sweeps of each path with itself, each of them half a kernel. With `order` it is a search for the
-    root of a polynomial. Factors are found in float64 and scale the steps of a path, so an offset costs no digits.
+    The logarithms on the left are power series in :math:`\lambda^2` with coefficients of one sign. So the factor is
+    unique and can be bracketed, and the search by interpolation always ends; non-finite values count as too large. It
+    takes about six sweeps of each path with itself, each half as expensive as a kernel. With `order` it finds the root
+    of a polynomial. Factors are computed in float64 and scale the steps of a path, so an offset costs no digits.
 
     This carries the normalisation of [1]_ over to branched signatures. Since :math:`\log K` is itself a positive
     semi-definite kernel, :math:`|\log K(\lambda_x x, \lambda_y y)|` is at most `target` for all pairs.
 
-    Without a bound on the depth, a cell holds an equation for K that has no solution where the path is too coarse.
-    There :math:`\lambda^2 g_{ii} K \le 1/2` is asked for in addition, of every cell on the diagonal, with its increment
-    :math:`g_{ii}` and the larger K at its two ends; for refined paths, of sub-cells. By the inequality of
-    Cauchy-Schwarz, no cell of a pair is larger then. Few large steps stay below the target therefore; a `dyadic_order`
-    or a rule of higher order does not change the path, but the former makes sub-cells smaller.
+    At depth `math.inf`, every cell holds an equation for K, which has no solution if the path is too coarse. The factor
+    must then also satisfy :math:`\lambda^2 g_{ii} K \le 1/2` in every cell (for refined paths, sub-cell) on the
+    diagonal, with its increment :math:`g_{ii}` and the larger K at its two ends. By the Cauchy-Schwarz inequality this
+    bounds the cells of all pairs. So a path of few large steps stays below the target. A higher `dyadic_order` makes
+    its sub-cells smaller; a rule of higher order does not.
 
-    A path that does not move has the kernel 1 with all others, whatever its factor, and gets 1. Where the depth or
-    `order` is 0 all kernels are 1, and the factor is that of "guard"; no gradient flows through either. Otherwise
-    gradients are those of the bound that is reached.
+    A constant path has kernel 1 with every path; its factor is 1. At depth or `order` 0 all kernels are 1, and the
+    factor is that of "guard". The gradient of these factors is 0; otherwise gradients are those of the bound that is
+    reached.
 
-    The guard is :math:`\lambda^2 a^2 = t e^{-t}` with the 1-variation a of the path in the feature space of κ and
-    t the smaller one of `target` and 1: every rule of quadrature gives at most :math:`ab \max K` for paths of
-    1-variations a and b, so :math:`ab \le t e^{-t}` and :math:`\log K_{m-1} \le t` give
-    :math:`\log K_m \le t`, at every depth. (For the kernel without any discretisation
-    :math:`K_\infty \le (1 - ab/2)^{-2}` holds in addition, where :math:`ab < 2`.) Of depth `math.inf` alone, coarse
-    cells may ask for less.
+    The guard is :math:`\lambda^2 a^2 = t e^{-t}` with the 1-variation a of the path in the feature space of κ and t the
+    smaller one of `target` and 1: every rule of quadrature gives at most :math:`ab \max K` for paths of 1-variations a
+    and b, so :math:`ab \le t e^{-t}` and :math:`\log K_{m-1} \le t` give :math:`\log K_m \le t`, at every depth. (For
+    the kernel without any discretisation :math:`K_\infty \le (1 - ab/2)^{-2}` holds in addition, where :math:`ab < 2`.)
+    At depth `math.inf`, coarse cells may require a smaller factor.
 
     References
     ----------
@@ -198,15 +196,15 @@ def dilation_vjp(
     room: float = 9.0,
     param_deriv: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], Any]]:
-    """Factors of paths as by `dilation`, and the function that takes derivatives back to the paths.
+    """Factors of paths as by `dilation`, and the pullback of derivatives to the paths.
 
     Parameters
     ----------
     paths : array, shape (*batch, length, dimension)
         Paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points is split into ``2**order`` by ``2**order`` sub-cells.
     static_kernel : StaticKernel, optional
@@ -219,8 +217,8 @@ def dilation_vjp(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -228,49 +226,47 @@ def dilation_vjp(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     target : float, default: 1.0
-        The logarithm of the kernel of a scaled path with itself, above 0. ``normalize="dilation"`` takes 1.
+        The logarithm of the kernel of a scaled path with itself, above 0. ``normalize="dilation"`` uses 1.
     method : {"solve", "guard"}, default: "solve"
-        "solve" finds the factors by a search. "guard" needs no search and no depth: from the 1-variation of a path
-        alone it gives a factor, smaller than the other, for which no logarithm exceeds `target` at any depth.
+        "solve" searches for the factors. "guard" computes a smaller factor from the 1-variation of the path alone,
+        without a search and without a depth; with it no logarithm exceeds `target` at any depth.
     lengths : array of int, shape (*batch,), optional
-        Valid lengths, where the paths are padded to one length; see `pad_paths`. Not beside a list of paths.
+        Valid lengths, if the paths are padded to one length; see `pad_paths`. Not allowed with a list of paths.
     times : array, shape (*batch, length), optional
-        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
-        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
-        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
-        to the paths.
+        Times of the points. They become the last channel instead of evenly spaced time, with or without `time_aug`, and
+        exclude `end_time`. Shape (length,) gives all paths the same times; a list of paths takes a list of arrays.
+        Points that lead-lag inserts lie halfway between two times. The gradient with respect to `times` follows that
+        with respect to the paths.
     room : float, default: 9.0
-        How far above `target` the logarithm of the kernel of a part ``x[: i + 1]`` of a path with itself may lie, above
-        0. ``normalize="dilation"`` takes 9.
+        Bound for prefixes, above 0: the logarithm of the kernel of a prefix ``x[: i + 1]`` of a path with itself is at
+        most ``target + room``. ``normalize="dilation"`` uses 9.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
 
     Returns
     -------
     value : array, shape (*batch,)
-        What `dilation` returns.
+        The result of `dilation`.
     pullback : callable
-        ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` and returns those with respect to
-        `paths`, lists for lists. With `param_deriv` a dictionary of those with respect to the parameters of the static
-        kernel comes last. Nothing is solved for again. It may be called any number of times and can be pickled, and
-        reads the paths again: do not write to them before.
+        ``pullback(derivs)`` takes the derivatives of a scalar with respect to `value` and returns those with respect to
+        `paths`, a list for a list of paths. With `param_deriv` the last item is a dictionary of the derivatives with
+        respect to the parameters of the static kernel. The pullback repeats no forward solve, can be called any number
+        of times and can be pickled. It reads the paths again: do not modify them before.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have, or the paths are traced, batched or lazy, and have no values
-        yet; the message says what to do.
+        If an argument has the wrong type, or the paths are traced, batched or lazy and have no values yet; the message
+        says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     See Also
     --------
-    dilation : The value.
-    dilation_backprop : The gradient for derivatives that are known before.
+    dilation : The value. dilation_backprop : The gradient for given derivatives.
 
     Examples
     --------
@@ -329,8 +325,8 @@ def dilation_backprop(
     paths : array, shape (*batch, length, dimension)
         Paths, of any library of the array API standard, float32 or float64, or a list of paths of any lengths.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points is split into ``2**order`` by ``2**order`` sub-cells.
     static_kernel : StaticKernel, optional
@@ -343,8 +339,8 @@ def dilation_backprop(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -352,24 +348,23 @@ def dilation_backprop(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     target : float, default: 1.0
-        The logarithm of the kernel of a scaled path with itself, above 0. ``normalize="dilation"`` takes 1.
+        The logarithm of the kernel of a scaled path with itself, above 0. ``normalize="dilation"`` uses 1.
     method : {"solve", "guard"}, default: "solve"
-        "solve" finds the factors by a search. "guard" needs no search and no depth: from the 1-variation of a path
-        alone it gives a factor, smaller than the other, for which no logarithm exceeds `target` at any depth.
+        "solve" searches for the factors. "guard" computes a smaller factor from the 1-variation of the path alone,
+        without a search and without a depth; with it no logarithm exceeds `target` at any depth.
     lengths : array of int, shape (*batch,), optional
-        Valid lengths, where the paths are padded to one length; see `pad_paths`. Not beside a list of paths.
+        Valid lengths, if the paths are padded to one length; see `pad_paths`. Not allowed with a list of paths.
     times : array, shape (*batch, length), optional
-        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
-        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
-        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
-        to the paths.
+        Times of the points. They become the last channel instead of evenly spaced time, with or without `time_aug`, and
+        exclude `end_time`. Shape (length,) gives all paths the same times; a list of paths takes a list of arrays.
+        Points that lead-lag inserts lie halfway between two times. The gradient with respect to `times` follows that
+        with respect to the paths.
     room : float, default: 9.0
-        How far above `target` the logarithm of the kernel of a part ``x[: i + 1]`` of a path with itself may lie, above
-        0. ``normalize="dilation"`` takes 9.
+        Bound for prefixes, above 0: the logarithm of the kernel of a prefix ``x[: i + 1]`` of a path with itself is at
+        most ``target + room``. ``normalize="dilation"`` uses 9.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
 
@@ -382,9 +377,9 @@ def dilation_backprop(
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     See Also
     --------
@@ -394,7 +389,7 @@ def dilation_backprop(
     -----
     A factor λ depends on its path through the bound c(λ, x) that is reached, the kernel of the path or of a prefix with
     itself: by the implicit function theorem :math:`d\log\lambda = -(\partial c/\partial x \cdot dx) / (\partial c /
-    \partial \log\lambda)`. Where nothing is reached, for paths that do not move or a depth of 0, the gradient is 0.
+    \partial \log\lambda)`. If no bound is reached, that is for constant paths and at depth 0, the gradient is 0.
 
     Examples
     --------

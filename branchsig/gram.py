@@ -55,11 +55,11 @@ def branched_sig_kernel_gram(
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -71,8 +71,8 @@ def branched_sig_kernel_gram(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -80,50 +80,50 @@ def branched_sig_kernel_gram(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     return_grid : bool, default: False
-        The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
-        end of both paths.
+        Return the kernel at every node of the grid, that is at the corners of all sub-cells, instead of the value at
+        the end of both paths.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     log : bool, default: False
-        The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.
+        Return the logarithm of the kernel, which stays finite where the kernel itself overflows.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     return_levels : bool, default: False
-        With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
-        last axis.
+        With `order`: return the components k_0, ..., k_order on a last axis. Component k_n is the sum over the forests
+        with n nodes.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     rtol : float, optional
-        Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand
-        Gauss-Lobatto rules of orders 2, 3, ... are tried until two in a row differ by no more than this, and not by
-        chance. With `log`, logarithms below 1 in size may have this error itself; with `return_levels` errors are
-        relative to the largest sum of a pair. A gradient is that of the rule found.
+        Largest relative error of discretisation; replaces `quadrature`. The library tries Gauss-Lobatto rules of orders
+        2, 3, ... on the given paths until two consecutive ones agree to this tolerance, and guards against agreement by
+        chance. With `log`, the tolerance is absolute for logarithms below 1 in size; with `return_levels`, it is
+        relative to the largest component of a pair. Gradients use the rule that was found.
     max_batch : int, default: -1
-        At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
+        Process at most ``max_batch**2`` pairs at a time; -1 lets the library choose.
     progress : bool or callable, default: False
-        True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).
+        True shows a progress bar with tqdm; a callable is called with (pairs done, total pairs).
     devices : sequence of int, optional
-        The CUDA devices that share the pairs among them, for paths that lie on one. The result lies where the paths do.
+        CUDA devices to distribute the pairs over, for paths on a CUDA device. The result lies on the device of the
+        paths.
 
     Returns
     -------
@@ -135,20 +135,20 @@ def branched_sig_kernel_gram(
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
     MemoryError
-        If the grids would not fit in memory, before they are allocated.
+        If the grids do not fit in memory; raised before they are allocated.
     ImportError
-        If a bar is asked for and tqdm is not installed.
+        If a progress bar is requested and tqdm is not installed.
 
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow, which are inf, or have lost their digits, which are NaN. It names
-        the paths that hold NaN or infinities. Also where the axes look like those of other libraries: if every path
-        has one point, or both arguments have two dimensions.
+        Once per call, with the number of values concerned, if values overflow, which gives inf, or lose their digits by
+        cancellation, which gives NaN. The warning names the paths that hold NaN or infinities. Also if the axes look
+        swapped: if every path has one point, or both arguments have two dimensions.
 
     See Also
     --------
@@ -157,8 +157,8 @@ def branched_sig_kernel_gram(
 
     Notes
     -----
-    For equal dyadic orders the matrix of one batch with itself is positive semi-definite, whatever the depth: sums and
-    products of positive semi-definite kernels are, and the rule over a cell is made of nothing else.
+    For equal dyadic orders the matrix of one batch with itself is positive semi-definite at every depth: the rule over
+    a cell is built from sums and products of positive semi-definite kernels.
 
     Examples
     --------
@@ -225,7 +225,7 @@ def branched_sig_kernel_gram_vjp(
     devices: Iterable[int] | None = None,
     param_deriv: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
-    """Gram matrix of branched signature kernels, and the function that takes derivatives back to the paths.
+    """Gram matrix of branched signature kernels, and the pullback of derivatives to the paths.
 
     Parameters
     ----------
@@ -235,11 +235,11 @@ def branched_sig_kernel_gram_vjp(
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -251,8 +251,8 @@ def branched_sig_kernel_gram_vjp(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -260,85 +260,85 @@ def branched_sig_kernel_gram_vjp(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     return_grid : bool, default: False
-        The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
-        end of both paths.
+        Return the kernel at every node of the grid, that is at the corners of all sub-cells, instead of the value at
+        the end of both paths.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     log : bool, default: False
-        The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.
+        Return the logarithm of the kernel, which stays finite where the kernel itself overflows.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     return_levels : bool, default: False
-        With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
-        last axis.
+        With `order`: return the components k_0, ..., k_order on a last axis. Component k_n is the sum over the forests
+        with n nodes.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     rtol : float, optional
-        Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand
-        Gauss-Lobatto rules of orders 2, 3, ... are tried until two in a row differ by no more than this, and not by
-        chance. With `log`, logarithms below 1 in size may have this error itself; with `return_levels` errors are
-        relative to the largest sum of a pair. A gradient is that of the rule found.
+        Largest relative error of discretisation; replaces `quadrature`. The library tries Gauss-Lobatto rules of orders
+        2, 3, ... on the given paths until two consecutive ones agree to this tolerance, and guards against agreement by
+        chance. With `log`, the tolerance is absolute for logarithms below 1 in size; with `return_levels`, it is
+        relative to the largest component of a pair. Gradients use the rule that was found.
     max_batch : int, default: -1
-        At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
+        Process at most ``max_batch**2`` pairs at a time; -1 lets the library choose.
     progress : bool or callable, default: False
-        True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).
+        True shows a progress bar with tqdm; a callable is called with (pairs done, total pairs).
     devices : sequence of int, optional
-        The CUDA devices that share the pairs among them, for paths that lie on one. The result lies where the paths do.
+        CUDA devices to distribute the pairs over, for paths on a CUDA device. The result lies on the device of the
+        paths.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
 
     Returns
     -------
     value : array, shape (*batch1, *batch2)
-        What `branched_sig_kernel_gram` returns.
+        The result of `branched_sig_kernel_gram`.
     pullback : callable
-        ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` and returns those with respect to
-        `path1` and `path2`, lists for lists; with ``path2=None`` the whole gradient and None. With `param_deriv` a
-        dictionary of those with respect to the parameters of the static kernel comes last. Nothing is solved for again.
-        It may be called any number of times and can be pickled, and reads the paths again: do not write to them before.
+        ``pullback(derivs)`` takes the derivatives of a scalar with respect to `value` and returns those with respect to
+        `path1` and `path2`, a list for a list of paths; with ``path2=None`` the total gradient and None. With
+        `param_deriv` the last item is a dictionary of the derivatives with respect to the parameters of the static
+        kernel. The pullback repeats no forward solve, can be called any number of times and can be pickled. It reads
+        the paths again: do not modify them before.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
     MemoryError
-        If the grids would not fit in memory, before they are allocated.
+        If the grids do not fit in memory; raised before they are allocated.
     ImportError
-        If a bar is asked for and tqdm is not installed.
+        If a progress bar is requested and tqdm is not installed.
 
     Warns
     -----
     RuntimeWarning
-        Once, with their number, if values overflow, which are inf, or have lost their digits, which are NaN. It names
-        the paths that hold NaN or infinities. Also where the axes look like those of other libraries: if every path
-        has one point, or both arguments have two dimensions.
+        Once per call, with the number of values concerned, if values overflow, which gives inf, or lose their digits by
+        cancellation, which gives NaN. The warning names the paths that hold NaN or infinities. Also if the axes look
+        swapped: if every path has one point, or both arguments have two dimensions.
 
     See Also
     --------
-    branched_sig_kernel_gram : The value.
-    branched_sig_kernel_gram_backprop : The gradient for derivatives that are known before.
+    branched_sig_kernel_gram : The value. branched_sig_kernel_gram_backprop : The gradient for given derivatives.
 
     Examples
     --------
@@ -420,11 +420,11 @@ def branched_sig_kernel_gram_backprop(
         Second paths, with the library, dtype, device and dimension of `path1`. `None`, or `path1` itself, gives the
         symmetric Gram matrix of `path1`, for which one triangle is computed.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -436,8 +436,8 @@ def branched_sig_kernel_gram_backprop(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -445,57 +445,57 @@ def branched_sig_kernel_gram_backprop(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     return_grid : bool, default: False
-        The result is the kernel at every node of the grid, the corners of the sub-cells, instead of the value at the
-        end of both paths.
+        Return the kernel at every node of the grid, that is at the corners of all sub-cells, instead of the value at
+        the end of both paths.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     log : bool, default: False
-        The result is the logarithm of the kernel, which is finite far beyond the range of the kernel itself.
+        Return the logarithm of the kernel, which stays finite where the kernel itself overflows.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     return_levels : bool, default: False
-        With `order`, the result is the sums k_0, ..., k_order over the forests with 0, ..., order nodes each, on a
-        last axis.
+        With `order`: return the components k_0, ..., k_order on a last axis. Component k_n is the sum over the forests
+        with n nodes.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     rtol : float, optional
-        Largest relative error of discretisation, in the place of a rule of `quadrature`: on the paths at hand
-        Gauss-Lobatto rules of orders 2, 3, ... are tried until two in a row differ by no more than this, and not by
-        chance. With `log`, logarithms below 1 in size may have this error itself; with `return_levels` errors are
-        relative to the largest sum of a pair. A gradient is that of the rule found.
+        Largest relative error of discretisation; replaces `quadrature`. The library tries Gauss-Lobatto rules of orders
+        2, 3, ... on the given paths until two consecutive ones agree to this tolerance, and guards against agreement by
+        chance. With `log`, the tolerance is absolute for logarithms below 1 in size; with `return_levels`, it is
+        relative to the largest component of a pair. Gradients use the rule that was found.
     left_deriv : bool, default: True
         Whether to differentiate with respect to the first paths.
     right_deriv : bool, default: False
         Whether to differentiate with respect to the second paths.
     k_stack : array, shape (*batch1, *batch2, depth + 1, grid1, grid2), optional
-        The result of `branched_sig_kernel_stack` for the paths of all pairs and the same options. With it nothing is
-        solved for again. Not with `GaussLobatto`, which needs values that the stack does not hold.
+        The result of `branched_sig_kernel_stack` for the paths of all pairs and the same options; it saves the forward
+        solve. Not allowed with `GaussLobatto`, which needs values that the stack does not hold.
     max_batch : int, default: -1
-        At most ``max_batch**2`` pairs are in flight at a time; -1 leaves the choice to the library.
+        Process at most ``max_batch**2`` pairs at a time; -1 lets the library choose.
     progress : bool or callable, default: False
-        True shows a bar, through tqdm; a callable is called with (pairs done, pairs in all).
+        True shows a progress bar with tqdm; a callable is called with (pairs done, total pairs).
     devices : sequence of int, optional
-        The CUDA devices that share the pairs among them, for paths that lie on one. The result lies where the paths do.
+        CUDA devices to distribute the pairs over, for paths on a CUDA device. The result lies on the device of the
+        paths.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
 
@@ -503,20 +503,20 @@ def branched_sig_kernel_gram_backprop(
     -------
     tuple of array or None
         The derivatives of the scalar with respect to `path1`, shape ``(*batch1, length1, dimension)``, and to `path2`,
-        shape ``(*batch2, length2, dimension)``; None for a side that is not asked for. For a list of paths a list of
-        arrays, one for each. With ``path2=None`` the matrix is a function of `path1` alone and the first is its whole
-        gradient. With `path1` given twice they are those of its two places, and the gradient is their sum. With
-        `param_deriv` a third item, a dictionary of the derivatives with respect to the parameters of the static kernel
-        by name, 0-d arrays.
+        shape ``(*batch2, length2, dimension)``; None for a gradient that was not requested. For a list of paths, a list
+        of arrays, one per path. With ``path2=None`` the matrix is a function of `path1` alone, and the first item is
+        the total gradient. If ``path2 is path1``, the two partial gradients are returned; the total gradient is their
+        sum. With `param_deriv` the last item is a dictionary of the derivatives with respect to the parameters of the
+        static kernel by name, as 0-d arrays.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
     ImportError
-        If a bar is asked for and tqdm is not installed.
+        If a progress bar is requested and tqdm is not installed.
 
     See Also
     --------
@@ -525,11 +525,11 @@ def branched_sig_kernel_gram_backprop(
 
     Notes
     -----
-    Since k(x, y) = k(y, x), the whole gradient of a symmetric matrix is one pass over a triangle with
+    Since k(x, y) = k(y, x), the total gradient of a symmetric matrix takes one pass over a triangle with
     ``derivs + derivs.T``.
 
-    Gradients of a pair whose value is not finite are NaN in every entry of its two paths, and of no other. A pair whose
-    derivatives are all 0 contributes nothing, whatever its value. Nothing is warned of.
+    If the value of a pair is not finite, the gradients of its two paths are NaN in every entry; other paths are not
+    affected. A pair whose derivatives are all 0 contributes nothing, whatever its value. Gradients raise no warning.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Paths before their kernels are computed: time and lead-lag, with gradients, and padding to one length."""
+"""Transformations of paths (base point, lead-lag, time), their gradients, and padding to one length."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def transform_path(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag.
     n_jobs : int or None, default: 1
-        Checked like everywhere, and of no effect: copying points is bound by memory.
+        Checked, but without effect: copying points is bound by memory bandwidth.
     times : array, shape (..., length), optional
-        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
-        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
-        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
-        to the paths.
+        Times of the points. They become the last channel instead of evenly spaced time, with or without `time_aug`, and
+        exclude `end_time`. Shape (length,) gives all paths the same times; a list of paths takes a list of arrays.
+        Points that lead-lag inserts lie halfway between two times. The gradient with respect to `times` follows that
+        with respect to the paths.
 
     Returns
     -------
@@ -59,9 +59,9 @@ def transform_path(
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     See Also
     --------
@@ -115,29 +115,29 @@ def transform_path_vjp(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag.
     n_jobs : int or None, default: 1
-        Checked like everywhere, and of no effect: copying points is bound by memory.
+        Checked, but without effect: copying points is bound by memory bandwidth.
     times : array, shape (..., length), optional
-        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
-        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
-        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
-        to the paths.
+        Times of the points. They become the last channel instead of evenly spaced time, with or without `time_aug`, and
+        exclude `end_time`. Shape (length,) gives all paths the same times; a list of paths takes a list of arrays.
+        Points that lead-lag inserts lie halfway between two times. The gradient with respect to `times` follows that
+        with respect to the paths.
 
     Returns
     -------
     value : array, shape (..., length', dimension')
-        What `transform_path` returns.
+        The result of `transform_path`.
     pullback : callable
-        ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` to those with respect to `path`, a
-        list for a list. It can be pickled.
+        ``pullback(derivs)`` takes the derivatives of a scalar with respect to `value` and returns those with respect to
+        `path`, a list for a list of paths. It can be pickled.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     See Also
     --------
@@ -170,13 +170,13 @@ def _pull_back_each(pullbacks: Sequence[Callable[[Any], Any]], with_times: bool,
 
 
 def _lists(pairs: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
-    """Gradients with respect to paths and to times as a list of each."""
+    """Turn pairs of gradients (path, times) into a list of each."""
     paths, times = zip(*pairs, strict=True)
     return list(paths), list(times)
 
 
 def _each(paths: Any, times: Any, name: str) -> Iterator[tuple[Any, Any]]:
-    """An array, or every array of a list, with the times of its points or None."""
+    """Yield an array, or every array of a list, with the times of its points or None."""
     if not _validation.is_ragged(paths):
         yield paths, times
         return
@@ -209,14 +209,14 @@ def transform_path_backprop(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag.
     n_jobs : int or None, default: 1
-        Checked like everywhere, and of no effect: copying points is bound by memory.
+        Checked, but without effect: copying points is bound by memory bandwidth.
     times : array, shape (..., length), optional
-        Times of the points, which become the last channel in the place of evenly spaced time, with `time_aug` or
-        without, but not beside `end_time`; (length,) for those of all paths, and a list of arrays for a list of paths.
-        Lead-lag puts points halfway between two times. The gradient with respect to `times` follows that with respect
-        to the paths.
+        Times of the points. They become the last channel instead of evenly spaced time, with or without `time_aug`, and
+        exclude `end_time`. Shape (length,) gives all paths the same times; a list of paths takes a list of arrays.
+        Points that lead-lag inserts lie halfway between two times. The gradient with respect to `times` follows that
+        with respect to the paths.
 
     Returns
     -------
@@ -226,13 +226,13 @@ def transform_path_backprop(
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     See Also
     --------
-    transform_path : The forward, called with the same options.
+    transform_path : The forward function, called with the same options.
 
     Notes
     -----
@@ -256,7 +256,7 @@ def transform_path_backprop(
 
 
 def _path_derivs(derivs: Array, times: Any, transforms: Transforms) -> Any:
-    """Derivatives with respect to a path, or to it and the times of its points."""
+    """Derivatives with respect to a path and, if times are given, to the times of its points."""
     if times is not None:
         transforms = with_times(transforms)
     lead_lag, base_point, with_time = (
@@ -300,15 +300,15 @@ def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
     Raises
     ------
     TypeError
-        If the paths are no sequence, not of one library and dtype, or traced.
+        If the paths are not a sequence, differ in library or dtype, or are traced.
     ValueError
-        If there are none, or they have not one dimension.
+        If the sequence is empty, or the dimensions of the paths differ.
 
     Notes
     -----
-    Functions that take a list of paths pad it in this way by themselves; to pad it once serves many calls. Given the
-    lengths, they never read what lies behind them. Without them the padded paths have the kernels of the paths too,
-    since a point repeated adds nothing, but time would run on over the padding.
+    Functions that take a list of paths pad it in this way at every call; padding it once saves that. Given the lengths,
+    they never read the padding. Without the lengths the kernels are the same, since a repeated point adds nothing, but
+    with `time_aug` time runs on over the padding.
 
     Examples
     --------

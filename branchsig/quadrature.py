@@ -1,7 +1,7 @@
 """Rules for the integral over a cell: the trapezoid rule, left points, and Gauss–Lobatto rules of any order.
 
-A rule has p + 1 nodes from 0 to 1 along each side of a cell, and a matrix A that takes the values of a function at the
-nodes to its integrals from 0 up to every node. Backends read nothing else of a rule.
+A rule has p + 1 nodes from 0 to 1 along each side of a cell, and a matrix A that maps the values of a function at the
+nodes to its integrals from 0 to every node. Backends use nothing else.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ __all__ = ["GaussLobatto", "LeftPoint", "Quadrature", "Trapezoid"]
 Matrix = tuple[tuple[float, ...], ...]
 
 LARGEST_ORDER = 8
-"""The largest order of a Gauss–Lobatto rule: 64 nodes a cell, and an error of the size of rounding on all but coarse
-paths."""
+"""Largest order of a Gauss–Lobatto rule: 64 nodes per cell; its error is rounding error on all but coarse paths."""
 
 
 class Quadrature:
-    """Base of the rules.
+    """Base class of quadrature rules.
 
     Attributes
     ----------
@@ -68,7 +67,7 @@ def _steps(rule: Quadrature) -> Matrix:
 
 @dataclasses.dataclass(frozen=True)
 class Trapezoid(Quadrature):
-    r"""The trapezoid rule, which every function uses that is given none: the mean of the four corners of a cell.
+    r"""The trapezoid rule, the default: the mean of the four corners of a cell.
 
     Its error falls like :math:`h^2`.
 
@@ -92,8 +91,8 @@ class LeftPoint(Quadrature):
     r"""The left-point rule: the value at the corner of a cell where both paths are earliest.
 
     At dyadic order 0 the kernel is the exact inner product of the discrete Itô branched signatures of the paths, whose
-    iterated integrals are left-point sums. They see the quadratic variation of a path, which the limit of the other
-    rules does not.
+    iterated integrals are left-point sums. They see the quadratic variation of a path; the limit of the other rules
+    does not.
 
     Examples
     --------
@@ -101,7 +100,7 @@ class LeftPoint(Quadrature):
     >>> import branchsig
     >>> x = np.array([[0.0], [1.0], [0.0]])
     >>> value = branchsig.branched_sig_kernel(x, x, depth=2, quadrature=branchsig.LeftPoint())
-    >>> bool(np.isclose(value, np.exp(1 - 1 - 1 + np.e)))  # a corner for each of the cells with increment 1, -1, -1, 1
+    >>> bool(np.isclose(value, np.exp(1 - 1 - 1 + np.e)))  # one corner per cell, with increments 1, -1, -1, 1
     True
     """
 
@@ -117,8 +116,8 @@ class LeftPoint(Quadrature):
 class GaussLobatto(Quadrature):
     r"""A Gauss–Lobatto rule: the polynomial through p + 1 nodes along each side of a cell, integrated exactly.
 
-    Its error at the corners falls like :math:`h^{2p}`, at :math:`p^2` nodes a cell. On piecewise-linear paths p = 2
-    at dyadic order 0 reaches what takes the trapezoid rule a dyadic order of about 6.
+    Its error at the corners falls like :math:`h^{2p}`, with :math:`p^2` nodes per cell. On piecewise-linear paths p = 2
+    at dyadic order 0 is as accurate as the trapezoid rule at a dyadic order of about 6.
 
     Parameters
     ----------
@@ -174,7 +173,7 @@ class GaussLobatto(Quadrature):
 
 
 def _integer(p: Any) -> int:
-    """An integer of any kind, those of NumPy too, as one of Python."""
+    """Convert an integer of any type, such as NumPy's, to int."""
     try:
         number = operator.index(p)
     except TypeError:
@@ -206,7 +205,7 @@ def _derivative(polynomial: Polynomial) -> Polynomial:
 
 @functools.cache
 def _lobatto(p: int) -> tuple[tuple[float, ...], Matrix]:
-    """Nodes and matrix, in 50 digits until they are rounded."""
+    """Nodes and matrix, computed in 50 digits and then rounded."""
     with localcontext() as context:
         context.prec = 50
         # P_p moved to [0, 1]: the p-th derivative of (x² − x)^p, up to a factor.
@@ -244,11 +243,11 @@ def _roots(polynomial: Polynomial) -> list[Decimal]:
 
 
 TRAPEZOID = Trapezoid()
-"""The rule of every function that is given none."""
+"""The default rule."""
 
 BY_NAME: dict[str, Quadrature] = {
     "trapezoid": TRAPEZOID,
     "left": LeftPoint(),
     **{f"lobatto{p}": GaussLobatto(p) for p in range(2, LARGEST_ORDER + 1)},
 }
-"""What the strings stand for."""
+"""Rules by name."""

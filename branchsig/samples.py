@@ -1,4 +1,4 @@
-"""Distances of samples of paths and scores of forecasts, from means of kernels, and their gradients."""
+"""Discrepancies of samples of paths and scores of forecasts, computed from means of kernels, and their gradients."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def branched_sig_mmd(
     Parameters
     ----------
     sample1 : array, shape (*batch1, length1, dimension)
-        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+        A sample of paths, of any library of the array API standard, float32 or float64. All batch axes belong to it.
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -75,8 +75,8 @@ def branched_sig_mmd(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -84,33 +84,32 @@ def branched_sig_mmd(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+        Exclude the kernel of each path with itself from the means over pairs of one sample.
 
     Returns
     -------
@@ -120,30 +119,30 @@ def branched_sig_mmd(
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     Warns
     -----
     RuntimeWarning
-        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
-        that hold NaN. And if every path has one point, as paths with their axes in another order do.
+        Once per call, if kernels that the result depends on are not finite: with their number if they overflow, and
+        with the names of the paths that hold NaN. Also if every path has one point, which suggests swapped axes.
 
     See Also
     --------
-    branched_sig_mmd_test : Whether it is larger than chance makes it.
+    branched_sig_mmd_test : Tests whether the discrepancy is larger than chance explains.
 
     Notes
     -----
     .. math:: \mathbb E k(X, X') - 2 \mathbb E k(X, Y) + \mathbb E k(Y, Y')
 
-    with means in the place of expectations [1]_. The unbiased one may be below 0. The terms cancel, so the means are
-    those of :math:`k - 1`, from logarithms, in float64 whatever the dtype of the samples (but that the kernels of
-    float32 paths on a CUDA device are computed in float32).
+    with means in place of expectations [1]_. The unbiased estimate may be negative. Since the terms cancel, the means
+    are taken of :math:`k - 1`, computed from logarithms in float64 for samples of either dtype. (Kernels of float32
+    paths on a CUDA device are computed in float32.)
 
-    With two dyadic orders every path is refined by the order of its sample, also beside paths of its own sample: all
-    kernels are inner products of the same features, and the biased discrepancy is a squared distance.
+    With two dyadic orders every path is refined by the order of its sample, also in pairs within one sample. All
+    kernels are then inner products of the same features, and the biased discrepancy is a squared distance.
 
     References
     ----------
@@ -201,20 +200,20 @@ def branched_sig_mmd_vjp(
     unbiased: bool = True,
     param_deriv: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
-    """Squared maximum mean discrepancy of two samples, and the function that takes derivatives back to the paths.
+    """Squared maximum mean discrepancy of two samples, and the pullback of derivatives to the paths.
 
     Parameters
     ----------
     sample1 : array, shape (*batch1, length1, dimension)
-        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+        A sample of paths, of any library of the array API standard, float32 or float64. All batch axes belong to it.
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -226,8 +225,8 @@ def branched_sig_mmd_vjp(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -235,63 +234,61 @@ def branched_sig_mmd_vjp(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+        Exclude the kernel of each path with itself from the means over pairs of one sample.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
 
     Returns
     -------
     value : array, shape ()
-        What `branched_sig_mmd` returns.
+        The result of `branched_sig_mmd`.
     pullback : callable
-        ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` and returns those with respect to
-        `sample1` and `sample2`, lists for lists. With `param_deriv` a dictionary of those with respect to the
-        parameters of the static kernel comes last. Nothing is solved for again. It may be called any number of times
-        and can be pickled, and reads the paths again: do not write to them before.
+        ``pullback(derivs)`` takes the derivatives of a scalar with respect to `value` and returns those with respect to
+        `sample1` and `sample2`, a list for a list of paths. With `param_deriv` the last item is a dictionary of the
+        derivatives with respect to the parameters of the static kernel. The pullback repeats no forward solve, can be
+        called any number of times and can be pickled. It reads the paths again: do not modify them before.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     Warns
     -----
     RuntimeWarning
-        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
-        that hold NaN. And if every path has one point, as paths with their axes in another order do.
+        Once per call, if kernels that the result depends on are not finite: with their number if they overflow, and
+        with the names of the paths that hold NaN. Also if every path has one point, which suggests swapped axes.
 
     See Also
     --------
-    branched_sig_mmd : The value.
-    branched_sig_mmd_backprop : The gradient for derivatives that are known before.
+    branched_sig_mmd : The value. branched_sig_mmd_backprop : The gradient for given derivatives.
 
     Examples
     --------
@@ -355,15 +352,15 @@ def branched_sig_mmd_backprop(
     derivs : float or array, shape ()
         Derivative of a scalar with respect to the result of `branched_sig_mmd`.
     sample1 : array, shape (*batch1, length1, dimension)
-        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+        A sample of paths, of any library of the array API standard, float32 or float64. All batch axes belong to it.
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -375,8 +372,8 @@ def branched_sig_mmd_backprop(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -384,33 +381,32 @@ def branched_sig_mmd_backprop(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+        Exclude the kernel of each path with itself from the means over pairs of one sample.
     left_deriv : bool, default: True
         Whether to differentiate with respect to the first paths.
     right_deriv : bool, default: False
@@ -421,16 +417,16 @@ def branched_sig_mmd_backprop(
     Returns
     -------
     tuple of array or None
-        The derivatives of the scalar with respect to `sample1` and `sample2`; None for a side that is not asked for.
-        With `param_deriv` a third item, a dictionary of the derivatives with respect to the parameters of the static
-        kernel by name, 0-d arrays.
+        The derivatives of the scalar with respect to `sample1` and `sample2`; None for a gradient that was not
+        requested. With `param_deriv` the last item is a dictionary of the derivatives with respect to the parameters of
+        the static kernel by name, as 0-d arrays.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     See Also
     --------
@@ -438,7 +434,7 @@ def branched_sig_mmd_backprop(
 
     Notes
     -----
-    The mean of the gradients of the kernels, with the signs of the terms; no Gram matrix is stored.
+    The gradient is the mean of the gradients of the kernels, with the signs of the terms. No Gram matrix is stored.
 
     Examples
     --------
@@ -509,15 +505,15 @@ def branched_sig_score(
     Parameters
     ----------
     sample : array, shape (*batch1, length1, dimension)
-        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+        A sample of paths, of any library of the array API standard, float32 or float64. All batch axes belong to it.
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -529,8 +525,8 @@ def branched_sig_score(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -538,53 +534,52 @@ def branched_sig_score(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample`.
     unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+        Exclude the kernel of each path with itself from the means over pairs of one sample.
 
     Returns
     -------
     array, shape (*batch,)
-        The scores, lower ones better, with the library, dtype and device of the paths.
+        The scores (lower is better), with the library, dtype and device of the paths.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     Warns
     -----
     RuntimeWarning
-        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
-        that hold NaN. And if every path has one point, as paths with their axes in another order do.
+        Once per call, if kernels that the result depends on are not finite: with their number if they overflow, and
+        with the names of the paths that hold NaN. Also if every path has one point, which suggests swapped axes.
 
     See Also
     --------
@@ -654,20 +649,20 @@ def branched_sig_score_vjp(
     unbiased: bool = True,
     param_deriv: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
-    """Kernel scores of a sample of paths as a forecast, and the function that takes derivatives back to the paths.
+    """Kernel scores of a sample of paths as a forecast, and the pullback of derivatives to the paths.
 
     Parameters
     ----------
     sample : array, shape (*batch1, length1, dimension)
-        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+        A sample of paths, of any library of the array API standard, float32 or float64. All batch axes belong to it.
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -679,8 +674,8 @@ def branched_sig_score_vjp(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -688,65 +683,63 @@ def branched_sig_score_vjp(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample`.
     unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+        Exclude the kernel of each path with itself from the means over pairs of one sample.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
 
     Returns
     -------
     value : array, shape (*batch,)
-        What `branched_sig_score` returns.
+        The result of `branched_sig_score`.
     pullback : callable
-        ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` and returns those with respect to
-        `sample` and `y`, lists for lists. With `param_deriv` a dictionary of those with respect to the parameters of
-        the static kernel comes last. Nothing is solved for again. It may be called any number of times and can be
-        pickled, and reads the paths again: do not write to them before.
+        ``pullback(derivs)`` takes the derivatives of a scalar with respect to `value` and returns those with respect to
+        `sample` and `y`, a list for a list of paths. With `param_deriv` the last item is a dictionary of the
+        derivatives with respect to the parameters of the static kernel. The pullback repeats no forward solve, can be
+        called any number of times and can be pickled. It reads the paths again: do not modify them before.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     Warns
     -----
     RuntimeWarning
-        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
-        that hold NaN. And if every path has one point, as paths with their axes in another order do.
+        Once per call, if kernels that the result depends on are not finite: with their number if they overflow, and
+        with the names of the paths that hold NaN. Also if every path has one point, which suggests swapped axes.
 
     See Also
     --------
-    branched_sig_score : The value.
-    branched_sig_score_backprop : The gradient for derivatives that are known before.
+    branched_sig_score : The value. branched_sig_score_backprop : The gradient for given derivatives.
 
     Examples
     --------
@@ -812,15 +805,15 @@ def branched_sig_score_backprop(
     derivs : array, shape (*batch,)
         Derivatives of a scalar with respect to the result of `branched_sig_score`.
     sample : array, shape (*batch1, length1, dimension)
-        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+        A sample of paths, of any library of the array API standard, float32 or float64. All batch axes belong to it.
     y : array, shape (*batch, length2, dimension)
         Observed paths, with the library, dtype, device and dimension of the sample.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -832,8 +825,8 @@ def branched_sig_score_backprop(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -841,35 +834,34 @@ def branched_sig_score_backprop(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample`.
     unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+        Exclude the kernel of each path with itself from the means over pairs of one sample.
     left_deriv : bool, default: True
         Whether to differentiate with respect to the first paths.
     right_deriv : bool, default: False
@@ -880,16 +872,16 @@ def branched_sig_score_backprop(
     Returns
     -------
     tuple of array or None
-        The derivatives of the scalar with respect to `sample` and `y`; None for a side that is not asked for. With
-        `param_deriv` a third item, a dictionary of the derivatives with respect to the parameters of the static kernel
-        by name, 0-d arrays.
+        The derivatives of the scalar with respect to `sample` and `y`; None for a gradient that was not requested. With
+        `param_deriv` the last item is a dictionary of the derivatives with respect to the parameters of the static
+        kernel by name, as 0-d arrays.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     See Also
     --------
@@ -897,7 +889,7 @@ def branched_sig_score_backprop(
 
     Notes
     -----
-    The mean of the gradients of the kernels, with the weights of the terms; no Gram matrix is stored.
+    The gradient is the mean of the gradients of the kernels, with the weights of the terms. No Gram matrix is stored.
 
     Examples
     --------
@@ -968,15 +960,15 @@ def expected_branched_sig_score(
     Parameters
     ----------
     sample1 : array, shape (*batch1, length1, dimension)
-        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+        A sample of paths, of any library of the array API standard, float32 or float64. All batch axes belong to it.
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -988,8 +980,8 @@ def expected_branched_sig_score(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -997,53 +989,52 @@ def expected_branched_sig_score(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample1`.
     unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+        Exclude the kernel of each path with itself from the means over pairs of one sample.
 
     Returns
     -------
     array, shape ()
-        The mean score, lower ones better, with the library, dtype and device of the samples.
+        The mean score (lower is better), with the library, dtype and device of the samples.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     Warns
     -----
     RuntimeWarning
-        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
-        that hold NaN. And if every path has one point, as paths with their axes in another order do.
+        Once per call, if kernels that the result depends on are not finite: with their number if they overflow, and
+        with the names of the paths that hold NaN. Also if every path has one point, which suggests swapped axes.
 
     See Also
     --------
@@ -1107,20 +1098,20 @@ def expected_branched_sig_score_vjp(
     unbiased: bool = True,
     param_deriv: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
-    """Mean kernel score of a sample as a forecast, and the function that takes derivatives back to the paths.
+    """Mean kernel score of a sample as a forecast, and the pullback of derivatives to the paths.
 
     Parameters
     ----------
     sample1 : array, shape (*batch1, length1, dimension)
-        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+        A sample of paths, of any library of the array API standard, float32 or float64. All batch axes belong to it.
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -1132,8 +1123,8 @@ def expected_branched_sig_score_vjp(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -1141,65 +1132,63 @@ def expected_branched_sig_score_vjp(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample1`.
     unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+        Exclude the kernel of each path with itself from the means over pairs of one sample.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
 
     Returns
     -------
     value : array, shape ()
-        What `expected_branched_sig_score` returns.
+        The result of `expected_branched_sig_score`.
     pullback : callable
-        ``pullback(derivs)`` takes derivatives of a scalar with respect to `value` and returns those with respect to
-        `sample1` and `sample2`, lists for lists. With `param_deriv` a dictionary of those with respect to the
-        parameters of the static kernel comes last. Nothing is solved for again. It may be called any number of times
-        and can be pickled, and reads the paths again: do not write to them before.
+        ``pullback(derivs)`` takes the derivatives of a scalar with respect to `value` and returns those with respect to
+        `sample1` and `sample2`, a list for a list of paths. With `param_deriv` the last item is a dictionary of the
+        derivatives with respect to the parameters of the static kernel. The pullback repeats no forward solve, can be
+        called any number of times and can be pickled. It reads the paths again: do not modify them before.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     Warns
     -----
     RuntimeWarning
-        Once, if kernels that the result takes are not finite: with their number if they overflow, and with the paths
-        that hold NaN. And if every path has one point, as paths with their axes in another order do.
+        Once per call, if kernels that the result depends on are not finite: with their number if they overflow, and
+        with the names of the paths that hold NaN. Also if every path has one point, which suggests swapped axes.
 
     See Also
     --------
-    expected_branched_sig_score : The value.
-    expected_branched_sig_score_backprop : The gradient for derivatives that are known before.
+    expected_branched_sig_score : The value. expected_branched_sig_score_backprop : The gradient for given derivatives.
 
     Examples
     --------
@@ -1267,15 +1256,15 @@ def expected_branched_sig_score_backprop(
     derivs : float or array, shape ()
         Derivative of a scalar with respect to the result of `expected_branched_sig_score`.
     sample1 : array, shape (*batch1, length1, dimension)
-        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+        A sample of paths, of any library of the array API standard, float32 or float64. All batch axes belong to it.
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int or tuple of int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells. A
-        pair gives the orders along the first and the second path. A further order divides the error by about 4 and
+        pair gives the orders along the first and the second path. Each further order divides the error by about 4 and
         takes 4 times the time.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
@@ -1287,8 +1276,8 @@ def expected_branched_sig_score_backprop(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -1296,35 +1285,34 @@ def expected_branched_sig_score_backprop(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     normalize : bool or "dilation", default: False
-        True: the kernel is ``k(x, y) / sqrt(k(x, x) * k(y, y))``, formed from logarithms; not together with
-        `return_grid`. ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by
-        `dilation`; then nothing overflows. Neither goes with `k_stack`.
+        True: return ``k(x, y) / sqrt(k(x, x) * k(y, y))``, computed from logarithms; not allowed with `return_grid`.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does;
+        nothing overflows then. Neither is allowed with `k_stack`.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     lam : float, default: 1.0
         Weight of the term that is a mean over pairs of `sample1`.
     unbiased : bool, default: True
-        Leave the kernels of paths with themselves out of the means over pairs of one sample.
+        Exclude the kernel of each path with itself from the means over pairs of one sample.
     left_deriv : bool, default: True
         Whether to differentiate with respect to the first paths.
     right_deriv : bool, default: False
@@ -1335,16 +1323,16 @@ def expected_branched_sig_score_backprop(
     Returns
     -------
     tuple of array or None
-        The derivatives of the scalar with respect to `sample1` and `sample2`; None for a side that is not asked for.
-        With `param_deriv` a third item, a dictionary of the derivatives with respect to the parameters of the static
-        kernel by name, 0-d arrays.
+        The derivatives of the scalar with respect to `sample1` and `sample2`; None for a gradient that was not
+        requested. With `param_deriv` the last item is a dictionary of the derivatives with respect to the parameters of
+        the static kernel by name, as 0-d arrays.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     See Also
     --------
@@ -1352,7 +1340,7 @@ def expected_branched_sig_score_backprop(
 
     Notes
     -----
-    The mean of the gradients of the kernels, with the weights of the terms; no Gram matrix is stored.
+    The gradient is the mean of the gradients of the kernels, with the weights of the terms. No Gram matrix is stored.
 
     Examples
     --------

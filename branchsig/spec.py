@@ -1,11 +1,11 @@
-"""What is computed, and how: the options of the public functions as two values.
+"""The options of the public functions as two values: what is computed, and how.
 
-A `Spec` says what is computed and decides the result; an `Execution` says how, and never changes a value. Both are
-frozen, hashable, comparable and can be pickled, so that they may be keys. Every check that needs no array is made when
-one of them is, those of options that exclude each other among them. Paths and their lengths are operands: they are
-passed beside.
+A `Spec` says what is computed and determines the result; an `Execution` says how, and never changes a value. Both are
+frozen, hashable, comparable and picklable, so they can serve as keys. Their constructors make every check that needs no
+array, including those of options that exclude each other. Paths and their lengths are operands and are passed
+separately.
 
-A public function hands its options to `options_of`, which makes both once for all calls with the same options.
+A public function passes its options to `options_of`, which caches both values for later calls with the same options.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from branchsig.static_kernels import LINEAR, StaticKernel, is_built_in
 __all__ = ["Execution", "Spec", "Transforms", "Truncation", "options_of", "with_kernel"]
 
 _KEPT = 256
-"""Number of values that are kept for further calls."""
+"""Number of cached specs."""
 
 
 class _Value:
-    """A frozen value, whose `repr` shows what differs from the defaults and evaluates to an equal value."""
+    """A frozen value whose `repr` shows the fields that differ from their defaults and evaluates to an equal value."""
 
     __slots__ = ()
 
@@ -40,20 +40,20 @@ class _Value:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _set(self, **checked: Any) -> None:
-        """Set fields to what the checks have made of them."""
+        """Set fields to their checked values."""
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Truncation(_Value):
-    """The forests that a kernel is a sum over: those up to a depth, up to a number of nodes, up to both, or all.
+    """The forests that a kernel sums over: bounded by depth, by number of nodes, by both, or by neither.
 
     Parameters
     ----------
     depth : int or math.inf, default: math.inf
-        Largest depth of the trees; `math.inf` for no bound. One of at least `order` is kept as no bound, for no forest
-        is deeper than it has nodes.
+        Largest depth of the trees; `math.inf` for no bound. A depth of at least `order` is stored as `math.inf`, since
+        no forest is deeper than its number of nodes.
     order : int, optional
         Largest number of nodes of a forest; None for no bound.
     """
@@ -70,9 +70,9 @@ class Truncation(_Value):
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Transforms(_Value):
-    """What is done to paths before their kernels are computed; true if anything is.
+    """Transformations of paths before their kernels are computed; true if there is any.
 
-    With `times` the last channel that comes in is the time of the points, and is treated as such.
+    With `times` the last input channel holds the times of the points.
     """
 
     time_aug: bool = False
@@ -91,7 +91,7 @@ class Transforms(_Value):
         )
         _validation.end_time_is_used(self.end_time, self.time_aug)
         if self.times and self.time_aug:
-            raise ValueError("times=True with time_aug=True: a path has one time. Leave one of them out")
+            raise ValueError("times=True with time_aug=True: a path has one time channel. Leave one of them out")
 
     def __bool__(self) -> bool:
         return self.time_aug or self.lead_lag or self.base_point
@@ -103,7 +103,7 @@ class Spec(_Value):
 
     `target`, `room` and `method` are those of `dilation`, `lam` and `unbiased` those of scores and discrepancies.
 
-    Hashable where the static kernel is, and equal to another one where all fields are.
+    A spec is hashable if its static kernel is, and equal to another spec if all fields are equal.
     """
 
     truncation: Truncation
@@ -150,17 +150,16 @@ class Spec(_Value):
                 raise ValueError("return_levels=True without order: give the largest number of nodes, such as order=4")
             if self.log or self.normalize is True:
                 raise ValueError(
-                    "return_levels=True with log or normalize=True: the parts are those of the kernel itself. Leave "
-                    "one out"
+                    "return_levels=True with log or normalize=True: the components are those of the plain kernel. "
+                    "Leave one out"
                 )
         if self.rtol is not None and self.quadrature is not TRAPEZOID:
             raise ValueError(
-                f"rtol is {self.rtol:g} and quadrature is {self.quadrature!r}: a tolerance finds the rule by itself. "
-                "Leave one out"
+                f"rtol is {self.rtol:g} and quadrature is {self.quadrature!r}: rtol chooses the rule. Leave one out"
             )
         if self.normalize is True and self.return_grid:
             raise ValueError(
-                "normalize=True with return_grid=True: only the value at the end of both paths is normalized. "
+                "normalize=True with return_grid=True: only the value at the end of both paths can be normalized. "
                 "Leave return_grid out, or take the grid without normalize"
             )
 
@@ -169,7 +168,7 @@ class Spec(_Value):
 class Execution(_Value):
     """How it is computed. Fields have the names, meanings and defaults of the options of the public functions.
 
-    `n_jobs` is kept as it was given and counted against the cores of the machine when a problem is made.
+    `n_jobs` is stored as given; it is resolved to a number of threads when a problem is created.
     """
 
     n_jobs: int = 1
@@ -227,8 +226,8 @@ def options_of(
         dyadic_order = _validation.dyadic_order(dyadic_order)
     if devices is not None:
         devices = _validation.devices(devices)
-    # A custom kernel may be equal to another one and yet compute something else, and is not to be kept alive.
-    # Nor is one whose parameters are arrays, which may be written to.
+    # Custom kernels are not cached: two of them may compare equal and yet differ, and the cache would keep them alive.
+    # Nor are kernels whose parameters are arrays, which may be modified.
     custom = (
         static_kernel is not None
         and (not is_built_in(static_kernel) or static_kernel.holds_arrays)
@@ -266,13 +265,13 @@ def options_of(
         return (with_kernel(spec, static_kernel) if custom else spec), how
     try:
         spec, how = _kept(*arguments)
-    except TypeError:  # not to be kept, not hashable, or refused once more
+    except TypeError:  # not cacheable, not hashable, or invalid, which raises again
         spec, how = _checked(*arguments)
     return (with_kernel(spec, static_kernel) if custom else spec), how
 
 
 def with_kernel(spec: Spec, kernel: StaticKernel) -> Spec:
-    """The spec with another kernel, and without another check."""
+    """Copy a spec with another static kernel, without repeating the checks."""
     result, write = object.__new__(Spec), object.__setattr__
     for name in _FIELDS:
         write(result, name, kernel if name == "static_kernel" else getattr(spec, name))
@@ -329,25 +328,25 @@ def _checked(
 
 
 def _bound_by_order(order: Any) -> float:
-    """The depth where it is left out: none is needed beside an order."""
+    """The depth if none is given: `math.inf`, which requires an order."""
     if order is None:
         raise TypeError(
-            "depth is None: expected an integer >= 0 or math.inf, the largest depth of the trees, such as depth=3, or "
-            "in its place order, the largest number of nodes of a forest, such as order=4"
+            "depth is None: expected an integer >= 0 or math.inf, the largest depth of the trees, such as depth=3; or "
+            "give order instead, the largest number of nodes of a forest, such as order=4"
         )
     return math.inf
 
 
 _PLAIN = frozenset({int, float, bool, str, tuple, type(None)})
-"""Types whose values are equal only where they mean the same, and cannot be written to. Tuples come checked."""
+"""Immutable types whose values are equal only if they mean the same. Tuples have been checked before."""
 
 
-@functools.lru_cache(maxsize=_KEPT, typed=True)  # typed: 1 is equal to True, and refused where a flag is expected
+@functools.lru_cache(maxsize=_KEPT, typed=True)  # typed: 1 == True, but 1 is not a valid flag
 def _kept(*arguments: Any) -> tuple[Spec, Execution]:
-    """The same, made once for all calls with equal arguments.
+    """Cached form of `_checked`.
 
-    An array that acts as an integer may be written to, and what is kept must not keep a function of the caller alive:
-    those are refused.
+    Raises TypeError for arguments that must not be cached: arrays that act as integers, since they may be modified, and
+    functions of the caller, which the cache would keep alive.
     """
     for value in arguments:
         if not (type(value) in _PLAIN or isinstance(value, (np.generic, Quadrature)) or is_built_in(value)):

@@ -1,4 +1,4 @@
-"""A test of two samples of paths, by permutations of their discrepancy."""
+"""A permutation test of whether two samples of paths come from one distribution."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from branchsig.static_kernels import StaticKernel
 __all__ = ["TwoSampleTest", "branched_sig_mmd_test"]
 
 _BLOCK = 256
-"""Regroupings that are counted at once."""
+"""Regroupings evaluated in one block."""
 
 _ROUNDING = 64.0
-"""Roundings, each of the size of eps times a sum, that two equal discrepancies may differ by for every path."""
+"""Rounding errors per path, in units of eps times the sum, by which two equal discrepancies may differ."""
 
 
 class TwoSampleTest(NamedTuple):
-    """Result of a test of two samples: what `branched_sig_mmd_test` returns.
+    """Result of `branched_sig_mmd_test`.
 
     Parameters
     ----------
     statistic : float
-        The unbiased squared discrepancy of the samples. NaN where the kernel of two paths is not finite.
+        The unbiased squared discrepancy of the samples. NaN if the kernel of any two paths is not finite.
     p_value : float
-        The share of regroupings of the paths whose discrepancy is at least as large, the observed one counted. NaN
-        where the statistic is.
+        The share of regroupings of the paths, the observed one included, whose discrepancy is at least as large. NaN if
+        the statistic is NaN.
 
     Examples
     --------
@@ -81,15 +81,15 @@ def branched_sig_mmd_test(
     Parameters
     ----------
     sample1 : array, shape (*batch1, length1, dimension)
-        A sample of paths, all those of the batch, of any library of the array API standard, float32 or float64.
+        A sample of paths, of any library of the array API standard, float32 or float64. All batch axes belong to it.
     sample2 : array, shape (*batch2, length2, dimension)
         Another sample, with the library, dtype, device and dimension of the first.
     depth : int or math.inf
-        Largest depth of the trees, at least 0; `math.inf` for no bound. May be left out where `order` is given, and
-        may be given beside it. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
+        Largest depth of the trees, at least 0; `math.inf` for no bound. Optional if `order` is given; both may be
+        given. At depth 1 the linear static kernel gives ``exp(<x_end - x_0, y_end - y_0>)``.
     dyadic_order : int, default: 0
         Every cell between two neighbouring points of each path is split into ``2**order`` by ``2**order`` sub-cells.
-        One order for both samples, whose paths are regrouped.
+        One order serves both samples, since their paths are regrouped.
     static_kernel : StaticKernel, optional
         Kernel on the space the paths live in; `None` is the linear kernel.
     time_aug : bool, default: False
@@ -100,8 +100,8 @@ def branched_sig_mmd_test(
     end_time : float, default: 1.0
         Time of the last point, in the unit of time of the paths. Only with `time_aug`.
     base_point : bool, default: False
-        Let every path begin at 0: a point 0 stands before its first point, at the same time, before lead-lag. So the
-        kernel sees how high a path lies, and not its steps alone.
+        Prepend the point 0 to every path, at the time of its first point and before lead-lag. The kernel then depends
+        on the level of a path and not only on its steps.
     n_jobs : int or None, default: 1
         Number of threads, as in joblib: -1 for all cores, -2 for all but one, None for 1. The result does not depend on
         it.
@@ -109,56 +109,55 @@ def branched_sig_mmd_test(
         The rule for the integral over a sub-cell: `Trapezoid`, `LeftPoint` or `GaussLobatto`, or their names
         ``"trapezoid"``, ``"left"`` and ``"lobatto2"`` to ``"lobatto8"``.
     lengths1 : array of int, shape (*batch1,), optional
-        Valid lengths of the first paths, where they are padded to one length; see `pad_paths`. What lies behind is
-        never read, and its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not
-        beside a list of paths, whose lengths are its own.
+        Valid lengths of the first paths, if they are padded to one length; see `pad_paths`. Padding is never read, and
+        its gradient is 0. With `time_aug` time runs from 0 to `end_time` over the valid points. Not allowed with a list
+        of paths, which has its own lengths.
     lengths2 : array of int, shape (*batch2,), optional
-        Valid lengths of the second paths. Where the second paths are the first ones, so are their lengths.
+        Valid lengths of the second paths. If the second paths are the first ones, they take `lengths1`.
     times1 : array, shape (*batch1, length1), optional
-        Times of the points of the first paths, which become their last channel in the place of evenly spaced time, with
-        `time_aug` or without, but not beside `end_time`; (length1,) for those of all paths, and a list of arrays for a
-        list of paths. Lead-lag puts points halfway between two times. Among gradients those with respect to `times1`
-        and `times2` follow those with respect to the paths.
+        Times of the points of the first paths. They become the last channel instead of evenly spaced time, with or
+        without `time_aug`, and exclude `end_time`. Shape (length1,) gives all paths the same times; a list of paths
+        takes a list of arrays. Points that lead-lag inserts lie halfway between two times. Gradients with respect to
+        `times1` and `times2` follow those with respect to the paths.
     times2 : array, shape (*batch2, length2), optional
-        Times of the points of the second paths. Where the second paths are the first ones, so are their times.
+        Times of the points of the second paths. If the second paths are the first ones, they take `times1`.
     order : int, optional
-        Largest number of nodes of a forest. A `depth` below it bounds the forests as well; one that is left out,
-        `math.inf`, or at least `order` does not. On piecewise-linear paths `GaussLobatto` with p of at least
-        ``order - 1`` is exact.
+        Largest number of nodes of a forest. A `depth` below `order` bounds the forests as well; a larger one,
+        `math.inf` or none has no effect. On piecewise-linear paths `GaussLobatto` with ``p >= order - 1`` is exact.
     check_finite : bool, optional
-        Whether to look if the values are finite and, if they are not, to warn and to name the paths that hold NaN or
-        infinities. `None` looks at values on the CPU: for those on a CUDA device the host would have to wait, and lazy
-        or traced arrays have none yet. True looks at the paths in any case. With False the axes of the paths of a Gram
-        matrix are not warned of either. Gradients are never looked at.
+        Warn about non-finite values, and name the paths that hold NaN or infinities. None: only for values in CPU
+        memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
+        always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
+        Gradients are not checked.
     normalize : bool or "dilation", default: "dilation"
-        ``"dilation"``: every path is scaled so that the logarithm of its kernel with itself is 1, as by `dilation`, so
-        that no path decides the result alone. True: kernels are divided by the norms of their paths. False: the kernel
-        as it is, which has no bound, and whose discrepancy a few large paths may decide.
+        ``"dilation"``: scale every path so that the logarithm of its kernel with itself is 1, as `dilation` does; no
+        path then decides the result alone. True: divide kernels by the norms of their paths. False: use the plain
+        kernel, which is unbounded, so that a few large paths may decide the result.
     permutations : int, default: 1000
-        Number of random regroupings of the paths, at least 1. Where there are no more regroupings than these and the
-        observed one, each of them is counted once in their place.
+        Number of random regroupings of the paths, at least 1. If at most ``permutations + 1`` regroupings exist, each
+        of them is counted once instead.
     seed : int or numpy.random.Generator, optional
-        Where the regroupings are drawn from; the same seed gives the same result.
+        Seed of the random regroupings; the same seed gives the same result.
 
     Returns
     -------
     TwoSampleTest
         A named tuple of floats: `statistic`, the unbiased squared discrepancy, and `p_value`, the share of regroupings,
-        the observed one counted, whose discrepancy is at least as large. Both are NaN where the kernel of two paths is
-        not finite.
+        the observed one included, whose discrepancy is at least as large. Both are NaN if the kernel of any two paths
+        is not finite.
 
     Raises
     ------
     TypeError
-        If an argument is not of the type it must have; the message says what to do.
+        If an argument has the wrong type; the message says what to do.
     ValueError
-        If an argument has a shape or value it must not have, or two options exclude each other.
+        If an argument has an invalid shape or value, or two options exclude each other.
 
     Warns
     -----
     RuntimeWarning
-        Once, if kernels of two paths are not finite, because paths hold NaN or because kernels overflow; and if every
-        path has one point.
+        Once per call, if kernels are not finite because paths hold NaN or kernels overflow. Also if every path has one
+        point.
 
     See Also
     --------
@@ -166,12 +165,12 @@ def branched_sig_mmd_test(
 
     Notes
     -----
-    The Gram matrix of all paths is computed once; a regrouping only sums other entries of it. Under the hypothesis the
-    p-value is at most α with probability at most α, for every α, whatever the distribution. Discrepancies that are
-    equal but for rounding count as equal.
+    The Gram matrix of all paths is computed once; each regrouping sums other entries of it. Under the null hypothesis
+    the p-value is at most α with probability at most α, for every α and every distribution. Discrepancies that differ
+    only by rounding count as equal.
 
-    There are :math:`\binom{n_1 + n_2}{n_1}` regroupings, and the p-value is never below one over their number: samples
-    of three paths each cannot reject at 5 %.
+    There are :math:`\binom{n_1 + n_2}{n_1}` regroupings, and the p-value is at least one over their number: samples of
+    three paths each cannot reject at 5 %.
 
     Examples
     --------
@@ -190,7 +189,7 @@ def branched_sig_mmd_test(
         raise ValueError(f"permutations is {permutations}: expected an integer >= 1")
     rng = np.random.default_rng(seed)
     if check_finite is None:
-        check_finite = True  # the host waits for the kernels in any case
+        check_finite = True  # the test waits for the kernels in any case
     spec, how = options_of(
         depth,
         dyadic_order,
@@ -207,8 +206,8 @@ def branched_sig_mmd_test(
     )
     if spec.dyadic_order[0] != spec.dyadic_order[1]:
         raise ValueError(
-            f"dyadic_order is {dyadic_order!r}: expected one order for both samples, whose paths the test regroups; "
-            "give the larger one"
+            f"dyadic_order is {dyadic_order!r}: expected one order for both samples, since the test exchanges "
+            "their paths; give the larger one"
         )
     remedy = "Take branched_sig_mmd, whose value may be traced"
     _validation.not_traced("branched_sig_mmd_test", remedy, sample1, sample2, lengths1, lengths2)
@@ -222,13 +221,14 @@ def branched_sig_mmd_test(
 def _permutation_test(
     gram: npt.NDArray[np.float64], n1: int, permutations: int, rng: np.random.Generator
 ) -> TwoSampleTest:
-    """Test the first n1 paths against the others. The Gram matrix may be one less a constant; its diagonal is 0."""
+    """Test the first n1 paths against the others. A constant may have been subtracted from the Gram matrix; its
+    diagonal is 0."""
     paths = gram.shape[0]
     _, exponent = math.frexp(float(np.max(np.abs(gram))))
-    gram = np.ldexp(gram, -exponent)  # sums of what is very large or small would leave the range
+    gram = np.ldexp(gram, -exponent)  # sums of very large or small entries would leave the range of floats
     first = np.arange(paths) < n1
     observed = float(_discrepancies(gram, first[None, :])[0])
-    # What the terms of a sum are is decided by rounding where they cancel, so the slack belongs to their sizes.
+    # Where the terms of a sum cancel, the result is rounding error, so the slack is relative to the size of the terms.
     pairs = min(n * (n - 1) for n in (n1, paths - n1))
     slack = _ROUNDING * paths * np.finfo(np.float64).eps * float(np.sum(np.abs(gram))) / pairs
     regroupings = math.comb(paths, n1)
@@ -241,7 +241,7 @@ def _permutation_test(
 
 
 def _all_regroupings(n1: int, paths: int) -> Iterator[npt.NDArray[np.bool_]]:
-    """All regroupings, by blocks, each a row that says which paths are in the first sample."""
+    """Yield all regroupings in blocks; each row flags the paths of the first sample."""
     combinations = itertools.combinations(range(paths), n1)
     while some := list(itertools.islice(combinations, _BLOCK)):
         groups = np.zeros((len(some), paths), dtype=bool)
@@ -252,13 +252,13 @@ def _all_regroupings(n1: int, paths: int) -> Iterator[npt.NDArray[np.bool_]]:
 def _random_regroupings(
     first: npt.NDArray[np.bool_], count: int, rng: np.random.Generator
 ) -> Iterator[npt.NDArray[np.bool_]]:
-    """Regroupings drawn at random, by blocks, each a row that says which paths are in the first sample."""
+    """Yield random regroupings in blocks; each row flags the paths of the first sample."""
     for start in range(0, count, _BLOCK):
         yield rng.permuted(np.tile(first, (min(_BLOCK, count - start), 1)), axis=1)
 
 
 def _discrepancies(gram: npt.NDArray[np.float64], first: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Unbiased squared discrepancies of regroupings, each a row that says which paths are in the first sample.
+    """Unbiased squared discrepancies of regroupings; each row flags the paths of the first sample.
 
     The diagonal of the Gram matrix is 0.
     """

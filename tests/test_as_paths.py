@@ -220,7 +220,7 @@ def test_what_is_wrong_is_said_with_its_place(data, layout, words):
         (np.zeros((2, 3, 1), complex), "data has dtype complex128: expected real numbers"),
         (
             (np.zeros((2, 3)), np.array(["a", "b"])),
-            r"data\[1\] has dtype <U1.*Of a pair of series and labels give the ser",
+            r"data\[1\] has dtype <U1.*If it holds series and labels, give the ser",
         ),
         (np.array([[object()]]), "data has dtype object: expected real numbers"),
     ],

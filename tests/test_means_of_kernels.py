@@ -163,8 +163,8 @@ def test_overflow_gives_one_warning_at_the_line_of_the_caller(block, name, libra
     assert [warning.category for warning in caught] == [RuntimeWarning]
     assert caught[0].filename == __file__
     total = 20 + 15 + (6 if name == "branched_sig_mmd" else 0)
-    assert str(caught[0].message).startswith(f"2 of the {total} kernels that the result takes overflowed")
-    assert 'Take normalize="dilation"' in str(caught[0].message)
+    assert str(caught[0].message).startswith(f"2 of the {total} kernels that the result depends on overflowed")
+    assert 'Use normalize="dilation"' in str(caught[0].message)
     _, caught = warned(getattr(branchsig, name), xp.asarray(x), xp.asarray(y), 2, check_finite=False)
     assert not caught
 

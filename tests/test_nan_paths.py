@@ -254,7 +254,7 @@ def test_a_gram_matrix_of_paths_of_one_point_looks_like_swapped_axes(name, optio
         message, result = said(FUNCTIONS[name], data, second, 3, **options)
         assert message == (
             "every path has one point, so that all kernels are 1: path1 has shape (4, 1, 9), and the axes are "
-            "(..., length, dimension). If they stand in the order (..., dimension, length), give "
+            "(..., length, dimension). If your axes are (..., dimension, length), give "
             "path1.swapaxes(-1, -2)"
         )
         assert np.all(np.asarray(result) == 1.0)
@@ -285,7 +285,7 @@ def test_a_gram_matrix_of_one_path_looks_like_a_missing_axis(name, convert):
         message, _ = said(FUNCTIONS[name], data, second, 2)
         assert message == (
             "path1 of shape (6, 4) was taken for one path of 6 points in 4 dimensions. For 6 paths of one channel give "
-            "path1[:, :, None]; for one path give path1[None], or take branched_sig_kernel"
+            "path1[:, :, None]; for one path give path1[None], or use branched_sig_kernel"
         )
     given = series[:, :, None], series[None]
     for array, shape in zip(given, [(6, 6), (1, 1)]):

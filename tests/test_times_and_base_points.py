@@ -342,7 +342,7 @@ def test_other_libraries_and_single_precision_come_back_as_they_came(rng):
         (
             lambda x, t: {"times1": t, "times2": t, "time_aug": True, "end_time": 2.0},
             ValueError,
-            "end_time is 2.0 beside",
+            "end_time is 2.0 and times are given",
         ),
         (lambda x, t: {"base_point": 1}, TypeError, "base_point is 1: expected True or False"),
     ],

@@ -115,7 +115,7 @@ def test_dilation_is_the_default(rng):
     result = two_sample_test(x, y, 4)
     assert result == two_sample_test(x, y, 4, normalize="dilation")
     assert abs(result.statistic) < 2 * math.e
-    with pytest.warns(RuntimeWarning, match="of the 65 kernels that the result takes"):
+    with pytest.warns(RuntimeWarning, match="of the 65 kernels that the result depends on"):
         assert math.isnan(two_sample_test(x, y, 4, normalize=False).p_value)
 
 
@@ -195,7 +195,7 @@ def test_nan_in_a_sample_gives_nan_and_is_named_once(rng):
 def test_kernels_that_overflow_are_counted_in_the_warning():
     x = np.array([[[0.0], [9.0]]] * 3)
     # Three paths of one sample overflow with each other: six of the 24 kernels of pairs of different paths.
-    with pytest.warns(RuntimeWarning, match="6 of the 21 kernels that the result takes overflowed") as caught:
+    with pytest.warns(RuntimeWarning, match="6 of the 21 kernels that the result depends on overflowed") as caught:
         assert math.isnan(two_sample_test(x, x / 9e3, 4, normalize=False).p_value)
     assert len(caught) == 1
     assert caught[0].filename == __file__

@@ -120,7 +120,9 @@ def test_what_is_no_array_is_refused_with_the_way_to_make_one(function, bad, y):
 
 @every_paired
 def test_functions_of_pairs_need_a_second_path(function, x):
-    with pytest.raises(TypeError, match="path2 is of type NoneType.*pass them twice, or take a Gram matrix"):
+    with pytest.raises(
+        TypeError, match="path2 is of type NoneType.*pass them twice; only a Gram matrix takes path2=None"
+    ):
         function(x, None, 2, static_kernel=RefuseToWork())
     with pytest.raises(TypeError, match="path1 is of type list.*different lengths give a list of arrays"):
         function([x[0].tolist(), x[0, :2].tolist()], x, 2, static_kernel=RefuseToWork())

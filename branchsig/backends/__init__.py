@@ -1,7 +1,7 @@
-"""Backends: what solves a `Problem`, for the arrays of one library each.
+"""Backends solve a `Problem`, each for the arrays of one library.
 
-`base` says what a problem and a backend are, `choice` which backend serves an array, and `bridges` takes arrays of
-other libraries to NumPy or CuPy. `reference` serves any array, `cpu` those of NumPy, and `cuda` those of CuPy.
+`base` defines problems and backends, `choice` selects the backend for an array, and `bridges` converts arrays of other
+libraries to NumPy or CuPy. `reference` serves any array, `cpu` NumPy arrays, and `cuda` CuPy arrays.
 """
 
 from branchsig.backends.base import Backend, Gradients, Problem, Want, Wrt

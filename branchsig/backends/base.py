@@ -1,8 +1,8 @@
-"""What a backend is, and the problem it is handed.
+"""The interface of a backend, and the `Problem` that it solves.
 
-The public functions check and transform their arguments and describe what is left in a `Problem`: two stacks of paths,
-how to pair them, and how fine to solve. A `Backend` turns a problem into kernels, their logarithms, grids or gradients.
-It checks nothing, warns of nothing about values, and knows no array but those of the problem.
+Operations check and transform the arguments of public functions and describe the result as a `Problem`: two stacks of
+paths, how to pair them, and how finely to solve. A `Backend` computes kernels, their logarithms, grids or gradients. It
+checks nothing and does not warn about values.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from branchsig.static_kernels import StaticKernel
 __all__ = ["Backend", "Gradients", "Problem", "Want", "Wrt"]
 
 Want = Literal["end", "grid", "stack", "prefixes"]
-"""Where values are wanted: see `Backend.solve`."""
+"""Where values are requested: see `Backend.solve`."""
 
 
-@dataclasses.dataclass(slots=True)  # frozen, it would take twice the time to make
+@dataclasses.dataclass(slots=True)  # not frozen: that would double the time to create one
 class Problem:
     """Pairs of paths, and how their branched signature kernels are to be computed.
 
     Attributes
     ----------
     path1 : array, shape (n1, length1, dimension)
-        C-contiguous, native byte order, float32 or float64, all transformations already applied. Read, never written.
+        C-contiguous, native byte order, float32 or float64, with all transformations applied. Never modified.
     path2 : array, shape (n2, length2, dimension)
         Same library, dtype and device as `path1`; the same object for a symmetric Gram matrix.
     pairing : {"paired", "gram", "symmetric"}
-        "paired": path k with path k, results of shape (n1,). "gram": all pairs, results of shape (n1, n2).
-        "symmetric": a Gram matrix of `path1` with itself at equal dyadic orders, of which one triangle is computed.
+        "paired": path k with path k, results of shape (n1,). "gram": all pairs, results of shape (n1, n2). "symmetric":
+        the Gram matrix of `path1` with itself at equal dyadic orders; one triangle is computed.
     static_kernel : StaticKernel
         The kernel on the space the paths live in.
     depth : int or math.inf
@@ -46,28 +46,27 @@ class Problem:
     n_jobs : int
         Number of threads, at least 1.
     max_batch : int
-        A Gram matrix holds at most ``max_batch**2`` pairs in flight; -1 leaves the choice to the backend.
+        At most ``max_batch**2`` pairs of a Gram matrix are processed at a time; -1 lets the backend choose.
     progress : callable or None
-        Called with (pairs done, pairs in all) as the work goes on.
+        Called with (pairs done, total pairs) during the work.
     quadrature : Quadrature
         The rule for the integral over a sub-cell.
     order : int or None
-        Largest number of nodes of a forest, at least 0, beside the bound on the depth. The problem is then one for
+        Largest number of nodes of a forest, at least 0, in addition to the bound on the depth. Values are then
         components.
     lengths1, lengths2 : int64 NumPy array, shape (n1,) and (n2,), or None
-        Valid lengths, from 1 to that of the padded paths. What lies behind is never read, contributes nothing, and has
-        the gradient 0. Grids are constant behind the last valid node. One object for a symmetric problem.
+        Valid lengths, from 1 to that of the padded paths. Padding is never read, contributes nothing, and has gradient
+        0. Grids are constant beyond the last valid node. Both are one object for a symmetric problem.
     devices : tuple of int
-        The CUDA devices that share the pairs among them; empty for that of the paths alone.
+        The CUDA devices to distribute the pairs over; empty for the device of the paths only.
     share : tuple of int
-        (k, n): the k-th of n runs of pairs alone is to be done, and all else in the results is to be 0. For the CUDA
-        backend alone.
+        (k, n): compute only the k-th of n ranges of pairs, and return 0 for all other pairs. Only for the CUDA backend.
     purpose : {"kernel", "log", "difference", "quotient", "rough"} or None
-        What values are wanted for, which decides how many digits they must have: a value whose error may be too large
-        is NaN (see `_digits`). None is "kernel", or "log" for logarithms; of components every one counts by itself.
-        "difference" is for logarithms, or logarithms of the sum of components, that others are subtracted from,
-        "quotient" for those of kernels that are divided by others, and "rough" for ends alone that are taken as they
-        come: a search looks on both sides of what has digits.
+        The purpose of the values, which determines how many digits they need: a value whose error may be too large is
+        NaN (see `_digits`). None means "kernel", or "log" for logarithms; each component is then judged by itself.
+        "difference" is for logarithms (also of the sum of components) that enter differences, and "quotient" for
+        logarithms of kernels that are divided by others. "rough" accepts every value at the end: a search also
+        evaluates where digits are lost.
     """
 
     path1: Array
@@ -94,7 +93,7 @@ class Problem:
 
     @property
     def largest_depth(self) -> float:
-        """The depth of the deepest forest: none is deeper than it has nodes."""
+        """The depth of the deepest forest; no forest is deeper than its number of nodes."""
         return self.depth if self.order is None else min(self.depth, self.order)
 
     @property
@@ -104,7 +103,7 @@ class Problem:
 
 
 class Wrt(NamedTuple):
-    """What gradients are asked for: with respect to the paths, and to the parameters of the static kernel."""
+    """Which gradients are requested: with respect to the paths, and to the parameters of the static kernel."""
 
     path1: bool = False
     path2: bool = False
@@ -112,10 +111,10 @@ class Wrt(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients, or None where they are not asked for.
+    """Gradients, or None for those that were not requested.
 
-    Those of the paths have the shapes of the paths; those of the parameters (*pairs, number of parameters), in the
-    order of the fields of the static kernel.
+    Gradients of the paths have the shapes of the paths. The gradient of the parameters has the shape (*pairs, number of
+    parameters), in the order of the fields of the static kernel.
     """
 
     path1: Array | None = None
@@ -124,7 +123,7 @@ class Gradients(NamedTuple):
 
 
 class Backend(Protocol):
-    """What every backend offers. ``*pairs`` is (n1,) for paired problems and (n1, n2) for Gram matrices."""
+    """The interface of a backend. ``*pairs`` is (n1,) for paired problems and (n1, n2) for Gram matrices."""
 
     name: str
 
@@ -134,18 +133,19 @@ class Backend(Protocol):
         "end"
             At the end of both paths, shape (*pairs,).
         "grid"
-            At every node, shape (*pairs, grid1, grid2). Nodes are the corners of the sub-cells, whatever nodes the
-            quadrature has inside.
+            At every node, shape (*pairs, grid1, grid2). Nodes are the corners of the sub-cells; inner nodes of the
+            quadrature are not returned.
         "stack"
-            The kernels K_0 to K_depth at every node, shape (*pairs, depth + 1, grid1, grid2), whatever `log`.
+            The kernels K_0 to K_depth at every node, shape (*pairs, depth + 1, grid1, grid2), for either value of
+            `log`.
         "prefixes"
-            log K_depth of every path x[:i + 1] with itself, shape (n1, length1), whatever `log`. For paired problems
-            alone whose second paths are the first, lengths and dyadic orders included: these are the nodes of their
-            grids that belong to two equal points. Constant behind the last valid point. Memory grows with the lengths,
-            not with their squares.
+            log K_depth of every prefix x[:i + 1] with itself, shape (n1, length1), for either value of `log`. Only for
+            paired problems whose second paths are the first, with equal lengths and dyadic orders: these are the nodes
+            on the diagonals of their grids. Constant beyond the last valid point. Memory grows with the lengths, not
+            with their squares.
 
-        Where the problem has an `order`, the components k_0 to k_order take the place of K_depth, on a last axis of
-        order + 1, whatever `log`; there is no stack of them.
+        If the problem has an `order`, the components k_0 to k_order replace K_depth, on a last axis of size order + 1,
+        for either value of `log`; there is no stack of them.
         """
 
     def adjoint(
@@ -153,9 +153,8 @@ class Backend(Protocol):
     ) -> Gradients:
         """Return the gradients for `derivs` of the "end" or the "grid" that `solve` returns with the same `log`.
 
-        `stack` is the "stack" of the problem, if it is at hand. A symmetric problem takes derivs of ends and gives the
-        gradient of `path1` alone: ``sum_j derivs[i, j] d_1 k(x_i, x_j)``. A problem with an `order` is never symmetric.
-        A pair whose value (any value of its grid) is not finite gives NaN in every entry of its own two paths, unless
-        all its derivatives are 0: such a pair contributes nothing, whatever its value. A value that has lost its digits
-        is not finite either.
+        `stack` is the "stack" of the problem, if available. A symmetric problem takes derivs of ends and returns only
+        the gradient of `path1`: ``sum_j derivs[i, j] d_1 k(x_i, x_j)``. A problem with an `order` is never symmetric. A
+        pair whose value (or any value of its grid) is not finite gives NaN in every entry of its two paths, unless all
+        its derivatives are 0: such a pair contributes nothing. Values that have lost their digits are not finite.
         """

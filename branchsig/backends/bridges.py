@@ -1,4 +1,4 @@
-"""Arrays of other libraries: through DLPack to NumPy or CuPy, to the backend for those, and back."""
+"""Backends for arrays of other libraries: they convert to NumPy or CuPy through DLPack, solve, and convert back."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["ThroughCupy", "ThroughNumpy"]
 
 
 class ThroughNumpy:
-    """Serves arrays of another library that lie on the CPU: DLPack to NumPy, a backend for NumPy, and back.
+    """Serves arrays of other libraries on the CPU: converts to NumPy through DLPack, solves, and converts back.
 
-    A static kernel of the user's own expects arrays of the user's own library, and is therefore left to the reference.
+    A custom static kernel expects arrays of the caller's library, so the reference serves it.
     """
 
     def __init__(self, inner: Backend) -> None:
@@ -60,7 +60,7 @@ class ThroughNumpy:
 
 
 class ThroughCupy(ThroughNumpy):
-    """Serves arrays of another library that lie on a CUDA device: DLPack to CuPy, its backend, and back."""
+    """Serves arrays of other libraries on a CUDA device: converts to CuPy through DLPack, solves, and converts back."""
 
     def __init__(self, inner: Backend, cupy: Any) -> None:
         super().__init__(inner)

@@ -1,4 +1,4 @@
-"""Which backend serves an array. Each is made when it is first needed, and kept for the process."""
+"""The choice of the backend for an array. Each backend is created when it is first needed, once per process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from branchsig.backends.reference import ReferenceBackend
 __all__ = ["backend_for", "for_cupy", "serving"]
 
 serving: dict[str, Backend | None] = {}
-"""The backends that serve the arrays of "numpy", of "others" on the CPU, of "cupy", and of others on a CUDA device:
-"through cupy", which is None where CuPy is not installed."""
+"""The backends for the arrays of "numpy", of "others" on the CPU, of "cupy", and of other libraries on a CUDA device:
+"through cupy", which is None if CuPy is not installed."""
 
 
 def backend_for(problem: Problem) -> Backend:
@@ -31,18 +31,17 @@ def backend_for(problem: Problem) -> Backend:
     Returns
     -------
     Backend
-        One object for all NumPy arrays, one for those of CuPy, one for others on the CPU, one for others on a
-        CUDA device.
+        One object for NumPy arrays, one for CuPy arrays, one for others on the CPU, one for others on a CUDA device.
 
     Raises
     ------
     ImportError
-        If the arrays are those of a CuPy that is too old.
+        If the arrays belong to a CuPy that is too old.
 
     Warns
     -----
     RuntimeWarning
-        Once per process, where the compiled core is missing.
+        Once per process, if the compiled core is missing.
     """
     path = problem.path1
     if isinstance(path, np.ndarray):
@@ -55,7 +54,7 @@ def backend_for(problem: Problem) -> Backend:
 
 
 def for_cupy() -> Backend:
-    """Return the backend for the arrays of CuPy, which is imported already where there is one.
+    """Return the backend for CuPy arrays. CuPy must be importable.
 
     Raises
     ------
@@ -72,7 +71,7 @@ def _found(arrays: str) -> Backend | None:
 
 
 def _find_for_cpu() -> None:
-    """The choice stands before a warning, which may be an exception, is given."""
+    """Choose the backends before warning, since the warning may be turned into an exception."""
     try:
         from branchsig.backends import cpu
 
@@ -83,9 +82,9 @@ def _find_for_cpu() -> None:
         reference = serving.setdefault("numpy", ReferenceBackend())
         serving.setdefault("others", ThroughNumpy(cast(Backend, reference)))
         warn(
-            f"the compiled core of branchsig is not available ({error}): the reference implementation serves in its "
-            "place, which is slower and needs more memory. Install branchsig where there is a C compiler, with "
-            "'pip install --force-reinstall --no-deps branchsig', to get the core"
+            f"the compiled core of branchsig is not available ({error}): the reference implementation replaces it, "
+            "which is slower and needs more memory. To get the core, reinstall branchsig with a C compiler: "
+            "'pip install --force-reinstall --no-deps branchsig'"
         )
 
 

@@ -1,10 +1,10 @@
-"""Pairs of paths: which a problem has, and what is the same for all backends that solve them.
+"""Pairs of paths: the part of solving a problem that all backends share.
 
-A backend knows how to solve pairs whose increments it is given (`Solver`), and may have faster ways for static kernels
-it knows itself. All else is done here, for arrays of any library: pairs are cut into blocks of bounded size, a static
-kernel makes their increments, a solver solves them, and the results come together. A symmetric Gram matrix is solved on
-and below its diagonal. Its mirror, the sums of gradients over the partners of a path, zeros behind valid lengths, NaN
-for a pair whose value is not finite and nothing for one whose derivatives are all 0 have one place.
+A backend solves pairs with given increments (`Solver`), and may have faster ways for static kernels that it knows.
+Everything else happens here, for arrays of any library: pairs are cut into blocks of bounded size, the static kernel
+computes their increments, a solver solves them, and the results are collected. A symmetric Gram matrix is solved on and
+below its diagonal. This module also mirrors its values, sums gradients over the partners of a path, sets gradients of
+padding to zero and those of pairs without a finite value to NaN, and skips pairs whose derivatives are all 0.
 """
 
 from __future__ import annotations
@@ -49,23 +49,22 @@ _Index = npt.NDArray[np.int64]
 
 
 class Solver(Protocol):
-    """Solves pairs with given increments, (pairs, length1 - 1, length2 - 1), which are 0 behind the valid lengths.
+    """Solves pairs with given increments, (pairs, length1 - 1, length2 - 1), which are 0 over padding.
 
-    Problems that are handed to it are paired, and hold the paths of these pairs.
+    Its problems are paired and hold the paths of these pairs.
     """
 
     def most_pairs(self, problem: Problem, *, gradients: bool) -> int:
-        """Return how many pairs of a problem may be solved together; this must not depend on the number of threads."""
+        """Return the largest number of pairs to solve together; it must not depend on the number of threads."""
 
     def run(self, items: Iterable[S], work: Callable[[S], T], collect: Callable[[T], None]) -> None:
-        """Do the work on all items, one after the other or in threads, and hand the results to `collect` in order."""
+        """Apply `work` to all items, sequentially or in threads, and pass the results to `collect` in order."""
 
     def room(self, problem: Problem, shape: tuple[int, ...]) -> Array | None:
-        """Return an array for the values of all pairs, 0 where these are not of the problem's share; None where arrays
-        cannot be written to."""
+        """Return an array for the values of all pairs, 0 outside the problem's share; None if arrays are immutable."""
 
     def values(self, pairs: Problem, given: Array, want: Want, *, log: bool) -> Array:
-        """Return what `Backend.solve` returns of these pairs."""
+        """Return what `Backend.solve` returns for these pairs."""
 
     def increments_adjoint(
         self, pairs: Problem, given: Array, want: Want, derivs: Array, *, log: bool, stack: Array | None
@@ -85,7 +84,7 @@ def count(pairing: str, n1: int, n2: int) -> int:
 
 
 def shape_of(problem: Problem, want: Want) -> tuple[int, ...]:
-    """Return the shape of what `Backend.solve` returns."""
+    """Return the shape of the result of `Backend.solve`."""
     (n1, length1, _), (n2, length2, _) = problem.path1.shape, problem.path2.shape
     shape: tuple[int, ...] = (n1,) if problem.pairing == "paired" else (n1, n2)
     if want == "prefixes":
@@ -98,13 +97,13 @@ def shape_of(problem: Problem, want: Want) -> tuple[int, ...]:
 
 
 def still(problem: Problem) -> bool:
-    """Tell whether all kernels are 1: there are no pairs, no levels, or paths of one point."""
+    """Tell whether all kernels are 1: depth 0, paths of one point, or no pairs."""
     (n1, length1, _), (n2, length2, _) = problem.path1.shape, problem.path2.shape
     return problem.largest_depth == 0 or length1 == 1 or length2 == 1 or n1 == 0 or n2 == 0
 
 
 def all_ones(problem: Problem, want: Want, *, log: bool) -> Array:
-    """Return what `Backend.solve` returns where all kernels are 1."""
+    """Return the result of `Backend.solve` if all kernels are 1."""
     xp, shape = namespace_of(problem.path1), shape_of(problem, want)
     in_dtype = {"dtype": problem.path1.dtype, "device": device_of(problem.path1)}
     if problem.order is None:
@@ -114,7 +113,7 @@ def all_ones(problem: Problem, want: Want, *, log: bool) -> Array:
 
 
 def without_gradient(problem: Problem, wrt: Wrt) -> Gradients:
-    """Return what `Backend.adjoint` returns where all kernels are 1."""
+    """Return the result of `Backend.adjoint` if all kernels are 1."""
     xp = namespace_of(problem.path1)
     of_parameters = None
     if wrt.parameters:
@@ -134,8 +133,8 @@ def without_gradient(problem: Problem, wrt: Wrt) -> Gradients:
 class _Block:
     """Pairs that are solved together: path1[index1[k]] with path2[index2[k]].
 
-    They lie in a rectangle of the matrix, row by row, or are a run of paired paths. `first` is the place of the first
-    one among all pairs.
+    They form a rectangle of the matrix, row by row, or a range of paired paths. `first` is the index of the first pair
+    among all pairs.
     """
 
     first: int
@@ -149,11 +148,12 @@ class _Block:
         return dataclasses.replace(self, index1=self.index1[chosen], index2=self.index2[chosen])
 
     def summed(self, values: Array, pairing: str, side: int) -> Array:
-        """Values of the pairs (pairs, ...) summed over the partners of the paths of a side, those of its run."""
+        """Sum values of the pairs (pairs, ...) over the partners of each path in the rows (side 0) or columns (side
+        1)."""
         xp = namespace_of(values)
         rows, columns = self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
         at = self.index1 - self.rows.start, self.index2 - self.columns.start
-        if pairing == "paired":  # each has one partner
+        if pairing == "paired":  # each path has one partner
             columns, at = 1, (at[0], np.zeros_like(at[1]))
         if len(self.index1) == rows * columns:
             table = xp.reshape(values, (rows, columns, *values.shape[1:]))
@@ -170,7 +170,7 @@ class _Block:
 
 
 def _blocks(problem: Problem, most: int) -> Iterator[_Block]:
-    """The pairs of a problem, row by row, in blocks of at most `most` pairs: whole rows, or parts of one."""
+    """Yield the pairs of a problem, row by row, in blocks of at most `most` pairs: whole rows, or parts of one row."""
     n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
     symmetric = problem.pairing == "symmetric"
     if problem.pairing == "paired":
@@ -225,7 +225,7 @@ def _chosen(array: Array, index: _Index) -> Array:
 
 
 def _beside(array: Array, host: Any) -> Array:
-    """An array of NumPy as one of the library and device of another."""
+    """Convert a NumPy array to the library and device of another array."""
     return host if type(array) is np.ndarray else namespace_of(array).asarray(host, device=device_of(array))
 
 
@@ -249,13 +249,13 @@ def _pairs(problem: Problem, block: _Block) -> Problem:
 
 
 def _increments(pairs: Problem, ctx: Context) -> Array:
-    """Increments of the static kernel, which sees no padding."""
+    """Increments of the static kernel, which sees padding replaced by the last valid point."""
     points = filled(pairs.path1, pairs.lengths1), filled(pairs.path2, pairs.lengths2)
     return _in_use(pairs, increments(pairs.static_kernel, ctx, *points))
 
 
 def _in_use(pairs: Problem, values: Array) -> Array:
-    """Increments, or derivatives with respect to them, within the valid lengths as they are, and zero behind them."""
+    """Set increments, or derivatives with respect to them, to zero over padding."""
     xp = namespace_of(values)
     for lengths, axis in ((pairs.lengths1, 1), (pairs.lengths2, 2)):
         if lengths is not None:
@@ -265,12 +265,12 @@ def _in_use(pairs: Problem, values: Array) -> Array:
 
 
 def _valid(lengths: _Index, size: int, like: Array) -> Array:
-    """Which of so many entries lie within the valid lengths, (paths, size)."""
+    """Which of `size` entries lie within the valid lengths, (paths, size)."""
     return _beside(like, np.arange(size)[None, :] < lengths[:, None])
 
 
 def _in_full_precision(problem: Problem) -> Problem:
-    """A problem in double precision; a static kernel of the user's own gets its paths as they are."""
+    """Convert a problem to double precision, except for custom static kernels."""
     if not is_built_in(problem.static_kernel):
         return problem
     path1 = in_float64(problem.path1)
@@ -289,10 +289,10 @@ def _in_dtype_of(like: Array, values: Array) -> Array:
 
 
 def solve(problem: Problem, solver: Solver, want: Want, *, log: bool) -> Array:
-    """Return what `Backend.solve` returns, by a solver of given increments."""
+    """Compute the result of `Backend.solve` with a solver of given increments."""
     if still(problem):
         return all_ones(problem, want, log=log)
-    if problem.pairing == "symmetric" and want != "end":  # a grid is that of (x, y) in this order
+    if problem.pairing == "symmetric" and want != "end":  # grids of (x, y) and (y, x) differ
         problem = dataclasses.replace(problem, pairing="gram")
     wide, result = _in_full_precision(problem), _OfPairs(problem, solver, shape_of(problem, want)[problem.axes :])
 
@@ -311,7 +311,7 @@ def solve(problem: Problem, solver: Solver, want: Want, *, log: bool) -> Array:
 
 
 class _OfPairs:
-    """Values of all pairs, which come together block by block: those of a triangle with values of their mirror."""
+    """Collects the values of all pairs block by block; pairs of a triangle come with their mirrored values."""
 
     def __init__(self, problem: Problem, solver: Solver, behind: tuple[int, ...]) -> None:
         self._problem = problem
@@ -321,7 +321,7 @@ class _OfPairs:
         self._parts: tuple[list[Array], list[Array]] = ([], [])
 
     def put(self, block: _Block, values: Array, mirrored: Array) -> None:
-        """Take the values of a block, in the order of blocks."""
+        """Add the values of a block; blocks must come in order."""
         room, problem = self._room, self._problem
         if room is None:
             for parts, part in zip(self._parts, (values, mirrored), strict=True):
@@ -329,7 +329,9 @@ class _OfPairs:
         elif problem.pairing == "symmetric":
             n = self._shape[0]
             room[_beside(room, block.index2 * n + block.index1)] = mirrored
-            room[_beside(room, block.index1 * n + block.index2)] = values  # the diagonal is no mirror image
+            room[_beside(room, block.index1 * n + block.index2)] = (
+                values  # written last, so that the diagonal keeps these values
+            )
         else:
             room[block.first : block.first + len(block.index1)] = values
 
@@ -362,7 +364,8 @@ def _joined(xp: Any, parts: list[Array]) -> Array:
 def weights_of(derivs: Array, index1: _Index, index2: _Index) -> tuple[Array, Array]:
     """Return the weights of the gradients of both paths of pairs of a triangle, given derivatives (n, n).
 
-    A pair stands for (i, j) and (j, i), since d_1 k(x_j, x_i) = d_2 k(x_i, x_j), and one on the diagonal for itself.
+    A pair represents (i, j) and (j, i), since d_1 k(x_j, x_i) = d_2 k(x_i, x_j); a diagonal pair represents only
+    itself.
     """
     xp, n = namespace_of(derivs), derivs.shape[0]
     flat = xp.reshape(derivs, (n * n,))
@@ -371,7 +374,7 @@ def weights_of(derivs: Array, index1: _Index, index2: _Index) -> tuple[Array, Ar
 
 
 def counted(*derivs: Array) -> Array:
-    """Tell which pairs have a derivative other than 0. The others contribute nothing, whatever their values."""
+    """Tell which pairs have a nonzero derivative. The others contribute nothing, whatever their values."""
     each = [d if d.ndim == 1 else namespace_of(d).any(d != 0, axis=tuple(range(1, d.ndim))) for d in derivs]
     return functools.reduce(lambda a, b: a | b, (d != 0 for d in each))
 
@@ -379,7 +382,7 @@ def counted(*derivs: Array) -> Array:
 def adjoint(
     problem: Problem, solver: Solver, want: Want, derivs: Array, wrt: Wrt, *, log: bool, stack: Array | None = None
 ) -> Gradients:
-    """Return what `Backend.adjoint` returns, by a solver of given increments."""
+    """Compute the result of `Backend.adjoint` with a solver of given increments."""
     names = parameters_of(problem.static_kernel) if wrt.parameters else ()  # raises before anything is solved
     if still(problem) or not (wrt.path1 or wrt.path2 or names):
         return without_gradient(problem, wrt)
@@ -403,7 +406,7 @@ def adjoint(
                 parts[2] = parts[3] = np.zeros((len(block.index1), len(names)))
             return block, parts
         pairs, ctx = _pairs(wide, taken), Context()
-        # The two places of a pair have weights of their own, so its gradients are those for the derivative 1.
+        # The two paths of a pair have different weights, so compute the gradients for the derivative 1 and scale them.
         bars = namespace_of(derivs).ones_like(weights[0]) if symmetric else weights[0]
         of_stack = None if stack is None else _of_pairs(problem, stack, taken)
         d_given = solver.increments_adjoint(pairs, _increments(pairs, ctx), want, bars, log=log, stack=of_stack)
@@ -420,7 +423,7 @@ def adjoint(
             made = in_float64(gradient_parameters(pairs.static_kernel, ctx, d_given))
             for place, weight in enumerate(weights if symmetric else (None,), start=2):
                 part = _judged(pairs, made, None, gone, some, weight)
-                if taken is not block:  # the others have none
+                if taken is not block:  # pairs without derivatives get 0
                     part, of_some = np.zeros((len(block.index1), len(names))), part
                     part[chosen] = of_some
                 parts[place] = part
@@ -453,7 +456,7 @@ def _of_pairs(problem: Problem, array: Array, block: _Block) -> Array:
 
 
 def _without_value(pairs: Problem, d_given: Array) -> Array:
-    """Which pairs have no finite value: those whose increments all have the gradient NaN."""
+    """Which pairs have no finite value: those with gradient NaN for every increment."""
     xp = namespace_of(d_given)
     gone = xp.isnan(d_given)
     for lengths, axis in ((pairs.lengths1, 1), (pairs.lengths2, 2)):
@@ -466,8 +469,8 @@ def _without_value(pairs: Problem, d_given: Array) -> Array:
 def _judged(
     pairs: Problem, gradient: Array, lengths: _Index | None, gone: Array, some: Array, weight: Array | None
 ) -> Array:
-    """Gradients times their weights, with NaN for pairs without a finite value, unless all their derivatives are 0, and
-    zeros behind the valid lengths."""
+    """Multiply gradients by their weights; set them to NaN for pairs without a finite value unless all derivatives are
+    0, and to 0 over padding."""
     xp = namespace_of(gradient)
 
     def of_pairs(which: Array) -> Array:
@@ -479,7 +482,7 @@ def _judged(
     if not (type(some) is np.ndarray and some.all()):
         gradient = _with(gradient, 0.0, ~of_pairs(some) & ~xp.isfinite(gradient))
     for each in (pairs.lengths1, pairs.lengths2):
-        if each is not None:  # the kernel may be NaN at a path of one point, but is not asked for
+        if each is not None:  # the static kernel may be NaN at a path of one point, but has no effect
             gradient = _with(gradient, 0.0, of_pairs(_beside(gradient, each == 1)))
     if lengths is None:
         return gradient
@@ -487,7 +490,7 @@ def _judged(
 
 
 def _with(values: Array, value: float, where: Array) -> Array:
-    """An array with a value at some places."""
+    """Replace the flagged entries of an array by a value."""
     if type(where) is np.ndarray and not where.any():
         return values
     xp = namespace_of(values)
@@ -495,7 +498,7 @@ def _with(values: Array, value: float, where: Array) -> Array:
 
 
 class _Sums:
-    """The gradient of a stack of paths, which blocks of pairs add to."""
+    """Accumulates the gradient of a stack of paths over blocks of pairs."""
 
     def __init__(self, path: Array) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Computations on paths as objects, in one registry. See `Operation` for what each of them offers."""
+"""Computations on paths as objects, in one registry. See `Operation` for their methods."""
 
 from __future__ import annotations
 

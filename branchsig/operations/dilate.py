@@ -1,6 +1,6 @@
-"""Dilation: every path scaled for itself, so that its kernel with itself has a given size, and nothing overflows.
+"""Dilation: every path is scaled so that its kernel with itself has a given size; then nothing overflows.
 
-A problem comes in; the problem of the scaled paths goes to the stage below, with the adjoint of the scaling.
+The stage passes the problem of the scaled paths to the stage below, and applies the adjoint of the scaling.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from branchsig.static_kernels import is_linear
 __all__ = ["Dilate", "Dilation", "Scaled", "again", "dilation_of", "scale"]
 
 TARGET, ROOM = 1.0, 9.0
-"""What log K of a scaled path with itself is to be at its end, and how far above that it may lie on the way."""
+"""log K of a scaled path with itself at its end, and by how much its prefixes may exceed that."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dilate:
-    """The stage below on paths that are scaled until the logarithm of their kernel with themselves is 1.
+    """Applies the stage below to paths scaled so that the logarithm of each path's kernel with itself is 1.
 
-    The kernel of x with itself takes the dyadic order of x on both sides, so that both paths of a pair have their norms
-    in the feature space they meet in, and the bound by the target holds for unequal orders too.
+    The kernel of x with itself uses the dyadic order of x in both arguments. So it is the squared norm of the features
+    of x that enter the kernel of a pair, and the bound by the target holds for unequal orders too.
 
-    Kept are, for each stack, the factors and what keeps them from being larger. See `Stage` for the methods.
+    It keeps the factors of each stack and their active limits. See `Stage` for the methods.
     """
 
     inner: Stage
@@ -62,7 +62,7 @@ class Dilate:
 
     @property
     def residual_share(self) -> float:
-        """The search is for paths, not for pairs."""
+        """The share of the stage below: the search handles paths, not pairs, and reports no progress."""
         return self.inner.residual_share
 
     def of_paths(self, problem: Problem) -> Kept:
@@ -81,7 +81,7 @@ class Dilate:
         return as_like(value, problem.path1), kept | scaled.kept
 
     def residuals(self, problem: Problem) -> Kept:
-        """Return the factors, and what the stage below needs."""
+        """Return the factors, and the residuals of the stage below."""
         scaled = scale(problem, keep=True)
         return (self.inner.residuals(scaled.problem) if self.inner.keeps else {}) | scaled.kept
 
@@ -96,8 +96,8 @@ class Dilate:
     def adjoint(self, problem: Problem, kept: Kept, derivs: Array, wrt: Wrt, *, total: bool = False) -> Gradients:
         """Return the gradients, through the factors too."""
         scaled = Scaled.again(problem, kept)
-        # One stack with two lists of factors, for unequal dyadic orders, has a way back for each; and factors depend on
-        # parameters of the static kernel.
+        # One stack with two lists of factors (unequal dyadic orders) has an adjoint for each. Factors also depend on
+        # the parameters of the static kernel.
         apart = total and not scaled.problem.itself
         asked = Wrt(wrt.path1 or wrt.parameters, wrt.path2 or apart or (wrt.parameters and not total), wrt.parameters)
         found = self.inner.adjoint(scaled.problem, kept, scaled.derivs(derivs), asked, total=total and not apart)
@@ -106,37 +106,38 @@ class Dilate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dilation:
-    """One stack of paths, each with itself, and what they are scaled by."""
+    """One stack of paths, each paired with itself, and their factors."""
 
     own: Problem
-    """Paths that the factors belong to: for a linear κ less their first point, and times a power of two."""
+    """The paths that the factors belong to: for a linear κ, centred on their first point and times a power of two."""
     units: Floats
-    """Those powers of two."""
+    """The powers of two."""
     searched: Floats
-    """The factors of the paths in `own`, as they were found."""
+    """The factors of the paths in `own`, as found by the search."""
     factors: Array
-    """The same as an array of the library and dtype of those paths."""
+    """`searched` as an array of the library and dtype of those paths."""
     scaled: Array
-    """The paths times their factors or, where κ is not linear, with them in a further channel."""
+    """The paths times their factors or, if κ is not linear, the paths with their factors as a last channel."""
     limits: Limits
     at_limit: Array | None = None
-    """What the gradient of a limit divides by: the sum over nodes at the active node, or the increment of the active
-    cell. Solved for where it is to be kept."""
+    """The divisor in the gradient of a limit: the sum over nodes at the active node, or the increment of the active
+    cell. None unless it is to be kept."""
 
     @property
     def all_factors(self) -> Array:
-        """Those of the paths of the caller."""
+        """The factors of the paths of the caller."""
         return self.factors * as_array(self.units, self.factors)
 
     def kept(self, side: int) -> Kept:
-        """What `again` makes the same of without a search."""
+        """The arrays from which `again` rebuilds this object without a search."""
         names = (f"{name}{side + 1}" for name in ("factors", "node", "cell", "limit"))
         limits = self.limits
         arrays = dict(zip(names, (self.searched, limits.node, limits.cell, self.at_limit), strict=True))
         return {name: array for name, array in arrays.items() if array is not None}
 
     def _split(self, gradient: Array) -> tuple[Array, Array]:
-        """A gradient with respect to `scaled` as those with respect to the paths, and to the logarithms of factors."""
+        """Split a gradient with respect to `scaled` into those with respect to the paths and to the logarithms of the
+        factors."""
         xp = namespace_of(gradient)
         if is_linear(self.own.static_kernel):
             scaled = filled(self.scaled, self.own.lengths1)
@@ -144,8 +145,8 @@ class Dilation:
         return gradient[:, :, :-1], self.factors * xp.sum(gradient[:, :, -1], axis=1)
 
     def of_limit(self, *, parameters: bool = False) -> tuple[Array, Array, Array | None]:
-        """The gradient of what is at its limit, see `_at_limit`: with respect to the paths, to the logarithms of the
-        factors, and to the parameters of the static kernel, path by path."""
+        """Gradients of the active limits (see `_at_limit`) with respect to the paths, the logarithms of the factors and
+        the parameters of the static kernel, path by path."""
         xp, limits, at_limit = namespace_of(self.scaled), self.limits, self.at_limit
         if at_limit is None:
             at_limit = _divisors(self.own, self.scaled, limits)
@@ -167,9 +168,9 @@ class Dilation:
         return (*self._split(gradient), of_parameters)
 
     def through(self, d_factors: Array, *, parameters: bool = False) -> Gradients:
-        """The gradients with respect to the paths and parameters, from one with respect to logarithms of factors.
+        """Gradients with respect to the paths and parameters, from one with respect to the logarithms of the factors.
 
-        Where c(λx) is at its limit, d log λ = −(∂c / ∂x · dx) / (∂c / ∂ log λ).
+        If c(λx) is at its limit, d log λ = −(∂c / ∂x · dx) / (∂c / ∂ log λ).
         """
         xp = namespace_of(d_factors)
         of_paths, slope, of_parameters = self.of_limit(parameters=parameters)
@@ -182,7 +183,7 @@ class Dilation:
         return Gradients(weighted(share[:, None, None], of_paths), None, of_parameters)
 
     def adjoint(self, gradient: Array | None, *, parameters: bool = False) -> Gradients:
-        """The same from a gradient with respect to `scaled`, through the factors too."""
+        """Gradients with respect to the paths and parameters, from one with respect to `scaled`."""
         if gradient is None:
             return Gradients()
         d_path, d_factors = self._split(gradient)
@@ -192,37 +193,37 @@ class Dilation:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scaled:
-    """The problem of the scaled paths, and the way back of gradients to the arrays of the caller."""
+    """The problem of the scaled paths, with the adjoint of the scaling."""
 
     problem: Problem
     sides: tuple[Dilation, ...]
-    """That of both stacks, or of the only one."""
+    """The dilations of both stacks, or of the only one."""
     like: Array
 
     @classmethod
     def of(cls, problem: Problem, sides: tuple[Dilation, ...]) -> Scaled:
-        """The problem with the paths of its sides."""
+        """Build the problem of the scaled paths from its dilations."""
         return cls(scaled_problem(problem, sides[0].scaled, sides[-1].scaled), sides, problem.path1)
 
     @classmethod
     def again(cls, problem: Problem, kept: Kept) -> Scaled:
-        """The same from what was kept."""
+        """Rebuild the object from kept arrays."""
         return cls.of(problem, tuple(again(problem, side, kept) for side in range(_sides(problem))))
 
     @property
     def kept(self) -> Kept:
-        """What `again` takes."""
+        """The arrays that `again` takes."""
         kept: Kept = {}
         for side, dilation in enumerate(self.sides):
             kept |= dilation.kept(side)
         return kept
 
     def derivs(self, derivs: Array) -> Array:
-        """Derivatives with respect to a result for the caller's paths, as those of the problem."""
+        """Convert derivatives from the library and dtype of the caller's paths to those of the problem."""
         if isinstance(self.problem.path1, np.ndarray) and is_recorded(derivs):
             raise TypeError(
-                "derivs is recorded for derivatives of its own, and the paths are not: gradients through dilations are "
-                "computed by NumPy then. Let the paths require gradients too, or detach derivs"
+                "derivs requires gradients, and the paths do not: gradients through dilations are then computed by "
+                "NumPy. Let the paths require gradients too, or detach derivs"
             )
         return as_like(derivs, self.problem.path1)
 
@@ -247,19 +248,20 @@ class Scaled:
 
 
 def scale(problem: Problem, *, keep: bool = False, before: Kept | None = None) -> Scaled:
-    """Search for the factors of all paths of a problem, from those found `before` where there are any, and scale."""
+    """Search for the factors of all paths of a problem, starting from those found `before` if given, and scale the
+    paths."""
     return Scaled.of(
         problem, tuple(dilation_of(problem, side, keep=keep, before=before) for side in range(_sides(problem)))
     )
 
 
 def _sides(problem: Problem) -> int:
-    """How many lists of factors there are."""
+    """Number of lists of factors."""
     return 1 if problem.itself and problem.dyadic_order[0] == problem.dyadic_order[1] else 2
 
 
 def _gradient_of_log(own: Problem, total: Array | None, parameters: bool) -> Gradients:
-    """The gradients of log k(x, x), in which x stands in both places, path by path. `total` is k of an order."""
+    """Gradients of log k(x, x) with respect to x, path by path. `total` is k, for a problem with an order."""
     backend, path = backend_for(own), own.path1
     derivs = namespace_of(path).full((path.shape[0],), 2.0, dtype=path.dtype, device=device_of(path))
     if own.order is not None:
@@ -269,7 +271,7 @@ def _gradient_of_log(own: Problem, total: Array | None, parameters: bool) -> Gra
 
 
 def _divisors(own: Problem, scaled: Array, limits: Limits) -> Array:
-    """What the gradients of the limits divide by, see `Dilation.at_limit`; 1 for others."""
+    """The divisors of the gradients of the limits, see `Dilation.at_limit`; 1 for paths without a limit."""
     xp = namespace_of(scaled)
     if own.order is not None:
         prefixes = _prefixes(own, scaled, limits)
@@ -281,13 +283,13 @@ def _divisors(own: Problem, scaled: Array, limits: Limits) -> Array:
 
 
 def _prefixes(own: Problem, scaled: Array, limits: Limits) -> Problem:
-    """The parts of scaled paths whose kernels with themselves are at a limit."""
+    """The prefixes of scaled paths whose kernels with themselves are at a limit."""
     valid = limits.node.astype(np.int64) + 1
     return dataclasses.replace(scaled_problem(own, scaled), lengths1=valid, lengths2=valid)
 
 
 def _cells(own: Problem, scaled: Array, limits: Limits) -> Problem:
-    """Two points of each path: log K with themselves, at depth 1, is the increment of κ over their cell."""
+    """The active step of each path as a path of two points: its log K with itself at depth 1 is the increment of κ."""
     xp, (paths, length, channels) = namespace_of(scaled), scaled.shape
     cell = np.maximum(limits.cell, 0)
     ends = np.stack([cell, cell + 1], axis=1) + length * np.arange(paths)[:, None]
@@ -300,7 +302,7 @@ def _cells(own: Problem, scaled: Array, limits: Limits) -> Problem:
 
 
 def _at_limit(own: Problem, scaled: Array, limits: Limits) -> Array:
-    """What is at its limit: log K of a prefix with itself, or the logarithm of an increment times K."""
+    """The quantity at its limit: log K of a prefix with itself, or log of an increment times K."""
     xp, prefixes = namespace_of(scaled), _prefixes(own, scaled, limits)
     backend = backend_for(prefixes)
     if own.order is not None:
@@ -323,7 +325,8 @@ def dilation_of(
     keep: bool = False,
     before: Kept | None = None,
 ) -> Dilation:
-    """Search for the factors of the paths of one stack, 0 or 1; `keep` also what their gradient needs."""
+    """Search for the factors of the paths of one stack, 0 or 1. With `keep`, also compute the divisors of the
+    gradient."""
     own, units = _own(problem, side)
     start = None if before is None else before[f"factors{side + 1}"]
     factors, limits = search(with_path(own, unrecorded(own.path1)), target, room, start)
@@ -332,7 +335,7 @@ def dilation_of(
 
 
 def again(problem: Problem, side: int, kept: Kept) -> Dilation:
-    """The same without a search, from what was kept."""
+    """Rebuild a dilation from kept arrays, without a search."""
     own, units = _own(problem, side)
     factors, node, cell, at_limit = (kept[f"{name}{side + 1}"] for name in ("factors", "node", "cell", "limit"))
     made = _made(own, units, host(factors), Limits(_on_host(node), _on_host(cell)), problem)
@@ -344,7 +347,7 @@ def _on_host(index: Array) -> Indices:
 
 
 def _own(problem: Problem, side: int) -> tuple[Problem, Floats]:
-    """The paths of one stack, each with itself, as they are worked with, and their units."""
+    """The paths of one stack, each paired with itself, in the form of the search, and their units."""
     path, lengths = ((problem.path1, problem.lengths1), (problem.path2, problem.lengths2))[side]
     # Both stacks of a problem are arrays of one library.
     recorded = is_recorded(problem.path1) or is_recorded(problem.path2)
@@ -363,11 +366,11 @@ def _own(problem: Problem, side: int) -> tuple[Problem, Floats]:
 
 
 _DERIVATIVES = 3
-"""How many times a library may differentiate through the factors by itself: the next derivative would lack terms."""
+"""Number of times a library may differentiate through the factors; higher derivatives would lack terms."""
 
 
 def _made(own: Problem, units: Floats, searched: Floats, limits: Limits, problem: Problem) -> Dilation:
-    """The scaled paths. What is recorded gets factors with the derivatives they have."""
+    """Scale the paths. Recorded paths get factors that carry their derivatives."""
     # Kernels for a CUDA device compute float32 paths in float32.
     dtype = problem.path1.dtype if lies_on_cuda(problem.path1) else own.path1.dtype
     plain = with_path(own, unrecorded(own.path1))
@@ -376,17 +379,17 @@ def _made(own: Problem, units: Floats, searched: Floats, limits: Limits, problem
 
 
 def _recorded(own: Problem, plain: Dilation) -> Dilation:
-    """The same for paths whose library is to differentiate by itself.
+    """Rebuild a dilation for paths that their library differentiates by itself.
 
-    The factors are those of steps of Newton's method with a fixed slope, steps of length 0 from the solution. Each of
-    them makes one more derivative right, since it shrinks an error by a factor that is as small as the change of the
-    paths.
+    The factors go through steps of Newton's method with a fixed slope, started at the solution, so each step has
+    length 0. Each step makes one more derivative correct, since it multiplies the error by a factor proportional to
+    the change of the paths.
     """
     xp, limits = namespace_of(own.path1), plain.limits
     own = with_path(own, xp.astype(own.path1, plain.scaled.dtype, copy=False))
     found = xp.asarray(limits.found, device=device_of(own.path1))
     _, slope, _ = plain.of_limit()
-    slope = xp.where(found, slope, xp.ones_like(slope))  # the derivative of what is not taken must be finite too
+    slope = xp.where(found, slope, xp.ones_like(slope))  # the branch not taken by `where` needs a finite derivative too
     logs = xp.zeros_like(slope)
     for _ in range(_DERIVATIVES):
         value = _at_limit(own, times(own, plain.factors * xp.exp(logs)), limits)

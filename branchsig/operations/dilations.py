@@ -1,4 +1,4 @@
-"""The operation that gives the factors of dilation themselves."""
+"""The operation that returns the factors of dilation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["DilationFactors"]
 
 
 class DilationFactors(Operation):
-    """The factors of paths for which the logarithm of the kernel of each with itself has a given size."""
+    """The factors that scale each path so that the logarithm of its kernel with itself has a given size."""
 
     name = "dilation"
     operands = ("paths", "lengths")
@@ -52,7 +52,7 @@ class DilationFactors(Operation):
         return namespace_of(factors).reshape(factors, job.batch), kept
 
     def residuals(self, job: Job) -> Kept:
-        """Return the factors, but those that need no search."""
+        """Return the factors, unless they need no search."""
         return {} if job.spec.method == "guard" else self.forward(_silent(job), keep=True)[1]
 
     def derivs(self, job: Job, derivs: Any) -> Array:
@@ -61,7 +61,7 @@ class DilationFactors(Operation):
         return namespace_of(derivs).reshape(derivs, (job.problem.path1.shape[0],))
 
     def backward(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Gradients:
-        """Return the gradients: those of the bound that is reached, through which a factor depends on the path."""
+        """Return the gradients of the factors, through the bound that each of them reaches."""
         spec, problem = job.spec, job.problem
         with np.errstate(all="ignore"):
             if spec.method == "guard":

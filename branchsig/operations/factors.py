@@ -1,7 +1,7 @@
 """The search for the factors of dilation: the largest for which no prefix of a path exceeds its bound.
 
-Each path is looked at with itself, in float64 and on the host, whatever its library; the values of kernels come from a
-backend.
+Each path is paired with itself. The search runs in float64 on the host for paths of any library; a backend computes the
+values of the kernels.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 _LARGEST_CELL = 0.5
-"""Largest increment of κ over a cell times K at its ends, where K is to be solved for: the equation of a cell, c = K
-exp(-h K), has no solution beyond h c = 1/e, and its value is the more sensitive the nearer it is to that. By
-Cauchy-Schwarz what holds for the cells on the diagonal of every path with itself holds for those of all pairs."""
+"""Largest increment of κ over a cell times K at its ends, if K is solved for: the equation of a cell, c = K exp(-h K),
+has no solution for h c > 1/e, and becomes ill-conditioned near that point. By Cauchy-Schwarz a bound on the diagonal
+cells of every path with itself holds for the cells of all pairs."""
 
 
 _NONE = -2
@@ -55,22 +55,21 @@ _NONE = -2
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """What keeps the factors of paths from being larger: the kernel of a prefix with itself, and perhaps a cell."""
+    """The active limit of the factor of each path: the kernel of a prefix with itself, possibly times a cell."""
 
     node: Indices
-    """The point that the active prefix ends with."""
+    """Index of the last point of the active prefix."""
     cell: Indices
-    """The step whose cell is active, times K at the node; -1 where it is K alone, and `_NONE` where
-    nothing is active."""
+    """The step whose cell times K at the node is active; -1 if K alone is active, and `_NONE` if nothing is."""
 
     @property
     def found(self) -> npt.NDArray[np.bool_]:
-        """Where there is such a thing. Through other factors nothing flows."""
+        """Which paths have an active limit. The other factors have no gradient."""
         return self.cell > _NONE
 
 
 def scaled_problem(problem: Problem, path1: Array, path2: Array | None = None) -> Problem:
-    """The problem with scaled paths in the place of its own."""
+    """The problem with scaled paths instead of its own."""
     kernel = problem.static_kernel
     return dataclasses.replace(
         problem,
@@ -85,7 +84,7 @@ def with_path(own: Problem, path: Array) -> Problem:
 
 
 def times(own: Problem, factors: Array) -> Array:
-    """The paths times their factors or, where κ is not linear, with them in a further channel."""
+    """The paths times their factors or, if κ is not linear, the paths with their factors as a last channel."""
     path, xp = own.path1, namespace_of(own.path1)
     if is_linear(own.static_kernel):
         with np.errstate(all="ignore"):  # padding may hold anything
@@ -95,15 +94,14 @@ def times(own: Problem, factors: Array) -> Array:
 
 
 def workable(path: Array, kernel: Any, *, recorded: bool = False) -> Array:
-    """Paths as the arrays that all of this works with: of NumPy where they lie on the CPU, and in float64.
+    """Convert paths to the arrays of the search: float64, and NumPy if they lie on the CPU.
 
-    A static kernel of the user's own expects the paths as they are, and what is recorded stays in its library.
+    For a custom static kernel the paths stay unchanged; recorded arrays stay in their library.
 
     Raises
     ------
     TypeError
-        If the values of the paths are not there, or their library is to differentiate by itself in a way that cannot
-        be followed.
+        If the paths have no values yet, or are differentiated by their library in a way that the search would lose.
     """
     _check_values(path)
     if not is_built_in(kernel):
@@ -116,15 +114,15 @@ def workable(path: Array, kernel: Any, *, recorded: bool = False) -> Array:
 
 
 def _check_values(path: Array) -> None:
-    """Refuse arrays that have no values yet, or whose values are not all that is to be known of them."""
-    # One of jax.grad has values to look at, but a search by NumPy would lose how they are differentiated.
+    """Raise for arrays that have no values yet, or whose values do not carry their derivatives."""
+    # Arrays under jax.grad have values, but a search in NumPy would lose their derivatives.
     lazy = is_traced(path) or any(base.__name__ == "Tracer" for base in type(path).__mro__)
     if lazy:
         raise TypeError(
             f'dilation, as by normalize="dilation", of a {type(path).__name__} that is traced, batched or lazy: the '
-            "factors are searched for by the values of the paths, which it does not have yet. Take dilations outside "
-            "of jit, grad and vmap, on arrays with values, or inside of a callback, as the page on frameworks of the "
-            "documentation shows; or find the factors there by branchsig.dilation and hand in paths that are scaled"
+            "search for the factors needs the values of the paths, which do not exist yet. Use dilation outside of "
+            "jit, grad and vmap, on arrays with values, or inside of a callback, as the page on frameworks of the "
+            "documentation shows; or compute the factors there with branchsig.dilation and pass in scaled paths"
         )
 
 
@@ -133,10 +131,10 @@ def as_array(values: npt.NDArray[Any], like: Array) -> Array:
 
 
 def centred(own: Problem) -> tuple[Problem, Floats]:
-    """For a linear κ, the paths less their first point and times a power of two, and that.
+    """For a linear κ, subtract the first point of each path and multiply by a power of two; also return that power.
 
-    A factor scales the steps of a path, so that an offset costs no digits. Powers of two change no bit; they bring
-    steps near 1 whose squares are near an end of the range.
+    A factor scales the steps of a path, so centring keeps an offset from costing digits. Powers of two are exact; they
+    bring steps near 1 if their squares would be near the ends of the range of floats.
     """
     path = own.path1
     if not is_linear(own.static_kernel) or path.shape[1] == 1:
@@ -149,13 +147,13 @@ def centred(own: Problem) -> tuple[Problem, Floats]:
 
 
 def _units(own: Problem) -> Floats:
-    """Powers of two that bring the largest step of a path near 1 where its square is near an end of the range, or 1."""
+    """Powers of two that bring the largest step near 1 if its square is near an end of the range of floats, else 1."""
     path = filled(unrecorded(own.path1), own.lengths1)
     xp = namespace_of(path)
     with np.errstate(all="ignore"):
         largest = host(xp.max(abs(path[:, 1:, :] - path[:, :-1, :]), axis=(1, 2)))
         exponents = np.where(largest > 0, np.frexp(largest)[1], 0)
-        if np.any(np.isinf(largest)):  # differences overflow where points need not
+        if np.any(np.isinf(largest)):  # differences may overflow although points are finite
             quarter = host(xp.max(abs(path[:, 1:, :] / 4 - path[:, :-1, :] / 4), axis=(1, 2)))
             exponents = np.where(np.isinf(largest) & np.isfinite(quarter), np.frexp(quarter)[1] + 2, exponents)
     widest = int(np.log2(float(xp.finfo(path.dtype).max)))
@@ -166,7 +164,7 @@ def _units(own: Problem) -> Floats:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the points of each path alone say of its kernel with itself, in the feature space of κ."""
+    """Squared steps and distances of each path in the feature space of κ."""
 
     steps: Floats
     """The squares of the steps, (paths, length - 1)."""
@@ -186,8 +184,8 @@ class Sizes:
             with np.errstate(all="ignore"):
                 moves = (path[:, 1:, :] - path[:, :-1, :], path[:, 1:, :] - path[:, :1, :])
                 return cls(*(of_unit * host(xp.sum(move * move, axis=2)) for move in moves))
-        # The squared norm of a step in the feature space of κ is the increment over its own cell. One step leads from
-        # every point to the next, one there from the first.
+        # The squared norm of a step in the feature space of κ is the increment over its own cell. For every point take
+        # the step from the point before, and the step from the first point.
         k = np.arange(1, length)
         ends = np.stack([np.concatenate([k - 1, 0 * k]), np.concatenate([k, k])], axis=1)
         steps = xp.take(path, xp.asarray(np.ravel(ends), device=device_of(path)), axis=1)
@@ -198,7 +196,7 @@ class Sizes:
         return cls(squares[:, 0], squares[:, 1])
 
     def guard(self, target: float) -> Floats:
-        """Factors that bound all logarithms by the target at every depth; 1 for paths that do not move."""
+        """Factors that bound all logarithms by the target at every depth; 1 for constant paths."""
         t = min(target, 1.0)
         with np.errstate(all="ignore"):
             variation = np.sum(np.sqrt(self.steps), axis=1)
@@ -206,10 +204,10 @@ class Sizes:
         return np.where(variation == 0.0, 1.0, np.where(np.isfinite(factors) & (factors > 0), factors, np.nan))
 
     def guess(self, target: float) -> Floats:
-        """Squares of factors near those that are sought, more often below: far above, values are slow and of no use.
+        """Initial guesses for the squares of the factors, usually too small: values far above are slow and useless.
 
-        A straight path needs 0.8 to 1 over its extent, a Brownian one about that; for paths that come back again and
-        again their squares count.
+        A straight path needs 0.8 to 1 over its extent, a Brownian one about the same; for paths that return again and
+        again the sum of their squared steps matters.
         """
         with np.errstate(all="ignore"):
             extent = np.max(self.distances, axis=1, initial=0.0)
@@ -218,15 +216,15 @@ class Sizes:
 
 
 def search(own: Problem, target: float, room: float, start: Floats | None) -> tuple[Floats, Limits]:
-    """The factors of all paths, and what keeps them from being larger; the search starts at those given."""
-    own = dataclasses.replace(own, purpose="rough")  # closed paths may have lost digits where they are too large
+    """Find the factors of all paths and their active limits; the search starts at `start` if given."""
+    own = dataclasses.replace(own, purpose="rough")  # while a factor is too large, closed paths may have lost digits
     sizes = Sizes.of(own)
     paths, length = own.path1.shape[:2]
     guard, nothing = sizes.guard(target), np.full(paths, _NONE, dtype=np.intp)
     if length == 1 or own.largest_depth == 0:
         return guard, Limits(np.zeros_like(nothing), nothing)
     growth = _OfParts(own, guard) if own.order is not None else _OfLogarithms(own, guard, sizes)
-    # Below the guard of half the target the cells are small enough, too.
+    # Below the guard of half the target the cells are small enough as well.
     with np.errstate(all="ignore"):
         squares = sizes.guess(target) if start is None else host(start) ** 2
         begin = np.log(squares / growth.guard**2)
@@ -236,16 +234,16 @@ def search(own: Problem, target: float, room: float, start: Floats | None) -> tu
     factors = np.where(usable, growth.guard * np.exp(0.5 * v), guard)
     cell = np.where(column >= length, column - length, np.where(column >= 0, -1, _NONE))
     node = np.where(cell >= 0, growth.larger_end(cell), np.where(column > 0, column, length - 1))
-    if own.lengths1 is not None:  # log K stays as it is behind them
+    if own.lengths1 is not None:  # log K is constant over padding
         node = np.minimum(node, own.lengths1 - 1)
     return factors, Limits(node, cell)
 
 
 class _OfLogarithms:
-    """What is to stay within its target: log K of a path with itself, of its prefixes, and their cells.
+    """The quantities that must stay within their targets: log K of each path and prefix with itself, and their cells.
 
-    Without truncation, and where K at the end of a cell stands in the equation of that cell, these are log of the
-    increments over the cells on the diagonal, refined, times K at their ends.
+    The cells count without truncation, if K at the end of a cell enters the equation of that cell: they are the refined
+    increments over the diagonal cells times K at their ends.
     """
 
     def __init__(self, own: Problem, guard: Floats, sizes: Sizes) -> None:
@@ -288,14 +286,14 @@ class _OfLogarithms:
 
 
 class _OfParts:
-    """What is to stay within its target with an order: K − 1 of a path with itself, and of its prefixes.
+    """The quantities that must stay within their targets with an order: K − 1 of each path and prefix with itself.
 
-    With λ² = s they are the polynomials sum of s^n k_n from n = 1 on. log K would be no such series.
+    With λ² = s they are the polynomials Σ s^n k_n from n = 1 on. log K is no such series.
     """
 
     def __init__(self, own: Problem, guard: Floats) -> None:
         self.guard = guard
-        # At the guard, so that no power leaves the range.
+        # Evaluated at the guard, so that no power leaves the range of floats.
         scaled = scaled_problem(own, times(own, as_array(guard, own.path1)))
         self._k = host(backend_for(scaled).solve(scaled, "prefixes"))[:, 1:, 1:]
 
@@ -314,5 +312,5 @@ class _OfParts:
         return np.concatenate([value[:, -1:], value], axis=1)
 
     def larger_end(self, cell: Indices) -> Indices:
-        """No cells are looked at."""
+        """Return the cells: there are none to consider."""
         return cell

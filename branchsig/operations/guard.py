@@ -1,6 +1,6 @@
-"""Factors of dilation that need no search and no depth, and their adjoint.
+"""Factors of dilation that need neither a search nor a depth, and their adjoint.
 
-With the 1-variation a of a path in the feature space of κ, every rule of quadrature gives log K ≤ t at every depth for
+With the 1-variation a of a path in the feature space of κ, every quadrature rule gives log K ≤ t at every depth for
 λ² a² = t e^{−t}, t ≤ 1.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["adjoint", "factors"]
 
 
 def factors(problem: Problem, target: float) -> Array:
-    """Return factors that bound all logarithms by the target at every depth; 1 for paths that do not move."""
+    """Return factors that bound all logarithms by the target at every depth; 1 for constant paths."""
     own, units = centred(_working(problem))
     return as_array(Sizes.of(own).guard(target) * units, own.path1)
 
@@ -32,8 +32,8 @@ def _working(problem: Problem) -> Problem:
 def adjoint(problem: Problem, target: float, derivs: Array, wrt: Wrt) -> Gradients:
     """Return the gradients with respect to the paths and parameters, from those with respect to the factors.
 
-    λ = c / a with a = Σ √s_i over the squared steps s_i, so that dλ = −λ/a Σ ds_i / (2 √s_i). A step of length 0 has no
-    slope, and gets the gradient 0.
+    λ = c / a with a = Σ √s_i over the squared steps s_i, so that dλ = −λ/a Σ ds_i / (2 √s_i). A step of length 0 is not
+    differentiable and gets the gradient 0.
     """
     own, units = centred(_working(problem))
     path, kernel = filled(own.path1, own.lengths1), own.static_kernel

@@ -1,7 +1,6 @@
-"""The operation that gives kernels of increments that are handed in, in the place of paths and a static kernel.
+"""The operation that computes kernels from given increments instead of paths and a static kernel.
 
-It is for who has a static kernel that something else differentiates: increments come in, and gradients with respect to
-them go out.
+It serves static kernels that a framework differentiates: it returns gradients with respect to the increments.
 """
 
 from __future__ import annotations
@@ -24,14 +23,15 @@ __all__ = ["FromIncrements"]
 
 
 class _Rows(StaticKernel):
-    """Increments that are the points of the first path: row i of those of a pair is its i-th point."""
+    """A static kernel that returns the points of the first path: row i of the increments of a pair is its i-th
+    point."""
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
         """Return the rows."""
         return x[:, :-1, :]
 
     def grad_x(self, ctx: Context, derivs: Array) -> Array:
-        """Return the derivatives as rows; the last point stands for none."""
+        """Return the derivatives as rows; the last point is no row and gets 0."""
         xp = namespace_of(derivs)
         return xp.concat([derivs, xp.zeros_like(derivs[:, :1, :])], axis=1)
 
@@ -48,7 +48,7 @@ _ROWS = _Rows()
 
 
 class FromIncrements(Paired):
-    """Kernels of pairs of which the increments of κ over all cells are given, shape (*batch, rows, columns)."""
+    """Kernels of pairs from given increments of κ over all cells, shape (*batch, rows, columns)."""
 
     name = "increments"
     operands = ("increments", "lengths1", "lengths2")

@@ -1,7 +1,7 @@
-"""What is wrong with paths that are allowed: what is not finite in them, and axes that look swapped, in words.
+"""Warnings about valid but suspicious paths: non-finite entries, and axes that look swapped.
 
-Stacks of paths as the caller gave them come in, and sentences for a warning go out, each of which says what to write
-instead; an empty string where nothing is wrong.
+Each function takes stacks of paths as the caller gave them, and returns a sentence that says what to write instead, or
+an empty string if nothing is wrong.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 from branchsig._arrays import Array, device_of, filled, namespace_of
 
 _NAMED = 5
-"""Paths that a sentence names at most."""
+"""Largest number of paths that a sentence names."""
 
 
 class Given(NamedTuple):
-    """Paths of a caller, as an argument of a public function."""
+    """A paths argument of a public function."""
 
     name: str
-    """That of the argument."""
+    """Name of the argument."""
     path: Array
-    """As a stack (paths, length, dimension), before any transformation."""
+    """The paths as a stack (paths, length, dimension), before any transformation."""
     batch: tuple[int, ...]
     """The batch shape of the argument."""
     lengths: np.ndarray | None = None
@@ -30,10 +30,11 @@ class Given(NamedTuple):
     option: str | None = None
     """The option that takes the valid lengths; None for a list of paths, which has lengths of its own."""
     counts: tuple[int, ...] | None = None
-    """For a list of paths their numbers of points."""
+    """For a list of paths, their numbers of points."""
 
     def given_back(self, gradient: Array) -> Any:
-        """A gradient with respect to the stack in the shape of the argument: for a list of paths a list."""
+        """Reshape a gradient with respect to the stack to the shape of the argument; for a list of paths, return a
+        list."""
         if self.counts is not None:
             return [gradient[k, :count, :] for k, count in enumerate(self.counts)]
         shape = (*self.batch, *gradient.shape[-2:])
@@ -51,7 +52,7 @@ def not_finite(given: Given) -> str:
         return ""
     kinds = " or ".join(kind for kind, where in (("NaN", nan), ("infinities", infinite)) if bool(xp.any(where)))
     sentence = f"{_indexed(given, bad, 'hold')} {kinds}"
-    # Padding is a run of points that are NaN in every channel, up to the last point, and not from the first one on.
+    # Padding is a run of points that are NaN in every channel and reaches the last point but not the first.
     gone = xp.all(rows, axis=2)
     padded = gone[:, -1] & ~xp.all(gone, axis=1)
     if not bool(xp.any(padded)):
@@ -64,7 +65,7 @@ def not_finite(given: Given) -> str:
 
 
 def axis_order(given: Given, *others: Given) -> str:
-    """Tell whether the axes of all paths of a Gram matrix or a mean look as if they stood in another order."""
+    """Return a warning if the axes of all paths of a Gram matrix or a mean look swapped."""
     everything = (given, *others)
     shape = (*given.batch, *given.path.shape[1:])
     if not all(paths.path.shape[0] for paths in everything):
@@ -72,7 +73,7 @@ def axis_order(given: Given, *others: Given) -> str:
     if all(paths.path.shape[1] == 1 for paths in everything):
         return (
             f"every path has one point, so that all kernels are 1: {given.name} has shape {shape}, and the axes are "
-            "(..., length, dimension). If they stand in the order (..., dimension, length), give "
+            "(..., length, dimension). If your axes are (..., dimension, length), give "
             + (f"{given.name}.swapaxes(-1, -2)" if given.option is not None else "the transpose of every path")
         )
     if all(not paths.batch and paths.path.shape[2] > 1 for paths in everything):
@@ -80,13 +81,13 @@ def axis_order(given: Given, *others: Given) -> str:
         return (
             f"{given.name} of shape {shape} was taken for one path of {length} points in {dimension} dimensions. For "
             f"{length} paths of one channel give {given.name}[:, :, None]; for one path give {given.name}[None], or "
-            "take branched_sig_kernel"
+            "use branched_sig_kernel"
         )
     return ""
 
 
 def _indexed(given: Given, flags: Array, verb: str = "") -> str:
-    """The paths that are marked, by their indices in the batch, with a verb in the plural."""
+    """Name the flagged paths by their indices in the batch, followed by a verb, given in the plural."""
     xp = namespace_of(flags)
     count = int(xp.sum(xp.astype(flags, xp.int64)))
     if verb:

@@ -1,4 +1,4 @@
-"""An operation on operands that are checked and transformed: what is handed from stage to stage."""
+"""A `Job`: the checked and transformed operands of an operation, with its options."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ __all__ = ["Job"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
-    """An operation on operands that are checked and transformed."""
+    """Checked and transformed operands of an operation, with its options."""
 
     spec: Spec
     how: Execution
     problem: Problem
     batch: tuple[int, ...]
-    """Shape of the value, but for axes of grids, depths and numbers of nodes."""
+    """Shape of the value, without axes of grids, depths and numbers of nodes."""
     origins: tuple[Given, ...]
-    """The first and second paths as they were given, or those that stand in both places."""
+    """The first and second paths as given, or the only paths if they are both."""
 
     @property
     def total(self) -> bool:
-        """Whether one argument stands in both places of all pairs, so that its gradient is that of both."""
+        """Whether one argument is both paths of all pairs, so that its gradient is the total one."""
         return len(self.origins) == 1
 
     def on(self, problem: Problem) -> Job:
-        """The same with another problem."""
+        """Return the job with another problem."""
         return dataclasses.replace(self, problem=problem)
 
     def given(self) -> tuple[Given, ...]:
-        """The paths as they were given, the second ones only where they are not the first."""
+        """The paths as given; the second ones only if they are not the first."""
         return self.origins[:1] if self.problem.itself else self.origins

@@ -1,4 +1,4 @@
-"""The operations that give kernels: of pairs of paths, of all pairs, and at every node and depth."""
+"""The operations that compute kernels: of pairs of paths, of all pairs, and at every node and depth."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Kernels(Operation):
     """Whether every first path meets every second one."""
 
     def forward(self, job: Job, *, keep: bool) -> tuple[Array, Kept]:
-        """Return the kernels, and warn of what went wrong with them."""
+        """Return the kernels, and warn about paths and values."""
         spec, problem, missed = job.spec, job.problem, ""
         if spec.return_grid:
             self._check_memory(job)
@@ -51,7 +51,7 @@ class _Kernels(Operation):
         return value, kept
 
     def residuals(self, job: Job) -> Kept:
-        """Return what the backward needs; the rule for a tolerance too, which only the values tell."""
+        """Return what the backward needs. With a tolerance this includes the rule, which only a forward solve finds."""
         spec, problem, stage = job.spec, job.problem, stage_for(job.spec)
         if spec.rtol is None and not stage.keeps:
             return {}
@@ -94,8 +94,8 @@ class _Kernels(Operation):
             )
         if spec.rtol is not None:
             raise ValueError(
-                f"rtol is {spec.rtol:g} with k_stack: a stack holds the values of one rule, and a tolerance finds the "
-                "rule by itself. Leave one of them out"
+                f"rtol is {spec.rtol:g} with k_stack: a stack holds the values of one rule, and rtol chooses the rule. "
+                "Leave one of them out"
             )
         if problem.order is not None:
             raise ValueError("k_stack with order: a stack holds kernels by depth, not by order. Leave one of them out")
@@ -167,8 +167,7 @@ class Gram(_Kernels):
         if operands[1] is None and asked.get("right_deriv") is True:
             raise ValueError(
                 "right_deriv is True and path2 is None: the Gram matrix is a function of path1 alone, and left_deriv "
-                "asks for its whole gradient. Leave right_deriv out, or pass path1 as path2 for the gradients of its "
-                "two places"
+                "gives its total gradient. Leave right_deriv out, or pass path1 as path2 for the two partial gradients"
             )
         return super().backprop(derivs, spec, how, *operands, **asked)
 
@@ -176,8 +175,7 @@ class Gram(_Kernels):
 class Stack(Operation):
     """Kernels of pairs of paths at every node and every depth.
 
-    The stack is what the backward takes, so it is what is kept: the gradient is the sum of those of the grids of all
-    depths.
+    It keeps the stack for the backward, which sums the gradients of the grids of all depths.
     """
 
     name = "stack"
@@ -214,7 +212,7 @@ class Stack(Operation):
         return with_pairs(_validation.same_shape(derivs, "derivs", shape, job.problem.path1, "path1"), job)
 
     def backward(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Gradients:
-        """Return the gradients: the sums of those of the grids of all depths."""
+        """Return the sums of the gradients of the grids of all depths."""
         total, stack = Gradients(), kept.get("stack")
         with np.errstate(all="ignore"):
             for depth in range(derivs.shape[1]):
@@ -237,13 +235,13 @@ class Stack(Operation):
 
 
 def _in_silence(job: Job) -> bool:
-    """Whether the residuals report no progress: those of a search for a rule have no end that is known, and those of
-    one triangle are followed by a gradient over all pairs."""
+    """Whether the residuals report no progress: a search for a rule has no known end, and the residuals of one triangle
+    are followed by a gradient over all pairs."""
     return job.spec.rtol is not None or (job.problem.order is not None and job.problem.pairing == "symmetric")
 
 
 def with_pairs(array: Array, job: Job) -> Array:
-    """An array over the pairs of a job with one axis for each stack of paths, in the place of those of batches."""
+    """Reshape an array over the pairs of a job: one axis for each stack of paths instead of the batch axes."""
     problem, batch = job.problem, job.batch
     n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
     pairs = (n1,) if problem.pairing == "paired" else (n1, n2)
@@ -251,7 +249,7 @@ def with_pairs(array: Array, job: Job) -> Array:
 
 
 def _nodes(problem: Problem, spec: Spec, *, every_component: bool = False) -> tuple[int, ...]:
-    """The axes of a value behind those of the pairs."""
+    """The axes of a value after those of the pairs."""
     nodes: tuple[int, ...] = ()
     if spec.return_grid:
         nodes = _validation.grid_shape(problem.path1.shape[1], problem.path2.shape[1], problem.dyadic_order)
@@ -266,7 +264,7 @@ def stack_shape(problem: Problem) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        If there are none, since there is no last depth.
+        If the depth is unbounded.
     """
     if problem.depth == math.inf:
         raise ValueError("depth is math.inf: a stack of the kernels of all depths has no end. Give a finite depth")

@@ -1,8 +1,7 @@
-"""The operations that give means of kernels: discrepancies of samples, and scores of forecasts.
+"""The operations that compute means of kernels: discrepancies of samples, and scores of forecasts.
 
-Means are taken over the blocks of Gram matrices, so that memory does not grow with the number of pairs, and a backward
-takes derivatives back to the paths through the same blocks. The terms of a discrepancy cancel, so means are those of
-k − 1, in float64, which loses no digits where all kernels are near 1.
+Gram matrices are processed in blocks, forward and backward, so memory does not grow with the number of pairs. The terms
+of a discrepancy cancel, so the means are taken of k − 1, in float64, which keeps the digits of kernels near 1.
 """
 
 from __future__ import annotations
@@ -46,12 +45,11 @@ _BLOCK = 256
 class _Means(Operation):
     """Weighted means of k within two samples, less twice its mean across.
 
-    The mean across is one over all pairs or, if `each` path of the second sample has a value, one over the first sample
-    for each. Means within are over pairs of different paths, unless the spec says `unbiased=False`.
+    The mean across runs over all pairs or, with `each`, over the first sample for each path of the second one. Means
+    within run over pairs of different paths, unless `unbiased=False`.
 
-    A kernel takes the dyadic order of its first path's sample on that side and of its second path's on the other, also
-    where both are of one sample: then all kernels are inner products of the same features, and a discrepancy is a
-    squared distance.
+    Each path of a kernel is refined at the dyadic order of its sample, also if both paths belong to one sample. So all
+    kernels are inner products of the same features, and a discrepancy is a squared distance.
     """
 
     operands = ("sample1", "sample2", "lengths1", "lengths2")
@@ -67,7 +65,7 @@ class _Means(Operation):
         return self._prepare(spec, how, operands, here=True)
 
     def prepare_for(self, derivs: Any, spec: Spec, how: Execution, *operands: Any) -> Job:
-        """The same for a gradient: of NumPy arrays only if the derivatives can be handed out, too."""
+        """As `prepare`, for a gradient: convert samples to NumPy only if the derivatives can be converted too."""
         here = isinstance(derivs, np.generic) or not is_array_api_obj(derivs) or as_numpy(derivs) is not None
         return self._prepare(spec, how, operands, here=here)
 
@@ -83,7 +81,7 @@ class _Means(Operation):
         return job
 
     def forward(self, job: Job, *, keep: bool) -> tuple[Array, Kept]:
-        """Return the value, and warn of what went wrong with the kernels that it takes."""
+        """Return the value, and warn about its kernels."""
         spec = job.spec
         with np.errstate(all="ignore"):
             kernels = Kernels(job, keep=keep)
@@ -95,13 +93,14 @@ class _Means(Operation):
                     value = value + weight / _pairs(kernels.sizes[side], spec) * kernels.within(side)
             value = value + (sum(self.weights(spec)) - 2.0)
             if isinstance(value, np.generic):
-                value = np.asarray(value)  # what NumPy makes of a 0-d array under arithmetic
+                value = np.asarray(value)  # NumPy turns 0-d arrays into scalars in arithmetic
             value = as_like(xp.reshape(value, job.batch), job.origins[0].path)
         kernels.complain(value)
         return value, kernels.kept
 
     def residuals(self, job: Job) -> Kept:
-        """Return the factors of dilation alone: what a block needs is made when its turn comes, and not stored."""
+        """Return only the factors of dilation. The residuals of a block are computed when the block is, and not
+        stored."""
         with np.errstate(all="ignore"):
             return dilate.scale(job.problem, keep=True).kept if job.spec.normalize == "dilation" else {}
 
@@ -113,7 +112,7 @@ class _Means(Operation):
             here = as_numpy(derivs)
             if here is None:
                 raise TypeError(
-                    "derivs is recorded or traced, and the samples are not: their means are computed by NumPy. Give "
+                    "derivs is recorded or traced, and the samples are not: their means are computed by NumPy. Pass "
                     f"derivs to {self.name}_backprop, or detach them"
                 )
             derivs = here
@@ -128,7 +127,7 @@ class _Means(Operation):
         spec = job.spec
         with np.errstate(all="ignore"):
             blocks = Blocks(job, kept)
-            # Factors of dilation depend on the parameters, so that these need the gradients of all paths.
+            # Factors of dilation depend on the parameters, whose gradients therefore need those of all paths.
             through = wrt._replace(path1=True, path2=True) if blocks.scaled and wrt.parameters else wrt
             n1 = blocks.sizes[0]
             blocks.across(derivs, -2.0 / n1, through)
@@ -154,13 +153,13 @@ class _Means(Operation):
             kept = dilate.Dilate(_stage(spec)).kept_shapes(Geometry((), (), paths, "float64"))
         for side1, rows, side2, columns in self._blocks(spec, sizes):
             n1, n2 = rows.stop - rows.start, columns.stop - columns.start
-            square = side1 == side2 and rows == columns  # of one dyadic order then, that of its sample
+            square = side1 == side2 and rows == columns  # both at the dyadic order of the sample
             of_block = _stage(spec).kept_shapes(Geometry((n1, n2), (), (n1,) if square else (n1, n2), "float64"))
             kept |= {_name(side1, rows, side2, columns) + name: shape for name, shape in of_block.items()}
         return Result(Shape(second.shape[:-2] if self.each else (), first.dtype), kept)
 
     def _blocks(self, spec: Spec, sizes: tuple[int, int]) -> Iterator[tuple[int, slice, int, slice]]:
-        """The blocks that the value takes: those across the samples, and those of one triangle within each."""
+        """The blocks of the value: all blocks across the samples, and one triangle of blocks within each sample."""
         for columns in _slices(sizes[1]):
             for rows in _slices(sizes[0]):
                 yield 0, rows, 1, columns
@@ -177,12 +176,12 @@ class MeanDiscrepancy(_Means):
     name = "branched_sig_mmd"
 
     def weights(self, spec: Spec) -> tuple[float, float]:
-        """Both samples count alike."""
+        """Both samples have weight 1."""
         return 1.0, 1.0
 
 
 class JointGram(MeanDiscrepancy):
-    """What the permutation test takes, which knows no biased means."""
+    """The kernels of the permutation test, which has no biased variant."""
 
     remedy = ""
 
@@ -202,7 +201,7 @@ class ExpectedScore(_Means):
 
 
 class _Blocked:
-    """Two samples, scaled where that is asked for, and the blocks of the Gram matrices of their paths."""
+    """Two samples, dilated if requested, and the blocks of the Gram matrices of their paths."""
 
     def __init__(self, job: Job, scaled: dilate.Scaled | None) -> None:
         self.job, self.scaled = job, scaled
@@ -234,7 +233,7 @@ class _Blocked:
 
 
 class Kernels(_Blocked):
-    """Sums of k − 1 over blocks, and a count of kernels that are not finite."""
+    """Sums of k − 1 over blocks, with counts of non-finite kernels."""
 
     def __init__(self, job: Job, *, keep: bool) -> None:
         self.keep = keep
@@ -245,7 +244,7 @@ class Kernels(_Blocked):
         self.not_finite = False
 
     def less_one(self, side1: int, rows: slice, side2: int, columns: slice) -> Array:
-        """k − 1 for a block, with 0 for the kernels that the means leave out, which may be infinite."""
+        """k − 1 for a block, with 0 for the kernels that the means exclude, which may be infinite."""
         block = self.block(side1, rows, side2, columns)
         values, kept = self.stage.forward(block, keep=self.keep)
         if block.depth == math.inf and block.order is None:
@@ -269,7 +268,7 @@ class Kernels(_Blocked):
         return total
 
     def across(self) -> Array:
-        """For each path of the second sample the mean of k − 1 over the first."""
+        """For each path of the second sample, the mean of k − 1 over the first sample."""
         xp, parts = namespace_of(self.problem.path1), []
         for columns in _slices(self.sizes[1]):
             sums = [xp.sum(self.less_one(0, rows, 1, columns), axis=0) for rows in _slices(self.sizes[0])]
@@ -277,13 +276,13 @@ class Kernels(_Blocked):
         return _joined(parts) / self.sizes[0]
 
     def _count(self, values: Array, side1: int, rows: slice, side2: int, columns: slice) -> None:
-        """Count the kernels that are not finite although their paths are, where this is to be checked."""
+        """Count the kernels that are not finite although their paths are, if this is to be checked."""
         within = side1 == side2
         copies = 2 if within and rows != columns else 1
         left_out = values.shape[0] if within and rows == columns and self.job.spec.unbiased else 0
         self.kernels += copies * math.prod(values.shape) - left_out
         checked = self.job.how.check_finite
-        # To look at the values of a CUDA device the host waits for it; those of a traced array are not there yet.
+        # Checking values on a CUDA device would synchronise; a traced array has no values yet.
         if checked is False or not (checked or lies_on_cpu(values)) or all_finite(values):
             return
         self.not_finite = True
@@ -300,7 +299,7 @@ class Kernels(_Blocked):
         return xp.all(xp.isfinite(path), axis=(1, 2))
 
     def complain(self, result: Array) -> None:
-        """Warn once of all that is to be warned of: the axes of the samples, NaN in them, and overflow."""
+        """Give one warning about the axes of the samples, NaN in them, and overflow."""
         job, checked = self.job, self.job.how.check_finite
         if checked is False:
             return
@@ -309,14 +308,14 @@ class Kernels(_Blocked):
             sentences += [inputs.not_finite(given) for given in job.origins]
         if self.overflowed:
             what = what_happened(self.problem, job.spec, self.overflowed, self.undefined)
-            sentences.append(f"{self.overflowed} of the {self.kernels} kernels that the result takes {what}")
+            sentences.append(f"{self.overflowed} of the {self.kernels} kernels that the result depends on {what}")
         elif not self.not_finite and (checked or lies_on_cpu(result)) and not all_finite(result):
             sentences.append(f"the result is beyond the range of {result.dtype}, though all kernels are finite")
         complain(*sentences)
 
 
 class Blocks(_Blocked):
-    """Sums of gradients over blocks, from what the forward kept of them or what a block needs when its turn comes."""
+    """Sums of gradients over blocks, from residuals that the forward kept or that are computed for each block."""
 
     def __init__(self, job: Job, kept: Kept) -> None:
         dilated = job.spec.normalize == "dilation"
@@ -326,7 +325,7 @@ class Blocks(_Blocked):
         self.parameters: Array | None = None
 
     def across(self, derivs: Array, factor: float, wrt: Wrt) -> None:
-        """Add the gradient of the sums over the first sample, for derivatives by paths of the second one."""
+        """Add the gradient of the sums over the first sample, for one derivative per path of the second sample."""
         for rows in _slices(self.sizes[0]):
             for columns in _slices(self.sizes[1]):
                 place = 0, rows, 1, columns
@@ -366,13 +365,13 @@ class Blocks(_Blocked):
             self.parameters = found.parameters if self.parameters is None else self.parameters + found.parameters
 
     def joined(self) -> Gradients:
-        """The gradients of both samples and of the parameters; None for what nothing was added to."""
+        """The gradients of both samples and of the parameters; None for those that nothing was added to."""
         first, second = (None if parts[0] is None else _joined(parts) for parts in self.parts)
         return Gradients(first, second, self.parameters)
 
 
 def joint_gram(job: Job) -> npt.NDArray[np.float64]:
-    """k − 1 for all paths of both samples, with zeros on the diagonal, on the host. Warns of what went wrong."""
+    """k − 1 for all paths of both samples, with zeros on the diagonal, on the host. Warns about kernels and paths."""
     with np.errstate(all="ignore"):
         kernels = Kernels(job, keep=False)
         first, second = (slice(0, n) for n in kernels.sizes)
@@ -384,7 +383,7 @@ def joint_gram(job: Job) -> npt.NDArray[np.float64]:
 
 
 def _stage(spec: Spec) -> Stage:
-    """The stage below that of dilation, which all blocks share."""
+    """The stage that all blocks share, below that of dilation."""
     return stage_of(spec.normalize is True, spec.truncation.order is not None, "less one", False)
 
 
@@ -393,7 +392,7 @@ def _sizes(problem: Problem) -> tuple[int, int]:
 
 
 def _pairs(n: int, spec: Spec) -> int:
-    """Number of pairs of a sample that a mean is over."""
+    """Number of pairs of a sample in a mean."""
     return n * (n - 1) if spec.unbiased else n * n
 
 
@@ -403,7 +402,7 @@ def _slices(paths: int) -> Iterator[slice]:
 
 
 def _name(side1: int, rows: slice, side2: int, columns: slice) -> str:
-    """What names of arrays that are kept of a block begin with."""
+    """Prefix of the names of the arrays kept for a block."""
     return f"block{side1}{side2}/{rows.start}/{columns.start}/"
 
 

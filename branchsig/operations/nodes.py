@@ -28,11 +28,11 @@ class SumOverNodes:
     def forward(
         self, problem: Problem, *, keep: bool, before: Kept | None = None, of_paths: Kept | None = None
     ) -> tuple[Array, Kept]:
-        """Return the values. For the adjoint of a logarithm the sums are kept."""
+        """Return the values. With `keep`, a logarithm keeps the sums for its adjoint."""
         problem = self._judged(problem)
         components = backend_for(problem).solve(problem, self.want)
         xp = namespace_of(components)
-        # The sum over no nodes is 1; without it kernels near 1, and their logarithms, keep their digits.
+        # Leave k_0 = 1 out of the sum, so that kernels near 1 and their logarithms keep their digits.
         if self.output == "log":
             value = xp.log1p(xp.sum(components[..., 1:], axis=-1))
             return value, {"total": xp.sum(components, axis=-1)} if keep else {}
@@ -40,12 +40,12 @@ class SumOverNodes:
 
     @property
     def keeps(self) -> bool:
-        """The sums are needed for a logarithm."""
+        """A logarithm keeps the sums."""
         return self.output == "log"
 
     @property
     def residual_share(self) -> float:
-        """The sums take a solve."""
+        """The sums take one solve."""
         return 0.5 if self.keeps else 0.0
 
     def residuals(self, problem: Problem) -> Kept:
@@ -63,22 +63,22 @@ class SumOverNodes:
         return Solve("components", self.want).adjoint(self._judged(problem), {}, by_nodes, wrt, total=total)
 
     def _judged(self, problem: Problem) -> Problem:
-        """The problem, whose components have to have the digits that their sum or its logarithm needs."""
+        """The problem, whose components must have the digits that their sum, or its logarithm, needs."""
         return dataclasses.replace(problem, purpose="log" if self.output == "log" else "kernel")
 
 
 def of_sum(derivs: Array, order: int) -> Array:
     """Derivatives with respect to k_0..k_order, from those with respect to their sum."""
     xp = namespace_of(derivs)
-    return 1.0 * xp.broadcast_to(derivs[..., None], (*derivs.shape, order + 1))  # in memory of its own
+    return 1.0 * xp.broadcast_to(derivs[..., None], (*derivs.shape, order + 1))  # a copy, not a view
 
 
 def of_log_of_sum(derivs: Array, order: int, total: Array, *, signed: bool = False) -> Array:
     """Derivatives with respect to k_0..k_order, from those with respect to the logarithm of their sum.
 
-    Where the sum is below 0 there is no logarithm, nor a derivative of it, unless that of log |K| is meant (`signed`).
+    If the sum is negative there is no logarithm and no derivative, unless log |K| is meant (`signed`).
     """
     xp = namespace_of(derivs)
-    usable = xp.isfinite(total) & (signed | (total >= 0))  # an infinite sum has no slope either, not 0
+    usable = xp.isfinite(total) & (signed | (total >= 0))  # an infinite sum has no derivative either, rather than 0
     slope = xp.where(usable, 1.0 / total, xp.full_like(total, math.nan))
     return of_sum(weighted(derivs, slope), order)

@@ -1,6 +1,6 @@
-"""From checked options and the operands of a caller to a `Job`: checks of paths and lengths, and the transformations.
+"""Preparation of a `Job` from options and operands: paths and lengths are checked, and paths are transformed.
 
-A list of paths of any lengths is padded here to a stack with valid lengths.
+Lists of paths of any lengths are padded here to a stack with valid lengths.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Valid = npt.NDArray[np.int64] | None
 
 
 class _Stack(NamedTuple):
-    """An argument as one array, with valid lengths that are not checked yet."""
+    """An argument as one array, with unchecked valid lengths."""
 
     paths: Any
     lengths: Any
@@ -33,26 +33,26 @@ class _Stack(NamedTuple):
     """The numbers of points of the paths of a list."""
 
     def given(self, name: str, stack: Array, valid: _Valid, option: str) -> Given:
-        """The same with its name, as a checked stack (paths, length, dimension) with checked lengths."""
+        """The argument with its name, checked stack (paths, length, dimension) and checked lengths."""
         batch = tuple(self.paths.shape[:-2])
         return Given(name, stack, batch, valid, option if self.counts is None else None, self.counts)
 
 
 def _stack(paths: Any, lengths: Any, name: str, option: str) -> _Stack:
-    """An argument, or a list of paths as one padded stack and their lengths.
+    """Convert an argument to one array; a list of paths becomes a padded stack with lengths.
 
     Raises
     ------
     ValueError
-        If the list is empty, one of the paths has a shape it must not have, or lengths are given beside the list.
+        If the list is empty, a path has an invalid shape, or lengths are given for a list.
     TypeError
-        If the paths are not of one library and dtype.
+        If the paths differ in library or dtype.
     """
     if not _validation.is_ragged(paths):
         return _Stack(paths, lengths, None)
     if lengths is not None:
         raise ValueError(
-            f"{option} with a list of paths as {name}: the paths of a list are as long as they are. Leave {option} out"
+            f"{option} with a list of paths as {name}: the paths of a list have their own lengths. Leave {option} out"
         )
     _validation.ragged_paths(paths, name)
     counts = tuple(int(path.shape[0]) for path in paths)
@@ -62,7 +62,7 @@ def _stack(paths: Any, lengths: Any, name: str, option: str) -> _Stack:
 def _stacks(
     path1: Any, path2: Any, lengths1: Any, lengths2: Any, name1: str = "path1", name2: str = "path2"
 ) -> tuple[_Stack, _Stack]:
-    """Both arguments as stacks. One list in both places is one stack."""
+    """Convert both arguments to stacks. If both are one list, they share one stack."""
     first = _stack(path1, lengths1, name1, "lengths1")
     if path2 is path1 and lengths2 is None:
         return first, first._replace(lengths=None)
@@ -70,7 +70,7 @@ def _stacks(
 
 
 def paired(spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = None, lengths2: Any = None) -> Job:
-    """Check and transform paths that are paired up."""
+    """Check and transform paths that are paired."""
     first, second = _stacks(path1, path2, lengths1, lengths2)
     x, y, batch = _validation.paired_paths(first.paths, second.paths)
     valid = _valid_lengths(first, second)
@@ -81,7 +81,7 @@ def paired(spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = N
 def gram(spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = None, lengths2: Any = None) -> Job:
     """Check and transform the paths of a Gram matrix.
 
-    That of one stack of paths with itself is computed from one triangle, where dyadic orders and grids allow it.
+    The matrix of one stack with itself is computed from one triangle if dyadic orders and grids allow it.
     """
     first, second = _stacks(path1, path2, lengths1, lengths2)
     x, y, batch = _validation.gram_paths(first.paths, second.paths)
@@ -120,9 +120,9 @@ def samples(
 ) -> Job:
     """Check and transform two samples of paths; return the job of their Gram matrix.
 
-    Means of kernels cancel, so arrays of float32 are taken to float64, but on a CUDA device, whose kernels serve both.
-    Not every library has float64, so, where `here` allows it, the job is one of NumPy if the samples can be handed
-    out to it. The second sample may be a `single` path.
+    Means of kernels cancel, so float32 arrays are converted to float64, except on a CUDA device, whose kernels support
+    both. Not every library has float64; so with `here`, samples that NumPy can read are converted to NumPy. With
+    `single`, the second sample may be one path.
     """
     first, second = _stacks(sample1, sample2, lengths1, lengths2, *names)
     x, y = _validation.samples(first.paths, second.paths, *names, single=single)
@@ -141,13 +141,13 @@ def samples(
 
 
 _IN_BLOCKS = (
-    "compute it in blocks of rows, as in branched_sig_kernel_gram(path1[:1000], path2, ...), or with paths of float32, "
-    "which take half of it"
+    "compute it in blocks of rows, as in branched_sig_kernel_gram(path1[:1000], path2, ...), or with float32 paths, "
+    "which need half the memory"
 )
 
 
 def _valid_lengths(first: _Stack, second: _Stack) -> tuple[_Valid, _Valid]:
-    """Check the valid lengths. Where the second paths are the first, so are their lengths, as one object."""
+    """Check the valid lengths. If the second paths are the first, both share one lengths array."""
     if first.lengths is None and second.lengths is None:
         return None, None
     valid = _validation.lengths(first.lengths, "lengths1", first.paths)
@@ -191,6 +191,6 @@ def _problem(x: Array, y: Array, pairing: str, valid: tuple[_Valid, _Valid], spe
 
 
 def _transformed(path: Array, lengths: _Valid, transforms: Transforms) -> tuple[Array, _Valid]:
-    """A path with the transformations applied, and its valid lengths afterwards."""
+    """Apply the transformations to paths; return them with their valid lengths afterwards."""
     path = transformed(filled(path, lengths), transforms, lengths)
     return path, None if lengths is None else transformed_lengths(lengths, transforms)

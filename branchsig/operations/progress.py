@@ -1,4 +1,4 @@
-"""Reports of progress: a bar of tqdm, a function of the caller's, or nothing."""
+"""Progress reports: a tqdm bar, a function of the caller, or nothing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Report = Callable[[int, int], None]
 
 @contextlib.contextmanager
 def reporting(progress: Any) -> Iterator[Report | None]:
-    """Give the function that a backend reports its progress to, and close the bar at the end.
+    """Yield the function that a backend reports its progress to, and close the bar at the end.
 
     Raises
     ------
     ImportError
-        If a bar is asked for and tqdm is not installed.
+        If a progress bar is requested and tqdm is not installed.
     """
     progress = _validation.progress(progress)
     if not isinstance(progress, bool):
@@ -37,7 +37,7 @@ def reporting(progress: Any) -> Iterator[Report | None]:
     except ImportError as error:
         raise ImportError(
             "progress=True needs tqdm: install it with 'pip install tqdm', "
-            "or give a callable of (pairs done, pairs in all)"
+            "or give a callable of (pairs done, total pairs)"
         ) from error
     with tqdm(unit="pair") as bar:
 
@@ -49,7 +49,7 @@ def reporting(progress: Any) -> Iterator[Report | None]:
 
 
 def share(problem: Problem, start: float, stop: float) -> Problem:
-    """Return a problem that reports its progress as the part from `start` to `stop`, of 0 to 1, of all that is done."""
+    """Return a problem whose progress counts as the share from `start` to `stop` (within 0 to 1) of the whole work."""
     report = problem.progress
     if report is None:
         return problem
@@ -61,5 +61,5 @@ def share(problem: Problem, start: float, stop: float) -> Problem:
 
 
 def one_pass(problem: Problem, index: int, count: int) -> Problem:
-    """Return a problem that reports its progress as pass number `index` of `count` passes over the same pairs."""
+    """Return a problem whose progress counts as pass number `index` of `count` passes over the same pairs."""
     return share(problem, index / count, (index + 1) / count)

@@ -1,7 +1,7 @@
 """A search for the largest factors for which several growing quantities stay within their targets.
 
-Functions of log λ² come in, several for each of many paths, with their targets; the largest argument at which none
-exceeds its target goes out, and which of them reaches it there. All paths are searched for side by side.
+Each of many paths has several functions of log λ² with targets. The search returns the largest argument at which no
+function exceeds its target, and the function that reaches its target there. All paths are searched simultaneously.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 Growth = Callable[[Indices, Floats], Floats]
-"""What has targets, shape (n, columns), for the paths with the given n indices and arguments v: power series in e^v
-with coefficients >= 0 and no constant. What is NaN counts as too large."""
+"""Maps n path indices and arguments v to the quantities, shape (n, columns): power series in e^v with coefficients
+>= 0 and no constant. NaN counts as too large."""
 
 _EVALUATIONS = 100
 
 _POINTS = 4
-"""Values of a path that an interpolation takes."""
+"""Number of values of a path in an interpolation."""
 
 
 def largest(
     growth: Growth, slope: Floats, targets: Floats, start: Floats, usable: npt.NDArray[np.bool_], eps: float
 ) -> tuple[Floats, Indices]:
-    """Return the largest v with growth(v) <= targets, and the column that has its target there, or -1 for none.
+    """Return the largest v with growth(v) <= targets, and the column that reaches its target there, or -1 for none.
 
-    `slope` holds the first coefficients of the series, `start` says where to begin, and growth(0) <= targets. h, the
-    largest log(growth / target) of all columns, is convex in v and has a slope of at least 1, by the signs of the
-    coefficients, so there is a bracket, which shrinks with every value. In it, (growth / e^v)² of the column with the
-    largest h is interpolated as a function of its growth: smooth, constant where growth is linear in e^v and linear
-    where it is a multiple of e^2v, and known at 0. Where that leads out of the bracket, the middle takes its place.
+    `slope` holds the first coefficients of the series, `start` the initial v, and growth(0) <= targets must hold. h,
+    the largest log(growth / target) of all columns, is convex in v with slope at least 1, since the coefficients are >=
+    0. So every value shrinks the bracket. Within it, (growth / e^v)² of the column with the largest h is interpolated
+    as a function of its growth. That function is smooth, constant if growth is linear in e^v, linear if growth is a
+    multiple of e^2v, and known at 0. If the interpolation leaves the bracket, its midpoint is used instead.
 
-    What is found is evaluated too. If it lies above by rounding, v is lowered by h, since h falls at least as fast.
+    The final v is evaluated too. If it exceeds the target by rounding, v is lowered by h, since h falls at least as
+    fast.
     """
     tolerance = max(1e-13, 16 * eps)
     paths, columns = slope.shape
@@ -45,7 +46,7 @@ def largest(
         v = np.clip(start, low, high)
         nothing = np.full((paths, columns), np.nan), np.zeros(paths)
         latest = [nothing] * _POINTS  # values and their v, the latest first
-        expected = np.zeros(paths, dtype=bool)  # to be the end of the search
+        expected = np.zeros(paths, dtype=bool)  # whether the next value is expected to end the search
         active = np.flatnonzero(usable & np.isfinite(high))
         for _ in range(_EVALUATIONS):
             if not active.size:
@@ -53,9 +54,9 @@ def largest(
             here = v[active]
             value = growth(active, here)
             growth_of_target = value / targets
-            worst = np.argmax(growth_of_target, axis=1)  # NaN is the largest of all
+            worst = np.argmax(growth_of_target, axis=1)  # argmax takes NaN for the largest
             most = growth_of_target[np.arange(len(active)), worst]
-            # Rounding may leave a little less than 0 of nothing.
+            # Rounding may turn 0 into a small negative value.
             h = np.where(most > 0, np.log(most), np.where(most <= 0, -np.inf, np.inf))
             low[active] = np.where(h < 0, np.maximum(low[active], here), low[active])
             high[active] = np.minimum(high[active], np.where(h < 0, here - h, here))
@@ -67,7 +68,7 @@ def largest(
                 slope[active, worst],
             )
             following = np.log(targets[worst]) - 0.5 * np.log(best)
-            # An error of v makes one of h that is larger by the slope of h, which is h over the step.
+            # An error of v becomes an error of h times the slope of h, which is h over the step.
             sure = 0.5 * np.abs(np.log(best / lower)) * np.abs(h) <= tolerance * np.abs(following - here)
             closed = high[active] - low[active] <= 2 * eps * (1.0 + np.abs(here))
             found = (np.abs(h) <= tolerance) | (expected[active] & (np.abs(h) <= 1e-8)) | (closed & (np.abs(h) <= 1e-3))
@@ -91,10 +92,10 @@ def _placed(value: Floats, at: Floats, active: Indices, paths: int) -> tuple[Flo
 
 
 def _interpolated(target: Floats, growths: Floats, at: Floats, slope: Floats) -> tuple[Floats, Floats]:
-    """(growth / e^v)² where growth is the target, and the same without the last of the points that it is made from.
+    """Interpolate (growth / e^v)² at growth = target; also return the interpolation without its last point.
 
-    Points are rows of growths and of v, the latest first; behind them comes growth 0. Far above the target growth is a
-    tower of exponentials, and no polynomial.
+    Points are rows of growths and of v, the latest first, followed by growth 0. Points far above the target are left
+    out: growth is a tower of exponentials there, not a polynomial.
     """
     nodes = np.concatenate(
         [np.where((growths > 0) & (growths < 7 * target), growths, np.nan), np.zeros((1, len(slope)))]
@@ -105,9 +106,9 @@ def _interpolated(target: Floats, growths: Floats, at: Floats, slope: Floats) ->
 
 
 def _neville(at: Floats, nodes: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """The polynomial through all points, and that without the last of them, at one place, by Neville's scheme.
+    """Evaluate the polynomials through all points and through all but the last at one argument, by Neville's scheme.
 
-    A point is a row of nodes and of values; those that are NaN come last, and do not count.
+    A point is a row of nodes and of values. Points that are NaN come last and are ignored.
     """
     column, best, lower = values, values[0], np.full_like(values[0], np.nan)
     for k in range(1, len(nodes)):

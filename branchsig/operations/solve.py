@@ -1,7 +1,7 @@
 """The innermost stage: values of the kernel by a backend, and their adjoint.
 
-Here a symmetric Gram matrix is folded: since k(x_i, x_j) = k(x_j, x_i), the gradient with respect to the second place
-for derivatives D is that with respect to the first one for Dᵀ.
+A symmetric Gram matrix is folded here: since k(x_i, x_j) = k(x_j, x_i), the gradient with respect to the second
+argument for derivatives D is the gradient with respect to the first argument for Dᵀ.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ class Solve:
 def folded(problem: Problem, derivs1: Array, derivs2: Array, wrt: Wrt, *, log: bool, total: bool) -> Gradients:
     """Gradients of a symmetric Gram matrix, for derivatives of k(x_i, x_j) with respect to x_i, and to x_j.
 
-    ``derivs2[j, i]`` belongs to the pair (i, j). Parameters get what `derivs1` says or, without a first gradient, what
-    `derivs2` does.
+    ``derivs2[j, i]`` belongs to the pair (i, j). The parameters use `derivs1` or, if only the second gradient is
+    requested, `derivs2`.
     """
     backend, xp = backend_for(problem), namespace_of(derivs1)
     both = wrt.path1 and wrt.path2 and not total
-    # One pass serves both places, but to see that on a CUDA device the host would wait; traced values are not there.
+    # Equal derivatives need one pass, but comparing them on a CUDA device would synchronise; traced ones have no
+    # values.
     same = both and lies_on_cpu(derivs1) and bool(xp.all(derivs1 == derivs2))
     passes = 2 if both and not same else 1
 
@@ -81,7 +82,7 @@ def folded(problem: Problem, derivs1: Array, derivs2: Array, wrt: Wrt, *, log: b
 
     if total:
         found = summed(gradient(derivs1 + derivs2, 0, wrt.parameters), 2, total=False)
-        # Both places of all pairs are counted, so the parameters are counted twice.
+        # Both arguments of all pairs are summed, so the parameters are counted twice.
         parameters = None if found.parameters is None else 0.5 * found.parameters
         return Gradients(found.path1 if wrt.path1 else None, None, parameters)
     if not wrt.path1 and wrt.path2:
@@ -96,7 +97,7 @@ def folded(problem: Problem, derivs1: Array, derivs2: Array, wrt: Wrt, *, log: b
 
 
 def summed(found: Gradients, axes: int, *, total: bool) -> Gradients:
-    """Gradients with those of parameters summed over the pairs and, with `total`, with those of both places added."""
+    """Sum the gradients of parameters over the pairs and, with `total`, add the gradients of both arguments."""
     if found.parameters is not None:
         xp = namespace_of(found.parameters)
         found = found._replace(parameters=xp.sum(found.parameters, axis=tuple(range(axes))))

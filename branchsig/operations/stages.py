@@ -1,7 +1,7 @@
 """The stages between the paths and a value, outermost first: dilate, normalise, sum over nodes, solve.
 
-A stage is made for what is asked for, and holds the one below it. It takes a `Problem` to values of one axis of pairs
-for each stack of paths, and derivatives with respect to those values back to the paths of the problem.
+A stage holds the stage below it. It maps a `Problem` to values with one axis of pairs for each stack of paths, and
+derivatives with respect to those values to gradients with respect to the paths of the problem.
 """
 
 from __future__ import annotations
@@ -14,62 +14,62 @@ from branchsig.backends import Gradients, Problem, Wrt
 from branchsig.spec import Spec
 
 Kept = dict[str, Array]
-"""What a forward keeps for its backward, by name: arrays of the size of the pairs or of the paths."""
+"""Arrays that a forward keeps for its backward, by name; each has the size of the pairs or of the paths."""
 
 Output = Literal["kernel", "log", "less one", "components"]
-"""What is asked for: K, log K, K − 1 with all its digits, or the components of K by number of nodes."""
+"""The requested values: K, log K, K − 1 with all its digits, or the components of K by number of nodes."""
 
 
 class Shape(NamedTuple):
-    """An array without its values."""
+    """Shape and dtype of an array."""
 
     shape: tuple[int, ...]
     dtype: str = "float64"
 
 
 class Geometry(NamedTuple):
-    """What of a problem decides the shapes of what is kept."""
+    """The sizes of a problem that determine the shapes of kept arrays."""
 
     pairs: tuple[int, ...]
     """Shape of the pairs: (n1,) or (n1, n2)."""
     nodes: tuple[int, ...]
-    """Axes of a value behind those of the pairs."""
+    """Axes of a value after those of the pairs."""
     paths: tuple[int, ...]
-    """Numbers of paths: of both stacks, or of the only one where both are the same, dyadic orders included."""
+    """Numbers of paths of both stacks, or of the only stack if both are the same, dyadic orders included."""
     dtype: str
     """That of the paths."""
 
 
 class Stage(Protocol):
-    """What every stage offers."""
+    """The interface of a stage."""
 
     @property
     def keeps(self) -> bool:
-        """Whether the adjoint needs anything of the forward; where not, nobody asks for its residuals."""
+        """Whether the adjoint needs residuals of the forward."""
 
     def of_paths(self, problem: Problem) -> Kept:
-        """Return what the forward finds out about every path alone, for one stack in both places.
+        """Return what the forward computes for each path alone; the problem has one stack in both places.
 
-        Arrays over the paths, whose names end in 1, the number of the stack. For a Gram matrix in blocks they are found
-        once for each path, and parts of them are handed to the forward of each block.
+        Arrays over the paths, whose names end in 1, the number of the stack. A Gram matrix in blocks computes them once
+        for each path and hands slices of them to the forward of each block.
         """
 
     def forward(
         self, problem: Problem, *, keep: bool, before: Kept | None = None, of_paths: Kept | None = None
     ) -> tuple[Array, Kept]:
-        """Return values and, if asked to `keep` it, what the adjoint needs.
+        """Return the values and, with `keep`, the arrays that the adjoint needs.
 
-        `before` is what was kept for the same paths by another rule, which a search may start from. `of_paths` is what
-        is known about every path already, with names that end in the number of its stack.
+        `before` holds the arrays kept for the same paths by another rule; a search may start from them. `of_paths`
+        holds what is computed for each path alone, with names that end in the number of the stack.
         """
 
     def residuals(self, problem: Problem) -> Kept:
-        """Return what the adjoint needs, by no more of the forward than that takes."""
+        """Return what the adjoint needs, without the rest of the forward."""
 
     def adjoint(self, problem: Problem, kept: Kept, derivs: Array, wrt: Wrt, *, total: bool = False) -> Gradients:
-        """Return the gradients with respect to the paths, and those with respect to parameters, summed over all pairs.
+        """Return the gradients with respect to the paths, and to the parameters, summed over all pairs.
 
-        With `total`, for one stack of paths in both places, the first gradient is that of both.
+        With `total`, if one stack is both arguments, the first gradient is the total one.
         """
 
     def kept_shapes(self, geometry: Geometry) -> dict[str, Shape]:
@@ -77,7 +77,7 @@ class Stage(Protocol):
 
     @property
     def residual_share(self) -> float:
-        """Which part of the work of a gradient the residuals are, roughly, for reports of progress."""
+        """The approximate share of the residuals in the work of a gradient, for progress reports."""
 
 
 def stage_for(spec: Spec) -> Stage:
@@ -88,7 +88,7 @@ def stage_for(spec: Spec) -> Stage:
 
 @functools.cache
 def stage_of(normalize: bool | str, by_nodes: bool, output: Output, grid: bool) -> Stage:
-    """Return the outermost stage for the options that decide it."""
+    """Return the outermost stage for these options."""
     from branchsig.operations.dilate import Dilate
     from branchsig.operations.nodes import SumOverNodes
     from branchsig.operations.solve import Solve

@@ -1,8 +1,8 @@
-"""Times of points that the caller gives: they join the paths as their last channel, before any operation.
+"""Times of points given by the caller: they become the last channel of the paths, before any operation.
 
-So an operation takes paths alone, `Transforms.times` tells it what their last channel is, and gradients with respect to
-times are the last channel of those with respect to the paths. A framework that records what is done with its arrays
-records this too.
+So operations take only paths; `Transforms.times` marks the last channel as time, and gradients with respect to times
+are the last channel of those with respect to the paths. A framework that records operations on its arrays records the
+concatenation too.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _NAMES = {1: ("times",), 2: ("times1", "times2")}
 
 
 def timed(operation: Operation, times1: Any, times2: Any = None) -> Operation | Timed:
-    """Return the operation, or the same on paths with times where any are given."""
+    """Return the operation, wrapped to take paths with times if any are given."""
     if times1 is None and times2 is None:
         return operation
     return Timed(operation, (times1, times2)[: operation.sides])
 
 
 def with_times(transforms: Transforms) -> Transforms:
-    """Return the transformations of paths whose last channel is time, from those asked for beside times."""
+    """Return the requested transformations, for paths whose last channel holds the times."""
     _validation.end_time_or_times(transforms.end_time)
     return dataclasses.replace(transforms, time_aug=False, times=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timed:
-    """An operation on paths whose last channel is to be time. Its methods are those of `Operation`.
+    """An operation on paths and times, which become the last channel. Its methods are those of `Operation`.
 
     Gradients with respect to times follow those with respect to the paths.
     """
@@ -47,7 +47,7 @@ class Timed:
     times: tuple[Any, ...]
 
     def joined(self, spec: Spec, *operands: Any) -> tuple[Spec, Any, Split]:
-        """Return spec and operands for paths with their times, and what takes gradients apart."""
+        """Return spec and operands for paths joined with their times, and the function that splits their gradients."""
         sides, names = self.operation.sides, _NAMES[self.operation.sides]
         spec = dataclasses.replace(spec, transforms=with_times(spec.transforms))
         paths, times = operands[:sides], self.times
@@ -90,16 +90,16 @@ class Timed:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Split:
-    """Takes gradients with respect to paths with times to those with respect to paths and those with respect to times.
+    """Splits gradients with respect to paths joined with times into those with respect to paths and times.
 
-    `shared` are the numbers of leading axes of the paths of each side that its times do not have.
+    `shared` holds, for each argument, the number of leading axes of the paths that its times lack.
     """
 
     shared: tuple[int, ...]
 
     @classmethod
     def of(cls, paths: tuple[Any, ...], times: tuple[Any, ...]) -> Split:
-        """That for these paths and times."""
+        """Build the split for these paths and times."""
         return cls(tuple(_shared(path, given) for path, given in zip(paths, times)))
 
     def __call__(self, found: Any) -> tuple[Any, ...]:
@@ -112,7 +112,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Pullback:
-    """A pullback that takes the gradients apart. Can be pickled where the one within can."""
+    """A pullback that splits its gradients. It can be pickled if the inner pullback can."""
 
     pullback: Callable[[Any], Any]
     split: Split
@@ -122,7 +122,7 @@ class _Pullback:
 
 
 def _joined(paths: Any, times: Any, name: str, name_of_times: str) -> Any:
-    """Checked paths with their times as the last channel, a list for a list."""
+    """Check paths and times, and join them as the last channel; a list for a list."""
     if _validation.is_ragged(paths):
         _validation.ragged_paths(paths, name)
         _validation.times_of_list(times, name_of_times, paths, name)

@@ -1,8 +1,7 @@
-"""Control of the error: the Gauss–Lobatto rule that reaches a relative tolerance on the paths at hand.
+"""Control of the error: the Gauss–Lobatto rule that reaches a relative tolerance on the given paths.
 
-A problem comes in; it is solved with rules of rising order until two neighbouring ones agree, and not by chance. The
-difference of the two is more than the error of the higher one, whose result is the one that goes out, so nothing is
-solved again.
+A problem is solved with rules of rising order until two consecutive ones agree, with a guard against agreement by
+chance. Their difference exceeds the error of the higher rule, whose result is returned; nothing is solved again.
 """
 
 from __future__ import annotations
@@ -22,19 +21,18 @@ from branchsig.quadrature import LARGEST_ORDER, TRAPEZOID, GaussLobatto, Quadrat
 from branchsig.spec import Spec
 
 _RESOLVED = 8.0
-"""Neighbouring numbers of a dtype that a tolerance must span at least: the rounding of a logarithm and its exponential
-takes a few."""
+"""Smallest tolerance in units of eps: a logarithm and its exponential have rounding errors of a few eps."""
 
 
 _FIRST_RATE, _BEST_RATE = 0.01, 0.003
-"""The rates at which the differences of neighbouring rules are taken to fall from one order to the next: the first,
-which nothing is known of, and at best. Of 386,000 pairs of few points, and six tolerances from 1e-2 to 1e-10 each, they
-leave 4 errors above the tolerance where the last difference alone leaves 18."""
+"""Assumed rates at which the differences of consecutive rules fall: of the first difference, and the fastest allowed
+rate. On 386,000 pairs of few points, at six tolerances from 1e-2 to 1e-10 each, 4 errors exceed the tolerance; with the
+last difference alone it would be 18."""
 
 
 def refined(problem: Problem, spec: Spec, stage: Stage, *, keep: bool) -> tuple[Array, Kept, Problem, str]:
-    """Solve a problem to within ``spec.rtol``; return the result, what the rule found kept, the problem with that rule,
-    and what is to be warned of: that the rule of the largest order does not reach the tolerance.
+    """Solve a problem to within ``spec.rtol``; return the result, what its rule kept, the problem with that rule, and a
+    complaint if the rule of the largest order does not reach the tolerance.
 
     Raises
     ------
@@ -56,7 +54,7 @@ def refined(problem: Problem, spec: Spec, stage: Stage, *, keep: bool) -> tuple[
         work += p**2
         exact = order is not None and p > 1 and p >= order - 1
         if lower is not None and not exact:
-            # Without truncation a rule may find no solution where one of higher order does.
+            # Without truncation a rule may find no solution although a rule of higher order does.
             final = problem.depth < math.inf or order is not None or p == LARGEST_ORDER
             gaps.append(difference(constant(lower), constant(result), log=spec.log, levels=levels, final=final))
         if exact or (p > 2 and max(gaps[-1], _expected(gaps[:-1])) <= rtol):
@@ -70,14 +68,14 @@ def refined(problem: Problem, spec: Spec, stage: Stage, *, keep: bool) -> tuple[
 
 
 def rule_of(p: int) -> Quadrature:
-    """The rule of order p: the trapezoid, and from 2 on those of Gauss and Lobatto."""
+    """The rule of order p: the trapezoid rule for 1, and Gauss–Lobatto rules from 2 on."""
     return GaussLobatto(p) if p > 1 else TRAPEZOID
 
 
 def _expected(gaps: list[float]) -> float:
-    """The next one of differences of neighbouring rules, if it goes on as it did, or falls by the best rate allowed.
+    """Predict the next difference of consecutive rules: it falls at the last rate, but at most at the best rate.
 
-    Errors may change their sign from one order to the next, or nearly vanish for one: then two rules agree by chance,
+    Errors may change sign from one order to the next, or nearly vanish for one order. Then two rules agree by chance,
     and their difference is far below the one before.
     """
     rate = _FIRST_RATE
@@ -87,13 +85,13 @@ def _expected(gaps: list[float]) -> float:
 
 
 def _done(work: int) -> float:
-    """Which part of all is done after some work, in units of that of one sub-cell a cell. How much there will be is
-    not known, but hardly ever less than with the rules up to order 3: after that it is a half."""
+    """Estimate the share of the work that is done; `work` counts sub-cells per cell. The total is unknown, but hardly
+    ever less than that of the rules up to order 3, after which the estimate is one half."""
     return work / (work + 14.0)
 
 
 def _ended(tried: Problem, problem: Problem) -> Problem:
-    """The problem with the rule found, after the report that all is done."""
+    """Report the progress as complete, and return the problem with the rule that was found."""
     if problem.progress is not None:
         pairs = count(problem.pairing, problem.path1.shape[0], problem.path2.shape[0])
         problem.progress(pairs, pairs)
@@ -112,9 +110,9 @@ def _check_resolved(rtol: float, path: Array) -> None:
 def difference(lower: Array, higher: Array, *, log: bool, levels: bool, final: bool = True) -> float:
     """Return the largest difference of two results, relative to the higher one.
 
-    Logarithms below 1 are compared absolutely, which is relatively for the kernels, and the sums over forests of one
-    number of nodes, any of which may vanish, relative to the largest of their pair. Values that are not finite agree
-    with each other and with no others; but infinities only where they are `final`.
+    Logarithms below 1 are compared absolutely, which is a relative comparison of the kernels. Components, any of which
+    may vanish, are compared relative to the largest component of their pair. Two non-finite values count as equal,
+    except infinities while a higher order can still be tried (not `final`).
     """
     xp = namespace_of(higher)
     if math.prod(higher.shape) == 0:

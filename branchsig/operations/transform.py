@@ -1,7 +1,6 @@
-"""The transformations of paths, a base point, lead-lag and time, and their adjoint.
+"""The transformations of paths (base point, lead-lag, time) and their adjoint.
 
-Checked paths (..., length, dimension) come in and longer or wider ones go out; the adjoint takes derivatives with
-respect to the latter to those with respect to the former.
+They map checked paths (..., length, dimension) to longer or wider ones; the adjoint maps derivatives back.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ __all__ = ["padded", "transformed", "transformed_adjoint", "transformed_lengths"
 
 
 def padded(paths: Sequence[Array]) -> Array:
-    """Return checked paths (length, dimension) as one stack, each with its last point repeated at its end."""
+    """Stack checked paths (length, dimension), each padded with its last point."""
     xp, device = namespace_of(paths[0]), device_of(paths[0])
     points = xp.arange(max(path.shape[0] for path in paths), device=device)
     return xp.stack([xp.take(path, xp.clip(points, max=path.shape[0] - 1), axis=0) for path in paths], axis=0)
@@ -42,8 +41,8 @@ def transformed_lengths(lengths: npt.NDArray[np.int64], transforms: Transforms) 
 def transformed(path: Array, transforms: Transforms, lengths: npt.NDArray[np.int64] | None = None) -> Array:
     """Return a checked path with the transformations applied: the base point first, then lead-lag, then time.
 
-    Padded paths (paths, length, dimension) come with their valid lengths, and with the last valid point in the place of
-    the padded ones; so they go out, time included.
+    Padded paths (paths, length, dimension) need valid lengths, and padding that repeats the last valid point; the
+    result is padded in the same way, including time.
     """
     xp, times = namespace_of(path), None
     if transforms.times:
@@ -61,7 +60,7 @@ def transformed(path: Array, transforms: Transforms, lengths: npt.NDArray[np.int
 
 
 def _lag_and_lead(path: Array) -> tuple[Array, Array]:
-    """The two copies of a path, of which the lead moves first."""
+    """The lagged and the leading copy of a path."""
     xp = namespace_of(path)
     index = xp.arange(2 * path.shape[-2] - 1, device=device_of(path))
     return xp.take(path, index // 2, axis=-2), xp.take(path, (index + 1) // 2, axis=-2)
@@ -72,9 +71,9 @@ def _halfway(before: Array, after: Array) -> Array:
 
 
 def _even_times(path: Array, transforms: Transforms, lengths: npt.NDArray[np.int64] | None) -> Array:
-    """Time of transformed paths, linear over the valid points, and constant behind them.
+    """Time of transformed paths, linear over the valid points and constant over padding.
 
-    Where a path goes from its base point to its first one no time passes.
+    No time passes between the base point and the first point.
     """
     xp, end_time, length = namespace_of(path), transforms.end_time, path.shape[-2]
     like = {"dtype": path.dtype, "device": device_of(path)}
@@ -105,7 +104,7 @@ def transformed_adjoint(derivs: Array, transforms: Transforms) -> Array:
         of_times = None if of_times is None else 0.5 * _of_lag_and_lead(of_times, of_times)
     if transforms.base_point:
         of_path = of_path[..., 1:, :]
-        if of_times is not None:  # the base point has the time of the first one
+        if of_times is not None:  # the base point has the time of the first point
             first = of_times[..., :1, :] + of_times[..., 1:2, :]
             of_times = xp.concat([first, of_times[..., 2:, :]], axis=-2)
     return xp.asarray(of_path, copy=True) if of_times is None else xp.concat([of_path, of_times], axis=-1)
@@ -115,7 +114,7 @@ def _of_lag_and_lead(lag: Array, lead: Array) -> Array:
     """The adjoint of `_lag_and_lead`."""
     xp = namespace_of(lag)
     zero = xp.zeros((*lag.shape[:-2], 1, lag.shape[-1]), dtype=lag.dtype, device=device_of(lag))
-    # Point k is the lag at nodes 2k and 2k + 1, and the lead at nodes 2k - 1 and 2k, as far as there are such nodes.
+    # Point k is the lag at nodes 2k and 2k + 1, and the lead at nodes 2k - 1 and 2k, if these nodes exist.
     lag_sum = lag[..., ::2, :] + xp.concat([lag[..., 1::2, :], zero], axis=-2)
     lead_sum = lead[..., ::2, :] + xp.concat([zero, lead[..., 1::2, :]], axis=-2)
     return lag_sum + lead_sum

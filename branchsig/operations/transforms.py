@@ -18,7 +18,7 @@ __all__ = ["TransformPath"]
 
 
 class TransformPath(Operation):
-    """Paths from a base point on, of lags and leads, with time appended."""
+    """Paths with a base point, lag and lead channels, and time, as requested."""
 
     name = "transform_path"
     operands = ("path",)
@@ -52,7 +52,7 @@ class TransformPath(Operation):
         return _validation.same_shape(derivs, "derivs", shape, path, "path")
 
     def backward(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Gradients:
-        """Return the derivatives as they are: what all operations share takes them through the transformations."""
+        """Return the derivatives unchanged: `Operation` applies the adjoint of the transformations."""
         transforms = job.spec.transforms
         return Gradients(derivs if transforms else namespace_of(derivs).asarray(derivs, copy=True))
 

@@ -1,8 +1,8 @@
-"""Kernels with norms of one, k(x, y) / √(k(x, x) k(y, y)), and their adjoint.
+"""Kernels of unit norm, k(x, y) / √(k(x, x) k(y, y)), and their adjoint.
 
-They are formed from logarithms, so that they are finite also where the kernels themselves are not. Logarithms are large
-beside their difference, so paths of float32 are taken to float64, where they lie on the CPU and the static kernel is
-built in; elsewhere the rounding of the logarithms counts as an error.
+They are computed from logarithms, so they are finite even if the kernels are not. The logarithms may be large compared
+with their difference. So float32 paths are converted to float64 if they lie on the CPU and the static kernel is built
+in; otherwise the rounding of the logarithms counts as an error.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["UnitNorm"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UnitNorm:
-    """The normalised kernel, its logarithm, or what it is less 1. See `Stage` for the methods.
+    """The normalised kernel, its logarithm, or the kernel minus 1. See `Stage` for the methods.
 
-    Kept are the kernel, if it is not its logarithm that is asked for, and truncated by the number of nodes the sums of
-    the components of all pairs and of all paths with themselves.
+    It keeps the kernel unless the logarithm is requested. With truncation by the number of nodes it also keeps the sums
+    of the components of all pairs, and of all paths with themselves.
     """
 
     output: Output
@@ -35,12 +35,12 @@ class UnitNorm:
 
     @property
     def keeps(self) -> bool:
-        """The kernel, or the sums, are needed."""
+        """Whether the kernel or the sums are needed."""
         return self.output != "log" or self.by_nodes
 
     @property
     def residual_share(self) -> float:
-        """They take a solve."""
+        """The residuals take one solve."""
         return 1 / 3 if self.keeps else 0.0
 
     def of_paths(self, problem: Problem) -> Kept:
@@ -129,7 +129,7 @@ class UnitNorm:
         return found
 
     def _of_paths_adjoint(self, own: Problem, own_total: Array | None, derivs: Array, parameters: bool) -> Gradients:
-        """Gradients of log k(x, x), in which x stands in both places, at one dyadic order: twice that of one place."""
+        """Gradients of log k(x, x) at one dyadic order: twice the gradient with respect to one argument."""
         derivs = 2.0 * derivs
         if self.by_nodes:
             derivs = of_log_of_sum(derivs, int(own.order or 0), own_total)
@@ -149,7 +149,8 @@ class UnitNorm:
         found = folded(problem, less_norms(weights, rows), less_norms(transposed, columns), wrt, log=True, total=total)
         if total or found.parameters is None:
             return found
-        # A half of the norms belongs to the rows and a half to the columns, and the gradient took one of them for all.
+        # Half of the norms belongs to the rows and half to the columns, but the gradient above used one of the two for
+        # all.
         half = 0.5 * (rows - columns) if wrt.path1 or not wrt.path2 else 0.5 * (columns - rows)
         own = self._of_paths_adjoint(_with_itself(problem, 0), None, half, True)
         return found._replace(parameters=found.parameters + own.parameters)
@@ -157,7 +158,7 @@ class UnitNorm:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Logarithms:
-    """log |K| and the sign of K, which only a kernel truncated by the number of nodes can lack, whose sums they are."""
+    """log |K| and the sign of K. With truncation by the number of nodes K may be negative, and `total` is K itself."""
 
     log_k: Array
     sign: Array | float = 1.0
@@ -165,7 +166,7 @@ class _Logarithms:
 
     @classmethod
     def of(cls, problem: Problem) -> _Logarithms:
-        """Solve a problem for them."""
+        """Solve a problem for its logarithms and signs."""
         backend = backend_for(problem)
         if problem.order is None:
             return cls(backend.solve(problem, "end", log=True))
@@ -192,18 +193,18 @@ class _Logarithms:
         return tuple(of_stack(number) for number in "12" if "log" + number in of_paths)
 
     def on_diagonal(self) -> _Logarithms:
-        """Those of the paths of a square matrix with themselves."""
+        """The logarithms on the diagonal of a square matrix."""
         sign = self.sign if isinstance(self.sign, float) else _diagonal(self.sign)
         return _Logarithms(_diagonal(self.log_k), sign, None if self.total is None else _diagonal(self.total))
 
     def norm(self) -> Array:
-        """log K, NaN where it is not finite, or there is none: a norm that overflowed says nothing of the quotient."""
+        """log K, or NaN if it is infinite or undefined: a norm that overflowed does not determine the quotient."""
         xp, log_k = namespace_of(self.log_k), _where_positive(self.log_k, self.sign)
         return xp.where(xp.isfinite(log_k), log_k, xp.full_like(log_k, math.nan))
 
 
 def _with_digits(problem: Problem, purpose: str) -> Problem:
-    """The problem for a purpose, in float64 where that costs little and is taken by the static kernel."""
+    """The problem with a purpose, in float64 if that is cheap and the static kernel allows it."""
     path1, path2 = problem.path1, problem.path2
     if is_built_in(problem.static_kernel) and not lies_on_cuda(path1):
         path1 = in_float64(path1)
@@ -215,19 +216,19 @@ _DEFAULTS: dict[str, Any] = {"log": None, "sign": 1.0, "total": None}
 
 
 def _has_norms(problem: Problem) -> bool:
-    """Whether the kernels of the paths with themselves are among those of the problem."""
+    """Whether the problem contains the kernels of the paths with themselves."""
     return problem.itself and problem.dyadic_order[0] == problem.dyadic_order[1]
 
 
 def _of_paths(problem: Problem, of_pairs: _Logarithms) -> tuple[_Logarithms, ...]:
-    """Those of all paths with themselves: of both stacks, or of the only one."""
+    """The logarithms of all paths with themselves, for both stacks or for the only one."""
     if _has_norms(problem):
         return (of_pairs if problem.pairing == "paired" else of_pairs.on_diagonal(),)
     return tuple(_Logarithms.of(_with_itself(problem, side)) for side in (0, 1))
 
 
 def _quotient(problem: Problem, log_k: Array, of_paths: tuple[_Logarithms, ...], purpose: str) -> Array:
-    """log |k| of the normalised kernel, NaN where the differences of logarithms have no digits."""
+    """log |k| of the normalised kernel, NaN where the differences of logarithms have lost their digits."""
     xp = namespace_of(log_k)
     norms = [own.norm() for own in of_paths]
     log_k1, log_k2 = norms[0], norms[-1]
@@ -240,16 +241,16 @@ def _quotient(problem: Problem, log_k: Array, of_paths: tuple[_Logarithms, ...],
         rounding = 2.0**-24 * (abs(log_k) + 0.5 * (abs(log_k1) + abs(log_k2)))
         gone = gone | lost(log_unit, rounding, purpose, 2.0 * TOLERANCE)
     if _has_norms(problem):
-        # The kernel of a path with itself over that kernel is 1, whatever its error.
+        # On the diagonal the quotient is exactly 1, whatever the error of the kernel.
         gone = gone & (xp.zeros_like(gone) if problem.pairing == "paired" else ~_on_diagonal(log_k))
     return log_unit + xp.where(gone, xp.full_like(log_unit, math.nan), xp.zeros_like(log_unit))
 
 
 def _with_itself(problem: Problem, side: int) -> Problem:
-    """Each path of the first or second stack with itself, at the dyadic order of its stack on both sides.
+    """Each path of the first or second stack paired with itself, at the dyadic order of its stack in both arguments.
 
     The kernel of x and y is the inner product of features of x at the first order and of y at the second one, so these
-    are the squares of their norms.
+    kernels are squared norms.
     """
     path, lengths = ((problem.path1, problem.lengths1), (problem.path2, problem.lengths2))[side]
     return dataclasses.replace(

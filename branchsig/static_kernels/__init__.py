@@ -1,11 +1,11 @@
-"""Static kernels: the kernels on the space the paths live in, and the gradients of their increments.
+"""Static kernels: kernels on the space the paths live in, and the gradients of their increments.
 
-Paths x and y, stacked, come in; the increments of a static kernel κ go out::
+A static kernel κ maps stacks of paths x and y to its increments::
 
     g[i, j] = κ(x[i+1], y[j+1]) − κ(x[i], y[j+1]) − κ(x[i+1], y[j]) + κ(x[i], y[j])
 
-Later the derivatives with respect to g come in, and those with respect to x, y and the parameters of κ go out.
-Everything is written in array API calls, so it works on the arrays of any library.
+Its gradients map derivatives with respect to g to those with respect to x, y and the parameters of κ. Everything is
+written in array API calls and works on arrays of any library.
 """
 
 from branchsig.static_kernels.base import Context, StaticKernel, parameters_of, with_numbers

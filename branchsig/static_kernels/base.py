@@ -1,4 +1,4 @@
-"""What every static kernel is: the base class, what a call keeps, and the small tools that all of them use."""
+"""The base class of static kernels, the context of a call, and helper functions that all kernels share."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ __all__ = [
 
 
 class Context:
-    """What a static kernel keeps between its call and its gradients.
+    """Arrays that a static kernel saves in its call for its gradients.
 
-    The library makes one for each batch of pairs and hands it to the methods of a `StaticKernel`; users need none of
-    their own, except to try a kernel out.
+    The library creates one for each batch of pairs and passes it to the methods of a `StaticKernel`. Users create one
+    only to try a kernel out.
 
     Attributes
     ----------
     saved_tensors : tuple
-        What `save_for_backward` was given.
+        The arguments of `save_for_backward`.
     saved_for_y : tuple
-        What `save_for_grad_y` was given; empty where `grad_x` was not called.
+        The arguments of `save_for_grad_y`; empty if `grad_x` was not called.
 
     Examples
     --------
@@ -53,16 +53,16 @@ class Context:
         self.saved_for_y: tuple[Any, ...] = ()
 
     def save_for_backward(self, *arrays: Any) -> None:
-        """Keep arrays for `grad_x` and `grad_y`, which find them in `saved_tensors`."""
+        """Save arrays for `grad_x` and `grad_y`, which read them from `saved_tensors`."""
         self.saved_tensors = arrays
 
     def save_for_grad_y(self, *arrays: Any) -> None:
-        """Keep arrays made in `grad_x` for `grad_y`, which finds them in `saved_for_y`."""
+        """Save arrays from `grad_x` for `grad_y`, which reads them from `saved_for_y`."""
         self.saved_for_y = arrays
 
 
 class StaticKernel(abc.ABC):
-    r"""Base class of all static kernels, and of those of your own.
+    r"""Base class of all static kernels, built-in and custom.
 
     A subclass defines three methods. ``__call__(ctx, x, y)`` takes paths x, shape (batch, length1, dimension), and y,
     shape (batch, length2, dimension), and returns the increments
@@ -71,14 +71,14 @@ class StaticKernel(abc.ABC):
 
     shape (batch, length1 - 1, length2 - 1). ``grad_x(ctx, derivs)`` takes derivatives of a scalar with respect to the
     increments and returns those with respect to x, and ``grad_y(ctx, derivs)`` those with respect to y. Either may be
-    called alone; if both are, `grad_x` comes first. A kernel that is never differentiated needs `__call__` alone.
+    called alone; if both are called, `grad_x` comes first. A kernel that is never differentiated needs only `__call__`.
 
-    A kernel that is differentiated with respect to parameters of its own names them in `parameters`, and has a fourth
-    method: ``grad_parameters(ctx, derivs)`` returns a dictionary of the derivatives by name, each of shape (batch,), of
-    the scalar of each pair for itself.
+    A kernel with differentiable parameters lists their names in `parameters` and defines a fourth method:
+    ``grad_parameters(ctx, derivs)`` returns a dictionary of the derivatives by name, each of shape (batch,), one value
+    per pair.
 
-    The arrays belong to the library of the caller's paths, and must not be written to. Methods written in array API
-    calls serve every library.
+    The arrays belong to the library of the caller's paths and must not be modified. Methods written in array API calls
+    work for every library.
 
     Examples
     --------
@@ -110,10 +110,10 @@ class StaticKernel(abc.ABC):
     """
 
     parameters: ClassVar[tuple[str, ...] | None] = None
-    """The parameters that `grad_parameters` differentiates with respect to, in the order of results. None: unknown."""
+    """Names of the parameters that `grad_parameters` differentiates, in the order of results. None: not declared."""
 
     holds_arrays: bool = False
-    """Whether a parameter is an array, as one that a framework differentiates with respect to, and not a number."""
+    """Whether a parameter is an array, such as one that a framework differentiates, instead of a number."""
 
     @abc.abstractmethod
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
@@ -137,13 +137,12 @@ def _missing_gradient(kernel: StaticKernel, method: str) -> str:
 
 
 def parameters_of(kernel: StaticKernel) -> tuple[str, ...]:
-    """Return the parameters that a static kernel can be differentiated with respect to, in the order of results.
+    """Return the names of the differentiable parameters of a static kernel, in the order of results.
 
     Raises
     ------
     NotImplementedError
-        If the kernel is one of the user's own that does not say what they are, or whose increments are not those that
-        the `grad_parameters` it inherits belongs to.
+        If a custom kernel does not declare its parameters, or overrides `__call__` but inherits `grad_parameters`.
     """
     classes = type(kernel).__mro__
 
@@ -154,38 +153,38 @@ def parameters_of(kernel: StaticKernel) -> tuple[str, ...]:
     if kernel.parameters is None or classes[place("grad_parameters")] is StaticKernel:
         raise NotImplementedError(
             f"{name} has no derivatives with respect to parameters: name them in its attribute `parameters`, a tuple "
-            f"of strings, and define grad_parameters(self, ctx, derivs), or do without param_deriv"
+            f"of strings, and define grad_parameters(self, ctx, derivs), or leave param_deriv out"
         )
     if place("__call__") < place("grad_parameters"):
         raise NotImplementedError(
             f"{name} defines its own __call__, but not the grad_parameters that belongs to it: define "
-            f"grad_parameters(self, ctx, derivs), or do without param_deriv"
+            f"grad_parameters(self, ctx, derivs), or leave param_deriv out"
         )
     return kernel.parameters
 
 
 class Parameters(StaticKernel):
-    """Parameters by name, as scikit-learn asks for them. The kernels are immutable: replaced, and never set."""
+    """Access to parameters by name, as scikit-learn requires. Kernels are immutable; to change one, replace it."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     def set_params(self, **params: Any) -> Any:
-        """Refuse: a kernel that changed would change in every place that holds it."""
+        """Raise TypeError: kernels are immutable, since several objects may share one."""
         if not params:
             return self
         changes = ", ".join(f"{name}={value!r}" for name, value in params.items())
         raise TypeError(
-            f"{self!r} cannot be changed by set_params({changes}): kernels are immutable. Make another one, "
-            f"dataclasses.replace(static_kernel, {changes}), and set static_kernel to it"
+            f"{self!r} cannot be changed by set_params({changes}): kernels are immutable. Set static_kernel to "
+            f"a new one, dataclasses.replace(static_kernel, {changes})"
         )
 
 
 def real(kernel: StaticKernel, name: str, *, above: float = -math.inf, least: float = -math.inf) -> None:
-    """Check an attribute of a kernel and keep it as a float; a parameter that is a 0-d array stays as it is.
+    """Check an attribute of a kernel and store it as a float; a parameter that is a 0-d array is stored unchanged.
 
-    The values of such an array are checked where they are there: when it is replaced by a number.
+    The value of such an array is checked later, by `with_numbers`.
     """
     value: Any = getattr(kernel, name)
     title = f"{type(kernel).__name__}: {name}"
@@ -211,12 +210,12 @@ def real(kernel: StaticKernel, name: str, *, above: float = -math.inf, least: fl
 
 
 def _is_array(value: object) -> bool:
-    """Tell whether a value is an array of any library, or stands for one; its type has a dtype then."""
+    """Tell whether a value is an array of any library, or a tracer of one: its type has a dtype."""
     return hasattr(type(value), "dtype") and not isinstance(value, np.generic)
 
 
 def with_numbers(kernel: StaticKernel) -> StaticKernel:
-    """Return a kernel whose parameters are numbers, those of arrays that have values.
+    """Return a copy of a kernel in which parameters that are arrays are replaced by their numbers.
 
     Raises
     ------
@@ -243,7 +242,7 @@ def difference_adjoint(derivs: Array, axis: int) -> Array:
 
 
 def weighted_sum(derivs: Array, changes: Array) -> Array:
-    """Sum over the cells of each pair."""
+    """Sum of ``derivs * changes`` over the cells of each pair."""
     return namespace_of(derivs).sum(derivs * changes, axis=(1, 2))
 
 

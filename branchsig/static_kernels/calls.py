@@ -1,4 +1,4 @@
-"""Calls of static kernels, which check what one of the user's own returns."""
+"""Calls of static kernels; what custom kernels return is checked."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["gradient_parameters", "gradient_x", "gradient_y", "increments"]
 
 
 def increments(kernel: StaticKernel, ctx: Context, x: Array, y: Array) -> Array:
-    """Call a static kernel, and check what one of the user's own returns.
+    """Call a static kernel, and check the result of a custom one.
 
     Raises
     ------
     ValueError
-        If the increments have not the shape (batch, length1 - 1, length2 - 1).
+        If the increments do not have the shape (batch, length1 - 1, length2 - 1).
     TypeError
-        If they are no array of the library and dtype of the paths.
+        If they are not an array of the library and dtype of the paths.
     """
     result = kernel(ctx, x, y)
     if type(kernel) not in BUILT_IN:
@@ -26,7 +26,7 @@ def increments(kernel: StaticKernel, ctx: Context, x: Array, y: Array) -> Array:
 
 
 def gradient_x(kernel: StaticKernel, ctx: Context, derivs: Array, x: Array) -> Array:
-    """Call `grad_x` of a static kernel, and check what one of the user's own returns; raises as `increments` does."""
+    """Call `grad_x` of a static kernel, and check the result of a custom one; raises as `increments` does."""
     result = kernel.grad_x(ctx, derivs)
     if type(kernel) not in BUILT_IN:
         _check_returned(kernel, "grad_x", result, x, tuple(x.shape))
@@ -34,7 +34,7 @@ def gradient_x(kernel: StaticKernel, ctx: Context, derivs: Array, x: Array) -> A
 
 
 def gradient_y(kernel: StaticKernel, ctx: Context, derivs: Array, y: Array) -> Array:
-    """Call `grad_y` of a static kernel, and check what one of the user's own returns; raises as `increments` does."""
+    """Call `grad_y` of a static kernel, and check the result of a custom one; raises as `increments` does."""
     result = kernel.grad_y(ctx, derivs)
     if type(kernel) not in BUILT_IN:
         _check_returned(kernel, "grad_y", result, y, tuple(y.shape))
@@ -42,10 +42,9 @@ def gradient_y(kernel: StaticKernel, ctx: Context, derivs: Array, y: Array) -> A
 
 
 def gradient_parameters(kernel: StaticKernel, ctx: Context, derivs: Array) -> Array:
-    """Call `grad_parameters` of a static kernel, and check what one of the user's own returns; raises as `increments`
-    does.
+    """Call `grad_parameters` of a static kernel, and check the result of a custom one; raises as `increments` does.
 
-    The result has a column for each of the parameters, in their order: its shape is (batch, number of parameters).
+    The result has shape (batch, number of parameters), with the columns in the order of `parameters_of`.
     """
     names = parameters_of(kernel)
     xp, count = namespace_of(derivs), derivs.shape[0]

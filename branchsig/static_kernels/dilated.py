@@ -1,4 +1,4 @@
-"""Static kernels of dilated features: what `normalize="dilation"` makes of a static kernel that is not linear."""
+"""Static kernels of dilated features, which `normalize="dilation"` uses for static kernels that are not linear."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["DilatedKernel", "divides_by_scale", "is_built_in"]
 
 @dataclasses.dataclass(frozen=True)
 class DilatedKernel(StaticKernel):
-    """A static kernel κ times a scale of each path, which stands in a last channel: s_x s_y κ(x, y).
+    """A static kernel κ times a scale of each path, given in a last channel: s_x s_y κ(x, y).
 
-    That is κ of features multiplied by the scales. The derivatives with respect to the scale stand in the last channel
-    of the first point. What a kernel of the user's own returns is checked before it is multiplied.
+    This is the kernel of the features of κ multiplied by the scales. The derivative with respect to a scale is returned
+    in the last channel of the first point. The result of a custom κ is checked before it is multiplied.
     """
 
     kernel: StaticKernel
 
     @property
     def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those of the kernel inside."""
+        """The parameters of κ."""
         return parameters_of(self.kernel)
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
@@ -53,7 +53,7 @@ class DilatedKernel(StaticKernel):
 
 
 def _with_channel(points: Array, first: Array) -> Array:
-    """Append a channel that is zero but at the first point."""
+    """Append a channel that is zero except at the first point."""
     xp = namespace_of(points)
     rest = xp.zeros((points.shape[0], points.shape[1] - 1, 1), dtype=points.dtype, device=device_of(points))
     return xp.concat([points, xp.concat([first[:, None, None], rest], axis=1)], axis=2)
@@ -63,8 +63,8 @@ _LEAST_SCALE, _MOST_SCALE = 1e-100, 1e100
 
 
 def divides_by_scale(kernel: StaticKernel) -> bool:
-    """Tell whether the derivative with respect to a factor of a kernel may be made from its increments by a division:
-    if there is no factor, or one that leaves them in the range of floats.
+    """Tell whether the derivative with respect to the factor of a kernel can be computed as its increments divided by
+    the factor: if there is no factor, or one that keeps the increments in the range of floats.
     """
     if type(kernel) is DilatedKernel:
         return divides_by_scale(kernel.kernel)
@@ -74,6 +74,5 @@ def divides_by_scale(kernel: StaticKernel) -> bool:
 
 
 def is_built_in(kernel: StaticKernel) -> bool:
-    """Tell whether a kernel is one of the library's own, dilated or not, and not a subclass that may do anything
-    else."""
+    """Tell whether a kernel is built in, dilated or not; subclasses are custom kernels."""
     return type(kernel) in BUILT_IN or (type(kernel) is DilatedKernel and is_built_in(kernel.kernel))

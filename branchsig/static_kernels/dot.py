@@ -68,7 +68,7 @@ class PolynomialKernel(Parameters):
         real(self, "scale", least=0.0)
 
     def as_linear(self) -> ScaledLinearKernel | None:
-        """Return the linear kernel that has the same increments, if there is one: for degree 1."""
+        """Return the linear kernel with the same increments for degree 1, else None."""
         return ScaledLinearKernel(math.sqrt(self.scale)) if self.degree == 1.0 else None
 
     def __call__(self, ctx: Context, x: Array, y: Array) -> Array:
@@ -118,23 +118,22 @@ class PolynomialKernel(Parameters):
 def _corners_of_base(x: Array, y: Array, base: Array) -> corners.Corners:
     """⟨x, y⟩ + γ at the corners of all cells."""
     xp = namespace_of(x)
-    # Differences by the steps: where the paths lie far from 0, the values are nearly equal.
+    # Differences are computed from the steps, since far from 0 the values are nearly equal.
     dx, dy = difference(x, -2), transposed(difference(y, -2))
     return corners.at_corners(base, xp.matmul(dx, transposed(y)), xp.matmul(x, dy), xp.matmul(dx, dy))
 
 
 def _power_increments(v: corners.Corners, exponent: float, factor: float) -> Array:
-    """Double differences of factor · v^exponent. An exponent that is no whole number, and may be below 0, has no real
-    value where v is negative."""
+    """Double differences of factor · v^exponent; NaN where v is negative and the exponent is no whole number."""
     xp = namespace_of(v.r)
     if exponent == 0.0:
-        return 0.0 * xp.where(xp.isfinite(v.r), v.r, xp.zeros_like(v.r))  # which a library can differentiate
+        return 0.0 * xp.where(xp.isfinite(v.r), v.r, xp.zeros_like(v.r))  # differentiable by a library
     if exponent == math.floor(exponent):
         return factor * corners.power(v, int(exponent)).r
     v, sign = corners.from_extreme(v, largest=exponent > 0)
     nothing = v.v00 == 0
     over = xp.where(nothing, xp.ones_like(v.r), v.v00)
-    # v11 v00 / (v10 v01) − 1, which is as good as infinite where a factor below is 0
+    # v11 v00 / (v10 v01) − 1, treated as infinite where the denominator is 0
     below1, below2 = (xp.where(a == 0, xp.ones_like(a), a) for a in (v.v10, v.v01))
     bend = v.r / below1 * (v.v00 / below2) - v.p / below1 * (v.q / below2)
     bend = xp.where((v.v10 == 0) | (v.v01 == 0), xp.full_like(bend, math.inf), bend)

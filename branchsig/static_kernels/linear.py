@@ -21,8 +21,8 @@ __all__ = ["LINEAR", "LinearBody", "LinearKernel", "ScaledLinearKernel"]
 class LinearBody(Parameters):
     """κ(x, y) = factor² ⟨x, y⟩.
 
-    Its increments are ⟨factor Δx, factor Δy⟩: differences are taken first, so that an offset of the paths costs no
-    digits, and each is scaled, so that the square of the factor need not be a finite float above 0.
+    Its increments are ⟨factor Δx, factor Δy⟩. Differences come first, so an offset of the paths costs no digits; each
+    is scaled by itself, so the square of the factor may overflow or underflow.
     """
 
     @property
@@ -50,7 +50,7 @@ class LinearBody(Parameters):
 
 @dataclasses.dataclass(frozen=True)
 class LinearKernel(LinearBody):
-    r"""The linear kernel, which every function uses that is given none.
+    r"""The linear kernel, the default.
 
     .. math:: \kappa(x, y) = \langle x, y \rangle
 
@@ -108,9 +108,9 @@ class ScaledLinearKernel(LinearBody):
         return self.scale
 
     def grad_parameters(self, ctx: Context, derivs: Array) -> dict[str, Array]:
-        dx, _, _, step_y = ctx.saved_tensors  # of one path alone, so that the square of the scale is never taken
+        dx, _, _, step_y = ctx.saved_tensors  # scaled steps of one path only, so that scale² is never formed
         return {"scale": 2 * weighted_sum(derivs, namespace_of(dx).matmul(dx, transposed(step_y)))}
 
 
 LINEAR = LinearKernel()
-"""The static kernel of every function that is given none."""
+"""The default static kernel."""

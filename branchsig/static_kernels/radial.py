@@ -23,16 +23,16 @@ __all__ = [
 
 
 LARGEST_ALPHA = 1e20
-"""From here on a rational quadratic kernel is its limit, the radial basis function kernel, to rounding."""
+"""From this alpha on, a rational quadratic kernel equals its limit, the RBF kernel, to rounding."""
 
 _FALLING_ALPHA = 0.1
-"""From here on a rational quadratic kernel is 0 to rounding where coordinates are as good as infinite."""
+"""From this alpha on, a rational quadratic kernel is 0 to rounding at differences that count as infinite."""
 
 _FARTHEST = 1e4
-"""At so many length scales the exponential in any kernel is 0."""
+"""Distance in length scales at which the exponential of every kernel is 0."""
 
 _SERIES_TO = 1.0 / 16
-"""Up to so many length scales, and by so many terms, a Matern kernel is its power series to rounding."""
+"""Distance in length scales up to which _SERIES_TERMS terms of its power series give a Matern kernel to rounding."""
 
 _SERIES_TERMS = 9
 
@@ -40,9 +40,9 @@ _SERIES_TERMS = 9
 class RadialKernel(Parameters):
     """κ(x, y) = φ(‖x − y‖²), with a length scale `sigma` or its square.
 
-    The increments have an error of a few units in the last place of the products of their factors, not of φ: also where
-    all values of φ are nearly equal, and where the paths lie far from each other beside their size. Gradients then lose
-    the digits that the distance of the paths has more than their size.
+    The error of the increments is a few units in the last place of the products of their factors, not of φ. This holds
+    also if all values of φ are nearly equal, and if the paths are far apart compared with their size. Gradients of
+    paths far apart lose about log10(distance / size) digits.
     """
 
     sigma: float
@@ -50,31 +50,32 @@ class RadialKernel(Parameters):
     parameters: ClassVar[tuple[str, ...]] = ("sigma",)
 
     _power = 1
-    """What power of a length `sigma` is."""
+    """Power of a length that `sigma` is: 1 or 2."""
 
     def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
-        """Double differences of φ from the squared distances at the corners of all cells, the first the smallest."""
+        """Double differences of φ from the squared distances at the corners of all cells, the smallest first."""
         raise NotImplementedError
 
     def _sigma_increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
-        """Double differences of sigma ∂φ/∂sigma, likewise."""
+        """Double differences of sigma ∂φ/∂sigma, from the same distances."""
         raise NotImplementedError
 
     def _phi_derivative(self, xp: Any, t: Array, sigma: float) -> Array:
         raise NotImplementedError
 
     def _units(self, *, single: bool) -> tuple[float, float, float]:
-        """Return a unit of length, `sigma` in it, and the largest difference of coordinates, squared finite beside it.
+        """Return a unit of length, `sigma` in that unit, and the largest difference of coordinates with a finite
+        square.
 
-        The unit is 1 but for extreme values of `sigma`, whose square or its inverse would leave the range of the
-        floats. Differences beyond the largest are as good as infinite.
+        The unit is 1 except for extreme values of `sigma`, whose square or inverse square would leave the range of
+        floats. Differences beyond the largest count as infinite.
         """
         least, most, largest, ratio, range_ = (-10, 30, 55, 40, 126) if single else (-100, 400, 500, 400, 1000)
         exponent = math.frexp(self.sigma)[1] // self._power
         shift = min(max(exponent, least), most) - exponent
         unit = 2.0 ** min(max(shift, -range_), range_)
         sigma = self.sigma * unit if self._power == 1 else self.sigma * unit * unit
-        if single:  # no two floats are so close that it would matter
+        if single:  # no two distinct floats are close enough for this to matter
             sigma = max(sigma, 2.0 ** (2 * least * self._power))
         return unit, sigma, 2.0 ** min(largest, exponent + shift + ratio)
 
@@ -85,15 +86,15 @@ class RadialKernel(Parameters):
         def in_units(difference: Array) -> Array:
             return xp.clip(difference if unit == 1.0 else unit * difference, -most, most)
 
-        # Channel by channel, and by differences: ‖x‖² + ‖y‖² − 2⟨x, y⟩ would lose the distance of points close to each
-        # other. So are the differences of distances: ‖x' − y‖² − ‖x − y‖² = ⟨x' − x, (x' − y) + (x − y)⟩.
+        # Sum squared differences channel by channel: ‖x‖² + ‖y‖² − 2⟨x, y⟩ would lose the distance of close points.
+        # Differences of distances come from ‖x' − y‖² − ‖x − y‖² = ⟨x' − x, (x' − y) + (x − y)⟩.
         dx, dy = in_units(difference(x, -2)), in_units(difference(y, -2))
         squares, p, q, r = (xp.zeros_like(x[:, :1, :1]) for _ in range(4))
         apart = [in_units(_channel_difference(x, y, channel)) for channel in range(x.shape[-1])]
         for channel, u in enumerate(apart):
             square = u**2
             squares = squares + square
-            # Differences that are cut off at `most` are no longer those of the steps.
+            # Differences clipped at `most` no longer follow from the steps.
             cut = xp.abs(u) >= most
             along_x = cut[:, 1:, :] | cut[:, :-1, :]
             along_y = cut[:, :, 1:] | cut[:, :, :-1]
@@ -184,12 +185,11 @@ def _of_logarithm(xp: Any, v: corners.Corners) -> corners.Corners:
 
 
 def _matern_increments(xp: Any, t: corners.Corners, factor: float, second: float) -> Array:
-    """Double differences of P(z) exp(−z), z = factor · distance, for P = 1 + z + second · z² such that the series in z
-    has no term of first order.
+    """Double differences of P(z) exp(−z), z = factor · distance, for P = 1 + z + second · z², whose series in z
+    has no linear term.
 
-    Near 0 that is 1 + z² S(z), and z² is known without a root: there the terms of first order of P and of exp(−z) would
-    leave nothing but rounding. Where z itself changes by more than 1 in a cell, the difference along the larger step
-    may be one of values.
+    Near 0 use 1 + z² S(z), with z² known without a root: there the linear terms of P and exp(−z) would cancel to
+    rounding error. If z changes by more than 1 in a cell, subtract values along the larger step.
     """
     z = corners.scaled(corners.root(t), factor)
     powers = range(2, 2 + _SERIES_TERMS)
@@ -206,11 +206,11 @@ def _matern_increments(xp: Any, t: corners.Corners, factor: float, second: float
 def _falling_increments(
     xp: Any, z: corners.Corners, factor: corners.Corners, value: Callable[[Array], Array], slope: Callable[..., Any]
 ) -> Array:
-    """Double differences of P(z) exp(−z) from the corners of z, the first the smallest, and of P(z), the factor.
+    """Double differences of P(z) exp(−z) from the corners of z, the smallest first, and those of the factor P(z).
 
-    `value` is P, and ``slope(a, b)`` is (P(b) − P(a)) / (b − a). Where z changes by more than 1 in a cell, the
-    polynomial of a far corner beside the exponential of a near one would leave nothing but rounding: then the
-    difference along the larger step is one of values.
+    `value` is P, and ``slope(a, b)`` is (P(b) − P(a)) / (b − a). If z changes by more than 1 in a cell, the polynomial
+    of a far corner times the exponential of a near one would leave only rounding error; then values are subtracted
+    along the larger step.
     """
     smooth = corners.product(factor, _of_logarithm(xp, corners.scaled(z, -1.0))).r
 
@@ -227,8 +227,8 @@ def _is_steep(xp: Any, z: corners.Corners) -> Array:
 
 
 def _by_larger_step(xp: Any, z: corners.Corners, rise: Callable[[Array, Array, Array], Array]) -> Array:
-    """Double differences of a function of z: along the larger step of values, and along the other by ``rise(low, high,
-    step)``, the difference of two values whose z differ by the step, at least 0."""
+    """Double differences of a function of z: values are subtracted along the larger step; along the other,
+    ``rise(low, high, step)`` is the difference of two values whose z differ by the step, at least 0."""
 
     def difference(start: Array, end: Array, step: Array) -> Array:
         back = step < 0
@@ -243,7 +243,7 @@ def _by_larger_step(xp: Any, z: corners.Corners, rise: Callable[[Array, Array, A
 
 
 def _distance(xp: Any, t: Array) -> Array:
-    """√t, whose derivative at 0 is 0 for a library that differentiates by itself."""
+    """√t, with derivative 0 at t = 0 under automatic differentiation."""
     nothing = t == 0
     return xp.where(nothing, xp.zeros_like(t), xp.sqrt(xp.where(nothing, xp.ones_like(t), t)))
 
@@ -268,7 +268,7 @@ class Matern12Kernel(RadialKernel):
 
     Notes
     -----
-    Where two points coincide the kernel has no gradient; 0 is taken for it.
+    Where two points coincide the kernel has no gradient; it is set to 0.
 
     Examples
     --------
@@ -388,7 +388,7 @@ class Matern52Kernel(RadialKernel):
 
 
 _LOG_EXCESS = tuple((-1.0) ** n * (n - 1) / n for n in range(2, 17))
-"""Coefficients of the series of log(1 + u) − u / (1 + u), from u² on: up to 1/16 it is that to rounding."""
+"""Coefficients of the series of log(1 + u) − u / (1 + u), from u² on; exact to rounding for u up to 1/16."""
 
 
 def _log_excess(xp: Any, u: Array) -> Array:
@@ -410,7 +410,7 @@ class RationalQuadraticKernel(RadialKernel):
     sigma : float
         Length scale, in the unit of the paths, above 0.
     alpha : float, default: 1.0
-        Exponent, above 0. The kernel tends to a radial basis function kernel as it grows.
+        Exponent, above 0. As it grows, the kernel tends to a radial basis function kernel.
 
     Raises
     ------
@@ -439,7 +439,7 @@ class RationalQuadraticKernel(RadialKernel):
 
     @property
     def effective_alpha(self) -> float:
-        """The exponent, but no larger than makes a difference."""
+        """`alpha`, but at most LARGEST_ALPHA, beyond which the kernel no longer changes."""
         return min(self.alpha, LARGEST_ALPHA)
 
     def _increments(self, xp: Any, t: corners.Corners, sigma: float) -> Array:
@@ -448,7 +448,7 @@ class RationalQuadraticKernel(RadialKernel):
         return self._in_range(xp, t, corners.power_of_logarithm(corners.log_one_plus(u), -alpha).r)
 
     def _in_range(self, xp: Any, t: corners.Corners, g: Array) -> Array:
-        # Coordinates as good as infinite are not so for a kernel that hardly falls.
+        # A kernel that hardly decays is not 0 at differences that count as infinite.
         beyond = self._units(single=g.dtype == xp.float32)[2] ** 2
         g = xp.where(t.v00 >= beyond, xp.zeros_like(g), g)
         if self.effective_alpha >= _FALLING_ALPHA:
@@ -485,7 +485,7 @@ class RationalQuadraticKernel(RadialKernel):
         power = corners.power_of_logarithm(logarithm, -alpha)
 
         def rise(low: Array, high: Array, step: Array) -> Array:
-            # 1 + high = (1 + low) (1 + x), and so M(high) − M(low) is M(x) and a product of two fractions.
+            # 1 + high = (1 + low) (1 + x), so M(high) − M(low) = M(x) + a product of two fractions.
             x = step / (1.0 + low)
             more = _log_excess(xp, x) + x / (1.0 + x) * (low / (1.0 + low))
             start, end = (xp.exp(-alpha * xp.log1p(a)) for a in (low, high))

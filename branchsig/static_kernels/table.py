@@ -1,7 +1,7 @@
-"""The table of the static kernels that the library brings: one row each, for Python, the C core and the CUDA kernels.
+"""The table of built-in static kernels: one row each, shared by Python, the C core and the CUDA kernels.
 
-The place of a name in `NAMES` is its number in the sources: the enumeration in core.cdef says the same, and that of the
-CUDA kernels is written from here.
+The position of a name in `NAMES` is its number in the sources. The enumeration in core.cdef has the same order; that of
+the CUDA kernels is generated from here.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["BOUNDED", "BUILT_IN", "NAMES", "TABLE", "Row", "is_linear"]
 
 
 class Row(NamedTuple):
-    """A static kernel in the words of the C and CUDA sources."""
+    """Name and parameters of a static kernel in the C and CUDA sources."""
 
     name: str
     attributes: tuple[str, ...]
-    """Its parameters, in the order in which the sources take them."""
+    """Its parameters, in the order of the sources."""
 
     def values(self, kernel: Any) -> tuple[float, ...]:
         """The parameters of a kernel."""
@@ -47,7 +47,7 @@ TABLE: dict[type, Row] = {
 }
 
 GIVEN = "GIVEN"
-"""In the sources: increments of some other static kernel are handed in."""
+"""In the sources: the increments are precomputed and passed in, as for custom kernels."""
 
 NAMES = tuple(dict.fromkeys((GIVEN, *(row.name for row in TABLE.values()))))
 
@@ -58,7 +58,7 @@ BOUNDED = tuple(kernel for kernel in TABLE if issubclass(kernel, RadialKernel))
 
 
 def is_linear(kernel: StaticKernel) -> bool:
-    """Tell whether the features of a kernel are the points themselves, up to a factor and a constant."""
+    """Tell whether the feature map of a kernel is the identity, up to a factor and a constant."""
     return (
         type(kernel) is LinearKernel
         or type(kernel) is ScaledLinearKernel
