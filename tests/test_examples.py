@@ -15,7 +15,8 @@ def load(name):
 
 def test_every_example_has_a_test_here():
     tested = {"two_sample_test", "kernel_ridge_regression", "gradient_descent_on_a_path"}
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+    elsewhere = {"classification_of_public_series"}  # where the libraries that it needs are
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested | elsewhere
 
 
 def test_the_two_sample_test_tells_walks_with_memory_apart():
