@@ -14,7 +14,7 @@ import numpy as np
 from compare import backward, ceiling, forward, goal, milliseconds
 
 import branchsig
-from branchsig.cli import _motions
+from branchsig.cli import demo
 
 SHAPE = (64, 50, 3)
 DEPTH = 4
@@ -96,7 +96,7 @@ def dilations(chosen):
                 yield line(f"{size} x (64, 4), {name}", x, most, kernel=kernel)
         if size == 64:
             yield line(f"{size} x (64, 4), linear, two threads", x, most, n_jobs=2)
-    train, _, _, _ = _motions()
+    train, _, _, _ = demo.motions()
     x = (train - train.mean(axis=(0, 1))) / train.std(axis=(0, 1))
     for depth in (2, 4):
         scaled = branchsig.dilation(x, depth)[:, None, None] * x

@@ -9,6 +9,7 @@ import pytest
 
 import branchsig
 from branchsig import cli
+from branchsig.cli import demo
 
 
 def test_info_names_the_version_and_a_backend(capsys):
@@ -49,7 +50,7 @@ def test_demo_writes_its_picture_where_it_is_told(capsys, tmp_path):
 
 def test_demo_runs_without_matplotlib_and_says_so(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_has", lambda module: False)
+    monkeypatch.setattr(demo, "has", lambda module: False)
     assert cli.main(["demo", "--depth", "1"]) == 0
     assert "matplotlib is not installed" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
@@ -106,7 +107,7 @@ def test_a_wrong_argument_is_refused_with_its_remedy(capsys, arguments, remedy):
 
 
 def test_the_picture_without_matplotlib_is_refused_with_its_remedy(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_has", lambda module: False)
+    monkeypatch.setattr("branchsig.cli.arguments.has", lambda module: False)
     with pytest.raises(SystemExit):
         cli.main(["demo", "--picture", str(tmp_path / "gram.png")])
     assert "branchsig[demo]" in capsys.readouterr().err
@@ -120,10 +121,10 @@ def test_python_m_branchsig_is_the_same_command(tmp_path):
 
 
 def test_the_paths_of_the_demo_are_standardised_and_have_time():
-    train, train_labels, test, test_labels = cli._motions()
+    train, train_labels, test, test_labels = demo.motions()
     assert train.shape == test.shape == (40, 100, 6)
     assert sorted(set(train_labels)) == sorted(set(test_labels)) == ["Badminton", "Running", "Standing", "Walking"]
-    train, test = cli._prepared(train, test)
+    train, test = demo.prepared(train, test)
     np.testing.assert_allclose(train[..., :6].std(axis=(0, 1)), 1.0, rtol=1e-12)
     for paths in (train, test):
         assert paths.shape == (40, 100, 7)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import branchsig
 from branchsig import branched_sig_kernel as kernel
 from branchsig import branched_sig_kernel_gram as gram
-from branchsig.cli import _motions
+from branchsig.cli import demo
 
 DEPTHS = [1, 2, 3, 4, 6, 8, math.inf]
 
@@ -30,7 +30,7 @@ def onward(x):
 
 @pytest.fixture(scope="module")
 def motions():
-    train, _, _, _ = _motions()
+    train, _, _, _ = demo.motions()
     return ((train - train.mean(axis=(0, 1))) / train.std(axis=(0, 1)))[::4]
 
 

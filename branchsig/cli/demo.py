@@ -1,16 +1,8 @@
-"""The command line: ``branchsig info`` describes the installation, ``branchsig demo`` runs it on real data.
-
-Both print to standard output; the exit status is 0 on success.
-"""
+"""``branchsig demo``: classify recorded motions, check a gradient, draw a Gram matrix."""
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import os
-import platform
 import time
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 import branchsig
+from branchsig.cli.arguments import has
 
-__all__ = ["main"]
+__all__ = ["DEFAULT_PICTURE", "motions", "prepared", "run"]
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.str_]
@@ -29,127 +22,17 @@ DEFAULT_PICTURE = Path("branchsig_gram.png")
 GRADIENT_TOLERANCE = 1e-6
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        The arguments, without the name of the program. Default: those of the process.
-
-    Returns
-    -------
-    int
-        The exit status: 0, or 1 if the demo found a wrong gradient or could not write the requested picture.
-    """
-    parser = argparse.ArgumentParser(prog="branchsig", description="Branched signature kernels of paths.")
-    parser.add_argument("--version", action="version", version=f"branchsig {branchsig.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,demo}")
-    commands.add_parser("info", help="version, backends, instruction set and CUDA of this installation")
-    demo = commands.add_parser("demo", help="classify recorded motions, check a gradient, draw a Gram matrix")
-    demo.add_argument("--depth", type=_depth, metavar="N", default=5, help="largest depth of the trees (default: 5)")
-    demo.add_argument("--jobs", type=_jobs, metavar="N", default=1, help="threads, -1 for all cores (default: 1)")
-    demo.add_argument(
-        "--picture",
-        type=Path,
-        default=None,
-        help=f"where to write the picture (default: {DEFAULT_PICTURE}, where matplotlib is installed)",
-    )
-    chosen = parser.parse_args(arguments)
-    if chosen.command == "info":
-        return _info()
-    if chosen.picture is not None and not _has("matplotlib"):
-        demo.error("--picture needs matplotlib: pip install 'branchsig[demo]'")
-    if chosen.picture is not None and not chosen.picture.absolute().parent.is_dir():
-        demo.error(f"--picture: the folder {chosen.picture.parent} does not exist")
-    if chosen.picture is not None and chosen.picture.suffix[1:].lower() not in (formats := _formats()):
-        demo.error(
-            f"--picture: {chosen.picture.name} does not end in a file type that matplotlib can write: give one of "
-            + ", ".join(formats)
-        )
-    return _demo(chosen.depth, chosen.jobs, chosen.picture)
-
-
-def _depth(text: str) -> int:
-    depth = _integer(text)
-    if depth < 1:
-        raise argparse.ArgumentTypeError(f"depth is {depth}, at which all kernels are 1: give 1 or more")
-    return depth
-
-
-def _jobs(text: str) -> int:
-    jobs = _integer(text)
-    if jobs == 0:
-        raise argparse.ArgumentTypeError("expected a number of threads >= 1, or -1 for all cores")
-    return jobs
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
-
-
-def _formats() -> list[str]:
-    """File types that matplotlib can write."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    return sorted(FigureCanvasAgg.get_supported_filetypes())
-
-
-def _has(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
-def _info() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    extras = [name for name in ("matplotlib", "tqdm") if _has(name)]
-    rows = [
-        ("branchsig", branchsig.__version__),
-        ("Python", platform.python_version()),
-        ("NumPy", np.__version__),
-        ("backends", _backends()),
-        ("CPU", f"{platform.machine()}, {cores} cores usable"),
-        ("CUDA", _cuda()),
-        ("optional", ", ".join(extras) or "none installed"),
-    ]
-    for name, value in rows:
-        print(f"{name:<10} {value}")
-    return 0
-
-
-def _backends() -> str:
-    try:
-        from branchsig.backends import cpu
-    except ImportError:
-        return "reference (the C core is missing)"
-    cpu.warn_of_environment()
-    return f"cpu (C core, instruction set {cpu.instruction_set()}), reference"
-
-
-def _cuda() -> str:
-    """Describe CuPy and the CUDA devices that it finds."""
-    if not _has("cupy"):
-        return "CuPy is not installed (pip install 'branchsig[cuda12]', or 'branchsig[cuda13]' for CUDA 13)"
-    import cupy
-
-    if not cupy.is_available():
-        return f"CuPy {cupy.__version__} finds no device"
-    number = int(cupy.cuda.runtime.getDeviceCount())
-    return f"CuPy {cupy.__version__}, {number} device{'' if number == 1 else 's'}"
-
-
-def _demo(depth: int, jobs: int, picture: Path | None) -> int:
+def run(depth: int, jobs: int, picture: Path | None) -> int:
+    """Run the demo; return 0, or 1 if it found a wrong gradient or could not write the requested picture."""
     print("Recorded motions: 6 channels of a smart watch, 10 s at 10 Hz, of people standing, walking, running and")
     print("playing badminton (BasicMotions, UEA archive).")
-    train, train_labels, test, test_labels = _motions()
+    train, train_labels, test, test_labels = motions()
     print(f"  train {train.shape}, test {test.shape}: recordings x samples x channels")
 
     print("Preparation: channels standardised on the train recordings, time added as the last channel. Unscaled, the")
     print("  kernel overflows on these recordings: it grows like a tower of exponentials. So each path is scaled such")
     print("  that the logarithm of its kernel with itself is 1 (dilation); all kernels then lie between 1/e and e.")
-    train, test = _prepared(train, test)
+    train, test = prepared(train, test)
 
     print(f"Gram matrices at depths 1 to {depth}, {jobs} thread{'' if jobs == 1 else 's'}, and the nearest neighbour")
     print("in the kernel distance d^2 = k(x,x) - 2 k(x,y) + k(y,y):")
@@ -174,12 +57,14 @@ def _demo(depth: int, jobs: int, picture: Path | None) -> int:
     return 0 if right and (drawn or picture is None) else 1
 
 
-def _motions() -> tuple[Floats, Labels, Floats, Labels]:
+def motions() -> tuple[Floats, Labels, Floats, Labels]:
+    """Return paths and labels of the training and the test recordings."""
     with resources.files("branchsig").joinpath("data", "basic_motions.npz").open("rb") as file, np.load(file) as data:
         return data["train_paths"], data["train_labels"], data["test_paths"], data["test_labels"]
 
 
-def _prepared(train: Floats, test: Floats) -> tuple[Floats, Floats]:
+def prepared(train: Floats, test: Floats) -> tuple[Floats, Floats]:
+    """Return standardised recordings, with time as their last channel."""
     mean, deviation = train.mean(axis=(0, 1)), train.std(axis=(0, 1))
     return _with_time((train - mean) / deviation), _with_time((test - mean) / deviation)
 
@@ -227,7 +112,7 @@ def _gradient_error(paths1: Floats, paths2: Floats, depth: int, jobs: int) -> fl
 
 def _picture(gram: Floats, labels: Labels, depth: int, target: Path) -> bool:
     """Draw the picture if possible, and print where it is or why there is none."""
-    if not _has("matplotlib"):
+    if not has("matplotlib"):
         print("No picture: matplotlib is not installed (pip install 'branchsig[demo]').")
         return False
     try:
