@@ -127,8 +127,6 @@ class Operation(abc.ABC):
     def value(self, spec: Spec, how: Execution, *operands: Any) -> Any:
         """Return the value."""
         job = self.prepare(spec, how, *operands)
-        if how.progress is False:
-            return self.forward(job, keep=False)[0]
         with _reported(job) as running:
             return self.forward(running, keep=False)[0]
 
@@ -181,7 +179,8 @@ class Operation(abc.ABC):
             return self._gradients(running, kept, derivs, wrt)
 
     def _gradients(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Any:
-        wrt = wrt._replace(path2=wrt.path2 and not job.total)
+        if job.total:
+            wrt = wrt._replace(path2=False)
         found = self.backward(job, kept, derivs, wrt)
         transforms = job.spec.transforms
         paths: list[Any] = [None, None]
@@ -201,8 +200,12 @@ class Operation(abc.ABC):
         return {name: parameters[k, ...] for k, name in enumerate(names)}
 
 
-@contextlib.contextmanager
-def _reported(job: Job) -> Iterator[Job]:
+def _reported(job: Job) -> contextlib.AbstractContextManager[Job]:
     """The job, whose work is reported as the execution asks for."""
+    return contextlib.nullcontext(job) if job.how.progress is False else _in_reports(job)
+
+
+@contextlib.contextmanager
+def _in_reports(job: Job) -> Iterator[Job]:
     with reporting(job.how.progress) as report:
         yield job if report is None else job.on(dataclasses.replace(job.problem, progress=report))
