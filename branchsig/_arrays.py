@@ -13,7 +13,6 @@ from types import EllipsisType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import array_api_compat
-import array_api_compat.numpy as numpy_namespace
 import numpy as np
 import numpy.typing as npt
 
@@ -58,7 +57,17 @@ class _Library(NamedTuple):
     is_torch: bool
 
 
-_libraries: dict[type, _Library] = {np.ndarray: _Library(numpy_namespace, is_cupy=False, is_torch=False)}
+def _namespace_of_numpy() -> Any:
+    """NumPy 2.1 is a namespace of the standard by itself; that of array-api-compat imports all that NumPy loads when it
+    is asked for, which takes longer than anything here."""
+    if np.lib.NumpyVersion(np.__version__) >= "2.1.0":
+        return np
+    import array_api_compat.numpy
+
+    return array_api_compat.numpy
+
+
+_libraries: dict[type, _Library] = {np.ndarray: _Library(_namespace_of_numpy(), is_cupy=False, is_torch=False)}
 
 
 def _library_of(array: Array) -> _Library:

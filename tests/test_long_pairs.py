@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import gradients_of
+from cases import gradients_of, walk
 
 import branchsig
 from branchsig.backends import Problem
@@ -141,3 +141,14 @@ def test_rows_that_no_memory_holds_are_refused_before_any_work(dyadic_order):
     x = np.array([[0.0], [1.0]])
     with pytest.raises(MemoryError, match="dyadic_order"):
         branchsig.branched_sig_kernel(x, x, 3, dyadic_order)
+
+
+@pytest.mark.parametrize("channels", [3, 17])
+@pytest.mark.parametrize("lengths", [(66, 65), (65, 200), (180, 70), (300, 301)], ids=str)
+def test_values_of_few_pairs_have_the_bits_they_have_among_many(core, lengths, channels, rng):
+    x, y = (walk(rng, 9, length, channels) for length in lengths)
+    for kernel in (branchsig.LinearKernel(), branchsig.RBFKernel(0.9), branchsig.Matern12Kernel(1e3)):
+        many = core.solve(Problem(x, y, "paired", kernel, 3, (0, 0)), "end", log=True)
+        for count in range(1, 5):
+            few = core.solve(Problem(x[:count], y[:count], "paired", kernel, 3, (0, 0)), "end", log=True)
+            np.testing.assert_array_equal(few, many[:count])

@@ -8,6 +8,7 @@ from conftest import cpu
 import branchsig
 from branchsig.backends import Wrt
 from branchsig.backends.reference import ReferenceBackend
+from branchsig.static_kernels import DilatedKernel
 
 CHANNELS = [15, 16, 17, 23, 24, 40, 101]
 LENGTHS = [(2, 2), (9, 10), (26, 25), (33, 50), (130, 140)]  # of one cell, and of more than one chunk of rows
@@ -120,3 +121,137 @@ def test_a_translation_that_leaves_steps_exact_changes_no_bit(rng):
     shift = float(2**20)
     for found, wanted in zip(both_gradients(x + shift, y - shift), both_gradients(x, y), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+KERNELS = {
+    "polynomial": branchsig.PolynomialKernel(2.0, 1.2, 0.6),
+    "polynomial, fractional": branchsig.PolynomialKernel(1.5, 9.0, 0.6),
+    "rbf": branchsig.RBFKernel(0.9),
+    "matern12": branchsig.Matern12Kernel(0.7),
+    "matern32": branchsig.Matern32Kernel(0.8),
+    "matern52": branchsig.Matern52Kernel(1.1),
+    "rational_quadratic": branchsig.RationalQuadraticKernel(0.9, alpha=0.7),
+    "rational_quadratic, whole": branchsig.RationalQuadraticKernel(0.9, alpha=2.0),
+}
+SIZES = {"ordinary": 1.0, "beside a wide kernel": 1e-3, "as good as infinite": 1e150}
+
+
+def everything(backend, arguments, log=True):
+    """Values at the end, and gradients with respect to the paths and the parameters."""
+    derivs = np.linspace(0.5, 1.5, len(arguments.path1))
+    return backend.solve(arguments, "end", log=log), backend.adjoint(
+        arguments, "end", derivs, Wrt(True, True, True), log=log
+    )
+
+
+def assert_alike(found, wanted, tolerance):
+    """Values, and gradients relative to the largest of each path and parameter."""
+    np.testing.assert_allclose(
+        found[0], wanted[0], rtol=tolerance, atol=tolerance * (np.max(np.abs(wanted[0])) + 1e-100)
+    )
+    for gradient, other in zip(found[1][:2], wanted[1][:2], strict=True):
+        assert relative_to_path(gradient, other) < tolerance
+    scale = np.max(np.abs(wanted[1].parameters))
+    np.testing.assert_allclose(found[1].parameters, wanted[1].parameters, rtol=tolerance, atol=tolerance * scale)
+
+
+def dilated(path, rng):
+    """Paths with a factor of each in a last channel."""
+    channel = np.zeros((*path.shape[:2], 1))
+    channel[:, 0, 0] = rng.uniform(0.5, 1.5, path.shape[0])
+    return np.concatenate((path, channel), axis=2)
+
+
+@pytest.mark.parametrize("size", ["ordinary", "beside a wide kernel"])
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("channels", [15, 16, 23, 41])
+@pytest.mark.parametrize("isa", cpu.instruction_sets())
+def test_static_kernels_that_are_not_linear_have_the_values_and_gradients_of_the_reference(
+    isa, channels, name, size, rng
+):
+    before = cpu.instruction_set()
+    cpu.set_instruction_set(isa)
+    try:
+        for lengths in LENGTHS[:4]:
+            x, y = (SIZES[size] * walk(rng, 3, length, channels) for length in lengths)
+            arguments = problem(x, y, 3, static_kernel=KERNELS[name])
+            assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 2e-10)
+    finally:
+        cpu.set_instruction_set(before)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("lengths", [LENGTHS[-1], (530, 560)], ids=str)
+def test_so_have_they_on_paths_of_several_chunks_and_on_one_long_pair(lengths, name, size, rng):
+    if size == "as good as infinite" and "polynomial" in name:
+        size = "ordinary"  # whose values would be beyond the range of a double
+    count = 1 if lengths[0] > 500 else 2
+    x, y = (SIZES[size] * walk(rng, count, length, 16) for length in lengths)
+    arguments = problem(x, y, 2, static_kernel=KERNELS[name])
+    assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-9)
+
+
+@pytest.mark.parametrize("size", ["ordinary", "beside a wide kernel"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_dilated_static_kernel_has_them_too(name, size, rng):
+    for lengths in ((9, 10), (130, 140)):
+        x, y = (dilated(SIZES[size] * walk(rng, 3, length, 18), rng) for length in lengths)
+        arguments = problem(x, y, 2, static_kernel=DilatedKernel(KERNELS[name]))
+        assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-9)
+
+
+@pytest.mark.parametrize("size", ["ordinary", "beside a wide kernel"])
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("lengths", [(20, 30), (150, 140)], ids=str)
+def test_the_bits_of_a_pair_depend_on_nothing_else_whatever_the_static_kernel(lengths, name, size, rng):
+    """Alone, in a batch, in a Gram matrix, and padded among longer paths, some of which are of another size."""
+    x, y = (SIZES[size] * walk(rng, 11, length, 17) for length in lengths)
+    kernel = KERNELS[name]
+    in_batch = everything(cpu.CpuBackend(), problem(x, y, 3, static_kernel=kernel))
+    gram = cpu.CpuBackend().solve(problem(x, y, 3, static_kernel=kernel, pairing="gram"), "end", log=True)
+    np.testing.assert_array_equal(np.diag(gram), in_batch[0])
+    longer1, longer2 = walk(rng, 22, lengths[0] + 20, 17), walk(rng, 22, lengths[1] + 20, 17)
+    longer1[::2, : lengths[0]], longer2[::2, : lengths[1]] = x, y
+    valid1 = np.where(np.arange(22) % 2, lengths[0] + 17, lengths[0])
+    valid2 = np.where(np.arange(22) % 2, lengths[1] + 19, lengths[1])
+    padded = problem(longer1, longer2, 3, static_kernel=kernel, lengths1=valid1, lengths2=valid2)
+    derivs = np.repeat(np.linspace(0.5, 1.5, 11), 2)
+    values = cpu.CpuBackend().solve(padded, "end", log=True)
+    gradients = cpu.CpuBackend().adjoint(padded, "end", derivs, Wrt(True, True, True), log=True)
+    np.testing.assert_array_equal(values[::2], in_batch[0])
+    for k in (0, 5, 10):
+        own = problem(x[k : k + 1], y[k : k + 1], 3, static_kernel=kernel)
+        assert cpu.CpuBackend().solve(own, "end", log=True)[0] == in_batch[0][k]
+        alone = cpu.CpuBackend().adjoint(own, "end", derivs[2 * k : 2 * k + 1], Wrt(True, True, True), log=True)
+        for found, batch, among, length in zip(alone, in_batch[1], gradients, (*lengths, None), strict=True):
+            np.testing.assert_array_equal(found[0], batch[k])
+            np.testing.assert_array_equal(found[0], among[2 * k][:length])
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_dyadic_orders_and_grids_of_static_kernels_that_are_not_linear_are_those_of_the_reference(name, rng):
+    x, y = walk(rng, 2, 11, 18), walk(rng, 2, 7, 18)
+    for orders in ((1, 0), (0, 4), (4, 1)):
+        arguments = problem(x, y, 2, orders, static_kernel=KERNELS[name])
+        assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-10)
+        found, wanted = (backend.solve(arguments, "grid") for backend in (cpu.CpuBackend(), ReferenceBackend()))
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+        bars = rng.normal(size=found.shape)
+        of_grids = [
+            backend.adjoint(arguments, "grid", bars, Wrt(True, True, True))
+            for backend in (cpu.CpuBackend(), ReferenceBackend())
+        ]
+        assert_alike((found, of_grids[0]), (wanted, of_grids[1]), 1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if "polynomial" not in name])
+def test_radial_kernels_of_far_points_change_no_bit_under_a_translation_that_leaves_differences_exact(name, rng):
+    x, y = (np.round(walk(rng, 3, 20, 32) * 2**20) / 2**20 for _ in range(2))
+    found, wanted = (
+        everything(cpu.CpuBackend(), problem(x + shift, y + shift, 3, static_kernel=KERNELS[name]))
+        for shift in (float(2**20), 0.0)
+    )
+    np.testing.assert_array_equal(found[0], wanted[0])
+    for gradient, other in zip(found[1], wanted[1], strict=True):
+        np.testing.assert_array_equal(gradient, other)

@@ -8,7 +8,7 @@
    dilated: g times a factor of x and one of y.
 
    Differences of kappa have an error of some units in the last place of kappa. Where that is too much, increments are made from the
-   steps of the paths (corners.h), and a row of b is kept in the place of kappa. Every pair decides for itself (`is_by_steps`), and a
+   steps of the paths (corners.h), and a row of b is kept in the place of kappa. Every pair decides for itself (`steps_of_pair`), and a
    tile holds pairs of one kind.
 
    One pair per lane: y is packed as [points or steps][dimension] registers, x is gathered row by row. */
@@ -323,6 +323,10 @@ typedef struct {
   double unit, sigma, most;
 } measure;
 
+/* How increments are made: as differences of kappa, from the steps of the paths, or from those where lengths need a unit, or coordinates
+   are as good as infinitely far apart. */
+enum { BY_VALUES, BY_STEPS, BY_STEPS_IN_UNITS };
+
 enum { LEAST_LENGTH = -100, MOST_LENGTH = 400, MOST_DIFFERENCE = 500, MOST_RATIO = 400 }; /* exponents of lengths in units */
 
 static int exponent_of_length(const bs_task *task) {
@@ -379,43 +383,58 @@ static int is_near(const double *x, int64_t points, int64_t channels, const doub
   return !any_beyond(most, radius);
 }
 
+/* The square of the distance of two points, or of one from the origin. */
+static double square_of(const double *x, const double *from, int64_t channels) {
+  vec sum = splat(0);
+  int64_t k = 0;
+  for (; k + W <= channels; k += W) {
+    vec own = load(x + k);
+    if (from) own -= load(from + k);
+    sum += own * own;
+  }
+  double square = 0;
+  for (; k < channels; ++k) square += from ? (x[k] - from[k]) * (x[k] - from[k]) : x[k] * x[k];
+  for (int w = 0; w < W; ++w) square += sum[w];
+  return square;
+}
+
 static int leaves(const bs_task *task, const double *x, int64_t points) {
   const int64_t d = coordinates(task), channels = task->dimension;
   double length = task->parameter[0] * BS_LEAVES;
   if (!is_radial(task)) {
-    length = fabs(task->parameter[1]);
-    for (int64_t k = 0; k < d; ++k) length += x[k] * x[k];
-    length *= BS_LEAVES_ORIGIN;
+    length = (fabs(task->parameter[1]) + square_of(x, NULL, d)) * BS_LEAVES_ORIGIN;
   } else if (task->static_kernel != BS_RBF) {
     length *= task->parameter[0];
   }
-  for (int64_t i = points - 1; i > 0; --i) {
-    double square = 0;
-    for (int64_t k = 0; k < d; ++k) {
-      const double step = x[i * channels + k] - x[k];
-      square += step * step;
-    }
-    if (square >= length) return 1;
-  }
+  for (int64_t i = points - 1; i > 0; --i)
+    if (square_of(x + i * channels, x, d) >= length) return 1;
   return 0;
 }
 
-/* The increments of pair k are made from the steps of the paths: one of them is small beside what differences of kappa resolve, or
-   the parameters are extreme. */
-static int is_by_steps(const bs_task *task, int64_t k, int backward) {
-  if (task->static_kernel == BS_GIVEN || is_linear(task)) return 0;
-  if (is_radial(task)) {
-    const int rbf = task->static_kernel == BS_RBF;
-    if (!(task->parameter[0] >= (rbf ? 0x1p-200 : 0x1p-100) && task->parameter[0] <= (rbf ? 0x1p800 : 0x1p400))) return 1;
-    if (task->static_kernel == BS_RATIONAL_QUADRATIC && task->parameter[1] < BS_LEAVES) return 1;
-  }
+/* All differences of the coordinates of two paths can be squared as they are. */
+static int is_in_reach(const bs_task *task, const double *x, int64_t points1, const double *y, int64_t points2) {
+  const measure by = measure_of(task);
+  return by.unit == 1 && is_near(x, points1, task->dimension, x, 0.25 * by.most) && is_near(y, points2, task->dimension, x, 0.25 * by.most);
+}
+
+/* How the increments of pair k are made: from the steps of the paths where one of them is small beside what differences of kappa resolve,
+   or the parameters are extreme. */
+static int steps_of_pair(const bs_task *task, int64_t k, int backward) {
+  if (task->static_kernel == BS_GIVEN || is_linear(task)) return BY_VALUES;
   const int64_t index1 = task->index1[k], index2 = task->index2[k];
   const int64_t points1 = task->lengths1 ? task->lengths1[index1] : task->length1, points2 = task->lengths2 ? task->lengths2[index2] : task->length2;
   const double *x = task->path1 + index1 * task->stride1 * task->dimension, *y = task->path2 + index2 * task->stride2 * task->dimension;
-  if (!leaves(task, x, points1) || !leaves(task, y, points2)) return 1;
-  if (!backward || task->static_kernel == BS_POLYNOMIAL) return 0;
-  const double sigma = task->parameter[0], radius = 0.5 * BS_SPREAD * (task->static_kernel == BS_RBF ? sqrt(sigma) : sigma);
-  return !is_near(x, points1, task->dimension, x, radius) || !is_near(y, points2, task->dimension, x, radius);
+  if (!is_radial(task)) return leaves(task, x, points1) && leaves(task, y, points2) ? BY_VALUES : BY_STEPS;
+  const int rbf = task->static_kernel == BS_RBF;
+  int by_steps = !(task->parameter[0] >= (rbf ? 0x1p-200 : 0x1p-100) && task->parameter[0] <= (rbf ? 0x1p800 : 0x1p400));
+  by_steps = by_steps || (task->static_kernel == BS_RATIONAL_QUADRATIC && task->parameter[1] < BS_LEAVES);
+  by_steps = by_steps || !leaves(task, x, points1) || !leaves(task, y, points2);
+  if (backward && !by_steps) {
+    const double sigma = task->parameter[0], radius = 0.5 * BS_SPREAD * (rbf ? sqrt(sigma) : sigma);
+    by_steps = !is_near(x, points1, task->dimension, x, radius) || !is_near(y, points2, task->dimension, x, radius);
+  }
+  if (!by_steps) return BY_VALUES;
+  return is_in_reach(task, x, points1, y, points2) ? BY_STEPS : BY_STEPS_IN_UNITS;
 }
 
 /* b at (x_i, y_j) for first <= j < last, x_i in row `slot` of x_rows, in units, and kappa' where it is wanted */
@@ -430,7 +449,10 @@ static void base_row(increments *in, int64_t i, int64_t slot, int64_t first, int
   for (int64_t j = 0; j < last - first; ++j, y += d) {
     vec sum = splat(0);
     for (int64_t k = 0; k < d; ++k)
-      if (is_radial(task)) {
+      if (is_radial(task) && task->by_steps == BY_STEPS) {
+        const vec u = x[k] - y[k];
+        sum += u * u;
+      } else if (is_radial(task)) {
         const vec u = in_units(by, x[k] - y[k]);
         sum += u * u;
       } else {
@@ -486,13 +508,18 @@ BS_INLINE int layers_of(const bs_task *task) { return 1 + (task->static_kernel =
 /* The cells of a row between the rows of b `above`, at the points x, and `below`, at those `next` of them, d registers each. */
 BS_INLINE void row_by_steps_of(increments *in, int changing, const vec *x, const vec *next, const vec *y, int64_t cells,
                                const vec *above, const vec *below, vec factor, vec *g) {
-  const int64_t d = coordinates(in->task), radial = is_radial(in->task);
+  const int64_t d = coordinates(in->task), radial = is_radial(in->task), in_unit = in->task->by_steps == BY_STEPS_IN_UNITS;
   const measure by = measure_of(in->task);
   for (int64_t j = 0; j < cells; ++j, y += d) {
     corners b = {above[j], below[j], above[j + 1], below[j + 1], splat(0), splat(0), splat(0)};
     for (int64_t k = 0; k < d; ++k) {
       const vec dx = next[k] - x[k], dy = y[d + k] - y[k];
-      if (radial) {
+      if (radial && !in_unit) {
+        const vec u00 = x[k] - y[k];
+        b.p += dx * ((next[k] - y[k]) + u00);
+        b.q += -dy * ((x[k] - y[d + k]) + u00);
+        b.r += -2.0 * dx * dy;
+      } else if (radial) {
         const vec u00 = in_units(by, x[k] - y[k]), u10 = in_units(by, next[k] - y[k]);
         const vec u01 = in_units(by, x[k] - y[d + k]), u11 = in_units(by, next[k] - y[d + k]);
         const vec over_x = in_units(by, dx), over_y = in_units(by, dy), most = splat(by.most);
@@ -791,7 +818,7 @@ BS_INLINE void distances_of_run(increments *in, int64_t run, int64_t d, int64_t 
 
 static void distances_gradient(increments *in, int64_t i, int64_t rows, int64_t slot, int64_t first, int64_t last) {
   const int64_t channels = coordinates(in->task);
-  if (in->task->by_steps) {
+  if (in->task->by_steps == BY_STEPS_IN_UNITS) {
     for (int64_t k = 0; k < channels; ++k) distances_of(in, 1, 1, channels, k, i, rows, slot, first, last);
     return;
   }
@@ -835,7 +862,7 @@ BS_INLINE vec dot_of(const vec *a, const vec *b, int64_t count) {
   int64_t j = 0;
   for (; j + SUMS <= count; j += SUMS)
     for (int k = 0; k < SUMS; ++k) sum[k] += a[j + k] * b[j + k];
-  for (; j < count; ++j) sum[0] += a[j] * b[j];
+  for (int k = 0; j < count; ++j, ++k) sum[k] += a[j] * b[j]; /* as if zeros followed */
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
@@ -844,7 +871,7 @@ BS_INLINE vec sum_of(const vec *a, int64_t count) {
   int64_t j = 0;
   for (; j + SUMS <= count; j += SUMS)
     for (int k = 0; k < SUMS; ++k) sum[k] += a[j + k];
-  for (; j < count; ++j) sum[0] += a[j];
+  for (int k = 0; j < count; ++j, ++k) sum[k] += a[j];
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 

@@ -12,21 +12,20 @@
 
 BS_ENTRY(int32_t, lanes)(void) { return W; }
 
-/* Picks the pairs that come next, from `first` on, and their task. Returns nonzero where it is one pair that goes through strips:
-   in the backward sweep every long pair, so that its length alone decides on the bits; otherwise those too few to fill the lanes. */
+/* Picks the pairs that come next, from `first` on, and their task. Returns nonzero where it is one pair that goes through strips. */
 static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task *own) {
-  const int by_steps = is_by_steps(task, first, backward);
+  const int by_steps = steps_of_pair(task, first, backward);
   int64_t count = least(W, task->pairs - first);
   trim(own, task, first, 1);
   own->by_steps = by_steps;
-  if (is_long(own) && (backward || count <= W / 2)) return 1;
+  if (goes_by_strips(own, count, backward)) return 1;
   if (backward && is_trimmed(task))
     for (int64_t k = 1; k < count; ++k) {
       trim(own, task, first + k, 1);
-      if (is_long(own)) count = k;
+      if (goes_by_strips(own, 1, 1)) count = k;
     }
   for (int64_t k = 1; k < count; ++k)
-    if (is_by_steps(task, first + k, backward) != by_steps) count = k;
+    if (steps_of_pair(task, first + k, backward) != by_steps) count = k;
   trim(own, task, first, count);
   own->by_steps = by_steps;
   return 0;
@@ -46,16 +45,17 @@ static int64_t size_of_pairs(const bs_task *own, int backward, int strips_next) 
 
 BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   int64_t most = 0;
-  if (!is_trimmed(task)) { /* all tiles are of one size, whichever pairs they hold, and so are all strips */
-    const int long_pairs = is_long(task);
-    if (long_pairs) most = size_of_pairs(task, backward, 1);
-    if (!long_pairs || (!backward && task->pairs > W / 2)) {
-      const int64_t size = size_of_pairs(task, backward, 0);
-      if (size > most) most = size;
-    }
+  bs_task own = *task;
+  if (!is_trimmed(task)) { /* all tiles of one kind are of one size, whichever pairs they hold, and so are all strips */
+    const int kinds = takes_products(task) && !is_linear(task) ? BY_STEPS_IN_UNITS : BY_VALUES;
+    for (own.by_steps = BY_VALUES; own.by_steps <= kinds; ++own.by_steps)
+      for (int strips_next = 0; strips_next < 2; ++strips_next)
+        if (strips_next ? goes_by_strips(task, 1, backward) : !goes_by_strips(task, least(W, task->pairs), backward)) {
+          const int64_t size = size_of_pairs(&own, backward, strips_next);
+          if (size > most) most = size;
+        }
     return most + 64;
   }
-  bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs) {
     const int strips_next = next_pairs(task, first, backward, &own);
     const int64_t size = size_of_pairs(&own, backward, strips_next);

@@ -32,17 +32,27 @@ typedef struct {
   double total;
 } strips;
 
-/* Long enough for every lane to have its strip, and for the lanes to be busy most of the time. */
-static int is_long(const bs_task *task) {
+/* Columns of a block: a whole number of cells, and of blocks of a tile. */
+static int64_t block_of_strips(const bs_task *task) {
+  const int64_t columns = (task->length2 - 1) << task->dyadic2, refinement = (int64_t)1 << task->dyadic2;
+  const int64_t unit = refinement > BLOCK ? refinement : BLOCK; /* both are powers of two */
+  return up_to((columns + BLOCKS - 1) / BLOCKS, unit);
+}
+
+/* Whether `count` pairs, which a tile would take at once, go through strips one by one. Gradients do where every lane has its strip and
+   the lanes are busy most of the time, so that the lengths alone decide on the bits, which are others; so do diagonals, of few pairs.
+   Values have the same bits, so what takes less time decides: a step of a strip takes half as long again as one of a tile. */
+static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
   const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated;
-  return plain && ((task->length1 - 1) << task->dyadic1) >= 512 && ((task->length2 - 1) << task->dyadic2) >= BLOCK * BLOCKS / 2 &&
-         task->length1 > 4 * W && task->length2 > BLOCKS;
+  const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
+  if (!plain || task->length1 <= 4 * W || task->length2 <= BLOCKS) return 0;
+  if (backward || task->diagonal) return rows >= 512 && columns >= BLOCK * BLOCKS / 2 && (backward || count <= W / 2);
+  const int64_t block = block_of_strips(task), blocks = (columns + block - 1) / block;
+  return rows >= 2 * BLOCK && columns >= 2 * BLOCK && 3 * count * (blocks + W - 1) <= 2 * W * blocks;
 }
 
 static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char *base) {
-  const int64_t columns = (task->length2 - 1) << task->dyadic2, refinement = (int64_t)1 << task->dyadic2;
-  const int64_t unit = refinement > BLOCK ? refinement : BLOCK; /* both are powers of two */
-  const int64_t block = ((columns + BLOCKS - 1) / BLOCKS + unit - 1) / unit * unit;
+  const int64_t columns = (task->length2 - 1) << task->dyadic2, block = block_of_strips(task);
   s->task = task;
   s->block_cells = block >> task->dyadic2;
   s->strip_cells = (task->length1 - 1 + W - 1) / W;
@@ -174,7 +184,7 @@ static int sweep_strips(strips *s, int64_t k) {
     open_step(s, k, step);
     if (backward) keep_strip_edges(s, step);
     for (int m = 0; m < t->levels; ++m) s->corner[m] = k_row(t, 0, m)[t->columns];
-    start_rows(&t->in, 0);
+    if (!t->products) start_rows(&t->in, 0);
     for (int64_t r0 = 0; r0 < t->rows; r0 += BAND) {
       if (stopped(t)) return 1;
       const int64_t r1 = least(r0 + BAND, t->rows);
@@ -226,7 +236,7 @@ static void flush_part(const strips *s, int second, int w, double weight, double
   const increments *in = &s->t.in;
   const int64_t points = second ? in->points2[w] : in->points1[w], length = second ? s->step.length2 : s->step.length1;
   if (s->t.products)
-    flush_steps(s->t.products, second, w, points, weight, to);
+    flush_products(s->t.products, in, second, w, weight, to);
   else
     flush_gradient(&s->step, second ? in->grad_y : in->grad_x, length, w, points, weight, to);
 }
@@ -267,8 +277,10 @@ static int adjoint_strips(strips *s, int64_t k) {
       *k_row(t, t->rows, m) = strip_edge(s, step, t->rows, m)->k;
     }
     if (t->products) t->products->added = step < s->steps - 1;
-    start_rows(in, s->step.length1 - 1);
-    if (!t->products) start_gradient(in);
+    if (!t->products) {
+      start_rows(in, s->step.length1 - 1);
+      start_gradient(in);
+    }
     for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
       if (stopped(t)) return 1;
       const int64_t r1 = least(r0 + BAND, t->rows);
@@ -291,7 +303,7 @@ static int adjoint_strips(strips *s, int64_t k) {
     for (int w = 0; w < W; ++w) {
       if (t->products) {
         chunk_gradient(t->products, in, w);
-        if (in->parameters) sum_over_steps_of_lane(t->products, in, w);
+        if (in->parameters && is_linear(task) && busy(s, step, w)) sum_over_steps_of_lane(t->products, in, w);
       }
       if (task->grad2 && task->weight2[k] && busy(s, step, w))
         flush_part(s, 1, w, weight2, task->grad2 + (task->index2[k] * task->stride2 + (step - w) * s->block_cells) * d);

@@ -29,6 +29,7 @@ typedef struct {
   int kept;              /* all of them */
   edge *edges;           /* backward: [row of K - edged_from][block][level], or NULL */
   int64_t edged_from;
+  int packed;            /* the second paths of all lanes lie in the memory of increments */
   int own;               /* lanes with a pair of their own */
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order as order.h says */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
@@ -102,7 +103,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->local = is_linear(task) && !t->products && !task->nodes && (int64_t)1 << task->dyadic1 <= BAND;
   in->stride = t->local ? BLOCK + 1 : t->products ? row_width(t->many.width) : t->cells; /* rows that are used together should not begin at the same place in a page */
   const int64_t remembered = (task->length1 - 1) * t->cells + task->length1 * task->length2; /* g and slopes */
-  t->remembered = keeping && !is_linear(task) && remembered * (int64_t)sizeof(vec) <= REMEMBERED_BYTES;
+  t->remembered = keeping && !is_linear(task) && !t->products && remembered * (int64_t)sizeof(vec) <= REMEMBERED_BYTES;
   const int64_t g_rows = t->remembered ? task->length1 - 1 : own_rows;
   in->slope_rows = t->remembered ? task->length1 : BAND + 1;
   t->counts = TAKE(t->blocks);
@@ -133,6 +134,11 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   }
   if (!backward) return used;
   in->parameters = task->grad_parameters ? parameters_of(task) : 0;
+  if (t->products && task->by_steps && task->grad_parameters) {
+    in->layer = own_rows * in->stride;
+    vec *room = TAKE(layers_of(task) * in->layer);
+    in->to_changes = base ? room - t->g : 0;
+  }
   if (task->static_kernel != BS_GIVEN && !t->products) {
     if (!by_steps) {
       in->slopes = TAKE(in->slope_rows * task->length2);
@@ -293,11 +299,11 @@ static void count_columns(tile *t) {
 static void open_tile(tile *t, int64_t first) {
   const bs_task *task = t->in.task;
   increments *in = &t->in;
-  int same_second = in->y[0] != NULL && !is_trimmed(task); /* tiles of other sizes lie elsewhere in memory */
+  int same_second = t->packed && !is_trimmed(task); /* tiles of other sizes lie elsewhere in memory */
   t->own = (int)least(W, task->pairs - first);
   in->uniform = 1;
   in->ragged = 0;
-  in->gradient = t->remembered;
+  in->gradient = t->remembered || (t->products && t->products->slopes && t->products->chunk >= t->products->rows);
   in->still = (ivec){0};
   in->any_still = 0;
   for (int w = 0; w < W; ++w) {
@@ -322,6 +328,7 @@ static void open_tile(tile *t, int64_t first) {
     open_products(t->products);
   else if (task->static_kernel != BS_GIVEN && !same_second)
     pack_second_path(in);
+  t->packed = !t->products && task->static_kernel != BS_GIVEN;
   fill(t->fours, BLOCK, 4);
   fill(t->zeros, BLOCK, 0);
   fill(k_row(t, 0, 0), t->width * t->levels, 1);
@@ -514,7 +521,7 @@ static int sweep_down(tile *t, int64_t first) {
   const bs_task *task = t->in.task;
   /* logs hold one row at a time, so where every row of them is looked at, bands have one row */
   const int64_t band = (task->grid_derivs && task->careful) || task->log_grid ? 1 : BAND;
-  start_rows(&t->in, 0);
+  if (!t->products) start_rows(&t->in, 0);
   if (task->grid) store_grid_row(t, first, 0);
   if (task->diagonal) store_diagonal(t, first, 0);
   for (int64_t r0 = 0; r0 < t->rows; r0 += band) {
@@ -689,7 +696,17 @@ static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64
    waits for `flush`, so that the gradients of one lane alone need be in memory. */
 static void hand_on_chunk(tile *t) {
   products *p = t->products;
-  part_chunk(p, &t->in, t->gradient);
+  increments *in = &t->in;
+  const int64_t rows = least(p->chunk, p->rows - p->first);
+  if (p->points) {
+    if (in->ragged) silence_behind_ends(in, p->first, rows, 0, t->cells, t->gradient);
+    for (int64_t i = rows - 1; i >= 0; --i) {
+      const vec *gradient = t->gradient + i * in->stride, *g = t->g + i * in->stride;
+      if (in->task->dilated) in->d_scale += dot_of(gradient, g, t->cells);
+      if (in->parameters) sum_over_cells(in, 1, 0, t->cells, gradient, g);
+    }
+  }
+  part_chunk(p, in, t->gradient);
   for (int w = 0; w < t->own && p->first > 0; ++w) chunk_gradient(p, &t->in, w);
 }
 
@@ -751,7 +768,11 @@ static void open_gradient(tile *t, vec seed) {
   if (!t->products) fill(t->gradient, BAND * t->in.stride, 0);
   t->in.gradient = 1;
   fill(t->in.d_parameter, 2, 0);
-  if (t->products) return;
+  if (t->products) {
+    t->in.d_scale = splat(0);
+    if (t->products->points && !t->products->sloped) t->products->first = -1;
+    return;
+  }
   if (!t->remembered) start_rows(&t->in, task->length1 - 1);
   start_gradient(&t->in);
   if (t->in.grad_x) fill(t->in.grad_x, task->length1 * task->dimension, 0);
@@ -777,13 +798,17 @@ static int sweep_up(tile *t, int64_t first, vec seed) {
 }
 
 /* The gradient of lane w with respect to one of its paths, to the given point of `to`, if there is one. */
-static void flush_path(const tile *t, int w, const vec *gradient, int64_t points, double weight, const double *path, double *to, int64_t at) {
-  const bs_task *task = t->in.task;
-  const int64_t d = coordinates(task);
+static void flush_path(const tile *t, int second, int w, double weight, double *to, int64_t at) {
+  const increments *in = &t->in;
+  const bs_task *task = in->task;
+  const int64_t d = coordinates(task), points = second ? in->points2[w] : in->points1[w];
   if (!to) return;
   to += at * task->dimension;
-  flush_gradient(task, gradient, gradient == t->in.grad_x ? task->length1 : task->length2, w, points, weight * t->in.scale[w], to);
-  if (task->dilated) to[d] += weight * t->in.d_scale[w] / (t->factor * path[d]);
+  if (t->products)
+    flush_products(t->products, in, second, w, weight * in->scale[w], to);
+  else
+    flush_gradient(task, second ? in->grad_y : in->grad_x, second ? task->length2 : task->length1, w, points, weight * in->scale[w], to);
+  if (task->dilated) to[d] += weight * in->d_scale[w] / (t->factor * (second ? in->y[w] : in->x[w])[d]);
 }
 
 /* Before the first flush. */
@@ -810,18 +835,13 @@ static void flush(tile *t, int w, int64_t k, int finite) {
   if (t->in.still[w]) return; /* a path of one point: all is constant, whatever the static kernel */
   if (t->products) {
     chunk_gradient(t->products, &t->in, w);
-    if (t->in.parameters) sum_over_steps_of_lane(t->products, &t->in, w);
+    if (t->in.parameters && is_linear(task)) sum_over_steps_of_lane(t->products, &t->in, w);
   }
   for (int j = 0; j < t->in.parameters; ++j)
     task->grad_parameters[k * t->in.parameters + j] = finite ? of_parameter(&t->in, t->factor, j, t->in.d_parameter[j][w], t->in.scale[w]) : nan;
   double *const grad1 = task->weight1[k] ? task->grad1 : NULL, *const grad2 = task->weight2[k] ? task->grad2 : NULL;
-  if (t->products) {
-    if (grad1) flush_steps(t->products, 0, w, t->in.points1[w], weight1, grad1 + task->index1[k] * task->stride1 * task->dimension);
-    if (grad2) flush_steps(t->products, 1, w, t->in.points2[w], weight2, grad2 + task->index2[k] * task->stride2 * task->dimension);
-    return;
-  }
-  flush_path(t, w, t->in.grad_x, t->in.points1[w], weight1, t->in.x[w], grad1, task->index1[k] * task->stride1);
-  flush_path(t, w, t->in.grad_y, t->in.points2[w], weight2, t->in.y[w], grad2, task->index2[k] * task->stride2);
+  flush_path(t, 0, w, weight1, grad1, task->index1[k] * task->stride1);
+  flush_path(t, 1, w, weight2, grad2, task->index2[k] * task->stride2);
 }
 
 /* K_depth (or log K_depth) of each lane at the end point. */

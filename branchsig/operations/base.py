@@ -203,7 +203,8 @@ class Operation(abc.ABC):
             return self._gradients(running, kept, derivs, wrt)
 
     def _gradients(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Any:
-        wrt = wrt._replace(path2=wrt.path2 and not job.total)
+        if job.total:
+            wrt = wrt._replace(path2=False)
         found = self.backward(job, kept, derivs, wrt)
         transforms = job.spec.transforms
         paths: list[Any] = [None, None]
