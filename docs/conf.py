@@ -3,6 +3,8 @@
 import importlib.metadata
 import re
 
+from branchsig.frameworks._table import as_markdown as frameworks_as_markdown
+
 project = "branchsig"
 author = "The branchsig developers"
 copyright = "The branchsig developers"
@@ -50,6 +52,12 @@ def escape_stars_of_shapes(app, what, name, obj, options, lines):
     lines[:] = pattern.sub(lambda found: found[1] or r"\*", "\n".join(lines)).split("\n")
 
 
+def fill_in_tables(app, name, source):
+    """Put the table of frameworks, which the library and its tests go by, in its place."""
+    source[0] = source[0].replace("<!-- table of frameworks -->", "\n".join(frameworks_as_markdown()))
+
+
 def setup(app):
-    """Connect the hook, behind that of numpydoc."""
+    """Connect the hooks, the first behind that of numpydoc."""
+    app.connect("source-read", fill_in_tables)
     app.connect("autodoc-process-docstring", escape_stars_of_shapes, priority=900)

@@ -1,6 +1,7 @@
 """The frameworks that the tests of `test_frameworks` run over: one entry each, which says how its things are called.
 
-An entry is made when its framework is installed. What a framework has not, such as a compiler, is None in its entry.
+An entry is made when its framework is installed. What a framework has not, by the table of the documentation, is None
+in its entry.
 """
 
 import dataclasses
@@ -11,11 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from branchsig.frameworks._table import TABLE, Has
+
 
 @dataclasses.dataclass(frozen=True)
 class Framework:
     """How a framework is asked for what the tests want. Functions take and return arrays of the framework."""
 
+    has: Has
+    """What the documentation says that it has."""
     array: Callable[[np.ndarray], Any]
     """An array of the framework."""
     gradients: Callable[..., tuple[Any, tuple[Any, ...]]]
@@ -30,6 +35,8 @@ class Framework:
     """``along(function, array, direction)``: the derivative forward of a function of one array."""
     twice: Callable[..., Any]
     """``twice(function, array, direction)``: d/dx <df/dx, direction>."""
+    forks: bool
+    """Whether it works in a forked process."""
     refusals: tuple[type[Exception], ...] = ()
     """What it raises where a derivative is refused."""
 
@@ -54,6 +61,7 @@ def of_torch():
         return torch.autograd.grad((first * direction).sum(), array)[0]
 
     return Framework(
+        has=TABLE["torch"],
         array=torch.asarray,
         gradients=gradients,
         compiled=compiled,
@@ -61,6 +69,7 @@ def of_torch():
         derivative=torch.func.grad,
         along=lambda function, array, direction: torch.func.jvp(function, (array,), (direction,))[1],
         twice=twice,
+        forks=True,
         refusals=(RuntimeError,),
     )
 
@@ -79,6 +88,7 @@ def of_jax():
         return jax.grad(lambda a: (jax.grad(function)(a) * direction).sum())(array)
 
     return Framework(
+        has=TABLE["jax"],
         array=jax.numpy.asarray,
         gradients=gradients,
         compiled=jax.jit,
@@ -86,6 +96,7 @@ def of_jax():
         derivative=jax.grad,
         along=lambda function, array, direction: jax.jvp(function, (array,), (direction,))[1],
         twice=twice,
+        forks=False,  # once it has run anything, by its own word
         refusals=(NotImplementedError, TypeError),
     )
 

@@ -211,3 +211,20 @@ def test_values_of_parameters_are_checked_where_they_are_there(rng):
     kernel = branchsig.RBFKernel(np.asarray(-1.0))
     with pytest.raises(ValueError, match="RBFKernel: sigma is -1.0: expected a finite number > 0"):
         branchsig.branched_sig_kernel(walk(rng, 3, 5, 2), walk(rng, 3, 5, 2), 2, static_kernel=kernel)
+
+
+@pytest.mark.parametrize(("name", "option"), CASES)
+def test_a_call_on_tensors_keeps_tensors_and_goes_on_with_them(name, option, rng):
+    """As on tensors of a CUDA device, which NumPy cannot read."""
+    torch = pytest.importorskip("torch")
+    call, operands, _ = case(name, option, rng)
+    tensors = [torch.asarray(operand) for operand in operands]
+    forward, backward = call.towards("forward"), call.towards("backward")
+    wanted, found = forward(*operands), forward(*tensors)
+    derivs = rng.standard_normal(wanted[0].shape)
+    gradients = backward(torch.asarray(derivs), *tensors, *found[1:])
+    assert all(isinstance(array, torch.Tensor) for array in (*found, *gradients))
+    for mine, its in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(mine.numpy(), its, rtol=1e-12)
+    for mine, its in zip(gradients, backward(derivs, *operands, *wanted[1:]), strict=True):
+        np.testing.assert_allclose(mine.numpy(), its, rtol=1e-10, atol=1e-13)

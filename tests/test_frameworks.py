@@ -5,7 +5,6 @@ Values and gradients are held against those of NumPy's arrays, which other tests
 
 import math
 import multiprocessing
-import re
 import threading
 import warnings
 
@@ -15,6 +14,7 @@ from cases import walk
 from frameworks import FRAMEWORKS, framework_named
 
 import branchsig
+from branchsig.frameworks._table import TABLE
 
 # Of its own, when torch.compile meets an autograd.Function, and when it makes dual numbers.
 pytestmark = [
@@ -26,6 +26,18 @@ pytestmark = [
 @pytest.fixture(params=FRAMEWORKS)
 def framework(request):
     return framework_named(request.param)
+
+
+def test_every_framework_of_the_documentation_has_an_entry(framework):
+    assert list(FRAMEWORKS) == list(TABLE)
+    has = framework.has
+    for said, given in (
+        (has.gradients, framework.gradients),
+        (has.maps, framework.batched),
+        (has.programs, framework.compiled),
+        (has.forward, framework.along),
+    ):
+        assert bool(said) == (given is not None)
 
 
 class Case:
@@ -293,14 +305,13 @@ def test_the_value_that_comes_with_a_pullback_has_a_derivative(framework, rng):
     close(found, branchsig.branched_sig_kernel_gram_backprop(np.ones((3, 2)), x, y, 3)[0])
 
 
-def refused_or(framework, derivative, *arguments):
-    """A derivative, or None where it is refused by an error that says so."""
-    try:
-        return derivative(*arguments)
-    except framework.refusals as refused:
-        if not re.search("derivative|forward-mode", str(refused)):
-            raise
-        return None
+def right_or_refused(framework, what, wanted, derivative, *arguments):
+    """Whether a derivative is right or, where the table says so, refused by an error that says so."""
+    if what == "refused":
+        with pytest.raises(framework.refusals, match="derivative|forward-mode"):
+            derivative(*arguments)
+    elif what:
+        np.testing.assert_allclose(np.asarray(derivative(*arguments)), wanted, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("case", [*SHORT, MORE[5], MORE[6]], ids=repr)
@@ -320,13 +331,9 @@ def test_second_derivatives_and_those_forward_are_right_or_refused(case, framewo
     second = (slope(-2 * h) - 8 * slope(-h) + 8 * slope(h) - slope(2 * h)) / (12 * h)
     first = np.sum(slope(0.0) * along)
     direction = framework.array(along)
-    found = refused_or(framework, framework.twice, function, arrays[0], direction)
-    if found is not None:
-        np.testing.assert_allclose(np.asarray(found), second, rtol=1e-5, atol=1e-7)
-    if framework.along is not None:
-        found = refused_or(framework, framework.along, function, arrays[0], direction)
-        if found is not None:
-            np.testing.assert_allclose(np.asarray(found), first, rtol=1e-9)
+    has = framework.has
+    right_or_refused(framework, has.second, second, framework.twice, function, arrays[0], direction)
+    right_or_refused(framework, has.forward, first, framework.along, function, arrays[0], direction)
 
 
 def test_second_derivatives_with_respect_to_parameters_are_refused(framework, rng):
@@ -411,11 +418,14 @@ def _in_another_process(name, x, queue):
     queue.put(np.asarray(found))
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where it has run before
+@pytest.mark.parametrize("start", ["spawn", "fork"])
 @pytest.mark.parametrize("name", FRAMEWORKS)
-def test_a_spawned_process_has_the_gradients(name, rng):
-    framework_named(name)
+def test_another_process_has_the_gradients(name, start, rng):
+    if start == "fork" and not framework_named(name).forks:
+        pytest.skip("its own threads do not outlive a fork")
     x = walk(rng, 3, 5, 2)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(start)
     queue = context.Queue()
     process = context.Process(target=_in_another_process, args=(name, x, queue))
     process.start()

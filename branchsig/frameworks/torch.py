@@ -90,16 +90,21 @@ def _have_memory(inputs: _Inputs) -> bool:
 
 def _compute_here(call: Call, inputs: _Inputs) -> tuple[torch.Tensor, ...]:
     """Run a call on tensors with memory, those on the CPU as arrays of NumPy that share it."""
-    tensors = [one.detach() if isinstance(one, torch.Tensor) else one for one in inputs]
-    if not all(isinstance(one, float) or one.device.type == "cpu" for one in tensors):
-        return tuple(call(*tensors))
-    plain = [one if isinstance(one, float) else one.resolve_neg().numpy() for one in tensors]
-    results = [np.asarray(result) for result in call(*plain)]
+    if not all(isinstance(one, float) or one.device.type == "cpu" for one in inputs):
+        return tuple(call(*(one if isinstance(one, float) else one.detach() for one in inputs)))
+    results = [np.asarray(result) for result in call(*map(_in_numpy, inputs))]
     # No result may share memory with another: who writes to one of them would change what is kept.
     for k, result in enumerate(results[1:], 1):
         if np.may_share_memory(results[0], result):
             results[k] = result.copy()
     return tuple(map(torch.from_numpy, results))
+
+
+def _in_numpy(one: torch.Tensor | float) -> Any:
+    if isinstance(one, float):
+        return one
+    one = one.detach()
+    return one.resolve_neg().numpy() if one.is_neg() else one.numpy()
 
 
 @torch.library.custom_op("branchsig::call", mutates_args=())

@@ -32,15 +32,15 @@ class PolynomialKernel(Parameters):
     ----------
     degree : float, default: 3.0
         Exponent, at least 0.
-    gamma : float, default: 1.0
+    gamma : float or array, shape (), default: 1.0
         Constant added to the inner product, finite.
-    scale : float, default: 1.0
+    scale : float or array, shape (), default: 1.0
         Factor, at least 0.
 
     Raises
     ------
     TypeError
-        If a parameter is not a real number.
+        If a parameter is neither a real number nor, but for `degree`, an array without axes.
     ValueError
         If a parameter is out of range or not finite.
 

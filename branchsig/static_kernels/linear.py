@@ -76,13 +76,13 @@ class ScaledLinearKernel(LinearBody):
 
     Parameters
     ----------
-    scale : float, default: 1.0
+    scale : float or array, shape (), default: 1.0
         Factor of the paths, finite.
 
     Raises
     ------
     TypeError
-        If a parameter is not a real number.
+        If a parameter is neither a real number nor an array without axes.
     ValueError
         If a parameter is out of range or not finite.
 

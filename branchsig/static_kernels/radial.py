@@ -141,13 +141,13 @@ class RBFKernel(RadialKernel):
 
     Parameters
     ----------
-    sigma : float
+    sigma : float or array, shape ()
         Squared length scale, in the squared unit of the paths, above 0.
 
     Raises
     ------
     TypeError
-        If a parameter is not a real number.
+        If a parameter is neither a real number nor an array without axes.
     ValueError
         If a parameter is out of range or not finite.
 
@@ -256,13 +256,13 @@ class Matern12Kernel(RadialKernel):
 
     Parameters
     ----------
-    sigma : float
+    sigma : float or array, shape ()
         Length scale, in the unit of the paths, above 0.
 
     Raises
     ------
     TypeError
-        If a parameter is not a real number.
+        If a parameter is neither a real number nor an array without axes.
     ValueError
         If a parameter is out of range or not finite.
 
@@ -305,13 +305,13 @@ class Matern32Kernel(RadialKernel):
 
     Parameters
     ----------
-    sigma : float
+    sigma : float or array, shape ()
         Length scale, in the unit of the paths, above 0.
 
     Raises
     ------
     TypeError
-        If a parameter is not a real number.
+        If a parameter is neither a real number nor an array without axes.
     ValueError
         If a parameter is out of range or not finite.
 
@@ -348,13 +348,13 @@ class Matern52Kernel(RadialKernel):
 
     Parameters
     ----------
-    sigma : float
+    sigma : float or array, shape ()
         Length scale, in the unit of the paths, above 0.
 
     Raises
     ------
     TypeError
-        If a parameter is not a real number.
+        If a parameter is neither a real number nor an array without axes.
     ValueError
         If a parameter is out of range or not finite.
 
@@ -407,15 +407,15 @@ class RationalQuadraticKernel(RadialKernel):
 
     Parameters
     ----------
-    sigma : float
+    sigma : float or array, shape ()
         Length scale, in the unit of the paths, above 0.
-    alpha : float, default: 1.0
+    alpha : float or array, shape (), default: 1.0
         Exponent, above 0. The kernel tends to a radial basis function kernel as it grows.
 
     Raises
     ------
     TypeError
-        If a parameter is not a real number.
+        If a parameter is neither a real number nor an array without axes.
     ValueError
         If a parameter is out of range or not finite.
 
