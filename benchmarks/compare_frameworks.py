@@ -56,7 +56,54 @@ def of_peer_in_torch(x, y, depth, gram):
     return of_torch(x, y, depth, gram, pysiglib.torch_api)
 
 
-FRAMEWORKS = {"PyTorch": (lambda *case: of_torch(*case, branchsig), of_peer_in_torch)}
+def of_jax(x, y, depth, gram, module):
+    """The same inside `jit`."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    function = module.branched_sig_kernel_gram if gram else module.branched_sig_kernel
+    arrays = [jax.numpy.asarray(path) for path in (x, y)]
+    value = jax.jit(lambda a, b: function(a, b, depth, 0))
+    both = jax.jit(jax.value_and_grad(lambda a, b: function(a, b, depth, 0).sum(), (0, 1)))
+    return {
+        "values": lambda: jax.block_until_ready(value(*arrays)),
+        "values and gradients": lambda: jax.block_until_ready(both(*arrays)),
+    }
+
+
+def of_concrete_jax(x, y, depth, gram, module):
+    """The same outside of `jit`: a call on concrete arrays, and another one for the gradients."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    arrays = [jax.numpy.asarray(path) for path in (x, y)]
+    derivs = jax.numpy.ones((len(x), len(y)) if gram else len(x))
+    name = "branched_sig_kernel_gram" if gram else "branched_sig_kernel"
+    function, backprop = getattr(module, name), getattr(module, name + "_backprop", None)
+
+    def both():
+        if backprop is None:
+            return jax.block_until_ready(jax.vjp(lambda a, b: function(a, b, depth, 0), *arrays)[1](derivs))
+        value = function(*arrays, depth, 0)
+        return jax.block_until_ready((value, backprop(derivs, *arrays, depth, 0, right_deriv=True)))
+
+    return {
+        "values": lambda: jax.block_until_ready(function(*arrays, depth, 0)),
+        "values and gradients": both,
+    }
+
+
+def peer_in_jax():
+    import pysiglib.jax_api
+
+    return pysiglib.jax_api
+
+
+FRAMEWORKS = {
+    "PyTorch": (lambda *case: of_torch(*case, branchsig), of_peer_in_torch),
+    "JAX, jit": (lambda *case: of_jax(*case, branchsig), lambda *case: of_jax(*case, peer_in_jax())),
+    "JAX": (lambda *case: of_concrete_jax(*case, branchsig), lambda *case: of_concrete_jax(*case, peer_in_jax())),
+}
 """For each framework what this library takes in it, and what the peer takes; each makes the functions of a case."""
 
 

@@ -96,7 +96,7 @@ def of_jax():
         derivative=jax.grad,
         along=lambda function, array, direction: jax.jvp(function, (array,), (direction,))[1],
         twice=twice,
-        forks=False,
+        forks=False,  # once it has run anything, by its own word
         refusals=(NotImplementedError, TypeError),
     )
 

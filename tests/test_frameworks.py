@@ -418,6 +418,7 @@ def _in_another_process(name, x, queue):
     queue.put(np.asarray(found))
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where it has run before
 @pytest.mark.parametrize("start", ["spawn", "fork"])
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_another_process_has_the_gradients(name, start, rng):

@@ -36,9 +36,9 @@ TABLE = {
     ),
     "jax": Has(
         framework="JAX",
-        gradients="`grad`, `vjp`, `jacrev`, `checkpoint`",
-        maps="`vmap`",
-        programs="`jit`, `scan`, `shard_map`, `jax.export`",
+        gradients="`jax.grad`, `vjp`, `jacrev`, `checkpoint`",
+        maps="`jax.vmap`, `lax.map`, `shard_map`",
+        programs="`jax.jit`, `lax.scan`, `jax.export`",
         second="refused",
         forward="refused",
     ),

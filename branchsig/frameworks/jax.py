@@ -8,12 +8,13 @@ does the same in another process. That process has to know the handlers: import 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,8 +75,6 @@ def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
     """Return the results of a call. See `branchsig.frameworks._binding`."""
     if not is_built_in(call.spec.static_kernel):
         return [_through_increments(call, arrays)]
-    if not any(isinstance(array, jax.core.Tracer) for array in arrays):
-        return _on_host(call, arrays)
     operands = _over_one_mesh(tuple(map(jnp.asarray, arrays)))
     line = _warnings.line_of_the_caller()
     _lines.update({each.text: line for each in (call, call.towards("forward"))})
@@ -159,26 +158,21 @@ def _refused(call: Call, primals: Any, tangents: Any) -> Any:
 
 def _called(call: Call, arrays: Sequence[Any]) -> list[Any]:
     """Run a call that JAX is not to look into."""
-    if any(isinstance(array, jax.core.Tracer) for array in arrays):
+    ours = [array for array in arrays if isinstance(array, jax.Array)]
+    if not ours or any(claims(array) != LENT for array in ours):
         return _foreign(call, arrays)
-    return _on_host(call, arrays)
+    return [given_back(np.asarray(result), ours[0]) for result in _run(call, list(map(np.asarray, arrays)))]
 
 
-def _on_host(call: Call, arrays: Sequence[Any]) -> list[Any]:
-    """Run a call on concrete arrays."""
-    like = next(array for array in arrays if isinstance(array, jax.Array))
-    return [given_back(result, like) for result in _run(call, list(map(np.asarray, arrays)))]
-
-
-def _run(call: Call, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Run a call on NumPy arrays, with what is kept in the form that JAX holds it in."""
+def _run(call: Call, arrays: Sequence[Any]) -> list[Any]:
+    """Run a call on arrays of NumPy or CuPy, with what is kept in the form that JAX holds it in."""
     if call.direction == "backward":
         first = 1 + call.operands
         if len(arrays) > first:
             shapes = tuple(Shape(array.shape, array.dtype.name) for array in arrays[1:first])
             kept = (_unpacked(array, shape) for array, shape in zip(arrays[first:], _kept(call, shapes), strict=True))
             arrays = [*arrays[:first], *kept]
-    results = [np.asarray(result) for result in call(*arrays)]
+    results = call(*arrays)
     return results[:1] + list(map(_packed, results[1:])) if call.direction == "forward" else results
 
 
@@ -193,16 +187,16 @@ def _is_wide(dtype: str) -> bool:
     return np.dtype(dtype).itemsize == 8
 
 
-def _packed(array: np.ndarray) -> np.ndarray:
+def _packed(array: Any) -> Any:
     if not _is_wide(array.dtype.name):
         return array
-    return np.ascontiguousarray(array).reshape((*array.shape, 1)).view(np.uint32)
+    return array.reshape(-1).reshape((*array.shape, 1)).view(np.uint32)
 
 
-def _unpacked(array: np.ndarray, shape: Shape) -> np.ndarray:
+def _unpacked(array: Any, shape: Shape) -> Any:
     if not _is_wide(shape.dtype):
         return array
-    return np.ascontiguousarray(array).view(shape.dtype).reshape(array.shape[:-1])
+    return array.reshape(-1).view(shape.dtype).reshape(array.shape[:-1])
 
 
 def _foreign(call: Call, arrays: Sequence[Any]) -> list[Any]:
@@ -214,7 +208,10 @@ def _foreign(call: Call, arrays: Sequence[Any]) -> list[Any]:
     struct: Any = jax.ShapeDtypeStruct
     results = [struct(shape.shape, np.dtype(shape.dtype)) for shape in (value, *others)]
     if lib is None:
-        repeated = functools.partial(_repeated, call, arrays[0].ndim)
+
+        def repeated(*there: Any) -> list[np.ndarray]:
+            return list(map(np.asarray, _repeated(call, arrays[0].ndim, *map(np.asarray, there))))
+
         return list(jax.pure_callback(repeated, results, *arrays, vmap_method="expand_dims"))
     task = _task(call, shapes[0] if call.direction in ("value", "forward") else shapes[1])
     named = {} if task is None else {"task": np.asarray(task.integers, np.int64), "numbers": np.asarray(task.numbers)}
@@ -225,10 +222,10 @@ def _foreign(call: Call, arrays: Sequence[Any]) -> list[Any]:
     return [jax.lax.pcast(result, axes, to="varying") for result in called] if axes else called
 
 
-def _repeated(call: Call, rank: int, *arrays: Any) -> list[np.ndarray]:
+def _repeated(call: Call, rank: int, *arrays: Any) -> list[Any]:
     """Run a call on arrays of more axes than it was traced for: those that `vmap` puts in front."""
     axes = arrays[0].ndim - rank
-    return _run(dataclasses.replace(call, axes=axes) if axes else call, [np.asarray(array) for array in arrays])
+    return _run(dataclasses.replace(call, axes=axes) if axes else call, arrays)
 
 
 class _Task(NamedTuple):
@@ -331,30 +328,76 @@ _warned: set[tuple[int, str]] = set()
 
 def _handle(frame: Any) -> Any:
     """Run the call of a frame of XLA on its buffers, without a copy."""
+    return _answered(frame, _on_cpu)
+
+
+def _handle_on_cuda(frame: Any) -> Any:
+    """The same where the buffers are memory of a CUDA device: by CuPy, in the stream of the program."""
+    extension = frame.extension
+    while extension != ffi.NULL:
+        if extension.type == lib.BS_XLA_METADATA:  # XLA asks for the version when a handler is registered
+            answer = ffi.cast("bs_xla_metadata_extension *", extension).metadata
+            answer.api_version.major_version = frame.api.api_version.major_version
+            answer.api_version.minor_version = frame.api.api_version.minor_version
+            return ffi.NULL
+        extension = extension.next
+    return _answered(frame, _on_cuda)
+
+
+@contextlib.contextmanager
+def _on_cpu(frame: Any) -> Iterator[Callable[[Any], Any]]:
+    """What makes arrays of buffers, while it may be used."""
+    yield _view
+
+
+@contextlib.contextmanager
+def _on_cuda(frame: Any) -> Iterator[Callable[[Any], Any]]:
+    """The same on a CUDA device."""
+    import cupy
+
+    question = ffi.new("bs_xla_stream *", (ffi.sizeof("bs_xla_stream"), ffi.NULL, frame.context, ffi.NULL))
+    if frame.api.get_stream(question) != ffi.NULL:
+        raise RuntimeError("XLA names no stream of a CUDA device")
+
+    def view(buffer: Any) -> Any:
+        shape, dtype = _shape_of(buffer)
+        size = math.prod(shape) * dtype.itemsize
+        if not size:
+            return cupy.empty(shape, dtype)
+        memory = cupy.cuda.UnownedMemory(int(ffi.cast("intptr_t", buffer.data)), size, None)
+        return cupy.ndarray(shape, dtype, cupy.cuda.MemoryPointer(memory, 0))
+
+    with cupy.cuda.ExternalStream(int(ffi.cast("intptr_t", question.stream))):
+        yield view
+
+
+def _answered(frame: Any, place: Callable[[Any], contextlib.AbstractContextManager[Callable[[Any], Any]]]) -> Any:
+    """Run the call of a frame, and return an error of XLA where one is raised."""
     try:
         attributes = _attributes(frame)
-        call, rank = Call.read(attributes["call"]), attributes["rank"]
-        arrays = [_view(frame.operands.buffers[k]) for k in range(frame.operands.size)]
-        for array in arrays:
-            array.flags.writeable = False
-        with _warnings.collected() as messages:
-            results = _repeated(call, rank, *arrays)
-        for k, result in enumerate(results):
-            _view(frame.results.buffers[k])[...] = result
-        site = int(ffi.cast("intptr_t", frame.attributes.values)), attributes["call"]
-        if messages and site not in _warned:
-            _warned.add(site)
-            file, line = _lines.get(attributes["call"], ("<compiled elsewhere>", 1))
-            for message, category in messages:
-                warnings.warn_explicit(message, category, file, line)
+        text, operands, results = attributes["call"], frame.operands, frame.results
+        with place(frame) as view, _warnings.collected() as messages:
+            arrays = [view(operands.buffers[k]) for k in range(operands.size)]
+            found = _repeated(Call.read(text), attributes["rank"], *arrays)
+            for k, result in enumerate(found):
+                view(results.buffers[k])[...] = result
+        _warn_once(int(ffi.cast("intptr_t", frame.attributes.values)), text, messages)
     except BaseException as error:
-        text = ffi.new("char[]", f"{type(error).__name__}: {error}".encode())
+        message = ffi.new("char[]", f"{type(error).__name__}: {error}".encode())
         code = lib.BS_XLA_RESOURCE_EXHAUSTED if isinstance(error, MemoryError) else lib.BS_XLA_INVALID_ARGUMENT
-        arguments = ffi.new(
-            "bs_xla_error *", {"struct_size": ffi.sizeof("bs_xla_error"), "message": text, "code": code}
-        )
-        return frame.api.create_error(arguments)
+        size = ffi.sizeof("bs_xla_error")
+        return frame.api.create_error(ffi.new("bs_xla_error *", (size, ffi.NULL, message, code)))
     return ffi.NULL
+
+
+def _warn_once(site: int, text: str, messages: list[tuple[str, type[Warning]]]) -> None:
+    """Give the warnings of a call, unless its place in a program has given some before."""
+    if not messages or (site, text) in _warned:
+        return
+    _warned.add((site, text))
+    file, line = _lines.get(text, ("<traced in another process>", 1))
+    for message, category in messages:
+        warnings.warn_explicit(message, category, file, line)
 
 
 def _attributes(frame: Any) -> dict[str, Any]:
@@ -371,9 +414,13 @@ def _attributes(frame: Any) -> dict[str, Any]:
     return found
 
 
+def _shape_of(buffer: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    return tuple(ffi.unpack(buffer.dims, buffer.rank)) if buffer.rank else (), np.dtype(_TYPES[buffer.dtype])
+
+
 def _view(buffer: Any) -> np.ndarray:
     """The memory of a buffer as an array."""
-    shape, dtype = tuple(ffi.unpack(buffer.dims, buffer.rank)) if buffer.rank else (), np.dtype(_TYPES[buffer.dtype])
+    shape, dtype = _shape_of(buffer)
     size = math.prod(shape)
     if not size:
         return np.empty(shape, dtype)
@@ -382,17 +429,19 @@ def _view(buffer: Any) -> np.ndarray:
 
 def _register() -> Any:
     """Make the handlers known to JAX. What is returned must live as long as they do."""
-    handler = ffi.callback("void *(bs_xla_frame *)", _handle)
-    lib.bs_xla_set_python(handler)
+    handlers = [ffi.callback("void *(bs_xla_frame *)", function) for function in (_handle, _handle_on_cuda)]
+    lib.bs_xla_set_python(handlers[0])
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
     for name, function in ((_WITHOUT_PYTHON, "bs_xla_kernels"), (_ANY, "bs_xla_any")):
-        address = int(ffi.cast("intptr_t", ffi.addressof(lib, function)))
-        jax.ffi.register_ffi_target(name, capsule(address, b"xla._CUSTOM_CALL_TARGET", None), platform="cpu")
-    return handler
+        for platform, handler in (("cpu", ffi.addressof(lib, function)), ("CUDA", handlers[1])):
+            address = int(ffi.cast("intptr_t", handler))
+            target = capsule(address, b"xla._CUSTOM_CALL_TARGET", None)
+            jax.ffi.register_ffi_target(name, target, platform=platform)
+    return handlers
 
 
-_registered = None if lib is None else _register()
+_handlers = None if lib is None else _register()
 
 
 # Static kernels of the user's own: JAX traces and differentiates their increments, of which the core makes kernels.
