@@ -1,27 +1,27 @@
-// The kernel without truncation, with any rule. K = exp(U) stands on both sides of the equation of a cell. With nodes and B as in
+// The kernel without truncation, with any rule. K = exp(U) is on both sides of the equation of a cell. With nodes and B as in
 // collocation.cuh, A[a, k] = B[0, k] + ... + B[a - 1, k], and E(a) = exp of the integral over the cells to the left in the same
 // row, down to node a:
 //
 //   K[a, b] = K[0, b] E(a) exp(g sum over k, l of A[a, k] A[b, l] K[k, l])
 //
 // For P = 1 the one unknown is K = c exp(h K), so K = c W(h c), where W(z) = exp(z W(z)) = 1 + z + 3/2 z^2 + 8/3 z^3 + ...; for
-// P > 1 the nodes of a cell are a fixed point. Pairs with a cell where that is no strong contraction are done again: CAREFUL solves
-// by Newton's method node by node, in the log domain, as the reference does. No solution that can be reached: inf. No end within
-// the iterations: NaN.
+// P > 1 the nodes of a cell are solved by a fixed-point iteration. Pairs with a cell where that is not a strong contraction are
+// recomputed: CAREFUL uses Newton's method node by node, in the log domain, as the reference does. If no solution can be reached, the
+// value is inf; if the iterations do not suffice, NaN.
 //
-// The equation has a second solution where h K < -1, so that K cannot be recovered from the row below: the way down keeps K at
-// every node. The adjoint of a cell is that of collocation.cuh with the w of the cell itself in the place of w_above, so it is a
+// The equation has a second solution if h K < -1, so K cannot be recovered from the row below: the forward sweep stores K at
+// every node. The adjoint of a cell is that of collocation.cuh with the w of the cell itself instead of w_above, so it is a
 // linear equation for w:
 //
 //   w[a, b] = the sum over the nodes below and to the right of the sub-cell of (bar + K Kbar),
 //   U = B^T w B,   gbar = sum of U K,   Kbar gathers g U from the cells around the node, its own included,
 //
-// where bar is given at the last corner, or at all corners of the cells. There is one level. A lane owns one column of cells.
+// where bar is given at the last corner, or at all corners of the cells. There is one level. A lane has one column of cells.
 
-// What a cell may ask for until it counts as unsolved.
+// Largest number of iterations of a cell.
 enum { MOST_STEPS = 200 };
 
-// Pairs where |h c|, or the contraction between the nodes of a cell, is larger are done again.
+// Pairs with larger |h c|, or with a larger contraction factor between the nodes of a cell, are recomputed.
 constexpr double SOLVABLE = 0.25;
 
 // The weights of a rule, A by rows from the second, the largest sum of |A| in a row without the first column, and the sum of all
@@ -81,7 +81,7 @@ __device__ __forceinline__ work solve_corner(const work* weights, work g, work (
   return fabs(z);
 }
 
-// The P * P unknown nodes of a cell, as a fixed point, and E on the right edge. Returns the contraction.
+// Solves the P * P unknown nodes of a cell by a fixed-point iteration; also E on the right edge. Returns the contraction factor.
 template <int P, typename work>
 __device__ __forceinline__ work solve_nodes(const work* weights, work g, work (&k)[P + 1][P + 1], work (&E)[P]) {
   typedef EquationWeights<P> At;
@@ -138,13 +138,13 @@ __device__ __forceinline__ work solve_nodes(const work* weights, work g, work (&
         k[a + 1][b + 1] *= e;
         if (b == P - 1) E[a] *= e;
       }
-    active = moved * contraction > work(0x1p-54);  // otherwise what the next step would move is below rounding
+    active = moved * contraction > work(0x1p-54);  // otherwise the next change is below rounding
   }
   return contraction;
 }
 
-// The same by Newton's method node by node, in the log domain: log K above the cell, and below it on return; log E. Returns the
-// integral over the cell.
+// Solves the cell by Newton's method node by node, in the log domain: log K above the cell on entry, below it on return; log E.
+// Returns the integral over the cell.
 template <int P, typename work>
 __device__ __forceinline__ work solve_carefully(const work* weights, work g, work (&k)[P + 1][P + 1], work (&log_k)[P + 1],
                                                 work (&strip)[P]) {
@@ -261,7 +261,7 @@ __device__ __forceinline__ void solve_weights(const work* weights, work g, const
         largest = max(largest, work(fabs(w[i][l])));
       }
     }
-    // otherwise what the next step would move is below rounding
+    // otherwise the next change is below rounding
     settled = CAREFUL ? !(moved > work(0x1p-49) * largest) : !(moved * contraction > work(0x1p-54) * largest);
     if (!settled && step == MOST_STEPS) {  // not solved
 #pragma unroll(At::UNROLLED)
@@ -310,7 +310,7 @@ struct Untruncated : Levels<1, true> {
       }
     }
 
-    // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
+    // One cell. On entry `edge` holds the values on its left edge, on return those on its right edge.
     __device__ __forceinline__ void row(int, const work (&g)[1], const work* weights, int purpose, work (&edge)[1][DOWN],
                                         work& total, Watch<work>& watch) {
       work E[P];
@@ -399,7 +399,7 @@ struct Untruncated : Levels<1, true> {
       cell -= CELL;
     }
 
-    // Cell r, `first`. `edge` comes with the values on its right edge, and leaves with those on its left edge.
+    // Cell r, `first`. On entry `edge` holds the values on its right edge, on return those on its left edge.
     template <typename Adjoint>
     __device__ __forceinline__ void row(const Adjoint& adjoint, int, int r, int first, const work (&g)[1], const work* weights,
                                         work (&edge)[1][UP], work (&gbar)[1]) {
