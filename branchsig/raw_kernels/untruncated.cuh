@@ -206,7 +206,7 @@ __device__ __forceinline__ work solve_carefully(const work* weights, work g, wor
   for (int a = 0; a < P; ++a) {
 #pragma unroll(At::UNROLLED)
     for (int b = 0; b < P; ++b) {
-      if (u[a][b] == infinite) x[a][b] = infinite;  // behind a blow-up integrals have no meaning
+      if (u[a][b] == infinite) x[a][b] = infinite;  // beyond a blow-up integrals have no meaning
       u[a][b] = log_k[b + 1] + (strip[a] + x[a][b]);
       k[a + 1][b + 1] = exp(u[a][b]);
     }
@@ -217,7 +217,7 @@ __device__ __forceinline__ work solve_carefully(const work* weights, work g, wor
   return x[P - 1][P - 1];
 }
 
-// w of a cell from `known`, all of it but what K of the cell itself has given, by steps of node-wise corrections; U = B^T w B.
+// w of a cell from `known`, all of it except the contribution of K of the cell itself, by node-wise corrections; U = B^T w B.
 template <int P, bool CAREFUL, typename work>
 __device__ __forceinline__ void solve_weights(const work* weights, work g, const work (&k)[P + 1][P + 1], const work (&known)[P][P],
                                               work (&w)[P][P], work (&U)[P + 1][P + 1]) {
@@ -230,7 +230,7 @@ __device__ __forceinline__ void solve_weights(const work* weights, work g, const
       most = max(most, k[a + 1][b + 1]);
       w[a][b] = known[a][b];
       if (!CAREFUL) continue;
-      work behind = work(0);  // what the node gives to itself
+      work behind = work(0);  // contribution of the node to itself
 #pragma unroll(At::UNROLLED)
       for (int i = a + 1; i <= P; ++i)
 #pragma unroll(At::UNROLLED)
@@ -279,17 +279,17 @@ struct Untruncated : Levels<1, true> {
   typedef work Work;
   typedef EquationWeights<P> At;
   enum { COLUMNS = 1, ROOM = 1, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: K at the nodes of the left edge but the first, E, and CAREFUL what bounds the error of log K; up: the suffix sums of Kbar
-  // K by rows of nodes but the first, and what the cell to the right gives to Kbar on the edge
+  // down: K at the nodes of the left edge except the first, E, and if CAREFUL the error bounds of log K; up: the suffix sums of Kbar
+  // K by rows of nodes except the first, and the contribution of the cell to the right to Kbar on the edge
   static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = true;
   enum { DOWN = 2 * P + 3 * CAREFUL, UP = 2 * P + 1, RUNS = 0, LAG = 0, TOP = 0 };
   static constexpr double OF_SUM = 1.0;
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
   static __device__ __forceinline__ work at_right_end(work sum) { return sum; }
-  // In memory are K at the nodes of a cell but the first of a row or column, so that lanes, which are a row apart, store and read
-  // side by side; the cell of the row above and that of the column to the left are as far away everywhere. A warp has a row above
-  // its cells and a column left of them.
+  // Memory holds K at the nodes of a cell except the first of each row and column, so that lanes, which are a row apart, store and
+  // read side by side; the distances to the cell above and to the cell on the left are the same everywhere. A warp has one more row
+  // above its cells and one more column to the left.
   enum { WIDTH = 33, CELL = WIDTH * P * P, BESIDE = CELL + 1 };
   static __device__ __forceinline__ long long kept(int rows) { return (rows + 33ll) * CELL; }  // values of a warp
   static __device__ __forceinline__ work* place(work* nodes, int rows, int part, int lane) {
@@ -375,12 +375,12 @@ struct Untruncated : Levels<1, true> {
   };
 
   struct Up {
-    // K of the next cell, with that on its left edge, and where it is; w of the sub-cells of the cell below and what that cell
-    // gives to Kbar
+    // K of the next cell, including its left edge, and its position; w of the sub-cells of the cell below and the contribution of
+    // that cell to Kbar
     work inner[P][P], left[P], w[P], given[P];
     const work* cell;
 
-    // `last`: where K of the lowest cell is, if there is one
+    // `last`: position of K of the lowest cell, or null
     __device__ __forceinline__ void start(const work* last) {
 #pragma unroll(UNROLLED)
       for (int l = 0; l < P; ++l) w[l] = given[l] = work(0);
@@ -410,7 +410,7 @@ struct Untruncated : Levels<1, true> {
 #pragma unroll(UNROLLED)
         for (int b = 0; b < P; ++b) nodes[a + 1][b + 1] = inner[a][b];
       }
-      fetch();  // what is on the way while this cell is solved
+      fetch();  // prefetched while this cell is solved
       nodes[0][0] = left[P - 1];
 #pragma unroll(UNROLLED)
       for (int b = 0; b < P; ++b) nodes[0][b + 1] = inner[P - 1][b];
