@@ -316,7 +316,7 @@ def devices_of_paths(devices: tuple[int, ...] | None, paths: Array) -> None:
 
 
 def check_finite(value: Any) -> bool | None:
-    """Check whether values are looked at: True, False, or None for those on the CPU."""
+    """Check `check_finite`: True, False, or None for checks on the CPU only."""
     return None if value is None else flag(value, "check_finite")
 
 

@@ -121,7 +121,12 @@ def with_short_teams(backend, warps, monkeypatch):
 
 def relays(backend):
     """The turns of every launch that a backend has planned."""
-    return [one.turns for plan in backend.backend.plans.values() for made in plan.made.values() for one in made.kernels]
+    return [
+        one.turns
+        for plan in backend.backend.plans.values()
+        for launches in plan.prepared.values()
+        for one in launches.kernels
+    ]
 
 
 def compare_parts(backend, reference, arguments):

@@ -52,7 +52,7 @@ def test_the_cuda_sources_take_the_names_from_the_table():
 
 @pytest.mark.parametrize("kernel", SAMPLES, ids=lambda kernel: type(kernel).__name__)
 def test_both_compilers_of_problems_know_every_row(kernel):
-    assert instances.fused(kernel).name in NAMES
+    assert instances.compiled_kernel(kernel).name in NAMES
     template = task._template((3, 3), 1, 2, None, False, (0, 0), kernel, branchsig.Trapezoid(), False)
     assert NAMES[template.static_kernel] == TABLE[type(kernel)].name
     assert tuple(template.parameter)[: len(TABLE[type(kernel)].attributes)] == TABLE[type(kernel)].values(kernel)
@@ -65,4 +65,4 @@ def test_a_subclass_may_do_anything_and_does_not_count_as_a_row(kernel):
     assert is_built_in(DilatedKernel(kernel))
     assert not is_built_in(own)
     assert not is_built_in(DilatedKernel(own))
-    assert instances.fused(own).name == "GIVEN"
+    assert instances.compiled_kernel(own).name == "GIVEN"

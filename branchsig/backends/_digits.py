@@ -19,7 +19,7 @@ from typing import Any
 
 from branchsig._arrays import Array, namespace_of
 
-__all__ = ["TOLERANCE", "lost", "lost_parts", "purpose_of", "tolerated"]
+__all__ = ["TOLERANCE", "lost", "lost_components", "purpose_of", "tolerated"]
 
 TOLERANCE = 1e-4
 """Largest error allowed: of a kernel, relative to it; of a logarithm, relative to the larger of 1 and its size."""
@@ -65,27 +65,27 @@ def lost(log_k: Array, error: Array, purpose: str, tolerance: float = TOLERANCE)
     return gone & ~xp.isinf(log_k)
 
 
-def lost_parts(parts: Array, errors: Array, purpose: str | None) -> Array:
+def lost_components(components: Array, errors: Array, purpose: str | None) -> Array:
     """Tell which of k_0..k_order, on the last axis, have lost their digits, given bounds of their errors.
 
     For K = k_0 + ... + k_order ("kernel") or its logarithm ("log", "difference", "quotient") the answer is the same for
     all components of a pair.
     """
-    xp = namespace_of(parts)
+    xp = namespace_of(components)
     if purpose == "rough":
-        return xp.zeros_like(parts, dtype=xp.bool)
+        return xp.zeros_like(components, dtype=xp.bool)
 
     def at_least_one(values: Array) -> Array:
         size = abs(values)
         return xp.where(size > 1.0, size, xp.ones_like(size))
 
     if purpose is None:
-        return errors > TOLERANCE * at_least_one(parts)
-    k, error = xp.sum(parts, axis=-1), xp.sum(errors, axis=-1)
+        return errors > TOLERANCE * at_least_one(components)
+    k, error = xp.sum(components, axis=-1), xp.sum(errors, axis=-1)
     if purpose == "kernel":
         allowed = at_least_one(k)
     elif purpose == "log":
         allowed = abs(k) * at_least_one(xp.log(abs(k)))
     else:
         allowed = abs(k)
-    return xp.broadcast_to((error > TOLERANCE * allowed)[..., None], parts.shape)
+    return xp.broadcast_to((error > TOLERANCE * allowed)[..., None], components.shape)

@@ -26,34 +26,36 @@ class ThroughNumpy:
 
     def solve(self, problem: Problem, want: Want, *, log: bool = False) -> Array:
         """See `Backend.solve`."""
-        there = self._converted(problem)
-        if there is None:
+        converted = self._convert_problem(problem)
+        if converted is None:
             return self._own_namespace.solve(problem, want, log=log)
-        return self._back(self._inner.solve(there, want, log=log), problem.path1)
+        return self._convert_back(self._inner.solve(converted, want, log=log), problem.path1)
 
     def adjoint(
         self, problem: Problem, want: Want, derivs: Array, wrt: Wrt, *, log: bool = False, stack: Array | None = None
     ) -> Gradients:
         """See `Backend.adjoint`."""
-        there = self._converted(problem)
-        derivs_there = self._there(derivs)
-        stack_there = None if stack is None else self._there(stack)
-        if there is None or derivs_there is None or (stack is not None and stack_there is None):
+        converted = self._convert_problem(problem)
+        converted_derivs = self._convert(derivs)
+        converted_stack = None if stack is None else self._convert(stack)
+        if converted is None or converted_derivs is None or (stack is not None and converted_stack is None):
             return self._own_namespace.adjoint(problem, want, derivs, wrt, log=log, stack=stack)
-        found = self._inner.adjoint(there, want, derivs_there, wrt, log=log, stack=stack_there)
-        return Gradients(*(None if gradient is None else self._back(gradient, problem.path1) for gradient in found))
+        found = self._inner.adjoint(converted, want, converted_derivs, wrt, log=log, stack=converted_stack)
+        return Gradients(
+            *(None if gradient is None else self._convert_back(gradient, problem.path1) for gradient in found)
+        )
 
-    def _there(self, array: Array) -> Array | None:
+    def _convert(self, array: Array) -> Array | None:
         return to_numpy(array)
 
-    def _back(self, result: Array, like: Array) -> Array:
+    def _convert_back(self, result: Array, like: Array) -> Array:
         return from_numpy(result, like)
 
-    def _converted(self, problem: Problem) -> Problem | None:
+    def _convert_problem(self, problem: Problem) -> Problem | None:
         if not is_built_in(problem.static_kernel):
             return None
-        path1 = self._there(problem.path1)
-        path2 = path1 if problem.path2 is problem.path1 else self._there(problem.path2)
+        path1 = self._convert(problem.path1)
+        path2 = path1 if problem.path2 is problem.path1 else self._convert(problem.path2)
         if path1 is None or path2 is None:
             return None
         return dataclasses.replace(problem, path1=path1, path2=path2)
@@ -66,8 +68,8 @@ class ThroughCupy(ThroughNumpy):
         super().__init__(inner)
         self._cupy = cupy
 
-    def _there(self, array: Array) -> Array | None:
+    def _convert(self, array: Array) -> Array | None:
         return to_cupy(array, self._cupy)
 
-    def _back(self, result: Array, like: Array) -> Array:
+    def _convert_back(self, result: Array, like: Array) -> Array:
         return from_cupy(result, like)

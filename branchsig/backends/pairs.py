@@ -161,11 +161,11 @@ class _Block:
             table = np.zeros((rows, columns, *values.shape[1:]), dtype=values.dtype)
             table[at] = values
         else:
-            place, there = np.zeros((rows, columns), dtype=np.int64), np.zeros((rows, columns), dtype=np.bool_)
-            place[at], there[at] = np.arange(len(self.index1)), True
+            place, present = np.zeros((rows, columns), dtype=np.int64), np.zeros((rows, columns), dtype=np.bool_)
+            place[at], present[at] = np.arange(len(self.index1)), True
             table = xp.reshape(_taken(values, place.ravel()), (rows, columns, *values.shape[1:]))
-            there = there.reshape(rows, columns, *(1,) * (values.ndim - 1))
-            table = xp.where(_beside(values, there), table, xp.zeros_like(table))
+            present = present.reshape(rows, columns, *(1,) * (values.ndim - 1))
+            table = xp.where(_on_device_of(values, present), table, xp.zeros_like(table))
         return table[:, 0, ...] if pairing == "paired" else xp.sum(table, axis=1 - side)
 
 
@@ -221,10 +221,14 @@ def _taken(array: Array, index: _Index) -> Array:
 
 
 def _chosen(array: Array, index: _Index) -> Array:
-    return array[index] if type(array) is np.ndarray else namespace_of(array).take(array, _beside(array, index), axis=0)
+    return (
+        array[index]
+        if type(array) is np.ndarray
+        else namespace_of(array).take(array, _on_device_of(array, index), axis=0)
+    )
 
 
-def _beside(array: Array, host: Any) -> Array:
+def _on_device_of(array: Array, host: Any) -> Array:
     """Convert a NumPy array to the library and device of another array."""
     return host if type(array) is np.ndarray else namespace_of(array).asarray(host, device=device_of(array))
 
@@ -266,7 +270,7 @@ def _in_use(pairs: Problem, values: Array) -> Array:
 
 def _valid(lengths: _Index, size: int, like: Array) -> Array:
     """Which of `size` entries lie within the valid lengths, (paths, size)."""
-    return _beside(like, np.arange(size)[None, :] < lengths[:, None])
+    return _on_device_of(like, np.arange(size)[None, :] < lengths[:, None])
 
 
 def _in_full_precision(problem: Problem) -> Problem:
@@ -328,10 +332,9 @@ class _OfPairs:
                 parts.append(_in_dtype_of(problem.path1, part))
         elif problem.pairing == "symmetric":
             n = self._shape[0]
-            room[_beside(room, block.index2 * n + block.index1)] = mirrored
-            room[_beside(room, block.index1 * n + block.index2)] = (
-                values  # written last, so that the diagonal keeps these values
-            )
+            room[_on_device_of(room, block.index2 * n + block.index1)] = mirrored
+            # Written last, so that the diagonal keeps these values.
+            room[_on_device_of(room, block.index1 * n + block.index2)] = values
         else:
             room[block.first : block.first + len(block.index1)] = values
 
@@ -370,7 +373,7 @@ def weights_of(derivs: Array, index1: _Index, index2: _Index) -> tuple[Array, Ar
     xp, n = namespace_of(derivs), derivs.shape[0]
     flat = xp.reshape(derivs, (n * n,))
     weight1, weight2 = _chosen(flat, index1 * n + index2), _chosen(flat, index2 * n + index1)
-    return weight1, xp.where(_beside(flat, index1 == index2), xp.zeros_like(weight2), weight2)
+    return weight1, xp.where(_on_device_of(flat, index1 == index2), xp.zeros_like(weight2), weight2)
 
 
 def counted(*derivs: Array) -> Array:
@@ -409,20 +412,20 @@ def adjoint(
         # The two paths of a pair have different weights, so compute the gradients for the derivative 1 and scale them.
         bars = namespace_of(derivs).ones_like(weights[0]) if symmetric else weights[0]
         of_stack = None if stack is None else _of_pairs(problem, stack, taken)
-        d_given = solver.increments_adjoint(pairs, _increments(pairs, ctx), want, bars, log=log, stack=of_stack)
-        gone = _without_value(pairs, d_given)
-        d_given = _in_dtype_of(pairs.path1, _in_use(pairs, d_given))
+        d_increments = solver.increments_adjoint(pairs, _increments(pairs, ctx), want, bars, log=log, stack=of_stack)
+        gone = _without_value(pairs, d_increments)
+        d_increments = _in_dtype_of(pairs.path1, _in_use(pairs, d_increments))
         for side, gradient_of in enumerate((gradient_x, gradient_y)):
             if wanted[side]:
                 path, lengths = ((pairs.path1, pairs.lengths1), (pairs.path2, pairs.lengths2))[side]
-                gradient = in_float64(gradient_of(pairs.static_kernel, ctx, d_given, path))
+                gradient = in_float64(gradient_of(pairs.static_kernel, ctx, d_increments, path))
                 weight = weights[side] if symmetric else None
                 gradient = _judged(pairs, gradient, lengths, gone, some, weight)
                 parts[side] = taken.summed(gradient, problem.pairing, side)
         if wrt.parameters:
-            made = in_float64(gradient_parameters(pairs.static_kernel, ctx, d_given))
+            of_all = in_float64(gradient_parameters(pairs.static_kernel, ctx, d_increments))
             for place, weight in enumerate(weights if symmetric else (None,), start=2):
-                part = _judged(pairs, made, None, gone, some, weight)
+                part = _judged(pairs, of_all, None, gone, some, weight)
                 if taken is not block:  # pairs without derivatives get 0
                     part, of_some = np.zeros((len(block.index1), len(names))), part
                     part[chosen] = of_some
@@ -455,10 +458,10 @@ def _of_pairs(problem: Problem, array: Array, block: _Block) -> Array:
     return _taken(namespace_of(array).reshape(array, (n1 * n2, *array.shape[2:])), block.index1 * n2 + block.index2)
 
 
-def _without_value(pairs: Problem, d_given: Array) -> Array:
+def _without_value(pairs: Problem, d_increments: Array) -> Array:
     """Which pairs have no finite value: those with gradient NaN for every increment."""
-    xp = namespace_of(d_given)
-    gone = xp.isnan(d_given)
+    xp = namespace_of(d_increments)
+    gone = xp.isnan(d_increments)
     for lengths, axis in ((pairs.lengths1, 1), (pairs.lengths2, 2)):
         if lengths is not None:
             within = _valid(lengths - 1, gone.shape[axis], gone)
@@ -483,7 +486,7 @@ def _judged(
         gradient = _with(gradient, 0.0, ~of_pairs(some) & ~xp.isfinite(gradient))
     for each in (pairs.lengths1, pairs.lengths2):
         if each is not None:  # the static kernel may be NaN at a path of one point, but has no effect
-            gradient = _with(gradient, 0.0, of_pairs(_beside(gradient, each == 1)))
+            gradient = _with(gradient, 0.0, of_pairs(_on_device_of(gradient, each == 1)))
     if lengths is None:
         return gradient
     return _with(gradient, 0.0, ~_valid(lengths, gradient.shape[1], gradient)[:, :, None])

@@ -108,12 +108,12 @@ class Dilate:
 class Dilation:
     """One stack of paths, each paired with itself, and their factors."""
 
-    own: Problem
+    self_pairs: Problem
     """The paths that the factors belong to: for a linear κ, centred on their first point and times a power of two."""
     units: Floats
     """The powers of two."""
     searched: Floats
-    """The factors of the paths in `own`, as found by the search."""
+    """The factors of the paths in `self_pairs`, as found by the search."""
     factors: Array
     """`searched` as an array of the library and dtype of those paths."""
     scaled: Array
@@ -139,8 +139,8 @@ class Dilation:
         """Split a gradient with respect to `scaled` into those with respect to the paths and to the logarithms of the
         factors."""
         xp = namespace_of(gradient)
-        if is_linear(self.own.static_kernel):
-            scaled = filled(self.scaled, self.own.lengths1)
+        if is_linear(self.self_pairs.static_kernel):
+            scaled = filled(self.scaled, self.self_pairs.lengths1)
             return weighted(gradient, self.all_factors[:, None, None]), xp.sum(weighted(gradient, scaled), axis=(1, 2))
         return gradient[:, :, :-1], self.factors * xp.sum(gradient[:, :, -1], axis=1)
 
@@ -149,16 +149,16 @@ class Dilation:
         the parameters of the static kernel, path by path."""
         xp, limits, at_limit = namespace_of(self.scaled), self.limits, self.at_limit
         if at_limit is None:
-            at_limit = _divisors(self.own, self.scaled, limits)
-        found = _gradient_of_log(_prefixes(self.own, self.scaled, limits), at_limit, parameters)
+            at_limit = _divisors(self.self_pairs, self.scaled, limits)
+        found = _gradient_of_log(_prefixes(self.self_pairs, self.scaled, limits), at_limit, parameters)
         gradient: Array = found.path1
         of_parameters = found.parameters
         if np.any(limits.cell >= 0):
-            alone = _gradient_of_log(_cells(self.own, self.scaled, limits), None, parameters)
+            alone = _gradient_of_log(_cells(self.self_pairs, self.scaled, limits), None, parameters)
             of_cell = alone.path1 / at_limit[:, None, None]
             for end in (0, 1):
-                there = np.arange(gradient.shape[1]) == np.where(limits.cell >= 0, limits.cell, -2)[:, None] + end
-                mask = xp.asarray(there[:, :, None], device=device_of(gradient))
+                selected = np.arange(gradient.shape[1]) == np.where(limits.cell >= 0, limits.cell, -2)[:, None] + end
+                mask = xp.asarray(selected[:, :, None], device=device_of(gradient))
                 gradient = gradient + xp.where(mask, of_cell[:, end : end + 1, :], xp.zeros_like(gradient))
             if parameters:
                 mask = xp.asarray(limits.cell >= 0, device=device_of(gradient))[:, None]
@@ -260,57 +260,57 @@ def _sides(problem: Problem) -> int:
     return 1 if problem.itself and problem.dyadic_order[0] == problem.dyadic_order[1] else 2
 
 
-def _gradient_of_log(own: Problem, total: Array | None, parameters: bool) -> Gradients:
+def _gradient_of_log(self_pairs: Problem, total: Array | None, parameters: bool) -> Gradients:
     """Gradients of log k(x, x) with respect to x, path by path. `total` is k, for a problem with an order."""
-    backend, path = backend_for(own), own.path1
+    backend, path = backend_for(self_pairs), self_pairs.path1
     derivs = namespace_of(path).full((path.shape[0],), 2.0, dtype=path.dtype, device=device_of(path))
-    if own.order is not None:
-        derivs = of_log_of_sum(derivs, own.order, total)
-    found = backend.adjoint(own, "end", derivs, Wrt(True, False, parameters), log=True)
+    if self_pairs.order is not None:
+        derivs = of_log_of_sum(derivs, self_pairs.order, total)
+    found = backend.adjoint(self_pairs, "end", derivs, Wrt(True, False, parameters), log=True)
     return found if found.parameters is None else found._replace(parameters=0.5 * found.parameters)
 
 
-def _divisors(own: Problem, scaled: Array, limits: Limits) -> Array:
+def _divisors(self_pairs: Problem, scaled: Array, limits: Limits) -> Array:
     """The divisors of the gradients of the limits, see `Dilation.at_limit`; 1 for paths without a limit."""
     xp = namespace_of(scaled)
-    if own.order is not None:
-        prefixes = _prefixes(own, scaled, limits)
+    if self_pairs.order is not None:
+        prefixes = _prefixes(self_pairs, scaled, limits)
         return xp.sum(backend_for(prefixes).solve(prefixes, "end"), axis=-1)
     if not np.any(limits.cell >= 0):
         return xp.ones((scaled.shape[0],), dtype=scaled.dtype, device=device_of(scaled))
-    alone = _cells(own, scaled, limits)
+    alone = _cells(self_pairs, scaled, limits)
     return backend_for(alone).solve(alone, "end", log=True)
 
 
-def _prefixes(own: Problem, scaled: Array, limits: Limits) -> Problem:
+def _prefixes(self_pairs: Problem, scaled: Array, limits: Limits) -> Problem:
     """The prefixes of scaled paths whose kernels with themselves are at a limit."""
     valid = limits.node.astype(np.int64) + 1
-    return dataclasses.replace(scaled_problem(own, scaled), lengths1=valid, lengths2=valid)
+    return dataclasses.replace(scaled_problem(self_pairs, scaled), lengths1=valid, lengths2=valid)
 
 
-def _cells(own: Problem, scaled: Array, limits: Limits) -> Problem:
+def _cells(self_pairs: Problem, scaled: Array, limits: Limits) -> Problem:
     """The active step of each path as a path of two points: its log K with itself at depth 1 is the increment of κ."""
     xp, (paths, length, channels) = namespace_of(scaled), scaled.shape
     cell = np.maximum(limits.cell, 0)
     ends = np.stack([cell, cell + 1], axis=1) + length * np.arange(paths)[:, None]
     index = xp.asarray(np.ravel(ends), device=device_of(scaled))
     points = xp.take(xp.reshape(scaled, (paths * length, channels)), index, axis=0)
-    pair = scaled_problem(own, xp.reshape(points, (paths, 2, channels)))
+    pair = scaled_problem(self_pairs, xp.reshape(points, (paths, 2, channels)))
     return dataclasses.replace(
         pair, depth=1, order=None, dyadic_order=(0, 0), quadrature=TRAPEZOID, lengths1=None, lengths2=None
     )
 
 
-def _at_limit(own: Problem, scaled: Array, limits: Limits) -> Array:
+def _at_limit(self_pairs: Problem, scaled: Array, limits: Limits) -> Array:
     """The quantity at its limit: log K of a prefix with itself, or log of an increment times K."""
-    xp, prefixes = namespace_of(scaled), _prefixes(own, scaled, limits)
+    xp, prefixes = namespace_of(scaled), _prefixes(self_pairs, scaled, limits)
     backend = backend_for(prefixes)
-    if own.order is not None:
+    if self_pairs.order is not None:
         return xp.log(xp.sum(backend.solve(prefixes, "end"), axis=-1))
     value = backend.solve(prefixes, "end", log=True)
     if not np.any(limits.cell >= 0):
         return value
-    alone = _cells(own, scaled, limits)
+    alone = _cells(self_pairs, scaled, limits)
     increment = backend_for(alone).solve(alone, "end", log=True)
     mask = xp.asarray(limits.cell >= 0, device=device_of(scaled))
     return value + xp.log(xp.where(mask, increment, xp.ones_like(increment)))
@@ -327,32 +327,36 @@ def dilation_of(
 ) -> Dilation:
     """Search for the factors of the paths of one stack, 0 or 1. With `keep`, also compute the divisors of the
     gradient."""
-    own, units = _own(problem, side)
+    self_pairs, units = _self_pairs(problem, side)
     start = None if before is None else before[f"factors{side + 1}"]
-    factors, limits = search(with_path(own, unrecorded(own.path1)), target, room, start)
-    made = _made(own, units, factors, limits, problem)
-    return dataclasses.replace(made, at_limit=_divisors(made.own, made.scaled, limits)) if keep else made
+    factors, limits = search(with_path(self_pairs, unrecorded(self_pairs.path1)), target, room, start)
+    dilation = _dilation(self_pairs, units, factors, limits, problem)
+    return (
+        dataclasses.replace(dilation, at_limit=_divisors(dilation.self_pairs, dilation.scaled, limits))
+        if keep
+        else dilation
+    )
 
 
 def again(problem: Problem, side: int, kept: Kept) -> Dilation:
     """Rebuild a dilation from kept arrays, without a search."""
-    own, units = _own(problem, side)
+    self_pairs, units = _self_pairs(problem, side)
     factors, node, cell, at_limit = (kept[f"{name}{side + 1}"] for name in ("factors", "node", "cell", "limit"))
-    made = _made(own, units, host(factors), Limits(_on_host(node), _on_host(cell)), problem)
-    return dataclasses.replace(made, at_limit=as_like(at_limit, made.scaled))
+    dilation = _dilation(self_pairs, units, host(factors), Limits(_on_host(node), _on_host(cell)), problem)
+    return dataclasses.replace(dilation, at_limit=as_like(at_limit, dilation.scaled))
 
 
 def _on_host(index: Array) -> Indices:
     return host(index).astype(np.intp)
 
 
-def _own(problem: Problem, side: int) -> tuple[Problem, Floats]:
+def _self_pairs(problem: Problem, side: int) -> tuple[Problem, Floats]:
     """The paths of one stack, each paired with itself, in the form of the search, and their units."""
     path, lengths = ((problem.path1, problem.lengths1), (problem.path2, problem.lengths2))[side]
     # Both stacks of a problem are arrays of one library.
     recorded = is_recorded(problem.path1) or is_recorded(problem.path2)
     path = workable(path, problem.static_kernel, recorded=recorded)
-    own = dataclasses.replace(
+    self_pairs = dataclasses.replace(
         problem,
         path1=path,
         path2=path,
@@ -362,46 +366,48 @@ def _own(problem: Problem, side: int) -> tuple[Problem, Floats]:
         dyadic_order=(problem.dyadic_order[side],) * 2,
         progress=None,
     )
-    return centred(own)
+    return centred(self_pairs)
 
 
 _DERIVATIVES = 3
 """Number of times a library may differentiate through the factors; higher derivatives would lack terms."""
 
 
-def _made(own: Problem, units: Floats, searched: Floats, limits: Limits, problem: Problem) -> Dilation:
+def _dilation(self_pairs: Problem, units: Floats, searched: Floats, limits: Limits, problem: Problem) -> Dilation:
     """Scale the paths. Recorded paths get factors that carry their derivatives."""
     # Kernels for a CUDA device compute float32 paths in float32.
-    dtype = problem.path1.dtype if lies_on_cuda(problem.path1) else own.path1.dtype
-    plain = with_path(own, unrecorded(own.path1))
-    made = _of_dtype(plain, units, searched, as_array(searched, plain.path1), limits, dtype)
-    return _recorded(own, made) if is_recorded(own.path1) else made
+    dtype = problem.path1.dtype if lies_on_cuda(problem.path1) else self_pairs.path1.dtype
+    plain = with_path(self_pairs, unrecorded(self_pairs.path1))
+    dilation = _of_dtype(plain, units, searched, as_array(searched, plain.path1), limits, dtype)
+    return _recorded(self_pairs, dilation) if is_recorded(self_pairs.path1) else dilation
 
 
-def _recorded(own: Problem, plain: Dilation) -> Dilation:
+def _recorded(self_pairs: Problem, plain: Dilation) -> Dilation:
     """Rebuild a dilation for paths that their library differentiates by itself.
 
     The factors go through steps of Newton's method with a fixed slope, started at the solution, so each step has
     length 0. Each step makes one more derivative correct, since it multiplies the error by a factor proportional to
     the change of the paths.
     """
-    xp, limits = namespace_of(own.path1), plain.limits
-    own = with_path(own, xp.astype(own.path1, plain.scaled.dtype, copy=False))
-    found = xp.asarray(limits.found, device=device_of(own.path1))
+    xp, limits = namespace_of(self_pairs.path1), plain.limits
+    self_pairs = with_path(self_pairs, xp.astype(self_pairs.path1, plain.scaled.dtype, copy=False))
+    found = xp.asarray(limits.found, device=device_of(self_pairs.path1))
     _, slope, _ = plain.of_limit()
     slope = xp.where(found, slope, xp.ones_like(slope))  # the branch not taken by `where` needs a finite derivative too
     logs = xp.zeros_like(slope)
     for _ in range(_DERIVATIVES):
-        value = _at_limit(own, times(own, plain.factors * xp.exp(logs)), limits)
+        value = _at_limit(self_pairs, times(self_pairs, plain.factors * xp.exp(logs)), limits)
         logs = logs - xp.where(found, (value - unrecorded(value)) / slope, xp.zeros_like(logs))
     factors = plain.factors * xp.exp(logs)
-    return _of_dtype(own, plain.units, plain.searched, factors, limits, plain.scaled.dtype)
+    return _of_dtype(self_pairs, plain.units, plain.searched, factors, limits, plain.scaled.dtype)
 
 
-def _of_dtype(own: Problem, units: Floats, searched: Floats, factors: Array, limits: Limits, dtype: Any) -> Dilation:
-    xp = namespace_of(own.path1)
-    scaled = times(own, factors)
+def _of_dtype(
+    self_pairs: Problem, units: Floats, searched: Floats, factors: Array, limits: Limits, dtype: Any
+) -> Dilation:
+    xp = namespace_of(self_pairs.path1)
+    scaled = times(self_pairs, factors)
     if scaled.dtype != dtype:
         scaled, factors = xp.astype(scaled, dtype), xp.astype(factors, dtype)
-        own = with_path(own, xp.astype(own.path1, dtype))
-    return Dilation(own, units, searched, factors, scaled, limits)
+        self_pairs = with_path(self_pairs, xp.astype(self_pairs.path1, dtype))
+    return Dilation(self_pairs, units, searched, factors, scaled, limits)

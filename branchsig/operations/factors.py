@@ -79,14 +79,14 @@ def scaled_problem(problem: Problem, path1: Array, path2: Array | None = None) -
     )
 
 
-def with_path(own: Problem, path: Array) -> Problem:
-    return dataclasses.replace(own, path1=path, path2=path)
+def with_path(self_pairs: Problem, path: Array) -> Problem:
+    return dataclasses.replace(self_pairs, path1=path, path2=path)
 
 
-def times(own: Problem, factors: Array) -> Array:
+def times(self_pairs: Problem, factors: Array) -> Array:
     """The paths times their factors or, if κ is not linear, the paths with their factors as a last channel."""
-    path, xp = own.path1, namespace_of(own.path1)
-    if is_linear(own.static_kernel):
+    path, xp = self_pairs.path1, namespace_of(self_pairs.path1)
+    if is_linear(self_pairs.static_kernel):
         with np.errstate(all="ignore"):  # padding may hold anything
             return path * factors[:, None, None]
     column = xp.broadcast_to(factors[:, None, None], (*path.shape[:2], 1))
@@ -130,25 +130,25 @@ def as_array(values: npt.NDArray[Any], like: Array) -> Array:
     return namespace_of(like).asarray(values, dtype=like.dtype, device=device_of(like))
 
 
-def centred(own: Problem) -> tuple[Problem, Floats]:
+def centred(self_pairs: Problem) -> tuple[Problem, Floats]:
     """For a linear κ, subtract the first point of each path and multiply by a power of two; also return that power.
 
     A factor scales the steps of a path, so centring keeps an offset from costing digits. Powers of two are exact; they
     bring steps near 1 if their squares would be near the ends of the range of floats.
     """
-    path = own.path1
-    if not is_linear(own.static_kernel) or path.shape[1] == 1:
-        return own, np.ones(path.shape[0])
-    units = _units(own)
+    path = self_pairs.path1
+    if not is_linear(self_pairs.static_kernel) or path.shape[1] == 1:
+        return self_pairs, np.ones(path.shape[0])
+    units = _units(self_pairs)
     with np.errstate(all="ignore"):
         if np.any(units != 1.0):
             path = path * as_array(units, path)[:, None, None]
-        return with_path(own, path - path[:, :1, :]), units
+        return with_path(self_pairs, path - path[:, :1, :]), units
 
 
-def _units(own: Problem) -> Floats:
+def _units(self_pairs: Problem) -> Floats:
     """Powers of two that bring the largest step near 1 if its square is near an end of the range of floats, else 1."""
-    path = filled(unrecorded(own.path1), own.lengths1)
+    path = filled(unrecorded(self_pairs.path1), self_pairs.lengths1)
     xp = namespace_of(path)
     with np.errstate(all="ignore"):
         largest = host(xp.max(abs(path[:, 1:, :] - path[:, :-1, :]), axis=(1, 2)))
@@ -172,15 +172,15 @@ class Sizes:
     """The squared distances of the points from the first one: the first terms of log K of the prefixes up to them."""
 
     @classmethod
-    def of(cls, own: Problem) -> Sizes:
-        path = filled(own.path1, own.lengths1)
+    def of(cls, self_pairs: Problem) -> Sizes:
+        path = filled(self_pairs.path1, self_pairs.lengths1)
         xp = namespace_of(path)
         paths, length, dimension = path.shape
         if length == 1:
             return cls(np.zeros((paths, 0)), np.zeros((paths, 0)))
-        if is_linear(own.static_kernel):
+        if is_linear(self_pairs.static_kernel):
             unit = xp.asarray([[[0.0], [1.0]]], dtype=path.dtype, device=device_of(path))
-            of_unit = float(host(increments(own.static_kernel, Context(), unit, unit))[0, 0, 0])
+            of_unit = float(host(increments(self_pairs.static_kernel, Context(), unit, unit))[0, 0, 0])
             with np.errstate(all="ignore"):
                 moves = (path[:, 1:, :] - path[:, :-1, :], path[:, 1:, :] - path[:, :1, :])
                 return cls(*(of_unit * host(xp.sum(move * move, axis=2)) for move in moves))
@@ -191,7 +191,9 @@ class Sizes:
         steps = xp.take(path, xp.asarray(np.ravel(ends), device=device_of(path)), axis=1)
         steps = xp.reshape(steps, (paths * 2 * (length - 1), 2, dimension))
         with np.errstate(all="ignore"):
-            squares = host(xp.reshape(increments(own.static_kernel, Context(), steps, steps), (paths, 2, length - 1)))
+            squares = host(
+                xp.reshape(increments(self_pairs.static_kernel, Context(), steps, steps), (paths, 2, length - 1))
+            )
             squares = np.where(squares < 0, 0.0, squares)
         return cls(squares[:, 0], squares[:, 1])
 
@@ -215,27 +217,30 @@ class Sizes:
             return squares
 
 
-def search(own: Problem, target: float, room: float, start: Floats | None) -> tuple[Floats, Limits]:
+def search(self_pairs: Problem, target: float, room: float, start: Floats | None) -> tuple[Floats, Limits]:
     """Find the factors of all paths and their active limits; the search starts at `start` if given."""
-    own = dataclasses.replace(own, purpose="rough")  # while a factor is too large, closed paths may have lost digits
-    sizes = Sizes.of(own)
-    paths, length = own.path1.shape[:2]
+    # While a factor is too large, closed paths may have lost digits.
+    self_pairs = dataclasses.replace(self_pairs, purpose="rough")
+    sizes = Sizes.of(self_pairs)
+    paths, length = self_pairs.path1.shape[:2]
     guard, nothing = sizes.guard(target), np.full(paths, _NONE, dtype=np.intp)
-    if length == 1 or own.largest_depth == 0:
+    if length == 1 or self_pairs.largest_depth == 0:
         return guard, Limits(np.zeros_like(nothing), nothing)
-    growth = _OfParts(own, guard) if own.order is not None else _OfLogarithms(own, guard, sizes)
+    growth = (
+        _OfComponents(self_pairs, guard) if self_pairs.order is not None else _OfLogarithms(self_pairs, guard, sizes)
+    )
     # Below the guard of half the target the cells are small enough as well.
     with np.errstate(all="ignore"):
         squares = sizes.guess(target) if start is None else host(start) ** 2
         begin = np.log(squares / growth.guard**2)
     usable = np.isfinite(growth.guard) & np.any(sizes.distances > 0, axis=1)
-    eps = float(namespace_of(own.path1).finfo(own.path1.dtype).eps)
+    eps = float(namespace_of(self_pairs.path1).finfo(self_pairs.path1.dtype).eps)
     v, column = roots.largest(growth, growth.slopes(), growth.targets(target, room), begin, usable, eps)
     factors = np.where(usable, growth.guard * np.exp(0.5 * v), guard)
     cell = np.where(column >= length, column - length, np.where(column >= 0, -1, _NONE))
     node = np.where(cell >= 0, growth.larger_end(cell), np.where(column > 0, column, length - 1))
-    if own.lengths1 is not None:  # log K is constant over padding
-        node = np.minimum(node, own.lengths1 - 1)
+    if self_pairs.lengths1 is not None:  # log K is constant over padding
+        node = np.minimum(node, self_pairs.lengths1 - 1)
     return factors, Limits(node, cell)
 
 
@@ -246,12 +251,12 @@ class _OfLogarithms:
     increments over the diagonal cells times K at their ends.
     """
 
-    def __init__(self, own: Problem, guard: Floats, sizes: Sizes) -> None:
-        self._own, self._sizes = own, sizes
-        self._implicit = own.depth == math.inf and own.quadrature.matrix[-1][-1] != 0.0
+    def __init__(self, self_pairs: Problem, guard: Floats, sizes: Sizes) -> None:
+        self._self_pairs, self._sizes = self_pairs, sizes
+        self._implicit = self_pairs.depth == math.inf and self_pairs.quadrature.matrix[-1][-1] != 0.0
         self.guard = guard * math.sqrt(0.5) if self._implicit else guard
-        self._cells = sizes.steps / 4.0 ** own.dyadic_order[0]
-        self._latest = np.zeros(own.path1.shape[:2])
+        self._cells = sizes.steps / 4.0 ** self_pairs.dyadic_order[0]
+        self._latest = np.zeros(self_pairs.path1.shape[:2])
 
     def targets(self, target: float, room: float) -> Floats:
         steps = self._sizes.steps.shape[1]
@@ -264,7 +269,7 @@ class _OfLogarithms:
         return np.concatenate(parts, axis=1) * self.guard[:, None] ** 2
 
     def __call__(self, index: Indices, v: Floats) -> Floats:
-        part, xp = self._own, namespace_of(self._own.path1)
+        part, xp = self._self_pairs, namespace_of(self._self_pairs.path1)
         if len(index) < part.path1.shape[0]:
             path = xp.take(part.path1, xp.asarray(index, device=device_of(part.path1)), axis=0)
             valid = None if part.lengths1 is None else part.lengths1[index]
@@ -285,16 +290,16 @@ class _OfLogarithms:
         return cell + (self._latest[rows, cell + 1] >= self._latest[rows, cell])
 
 
-class _OfParts:
+class _OfComponents:
     """The quantities that must stay within their targets with an order: K − 1 of each path and prefix with itself.
 
     With λ² = s they are the polynomials Σ s^n k_n from n = 1 on. log K is no such series.
     """
 
-    def __init__(self, own: Problem, guard: Floats) -> None:
+    def __init__(self, self_pairs: Problem, guard: Floats) -> None:
         self.guard = guard
         # Evaluated at the guard, so that no power leaves the range of floats.
-        scaled = scaled_problem(own, times(own, as_array(guard, own.path1)))
+        scaled = scaled_problem(self_pairs, times(self_pairs, as_array(guard, self_pairs.path1)))
         self._k = host(backend_for(scaled).solve(scaled, "prefixes"))[:, 1:, 1:]
 
     def targets(self, target: float, room: float) -> Floats:

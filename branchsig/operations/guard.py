@@ -20,8 +20,8 @@ __all__ = ["adjoint", "factors"]
 
 def factors(problem: Problem, target: float) -> Array:
     """Return factors that bound all logarithms by the target at every depth; 1 for constant paths."""
-    own, units = centred(_working(problem))
-    return as_array(Sizes.of(own).guard(target) * units, own.path1)
+    self_pairs, units = centred(_working(problem))
+    return as_array(Sizes.of(self_pairs).guard(target) * units, self_pairs.path1)
 
 
 def _working(problem: Problem) -> Problem:
@@ -35,13 +35,13 @@ def adjoint(problem: Problem, target: float, derivs: Array, wrt: Wrt) -> Gradien
     λ = c / a with a = Σ √s_i over the squared steps s_i, so that dλ = −λ/a Σ ds_i / (2 √s_i). A step of length 0 is not
     differentiable and gets the gradient 0.
     """
-    own, units = centred(_working(problem))
-    path, kernel = filled(own.path1, own.lengths1), own.static_kernel
+    self_pairs, units = centred(_working(problem))
+    path, kernel = filled(self_pairs.path1, self_pairs.lengths1), self_pairs.static_kernel
     xp, (paths, length, dimension) = namespace_of(path), path.shape
     gradient = xp.zeros_like(path)
     if length == 1:
         return Gradients(gradient)
-    sizes = Sizes.of(own)
+    sizes = Sizes.of(self_pairs)
     roots = np.sqrt(sizes.steps)
     variation = np.sum(roots, axis=1)
     slope = host(derivs) * units * -sizes.guard(target) / np.where(variation > 0, variation, 1.0)
@@ -55,9 +55,9 @@ def adjoint(problem: Problem, target: float, derivs: Array, wrt: Wrt) -> Gradien
     zero = xp.zeros((paths, 1, dimension), dtype=path.dtype, device=device_of(path))
     gradient = xp.concat([both[:, :, 0, :], zero], axis=1) + xp.concat([zero, both[:, :, 1, :]], axis=1)
     gradient = gradient * as_array(units, path)[:, None, None]
-    if own.lengths1 is not None:
-        behind = np.arange(length) >= own.lengths1[:, None]
-        gradient = xp.where(xp.asarray(behind[:, :, None], device=device_of(path)), xp.zeros_like(gradient), gradient)
+    if self_pairs.lengths1 is not None:
+        padding = np.arange(length) >= self_pairs.lengths1[:, None]
+        gradient = xp.where(xp.asarray(padding[:, :, None], device=device_of(path)), xp.zeros_like(gradient), gradient)
     parameters = None
     if wrt.parameters:
         parameters = xp.sum(gradient_parameters(kernel, ctx, of_steps), axis=0)

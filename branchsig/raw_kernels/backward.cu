@@ -1,25 +1,25 @@
-// Gradients of many pairs in memory that grows with length1 + length2 alone. After the sweep down, which leaves the last row and
-// what the last lane hands on at the end of every row, the rows are walked back, bottom to top and right to left. K is recovered
-// from the row below, and its adjoint taken beside it, as the file of the rule says; the gradient is that of log K, and that of K
-// is K times as large. Both run against the columns, so one wavefront serves: lane l is on its own row again, and the UP values
-// of every level at the column right of the strip come from the lane above by shuffles. Every node gathers, nothing is scattered,
-// so bits do not change between runs.
+// Gradients of many pairs, in memory that grows with length1 + length2. The forward sweep stores the last row, and the values of the
+// last lane at the end of every row. Then the rows are swept backward, bottom to top and right to left. K is recovered from the row
+// below, together with its adjoint, by the formulas of the rule; the gradient is that of log K, and that of K is K times as large.
+// Both sweeps run against the columns, so one wavefront serves both: lane l has its own row again, and the UP values of every level
+// at the column right of the strip come from the next lane by shuffles. Every node gathers and nothing is scattered, so repeated runs
+// agree bit for bit.
 //
 // GRID: derivs are given at every corner of the cells; w of the last level is then the sum of derivs K (derivs of log K: of derivs)
 // below and to the right. PARTS: derivs are those of k_0 to k_DEPTH, at the end or at every corner.
 //
-// gbar goes from row to row to the gradients of both paths; see gradients.cuh.
+// Row by row, gbar is passed on to the gradients of both paths; see gradients.cuh.
 
-// What is needed of a pair here and there. It waits in shared memory, and not in registers.
+// Data of a pair that is needed occasionally. It is kept in shared memory instead of registers.
 template <int CHANNELS, typename real, typename work>
 struct PairMemory {
   long long turn;  // see Turns
-  work* edge;  // what a warp hands on to the next on the way back; the edge of the sweep down, which is used up, unless EVERY_ROW
-  real *out1, *out2;   // where the gradients go, if anywhere
-  const real* derivs;  // GRID: (grid_rows, grid_columns), 0 behind the last valid node; PARTS: (..., depth + 1)
-  work* last_row;  // what the rule keeps of it
+  work* edge;  // the edge of the backward sweep; unless EVERY_ROW it overwrites the edge of the forward sweep
+  real *out1, *out2;   // destinations of the gradients, or null
+  const real* derivs;  // GRID: (grid_rows, grid_columns), 0 beyond the last valid node; PARTS: (..., depth + 1)
+  work* last_row;  // the values of the last row that the rule keeps
   GradientMemory<CHANNELS, real, work> gradients;
-  work factors[2];  // of the gradients in the end, NaN where the value is not finite
+  work factors[2];  // factors of the final gradients, NaN if the value is not finite
   int* flag;
 };
 
@@ -29,10 +29,10 @@ struct Adjoint {
   typedef typename Rule::Work work;
   typedef typename Forward::IncrementsOfStrip IncrementsOfStrip;
   typedef Gradients<KERNEL, Rule::COLUMNS, MORE, PARAMETERS, IncrementsOfStrip, real, work> GradientsOfStrip;
-  // STRIDE: the values of a row of the edge, of which the sweep down takes the last
+  // STRIDE: number of values of a row of the edge; the forward sweep uses the last of them
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS, UP = Rule::UP };
   enum { STRIDE = Rule::EVERY_ROW || int(Rule::UP) > int(Rule::DOWN) ? int(Rule::UP) : int(Rule::DOWN) };
-  // What a lane holds fills its registers, even where it keeps nothing that can be made again.
+  // The state of a lane fills its registers, although it keeps nothing that can be recomputed.
   static constexpr bool FULL = sizeof(work) == 8 && COLUMNS > 1 && (CHANNELS > 4 || KERNEL != LINEAR);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   enum { STEPS_AT_A_TIME = Rule::LAG && !FULL ? 2 : 1 };
@@ -60,8 +60,8 @@ struct Adjoint {
     return memory.edge + ((long long)row * STRIDE + value) * sweep.levels();
   }
 
-  // Makes what the sweep down has left at its right end, the running products last among its values, what a right neighbour
-  // would hand on. On the way back what is handed on beside the increments of row r stands in row r + lag of the edge.
+  // Converts the values that the forward sweep left at its right end, the running products last, to those that a right neighbour
+  // would pass on. In the backward sweep row r + lag of the edge holds the values passed on with the increments of row r.
   __device__ void start_edge() const {
     const int R = problem.rows(), N = sweep.levels(), rows = sweep.edge_rows();
     for (int row = team.thread(); row < rows; row += team.threads()) {
@@ -88,10 +88,10 @@ struct Adjoint {
     team.barrier();
   }
 
-  // Lets the careful kernel do the pair again.
+  // Flags the pair for the CAREFUL kernel.
   __device__ void redo() const { *memory.flag = 1; }
 
-  // Relayed: tells the stages of the way back whether there is one, and the factors of the gradients. Called behind a barrier.
+  // Relayed: tells the stages of the backward sweep whether it is needed, and the factors of the gradients. Call after a barrier.
   __device__ void announce(bool goes_up) const {
     if (team.thread() == 0) {
       work* told = relay.messages + relay.MESSAGE * relay.stage;
@@ -107,7 +107,8 @@ struct Adjoint {
     __syncwarp();
     return told[1] != work(0);
   }
-  // Relayed: waits until the stages before have added all they have to the gradients. Returns false where there are further ones.
+  // Relayed: waits until the stages before have added all their contributions to the gradients. Returns false if there are further
+  // stages.
   __device__ bool complete() const {
     if (!relay.progress) return true;
     if (relay.stage > relay.passes) relay.await(relay.stage - 1, relay.ALL_DONE);
@@ -180,7 +181,7 @@ struct Adjoint {
 #pragma unroll
               for (int v = 0; v < UP; ++v) row[v * N + m] = handed[m][v];
           }
-          __syncwarp();  // the right neighbour has added to the sums of this row
+          __syncwarp();  // wait until the right neighbour has added to the sums of this row
           if ((done & mask) == 0) {
             if (done >= -beyond && done < R) {
 #pragma unroll
@@ -198,7 +199,7 @@ struct Adjoint {
           }
         }
         if (end > 0) {
-          // The coarse row from which on all lanes have done so many steps.
+          // The coarse row from which on all lanes have completed their steps.
           const auto complete = [&](int steps) {
             return (min(R, max(-beyond, R + lag + last - steps)) + mask) >> problem.order1;
           };
@@ -217,7 +218,7 @@ struct Adjoint {
   }
 };
 
-// `derivs` are those of all pairs of the problem; everything else that is written belongs to the pairs of this call.
+// `derivs` covers all pairs of the problem; all other arrays belong to the pairs of this call.
 template <typename real, int KERNEL, int CHANNELS, bool MORE, typename Rule, bool PADDED, bool PARAMETERS>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     backward(const real* path1, const real* path2, const real* increments, const int* lengths1, const int* lengths2,
@@ -304,7 +305,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     }
     __syncwarp();
 
-    const bool moves = !PADDED || (R && C);  // not where one of the paths is a point
+    const bool moves = !PADDED || (R && C);  // false if one of the paths has one point
     bool goes_up;
     if (!relay.progress || relay.stage < sweep.passes()) {
       Watch<work> watch;
@@ -357,9 +358,9 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
   }
 }
 
-// total[p] = (or += where it `adds`) the sum of the gradients of all pairs of a call in which path p stands at the first place, and
-// of those in which it stands at the second, in the order of the pairs. Either may be missing. A symmetric problem leaves the second
-// place of its diagonal out.
+// total[p] = (or += if `adds`) the sum of the gradients of all pairs of a call with path p as first path, and of those with path p as
+// second path, in the order of the pairs. Either array may be null. For a symmetric problem the second paths of diagonal pairs are
+// left out.
 template <typename real>
 __global__ void __launch_bounds__(256)
     sum_over_partners(const real* firsts, const real* seconds, real* total, int pairing, int adds, long long n1, long long n2,

@@ -6,16 +6,16 @@
 //   K_m[a + 1, b]    = K_m[a, b] E_a(b),   E_a(b) = E_a(b - 1) exp(g sum_{m-1}[a, b]),   E_a = 1 on the left edge
 //   log K_M(R, C)    = sum over the cells of g sum over k, l of V[k] V[l] K_{M-1}[k, l],   V[k] = sum over a of B[a, k]
 //
-// and on the way back, bottom to top and right to left,
+// and in the backward sweep, bottom to top and right to left,
 //
 //   recover   F_a(b - 1) = F_a(b) exp(g sum_{m-1}[a, b]),   F = 1 / E,   K_m[a, b] = K_m[a + 1, b] F_a(b)
 //   adjoint   U[k, l] = sum over a, b of B[a, k] w_{m+1}[a, b] B[b, l] (top level: w_M V[k] V[l]),   gbar = sum of U K_m,
 //             Kbar_m[k, l] gathers g U[k, l] from the cells around the node,
 //             w_m[a, b] = sum of Kbar_m K_m over the nodes below and to the right of the sub-cell
 //
-// A lane owns one column of cells. The rule is data, "weights" below. Up to P = 3 loops over nodes are unrolled, so that what a
-// cell needs is in registers as far as they go; larger rules index it in local memory. Left points alone have weights of zero, so
-// for P > 1 nobody asks.
+// A lane has one column of cells. The rule is data, "weights" below. Up to P = 3 loops over nodes are unrolled, so that the values of
+// a cell are in registers if they fit; larger rules index them in local memory. Only left points have weights of zero, so for P > 1
+// weights are not tested.
 
 // B by rows, V, and the integrals of 1 from node to node.
 template <int P>
@@ -118,8 +118,8 @@ struct Collocation : Levels<DEPTH, OF_GRID || IN_LOGS> {
   typedef work Work;
   typedef Weights<P> At;
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, OF_GRID || IN_LOGS>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: K at the nodes of the left edge but the first, CAREFUL what bounds the error of log K, and E_a; up: F_a, the suffix sums
-  // of Kbar K by rows of nodes but the first, and what the cell to the right gives to Kbar on the edge
+  // down: K at the nodes of the left edge except the first, if CAREFUL the error bounds of log K, and E_a; up: F_a, the suffix sums
+  // of Kbar K by rows of nodes except the first, and the contribution of the cell to the right to Kbar on the edge
   static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false;
   enum { DOWN = 2 * P + 2 * CAREFUL, UP = 3 * P + 1, RUNS = P, LAG = 0, E = DOWN - P, TOP = CAREFUL && !GRID };
   static constexpr int LOG = CAREFUL ? int(ROOM) : 1;
@@ -147,7 +147,7 @@ struct Collocation : Levels<DEPTH, OF_GRID || IN_LOGS> {
         }
     }
 
-    // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
+    // One cell. On entry `edge` holds the values on its left edge, on return those on its right edge.
     __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, int purpose, work (&edge)[ROOM][DOWN],
                                         work&, Watch<work>& watch) {
       work sums[P][P], integral = work(1), mean = work(1);
@@ -216,7 +216,7 @@ struct Collocation : Levels<DEPTH, OF_GRID || IN_LOGS> {
   };
 
   struct Up {
-    // on the first row of nodes of the cell below: K, w_m of the sub-cells and what that cell gives to Kbar; w of the top level
+    // on the first row of nodes of the cell below: K, w_m of the sub-cells and the contribution of that cell to Kbar; w of the top level
     work k[ROOM][P + 1], logs[LOG][P + 1], w[ROOM][P], given[ROOM][P], w_top;
 
     __device__ __forceinline__ void start(int N, const work* last_row, int first, int C) {
@@ -235,7 +235,7 @@ struct Collocation : Levels<DEPTH, OF_GRID || IN_LOGS> {
       }
     }
 
-    // Cell r, `first`. `edge` comes with the values on its right edge, and leaves with those on its left edge.
+    // Cell r, `first`. On entry `edge` holds the values on its right edge, on return those on its left edge.
     template <typename Adjoint>
     __device__ __forceinline__ void row(const Adjoint& adjoint, int N, int r, int first, const work (&g)[1], const work* weights,
                                         work (&edge)[ROOM][UP], work (&gbar)[1]) {
@@ -271,7 +271,7 @@ struct Collocation : Levels<DEPTH, OF_GRID || IN_LOGS> {
           for (int b = 0; b < P; ++b) w_above[a][b] = w_cell[a][b];
       }
       if (N == GRID) {
-        gbar[0] += w_top;  // K_0 is all there is below
+        gbar[0] += w_top;  // only K_0 is below
       } else {
 #pragma unroll(UNROLLED)
         for (int a = 0; a < P; ++a)

@@ -1,5 +1,5 @@
-// Elementary functions of the sweeps: the factor of a cell, whole powers, and a watch over the range in which running
-// products are trusted. No header is included: NVRTC and the emulator of the tests both bring what is used.
+// Elementary functions of the sweeps: the factor of a cell, integer powers, and checks of the range in which running
+// products are accurate. No header is included: NVRTC and the emulator of the tests both provide the functions in use.
 
 __device__ __forceinline__ unsigned high_word(double value) { return __double2hiint(value); }
 __device__ __forceinline__ unsigned high_word(float value) { return __float_as_int(value); }
@@ -15,8 +15,8 @@ __device__ __forceinline__ float of_high_word<float>(unsigned bits) {
   return __int_as_float(bits);
 }
 
-// Watches over what a lane computes by running products. Extremes are kept, and looked at in the end, as unsigned integers: that takes
-// no floating-point slot, and no instruction waits for a flag of the one before.
+// Tracks the running products of a lane. Extremes are kept as unsigned integers and checked at the end: that takes no floating-point
+// slot, and no instruction waits for a flag of the one before.
 template <typename work>
 struct Watch {
   static constexpr bool DOUBLE = sizeof(work) == 8;
@@ -25,39 +25,39 @@ struct Watch {
     ONE = DOUBLE ? 0x3ff00000u : 0x3f800000u,
     LEAST = ONE - (60u << 23),               // in float32
     RANGE = DOUBLE ? 500u << 20 : 120u << 23,  // 2^-500..2^500 in float64, 2^-60..2^60 in float32
-    FAINT = 0xbf7c0000u                      // 2^-6 - 1; what is below it, as a float, is beyond it
+    FAINT = 0xbf7c0000u                      // 2^-6 - 1; larger as an unsigned integer means below it as a float
   };
-  // in float64 the largest distance of a K from 1, in float32 that of the largest K from the least one that is in the range
+  // in float64 the largest distance of a K from 1, in float32 the distance of the largest K from the smallest one in the range
   unsigned farthest = 0, faintest = 0;
   bool wrong = false;
-  // The largest |log K| of the levels that are kept, or a little more, and a bound of that of the last one where it is not kept.
+  // Upper bounds of |log K|: of the levels that are kept, and of the last level if it is not kept.
   float reach = 0.0f, last = 0.0f;
-  work moved = work(0);  // the sum of all |g|, in their units, where nothing is known of it beforehand
+  work moved = work(0);  // the sum of all |g|, in their units, if it is not known beforehand
 
-  // K of the running products must stay in the range; 0, inf, NaN and signs are beyond all others.
+  // K must stay in the range of the running products; 0, inf, NaN and negative values count as outside.
   __device__ __forceinline__ void over(work k) {
     const unsigned beyond_one = high_word(k) - ONE;
     farthest = max(farthest, DOUBLE ? unsigned(abs(int(beyond_one))) : beyond_one + (ONE - LEAST));
   }
-  // Too few digits of a product less 1, or of its latest factor, are left where one of them is below 2^-6. NaN is left to K, and on
-  // the way back to the gradients.
+  // A product minus 1, or its latest factor minus 1, has too few digits if one of them is below 2^-6. NaN is detected in K, and in the
+  // backward sweep in the gradients.
   __device__ __forceinline__ void over(work run, work factor) {
     if (sizeof(work) == 4) faintest = max(faintest, max(high_word(run), high_word(factor)));
   }
   __device__ __forceinline__ bool strayed() const { return wrong || farthest > RANGE || faintest > FAINT; }
-  // In the end. The mantissa, as the fraction of a power of 2, is off by less than 0.087.
+  // At the end. The mantissa, taken as the fraction of a power of 2, is off by less than 0.087.
   __device__ __forceinline__ void close() {
     wrong = strayed();
     const float powers = float(int(DOUBLE ? farthest : max(farthest, ONE - LEAST) - (ONE - LEAST)));
     reach = wrong ? 1e6f : (powers / float(1 << FRACTION) + 0.087f) * 0.69315f;
   }
 
-  // What the bound of the error of log K may be, in units of the last place of 1: 5e-5, and half a thousandth in float32.
+  // Largest bound of the error of log K, in units of the last place of 1: 5e-5, and 5e-4 in float32.
   static __device__ __forceinline__ double digits() { return DOUBLE ? 2e11 : 8e3; }
   // The sum of |g| over the error of increments that are differences of kappa, times that of kappa: right to 1e-11 (1e-5)
   static __device__ __forceinline__ double of_increments() { return DOUBLE ? 1e5 : 2e2; }
-  // Whether a pair may have lost its digits, by the bound of Bounds with M and L from above; in float32, which has few of them, by
-  // its first term alone. `size`: the sum of |g|; so many levels are kept.
+  // Whether a pair may have lost its digits, by the bound of Bounds with upper bounds of M and L; in float32, which has few digits, by
+  // its first term alone. `size`: the sum of |g|; `levels`: number of levels that are kept.
   template <bool ALL, bool OF_ITSELF>
   __device__ __forceinline__ bool doubtful(double size, int levels) const {
     const double own = size * double(exp(reach));
@@ -73,8 +73,8 @@ struct Watch {
   }
 };
 
-// What the columns of a strip add to log K of the last level and, FOLLOWED, how far these sums go, as high words: |log K| at a node
-// is at most the sum of this over the columns.
+// The contributions of the columns of a strip to log K of the last level and, if FOLLOWED, their extremes, as high words: |log K| at a
+// node is at most the sum of these over the columns.
 template <int COLUMNS, bool FOLLOWED, typename work>
 struct Ends {
   work sum[FOLLOWED ? COLUMNS : 1];
@@ -101,15 +101,15 @@ struct Ends {
   }
 };
 
-// What a value is asked for: the kernel, its logarithm, a logarithm that others are subtracted from, or one that may be large beside
-// that difference. PARTS: these of their sum, or every part for itself. ROUGH: whatever comes out.
+// Purpose of a value: the kernel, its logarithm, a logarithm that enters a difference, or one that may be large compared with that
+// difference. PARTS: the purpose of their sum, or each component by itself. ROUGH: every value is accepted.
 enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, A_QUOTIENT, EVERY_PART, ROUGH };
 
-// RELATIVE: to logarithms for a quotient, where they are large, in units of the tolerance
+// RELATIVE: error relative to large logarithms for a quotient, in units of the tolerance
 constexpr double EPSILON = 0x1p-52, TOLERANCE = 1e-4, RELATIVE = 1e-6;
 
-// Whether the digits of a value are lost, given log K and a bound of its error. Infinite logarithms stay, and so do kernels that are
-// inf or 0 for certain.
+// Whether the digits of a value are lost, given log K and a bound of its error. Infinite logarithms are not lost, nor are kernels that
+// are certainly inf or 0.
 __device__ inline bool lost(double log_k, double error, int purpose) {
   const double size = fabs(log_k);
   if (purpose == ROUGH || size > 0x1.fffffffffffffp+1023) return false;
@@ -130,7 +130,7 @@ __device__ __forceinline__ work smaller(work a, work b) {
   return a < b ? a : b;
 }
 
-// A weight times a value; CAREFUL: nothing where the weight is zero, also where the value is infinite.
+// A weight times a value; CAREFUL: 0 if the weight is zero, even if the value is infinite.
 template <bool CAREFUL, typename work>
 __device__ __forceinline__ work weighted(work weight, work value) {
   return CAREFUL && weight == work(0) ? work(0) : weight * value;
@@ -141,13 +141,13 @@ __device__ __forceinline__ bool is_finite(real value) {
   return value - value == real(0);
 }
 
-// The factor exp(x) of a cell; in float32 less 1, for running products and their factors are next to 1 there, and on a smooth path
-// their roundings would all go the same way: at length 1000 gradients were off by 2e-2. Cells are small, and a polynomial serves
-// nearly all of them: 1 + x + x^2 s(x), with s through Chebyshev nodes. It is off by at most 5e-14 x^2 in float64 and 5e-7 x^2 in
-// float32 for the |x| <= 2^-4 of `SMALL`, and by a fifth of a unit in the last place for the |x| <= 2^-1 of `MEDIUM`.
+// The factor exp(x) of a cell; in float32 minus 1, since running products and their factors are close to 1, and on a smooth path
+// their rounding errors would all have the same sign: at length 1000 gradients were off by 2e-2. Cells are small, and a polynomial
+// suffices for nearly all of them: 1 + x + x^2 s(x), with s through Chebyshev nodes. Its error is at most 5e-14 x^2 in float64 and
+// 5e-7 x^2 in float32 for |x| <= 2^-4 (`SMALL`), and a fifth of a unit in the last place for |x| <= 2^-1 (`MEDIUM`).
 enum { SMALL = 0x3fb00000, MEDIUM = 0x3fe00000 };  // high words of those bounds in float64
 __device__ __forceinline__ bool beyond(int bound, double x) {
-  // The high word, as a number of its own, is as monotonous as x and costs no floating-point slot for float64; true for NaN.
+  // The high word, as an integer, is monotonic in x and costs no floating-point slot for float64; true for NaN.
   return !(fabsf(__int_as_float(__double2hiint(x))) <= __int_as_float(bound));
 }
 __device__ __forceinline__ bool beyond(int bound, float x) { return !(fabsf(x) <= (bound == SMALL ? 0.0625f : 0.5f)); }
@@ -187,7 +187,7 @@ __device__ __forceinline__ bool any_beyond(int bound, const work (&x)[COUNT]) {
   return any;
 }
 
-// The factors of many cells at a time: those of small cells in one run, and a branch for what is beyond them, if anything.
+// The factors of many cells at a time: those of small cells without a branch, and one branch for larger cells, if there are any.
 template <int LEVELS, int COLUMNS, typename work>
 __device__ __forceinline__ void cell_factors(int levels, work (&x)[LEVELS][COLUMNS]) {
   work small[LEVELS][COLUMNS];
@@ -198,7 +198,7 @@ __device__ __forceinline__ void cell_factors(int levels, work (&x)[LEVELS][COLUM
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) small[m][c] = small_factor(x[m][c]);
   }
-  if (any) {  // rare, so it is to be short: loops over local memory
+  if (any) {  // rare, so compact code: loops over local memory
     work cell[LEVELS][COLUMNS];
 #pragma unroll
     for (int m = 0; m < levels; ++m)
@@ -225,8 +225,8 @@ __device__ __forceinline__ void cell_factors(int levels, work (&x)[LEVELS][COLUM
     for (int c = 0; c < COLUMNS; ++c) x[m][c] = small[m][c];
 }
 
-// A running product that has no factor yet; it times a factor; a K times it; its inverse. Less 1, with e and f for product and
-// factor: 0; (1 + e)(1 + f) - 1 = ef + (e + f); K (1 + e) = Ke + K; 1 / (1 + e) - 1 = -e / (e + 1).
+// The empty running product; a product times a factor; K times a product; the inverse of a product. Stored minus 1, with e and f for
+// product and factor: 0; (1 + e)(1 + f) - 1 = ef + (e + f); K (1 + e) = Ke + K; 1 / (1 + e) - 1 = -e / (e + 1).
 template <typename work>
 __device__ __forceinline__ work no_product() {
   return sizeof(work) == 8 ? work(1) : work(0);
@@ -238,7 +238,7 @@ __device__ __forceinline__ float times_product(float k, float run) { return k * 
 __device__ __forceinline__ double inverse_product(double run) { return 1.0 / run; }
 __device__ __forceinline__ float inverse_product(float run) { return -run / (run + 1.0f); }
 
-// base^exponent for a whole number from 0 on, by repeated multiplication
+// base^exponent for an integer exponent >= 0, by repeated multiplication
 template <typename real>
 __device__ __forceinline__ real whole_power(real base, int exponent) {
   real power = real(1);
@@ -249,27 +249,27 @@ __device__ __forceinline__ real whole_power(real base, int exponent) {
   return power;
 }
 
-// base^exponent for a positive base; NaN for a negative one, as the power of a fractional exponent is. pow() takes twice the
-// registers, for a last digit that the increments do not have.
+// base^exponent for a positive base; NaN for a negative one, as for fractional exponents. pow() takes twice the registers, for a last
+// digit that the increments do not have.
 template <typename real>
 __device__ __forceinline__ real power(real base, real exponent) {
   return exp(exponent * log(base));
 }
 
-// The larger one of a bound and a value; infinite where the value is not a number
+// The larger of a bound and a value; infinite if the value is NaN
 template <typename work>
 __device__ __forceinline__ work widened(work bound, work value) {
   return value <= bound ? bound : value == value ? value : work(1) / work(0);
 }
 
-// How far rounding may have carried log K of every level away at a column of nodes: with e_0 = 0, and over all cells above and to
-// the left S the sum of |g|, M_m the largest mean of K_m over a cell that moves, and L_m the largest |log K_m| at a node,
+// Bounds of the rounding error of log K of every level at a column of nodes: with e_0 = 0 and, over all cells above and to the left,
+// S the sum of |g|, M_m the largest mean of K_m over a cell with g != 0, and L_m the largest |log K_m| at a node,
 //
 //   e_m = eps S M_{m-1} + e_{m-1} L_m / 2
 //
-// OF_ITSELF, without truncation: eps S M (1 + L). What bounds the columns before comes and goes with the values `edge` of every
-// level, from AT on: level m of the arrays has M_m, of the level below it, and L_{m+1}, but level 0, whose L does not count, the sum
-// along the row. M_0 is 1.
+// OF_ITSELF, without truncation: eps S M (1 + L). The bounds of the columns before arrive and leave with the values `edge` of every
+// level, from AT on: level m of the arrays holds M_m, of the level below it, and L_{m+1}; level 0, whose L does not count, holds the
+// sum along the row instead. M_0 is 1.
 template <int ROOM, int AT, bool USED, bool OF_ITSELF, typename work>
 struct Bounds {
   enum { LARGEST = AT, MOVED = AT + 1, REACH = AT + 1 + OF_ITSELF };
@@ -280,12 +280,12 @@ struct Bounds {
 #pragma unroll
     for (int m = 0; m < (USED ? ROOM : 1); ++m) largest[m] = reach[m] = work(0);
   }
-  // Takes a cell with |g| = size.
+  // Adds a cell with |g| = size.
   template <int VALUES>
   __device__ __forceinline__ void move(work size, work (&edge)[ROOM][VALUES]) {
     if constexpr (USED) moved += edge[0][MOVED] += size;
   }
-  // The same of level m, where the largest |mean| of the level below is `mean`
+  // Adds the cell to level m; `mean` is the largest |mean| of the level below
   template <int VALUES>
   __device__ __forceinline__ void level(int m, work g, work mean, work (&edge)[ROOM][VALUES]) {
     if constexpr (USED) {
@@ -293,7 +293,7 @@ struct Bounds {
       edge[m][LARGEST] = largest[m] = widened(largest[m], of_row);
     }
   }
-  // Takes nodes of level m, of which the largest |log K| is `size`.
+  // Adds nodes of level m with the largest |log K| = `size`.
   template <int VALUES>
   __device__ __forceinline__ void nodes(int m, work size, work (&edge)[ROOM][VALUES]) {
     if constexpr (USED)

@@ -1,8 +1,8 @@
-// Kernels or their logarithms (PARTS: k_0 to k_DEPTH; GRID false), or grids, of many pairs. A team takes one pair after the other,
-// so the workspace is that of the teams in flight, unless pairs are relayed. CAREFUL kernels do the pairs whose flag the others set,
-// and leave at once where there are none; without flags they do all.
+// Kernels or their logarithms (PARTS: k_0 to k_DEPTH; GRID false), or grids, of many pairs. A team processes one pair after the other,
+// so only teams in flight need a workspace, unless pairs are relayed. CAREFUL kernels process the pairs that the others flag, and
+// return at once if there are none; without flags they process all pairs.
 //
-// PADDED: lengths1 and lengths2 are the valid points of padded paths, or null. A call does the pairs of
+// PADDED: lengths1 and lengths2 are the numbers of valid points of padded paths, or null. A call processes the pairs of
 // more than `fewest` and at most `most` columns, so that every pair gets the strips that it would get alone.
 template <typename real, int KERNEL, int CHANNELS, bool MORE, typename Rule, bool PADDED>
 __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
@@ -56,9 +56,9 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     }
     if (!CAREFUL && team.thread() == 0) flags[turns.pair()] = watch.wrong;
     if (!GRID) {
-      if (PARTS) team.barrier();  // another thread has stored the values
+      if (PARTS) team.barrier();  // wait for the values of another thread
       const long long number = task.first_pair + turns.pair();
-      const Pair done(pairing, number, n2);  // again, for no register was to hold it
+      const Pair done(pairing, number, n2);  // recomputed, to save registers
       const long long place = done.place(pairing, n2, number) * (PARTS ? depth + 1 : 1);
       const long long other = (done.second * n2 + done.first) * (PARTS ? depth + 1 : 1);
       for (int n = team.thread(); n <= (PARTS ? depth : 0); n += team.threads()) {

@@ -1,17 +1,16 @@
-// From the derivatives of the increments to the gradients of both paths: the way back through increments.cuh.
+// From the derivatives of the increments to the gradients of both paths: the adjoint of increments.cuh.
 //
-// Row by row upwards a lane takes what the cells of its strip give. To a point of the second path it is what its own rows give,
-// one after the other; to a point of the first path all lanes add, from right to left, each a step after its right neighbour.
-// These sums wait in shared memory until all lanes have passed, and then go to the workspace.
+// Row by row upwards, a lane takes the contributions of the cells of its strip. It sums those to a point of the second path by itself,
+// one row after the other. All lanes add to the sum of a point of the first path, from right to left, each a step after its right
+// neighbour. These sums stay in shared memory until all lanes have passed, and are then written to the workspace.
 
-// Where the gradients of a pair are gathered. LINEAR: those of the steps, times the units that these were multiplied by. Radial ones
-// are those of distances in units.
+// The sums for the gradients of a pair. LINEAR: of the steps, times their units. Radial kernels: of distances in units.
 template <int CHANNELS, typename real, typename work>
 struct GradientMemory {
   ::Rows<work, CHANNELS> sums1;    // (groups, length1 + 1)
   ::Group<work, CHANNELS>* sums2;  // (groups, lanes of all parts, POINTS)
-  work* factors;                   // (parts): with respect to the logarithm of the factors of a dilated kernel; then these, (2)
-  work* parameters;                // (parts, COUNT): what PARAMETERS of the static kernel have from the strips of a warp
+  work* factors;                   // (parts): with respect to the logarithm of the factors of a dilated kernel; then the factors, (2)
+  work* parameters;                // (parts, COUNT): contributions of the strips of a warp to the PARAMETERS of the static kernel
   real* increments;                // GIVEN: (padded1 - 1, padded2 - 1)
 };
 
@@ -32,8 +31,8 @@ struct Gradients {
   typedef ::Group<work, CHANNELS> Group;
   typedef ::Rows<work, CHANNELS> Rows;
   typedef ::RowSums<CHANNELS, work> RowSums;
-  // whether increments are made of points, and not of steps: a point needs the rows of cells on both sides of it, so it comes with
-  // the upper one, and the first point with a row above all cells
+  // whether increments come from points instead of steps: a point needs the rows of cells on both sides of it, so it is completed with
+  // the upper row, and the first point with a row above all cells
   static constexpr bool OF_POINTS = KERNEL != GIVEN && KERNEL != LINEAR;
 
   const Problem<real, MORE>& problem;
@@ -42,15 +41,15 @@ struct Gradients {
   const Increments& increments;
   RowSums& rows;
   Group sum[POINTS];    // for the points of the strip, first group
-  work below[COLUMNS];  // what the row of cells below gave
-  work of_parameter[2];  // PARAMETERS: what the strip gives to them
+  work below[COLUMNS];  // contributions of the row of cells below
+  work of_parameter[2];  // PARAMETERS: contributions of the strip
 
   __device__ __forceinline__ Gradients(const Problem<real, MORE>& problem, const Team& team,
                                        const GradientMemory<CHANNELS, real, work>& memory, const Increments& increments,
                                        RowSums& rows)
       : problem(problem), team(team), memory(memory), increments(increments), rows(rows) {}
 
-  // What the columns of a warp are, or of half of one, is a part of them. All parts have so many lanes.
+  // A part is the columns of a warp, or of half a warp. All parts have the same number of lanes.
   static __device__ int parts(const Problem<real, MORE>& problem, const Team& team) {
     return (problem.columns() - 1) / (team.lanes * COLUMNS) + 1;
   }
@@ -64,7 +63,7 @@ struct Gradients {
     return (long long)problem.template groups<CHANNELS>() * lanes(problem, team) * POINTS;
   }
 
-  // Takes up a strip; the first row to be taken is the last one.
+  // Starts a strip; rows are added from the last one upwards.
   __device__ __forceinline__ void start() {
 #pragma unroll
     for (int p = 0; p < POINTS; ++p) sum[p] = Group();
@@ -74,7 +73,7 @@ struct Gradients {
     for (int row = team.lane; row < RowSums::ROWS; row += team.lanes) rows.put(row, Group());
   }
 
-  // Takes the derivatives of the increments of coarse row i.
+  // Adds the derivatives of the increments of coarse row i.
   __device__ __forceinline__ void take(int i, work (&gbar)[COLUMNS]) {
     if (KERNEL == GIVEN) {
 #pragma unroll
@@ -119,7 +118,7 @@ struct Gradients {
     }
   }
 
-  // d(out) / d b of point `row` and the points of the strip, as far as the cells of the strip go
+  // d(out) / d b of point `row` and the points of the strip, from the cells of the strip only
   __device__ __forceinline__ void weigh(int row, const Group& x, work (&gbar)[COLUMNS], work (&weight)[POINTS]) {
 #pragma unroll
     for (int c = COLUMNS - 1; c >= 0; --c) {
@@ -150,7 +149,7 @@ struct Gradients {
     for (int c = 0; c < COLUMNS; ++c) below[c] = gbar[c];
   }
 
-  // sums += weight d kappa(x, y) / d x and d y, but for the slope
+  // sums += weight d kappa(x, y) / d x and d y, without the slope
   __device__ __forceinline__ void add(Group& of_x, Group& of_y, work weight, const Group& x, const Group& y) const {
 #pragma unroll
     for (int n = 0; n < CHANNELS; ++n) {
@@ -170,8 +169,8 @@ struct Gradients {
     return memory.sums2 + ((long long)group * lanes(problem, team) + lane) * POINTS;
   }
 
-  // All lanes have taken the rows from..to - 1. The lane of a row is not before the last one that has added to it. The parts come
-  // from right to left; `first`: nothing has been passed on by others.
+  // All lanes have added the rows from..to - 1. The lane that flushes a row comes after the last lane that added to it. Parts are
+  // processed from right to left; `first`: no other part has contributed.
   __device__ void pass_on(int from, int to, bool first) {
     if (KERNEL == GIVEN) return;
     for (int row = from + OF_POINTS + team.lane; row < to + OF_POINTS; row += team.lanes) {
@@ -184,7 +183,7 @@ struct Gradients {
     }
   }
 
-  // The strip is done.
+  // Completes the strip.
   __device__ void finish_strip() {
     if constexpr (COUNT > 0)
 #pragma unroll
@@ -201,7 +200,7 @@ struct Gradients {
   }
 };
 
-// The gradients of a pair, once all strips are done.
+// The gradients of a pair, after all strips are complete.
 template <int KERNEL, int COLUMNS, bool MORE, typename Strip, typename real, typename work>
 struct GradientsOfPair {
   enum { POINTS = Strip::POINTS, CHANNELS = Strip::CHANNELS };
@@ -229,7 +228,7 @@ struct GradientsOfPair {
     team.barrier();
   }
 
-  // Writes zeros behind the valid points of padded paths.
+  // Writes zeros over padding.
   __device__ void clear_padding(real* out1, real* out2) const {
     const long long d = problem.dimension;
     if (out1)
@@ -255,7 +254,7 @@ struct GradientsOfPair {
     return strayed;
   }
 
-  // Those of the parameters of the static kernel, (2, COUNT), for both factors
+  // The gradients of the parameters of the static kernel, (2, COUNT), for both factors
   template <int COUNT>
   __device__ bool write_parameters(real* out, const work (&factors)[2]) const {
     bool strayed = false;
@@ -269,7 +268,7 @@ struct GradientsOfPair {
     return strayed;
   }
 
-  // Those of one path
+  // The gradients of one path
   __device__ bool write(bool second, real* out, int length, work unit, work factor) const {
     const int d = problem.dimension, coordinates = problem.coordinates();
     bool strayed = false;
@@ -294,7 +293,7 @@ struct GradientsOfPair {
     return strayed;
   }
 
-  // those of point (LINEAR: step) i of a path
+  // the gradients of point (LINEAR: step) i of a path
   __device__ __forceinline__ Group of(bool second, int group, int i) const {
     if (!second) return memory.sums1.group(group, problem.length1 + 1).at(i);
     const Group* sums = memory.sums2 + (long long)group * Strip::lanes(problem, team) * POINTS;

@@ -2,26 +2,26 @@
 //
 //   g(i, j) = kappa(x_{i+1}, y_{j+1}) - kappa(x_i, y_{j+1}) - kappa(x_{i+1}, y_j) + kappa(x_i, y_j)
 //
-// The linear kernels need the steps of the paths alone: g = factor1 factor2 <x_{i+1} - x_i, y_{j+1} - y_j>. All others are a
+// Linear kernels need only the steps of the paths: g = factor1 factor2 <x_{i+1} - x_i, y_{j+1} - y_j>. All others are a
 // function phi of b = <x, y> (polynomial) or of b = |x - y|^2 (radial). These functions may be dilated: g times a factor of x and
-// one of y, which stand in a last channel.
+// one of y, which are stored in a last channel.
 //
-// Differences of phi have lost their digits where phi hardly changes along the paths. Pairs for which that may matter are done by
-// kernels that make their increments from differences of points, see static.cuh, in float64.
+// Differences of phi lose their digits if phi hardly changes along the paths. Pairs for which that may matter are processed by
+// kernels that compute increments from differences of points, see static.cuh, in float64.
 //
-// A team lays out the points (linear: the steps) of its two paths in its workspace, by groups of CHANNELS channels. Those of y that
-// a strip needs stay in registers, as far as the first group goes; further groups are read again, and come out of the cache.
+// A team lays out the points (linear: the steps) of its two paths in its workspace, in groups of CHANNELS channels. The first group
+// of the points of y in a strip stays in registers; further groups are read again, from the cache.
 
-// What all kernels are told about the problem. MORE: its paths have more channels than a group.
+// The problem, for all kernels. MORE: its paths have more channels than a group.
 template <typename real, bool MORE>
 struct Problem {
   int padded1, padded2, dimension;  // (n1, padded1, dimension), (n2, padded2, dimension); GIVEN: (pairs, padded1-1, padded2-1)
-  int length1, length2;             // valid points of the two paths of a pair: what lies behind them is not read
+  int length1, length2;             // valid points of the two paths of a pair; padding is not read
   int order1, order2;               // dyadic orders
   int depth;
-  int dilated;          // the last channel is no coordinate: at the first point of a path it holds a factor of the static kernel
-  // of the static kernel. Linear ones have a factor of either path. The first of radial ones is what b (Matern: its root) is
-  // multiplied by; the third and fourth are the units of it, see `apart`.
+  int dilated;          // the last channel is not a coordinate: at the first point of a path it holds the factor of a dilated static kernel
+  // of the static kernel. Linear kernels have a factor for each path. The first parameter of radial kernels multiplies b (Matern: its
+  // root); the third and fourth are the units of b, see `apart`.
   double parameter[4];
 
   template <typename Task>
@@ -42,14 +42,14 @@ struct Problem {
   __device__ long long grid_columns() const { return ((long long)(padded2 - 1) << order2) + 1; }
 };
 
-// A group of channels of a point, or of a step; 0 behind the last one.
+// A group of channels of a point, or of a step; 0 after the last channel.
 template <typename work, int CHANNELS>
 struct alignas(16) Group {
   work channel[CHANNELS];
 };
 
-// Groups in memory, one for every row, by pieces of 16 bytes, and the same piece of 32 rows side by side: an access of lanes on
-// neighbouring rows then touches the fewest lines of the cache, and no bank of shared memory twice.
+// Groups in memory, one per row, in pieces of 16 bytes, with the same piece of 32 rows side by side: an access by lanes on
+// neighbouring rows then touches the fewest cache lines, and no bank of shared memory twice.
 template <typename work, int CHANNELS>
 struct Rows {
   typedef ::Group<work, CHANNELS> Group;
@@ -61,7 +61,7 @@ struct Rows {
 
   static __device__ __forceinline__ int room(int rows) { return (rows + BLOCK - 1) / BLOCK * BLOCK * PIECES; }  // in pieces
   static __device__ __forceinline__ int place(int row) { return row + (PIECES - 1) * (row & -BLOCK); }
-  // where the next group of so many rows begins, or a later one
+  // start of the next group of `rows` rows, or of a later one
   __device__ __forceinline__ Rows group(int n, int rows) const { return {piece + n * (long long)room(rows)}; }
 
   __device__ __forceinline__ Group at(int row) const {
@@ -94,20 +94,20 @@ struct Paths {
   typedef ::Rows<work, CHANNELS> Rows;
   enum { BEFORE = KERNEL == LINEAR };  // rows of the first path before that of index 0
   const real *path1, *path2;           // (length, dimension); GIVEN: path1 has the increments
-  // (groups, length + 1). LINEAR: of the steps times the units below, with a step of 0 behind the last one and, for the first path,
-  // before the first one: cells there have no increment. Others: of the points; a cell between equal points has none either. What
-  // stands behind the last point begins with the factor of a dilated kernel.
+  // (groups, length + 1). LINEAR: the steps times the units below, with a step of 0 after the last one and, for the first path,
+  // before the first one: cells there have no increment. Others: the points; a cell between equal points has no increment either.
+  // The entry after the last point begins with the factor of a dilated kernel.
   Rows points1;
   __device__ __forceinline__ Rows points2(const Problem<real, MORE>& problem) const {
     return points1.group(problem.template groups<CHANNELS>(), problem.padded1 + 1);
   }
 
-  // Behind the points: a bound for the sum of all |g|, infinite where the increments themselves have too few digits.
+  // After the points: a bound for the sum of all |g|, infinite if the increments themselves have too few digits.
   __device__ work* moved(const Problem<real, MORE>& problem) const {
     return reinterpret_cast<work*>(points2(problem).group(problem.template groups<CHANNELS>(), problem.padded2 + 1).piece);
   }
 
-  // Gives both paths a place in memory. Returns what is free behind them.
+  // Places both paths in memory. Returns the free memory after them.
   __device__ work* place(const Problem<real, MORE>& problem, work* memory) {
     if (KERNEL == GIVEN) return memory;
     points1.piece = reinterpret_cast<typename Rows::Piece*>(memory);
@@ -118,7 +118,7 @@ struct Paths {
   __device__ __forceinline__ void lay_out(const Problem<real, MORE>& problem, const Team& team, work scale, work* scratch) const {
     if (KERNEL != GIVEN) laid_out<WATCHED>(*this, problem, team, scale, scratch);
   }
-  // A function of its own, by values: what it multiplies again and again would otherwise wait in registers all the time.
+  // A separate function with arguments by value: otherwise its factors would occupy registers all the time.
   template <bool WATCHED, typename Team>
   static __device__ __noinline__ void laid_out(const Paths paths, const Problem<real, MORE> problem, const Team team, work scale,
                                                work* scratch) {
@@ -137,13 +137,13 @@ struct Paths {
     }
     team.barrier();
   }
-  // LINEAR: what the steps of a path are multiplied by, so that their products are the increments times `scale`.
+  // LINEAR: the factor of the steps of a path, such that their products are the increments times `scale`.
   static __device__ work unit(const Problem<real, MORE>& problem, work scale, bool of_second) {
     return work(problem.parameter[of_second]) * (of_second ? scale : work(1));
   }
 
-  // How far a path goes: the sum of the norms of its steps (polynomial, linear) or of the features of its steps (radial), and the
-  // largest norm of its points (FAR). In float32, for it takes part in a bound alone.
+  // The variation of a path: the sum of the norms of its steps (polynomial, linear) or of the features of its steps (radial), and the
+  // largest norm of its points (FAR). In float32, since it only enters a bound.
   static constexpr bool FAR = KERNEL == POLYNOMIAL || KERNEL == RATIONAL_QUADRATIC;
   struct Extent {
     float moved = 0.0f, farthest = 0.0f;
@@ -164,7 +164,7 @@ struct Paths {
     if (KERNEL == POLYNOMIAL || KERNEL == LINEAR) return step;
     return fminf(KERNEL == MATERN12 ? sqrtf(2.0f * step) : step, 1.41421356f);
   }
-  // what the norms of steps are multiplied by, at most, to bound those of their features
+  // upper bound of the factor from the norms of steps to those of their features
   static __device__ __forceinline__ float rate(const Problem<real, MORE>& problem) {
     const double p0 = problem.parameter[0], p1 = problem.parameter[1];
     if (KERNEL == RBF) return float(sqrt(2.0 * p0));
@@ -173,14 +173,14 @@ struct Paths {
     return KERNEL == MATERN12 || KERNEL == MATERN32 ? float(p0) : 1.0f;
   }
 
-  // Whether squares of distances have all their digits wherever those of a radial kernel do, in units of 1. A rational quadratic kernel
-  // is far from 0 also where they overflow.
+  // Whether squares of distances in units of 1 keep all digits that a radial kernel needs. A rational quadratic kernel is far from 0
+  // even where they overflow.
   static __device__ bool ordinary(const Problem<real, MORE>& problem, double farthest) {
     const double rate = KERNEL == RBF ? sqrt(problem.parameter[0]) : problem.parameter[0], most = sizeof(work) == 8 ? 0x1p450 : 0x1p45;
     return problem.parameter[2] == 1.0 && rate < most && rate > 1.0 / most && (KERNEL != RATIONAL_QUADRATIC || farthest < 0x1p60);
   }
 
-  // A bound for the sum of all |g|; infinite where what increments lose as differences of kappa may be seen.
+  // A bound for the sum of all |g|; infinite if the digits that increments lose as differences of kappa may matter.
   __device__ work sum_of_increments(const Problem<real, MORE>& problem, work scale, const Extent& extent1, const Extent& extent2) const {
     const double moved = double(extent1.moved) * double(extent2.moved);
     if (KERNEL == LINEAR) return work(moved / double(scale));
@@ -202,7 +202,7 @@ struct Paths {
   template <bool WATCHED, typename Team>
   static __device__ void lay_out(const Problem<real, MORE>& problem, const Team& team, const real* path, int length,
                                  const Rows& points, int before, work unit, bool of_second, Extent& extent) {
-    enum { AT_ONCE = 4 };  // rows that a thread waits for
+    enum { AT_ONCE = 4 };  // outstanding loads of a thread, in rows
     const int d = problem.dimension, coordinates = problem.coordinates(), rows = length + before, threads = team.threads();
     const float of_steps = WATCHED && KERNEL != LINEAR ? rate(problem) : 1.0f;
     for (int group = 0; group < problem.template groups<CHANNELS>(); ++group)
@@ -249,9 +249,9 @@ struct Paths {
   }
 };
 
-// The increments of the columns first..first + COLUMNS - 1 of the refined grid, times a factor, row by row of the coarse one:
-// upwards or downwards, but always a row next to the one before. There are none outside the cells of the two paths. MASKED: not
-// even where the paths are infinite there, and rows are inside. STABLE: from differences of points, a cell at a time.
+// The increments of the columns first..first + COLUMNS - 1 of the refined grid, times a factor, row by row of the coarse grid, upwards
+// or downwards, but always a row next to the one before. Outside the cells of the two paths they are 0. MASKED: even if the paths are
+// infinite there; rows are inside. STABLE: from differences of points, a cell at a time.
 template <int KERNEL, int COLUMNS, int WIDTH, bool MORE, bool MASKED, bool STABLE, typename real, typename work>
 struct Increments {
   enum { CHANNELS = WIDTH };
@@ -262,10 +262,10 @@ struct Increments {
   const Problem<real, MORE>& problem;
   const Paths<KERNEL, CHANNELS, MORE, real, work>& paths;
   int first;
-  work factor;  // LINEAR: that of the paths, and not used here
+  work factor;  // LINEAR: included in the paths, and not used here
   Group point[POINTS];
-  // On the way down, the point (LINEAR: the step) of the first path that the next row of cells needs, asked for early. On the way
-  // back its registers have other uses, and the row is likely to be in the cache.
+  // Forward, the point (LINEAR: the step) of the first path that the next row of cells needs, prefetched. In the backward sweep its
+  // registers have other uses, and the row is likely to be in the cache.
   Group ahead;
   work latest[POINTS];  // kappa at the latest row of points
 
@@ -283,7 +283,7 @@ struct Increments {
   }
   __device__ __forceinline__ int inside(int row) const { return min(max(row, KERNEL == LINEAR ? -1 : 0), problem.length1 - 1); }
 
-  // Take up the strip. `row` is the first row that will be asked for.
+  // Starts the strip. `row` is the first row that will be requested.
   __device__ __forceinline__ void start(int first_column, int row, bool up, work scale) {
     first = first_column;
     factor = scale;
@@ -326,15 +326,14 @@ struct Increments {
       b += KERNEL == POLYNOMIAL ? x.channel[n] * y.channel[n] : difference * difference;
     }
   }
-  // x - y. OF_CELLS: in units in which its square is a float with all its digits; what is beyond the largest difference is as good as
-  // infinite, and no further.
+  // x - y. OF_CELLS: in units in which its square keeps all its digits; larger differences count as infinite and are clipped.
   static __device__ __forceinline__ work apart(const Problem<real, MORE>& problem, work x, work y) {
     if (!OF_CELLS) return x - y;
     const work difference = (x - y) * work(problem.parameter[2]), most = work(problem.parameter[3]);
     return difference > most ? most : difference < -most ? -most : difference;
   }
 
-  // kappa at point `row`, on the way down that which was asked for, and the points of the strip
+  // kappa at point `row`, forward the prefetched one, and the points of the strip
   __device__ __forceinline__ void points_of_row(int row, bool up, work (&kappa)[POINTS]) const {
     work b[POINTS];
     arguments_of_row(row, up ? paths.first(problem, 0, row) : ahead, b);
@@ -342,7 +341,7 @@ struct Increments {
     for (int p = 0; p < POINTS; ++p) kappa[p] = kappa_of<KERNEL, OF_CELLS>(problem.parameter, b[p]);
   }
 
-  // What a channel adds to b over a cell
+  // Contribution of a channel to b over a cell
   static __device__ __forceinline__ void add_products(OverCell<work>& b, const work (&x)[2], const work (&y)[2]) {
     const work down = x[1] - x[0], along = y[1] - y[0];
     b.both += down * along;
@@ -354,7 +353,7 @@ struct Increments {
       b.along[p] += along * x[p];
     }
   }
-  // Differences that are cut off are no longer those of the steps.
+  // Clipped differences no longer follow from the steps.
   __device__ __forceinline__ void add_squares(OverCell<work>& b, const work (&x)[2], const work (&y)[2]) const {
     const work down = apart(problem, x[1], x[0]), along = apart(problem, y[1], y[0]), most = work(problem.parameter[3]);
     work u[2][2], square[2][2];
@@ -399,7 +398,7 @@ struct Increments {
     return b;
   }
 
-  // The increments of coarse row i. `leaves`: the next row asked for is not this one again.
+  // The increments of coarse row i. `leaves`: the next requested row is a different one.
   __device__ __forceinline__ void of_row(int i, bool up, bool leaves, work (&g)[COLUMNS]) {
     const int next = leaves ? up ? i - 1 : i + 1 : i;
     if (KERNEL == GIVEN) {

@@ -4,13 +4,13 @@
 //   u_n at the nodes = the sum of cells g sum_{n-1}[a, b] above and to the left,  sum_{n-1} of k_{n-1}
 //   n k_n            = sum over j = 1..n of j u_j k_{n-j},   k_0 = 1
 //
-// The way back recovers u from the last row of nodes, and k from u. The adjoint goes from the highest n down:
+// The backward sweep recovers u from the last row of nodes, and k from u. The adjoint goes from the highest n down:
 //
 //   ubar_j += j/n k_{n-j} kbar_n,   kbar_{n-j} += j/n u_j kbar_n,   w_n[a, b] = the sum of ubar_n below and to the right,
 //   U_n = B^T w_n B,   gbar += sum of U_n k_{n-1},   kbar_{n-1} gathers g U_n
 //
-// With M_n the largest |k_n| so far and S the sum of |g|, the error of u_j is at most eps S M_{j-1}, and that of k_n what this makes
-// of it: (eps S / n) times the sum over j of j M_{j-1} M_{n-j}.
+// With M_n the largest |k_n| so far and S the sum of |g|, the error of u_j is at most eps S M_{j-1}, and hence that of k_n at most
+// (eps S / n) times the sum over j of j M_{j-1} M_{n-j}.
 //
 // Level m of the arrays holds n = m + 1. DEPTH is the largest n; derivatives are always given, of k_n at the end or at all corners.
 
@@ -20,8 +20,9 @@ struct Order : Levels<DEPTH, true> {
   typedef work Work;
   typedef Weights<P> At;
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, true>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: k at the nodes of the left edge but the first, what bounds errors, and the sums of cells along the row up to there; up:
-  // these sums, the suffix sums of ubar by rows of nodes but the first, and what the cell to the right gives to kbar on the edge
+  // down: k at the nodes of the left edge except the first, error bounds, and the sums of cells along the row up to there; up:
+  // these sums, the suffix sums of ubar by rows of nodes except the first, and the contribution of the cell to the right to kbar on
+  // the edge
   enum { DOWN = 2 * P + 2, UP = 3 * P + 1, RUNS = P, LAG = 0, SUMS = DOWN - P, TOP = 0 };
   static constexpr bool GRID = OF_GRID, CAREFUL = false, PARTS = true, EVERY_ROW = false;
   static constexpr double OF_SUM = 1.0;
@@ -51,7 +52,7 @@ struct Order : Levels<DEPTH, true> {
         for (int l = 0; l <= P; ++l) k[m][l] = u[m][l] = work(0);
     }
 
-    // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
+    // One cell. On entry `edge` holds the values on its left edge, on return those on its right edge.
     __device__ __forceinline__ void row(int N, const work (&g)[1], const work* weights, int purpose, work (&edge)[ROOM][DOWN], work&,
                                         Watch<work>& watch) {
       work sums[P][P], at_u[P][P][ROOM], at_k[P][P][ROOM];  // at_u, at_k: of the nodes but the first of a row or column
@@ -124,7 +125,7 @@ struct Order : Levels<DEPTH, true> {
   };
 
   struct Up {
-    // on the first row of nodes of the cell below: u, w_n of the sub-cells and what that cell gives to kbar
+    // on the first row of nodes of the cell below: u, w_n of the sub-cells and the contribution of that cell to kbar
     work u[ROOM][P + 1], w[ROOM][P], given[ROOM][P];
 
     __device__ __forceinline__ void start(int N, const work* last_row, int first, int C) {
@@ -140,7 +141,7 @@ struct Order : Levels<DEPTH, true> {
       }
     }
 
-    // Cell r, `first`. `edge` comes with the values on its right edge, and leaves with those on its left edge.
+    // Cell r, `first`. On entry `edge` holds the values on its right edge, on return those on its left edge.
     template <typename Adjoint>
     __device__ __forceinline__ void row(const Adjoint& adjoint, int N, int r, int first, const work (&g)[1], const work* weights,
                                         work (&edge)[ROOM][UP], work (&gbar)[1]) {
@@ -173,7 +174,7 @@ struct Order : Levels<DEPTH, true> {
             w[m][b] += edge[m][P + a];
             cells[a][b] = w[m][b];
           }
-        // The edge and the row above take what this cell gives to them; the shares of the cells beside it are used up.
+        // Pass the contributions of this cell to the edge and to the row above; those of neighbouring cells have been used.
 #pragma unroll(UNROLLED)
         for (int l = P; l >= 0; --l) {
           work U[P + 1];

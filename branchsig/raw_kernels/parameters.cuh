@@ -1,7 +1,7 @@
-// Gradients with respect to the parameters of the static kernel: what these change of phi at a point or of an increment over a cell.
+// Gradients with respect to the parameters of the static kernel: the derivatives of phi at a point, or of an increment over a cell.
 //
 // There are PARAMETERS of them: the scale of LINEAR kernels, gamma and the scale of polynomial ones, sigma, or sigma and alpha. The
-// change with sigma is times sigma, and that with a scale is the increment itself, times the scale.
+// derivative with respect to sigma is times sigma. The derivative with respect to a scale, times the scale, is the increment itself.
 
 template <int KERNEL>
 struct ParametersOf {
@@ -18,7 +18,7 @@ __device__ inline work log_excess(work u) {
   return u * u * sum;
 }
 
-// Adds the changes of phi(b), times a weight; `sloped`: the weight times the factor of the gradients, see slope_of.
+// Adds the derivatives of phi(b) with respect to the parameters, times a weight; `sloped`: the weight times slope_of.
 template <int KERNEL, bool EXACT, typename work>
 __device__ __forceinline__ void add_changes(const double* parameter, work weight, work sloped, work b, work (&sum)[2]) {
   if (KERNEL == POLYNOMIAL) {
@@ -58,7 +58,7 @@ __device__ inline Corners<work> plus(Corners<work> f, work c) {
   return f;
 }
 
-// The same corners, renamed so that v00 is the smallest or largest of them; returns the sign that r takes on.
+// Renames the corners so that v00 is the smallest or largest of them; returns the resulting sign of r.
 template <typename work>
 __device__ inline work from_extreme(bool largest, Corners<work>& v) {
   work sign = work(1);
@@ -92,8 +92,8 @@ __device__ inline Corners<work> root_of(const Corners<work>& v) {
   return {n00, n10, n01, n11, p, q, r};
 }
 
-// The second difference of a function of z where z changes by more than 1 in a cell: of values along the larger step, and of those
-// by rise(low, high, step), the difference of two values whose z differ by the step, at least 0.
+// The second difference of a function of z if z changes by more than 1 in a cell: values are subtracted along the larger step; along
+// the other, rise(low, high, step) is the difference of two values whose z differ by the step, at least 0.
 template <typename work, typename Rise>
 __device__ inline work by_larger_step(const Corners<work>& z, const Rise& rise) {
   const auto difference = [&](work start, work end, work step) {
@@ -103,7 +103,7 @@ __device__ inline work by_larger_step(const Corners<work>& z, const Rise& rise) 
   return difference(z.v01, z.v11, z.p + z.r) - difference(z.v00, z.v10, z.p);
 }
 
-// P(z) exp(-z) over a cell, P(z) = z (c0 + c1 z + c2 z^2), of which `factor` has the corners
+// The second difference of P(z) exp(-z) over a cell, P(z) = z (c0 + c1 z + c2 z^2); `factor` holds P at the corners
 template <typename work>
 __device__ inline work falling_change(work c0, work c1, work c2, const Corners<work>& z, const Corners<work>& factor) {
   const work farthest = work(1e4);
@@ -148,7 +148,7 @@ __device__ inline work log_ratio(const Corners<work>& v) {
   return bend <= work(-0.5) ? log(v.v11 / v.v10) + log(v.v00 / v.v01) : log1p(bend);
 }
 
-// v^exponent over a cell; not a number where v is negative and the exponent no whole number
+// The second difference of v^exponent over a cell; NaN if v is negative and the exponent not an integer
 template <typename work>
 __device__ inline work power_change(double exponent, Corners<work> v) {
   if (exponent == 0.0) return work(0);
@@ -165,7 +165,7 @@ __device__ inline work power_change(double exponent, Corners<work> v) {
                                     e * log_ratio(v)).r;
 }
 
-// The changes of the increment of a cell, from b (polynomial: b + gamma) and its differences
+// The derivatives of the increment of a cell with respect to the parameters, from b (polynomial: b + gamma) and its differences
 template <int KERNEL, typename work>
 __device__ inline void changes_of_cell(const double* parameter, const OverCell<work>& b, work (&change)[2]) {
   const work p0 = work(parameter[0]), p1 = work(parameter[1]);
@@ -210,7 +210,7 @@ __device__ inline void changes_of_cell(const double* parameter, const OverCell<w
       return to_scale * (low * from * expm1(e * log1p(step / (work(1) + low))) + step * to);
     });
     change[1] = -sign * by_larger_step(u, [&](work low, work high, work step) {
-      // 1 + high = (1 + low) (1 + x), so what the excesses differ by is that of x and a product of two fractions
+      // 1 + high = (1 + low) (1 + x), so the difference of the excesses is the excess of x plus a product of two fractions
       const work x = step / (work(1) + low), from = exp(-p1 * log1p(low)), to = exp(-p1 * log1p(high));
       const work more = log_excess(x) + x / (work(1) + x) * (low / (work(1) + low));
       return log_excess(low) * from * expm1(-p1 * log1p(x)) + more * to;

@@ -1,8 +1,8 @@
-// The trapezoid rule by running products, at a depth known when it is compiled: the formulas of trapezoid.cuh, with the levels a
-// row apart. When a lane has the increments of row r, level m (from 0 on) is on row r - m - 1, so that all corners its cells need
-// are those of the step before, and the exponentials of a step do not wait for each other. On the way back the recovery of level m
-// is on row r + m + 1, and the adjoint of all levels on row r + levels + 1, with what the recovery has met there. A row without
-// cells changes no K and no running product. Running products in float32 are kept less 1, see elementary.cuh.
+// The trapezoid rule by running products, at a depth known at compile time: the formulas of trapezoid.cuh, with each level one row
+// behind the level below it. When a lane has the increments of row r, level m (from 0 on) is on row r - m - 1. So all corners that its
+// cells need are from the step before, and the exponentials of a step are independent. In the backward sweep the recovery of level m
+// is on row r + m + 1, and the adjoint of all levels on row r + levels + 1, with the values that the recovery computed there. A row
+// without cells changes no K and no running product. Running products in float32 are stored minus 1, see elementary.cuh.
 
 template <typename real, typename work, int DEPTH, int WIDTH, bool OF_GRID, bool IN_LOGS>
 struct Staggered : Levels<DEPTH, OF_GRID> {
@@ -27,8 +27,8 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
     cell_factors(N, cell);
   }
 
-  // Increments of the latest rows, the youngest first: those that level m is about to use, and behind the last level those of
-  // the row that it has just done.
+  // Increments of the latest rows, the newest first: those that level m uses next, and after the last level those of the row that it
+  // has just completed.
   static __device__ __forceinline__ void take(int N, work (&line)[ROOM + 1][COLUMNS], const work (&g)[COLUMNS]) {
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) {
@@ -58,7 +58,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
         for (int c = 0; c < COLUMNS; ++c) line[m][c] = work(0);
     }
 
-    // One row of every level. `edge` comes with E at the column left of the strip, and leaves with that at its last.
+    // One row of every level. On entry `edge` holds E at the column left of the strip, on return that at its last column.
     __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, int, work (&edge)[ROOM][DOWN], work&,
                                         Watch<work>& watch) {
       work sums[ROOM][COLUMNS];
@@ -102,9 +102,9 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
   };
 
   struct Up {
-    // K at the columns first..first + COLUMNS, on the latest rows of a level until the adjoint is there, the youngest first
+    // K at the columns first..first + COLUMNS, on the latest rows of a level until the adjoint reaches them, the newest first
     work k[ROOM][ROOM + 1][COLUMNS + 1], line[ROOM + 1][COLUMNS];
-    // The sums of the corners of the cells between these rows. Where the registers are full they are not kept, but made again.
+    // The sums of the corners of the cells between these rows. If registers are scarce they are recomputed instead of kept.
     work sums[ROOM][ROOM][COLUMNS];
     // w_m at the nodes and g w_{m+1} of the cells of the row below that of the adjoint
     work w[ROOM][COLUMNS], gw[ROOM][COLUMNS], diagonal[ROOM];
@@ -136,14 +136,14 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
     __device__ __forceinline__ work added(int m, int age, int c) const {
       return (k[m][age][c] + k[m][age + 1][c]) + (k[m][age][c + 1] + k[m][age + 1][c + 1]);
     }
-    // Puts what the lane keeps of its latest row into what it hands on, so that no registers hold it twice.
+    // Copies the state of the latest row to the values to pass on, so that registers do not hold it twice.
     __device__ __forceinline__ void hand_on(int N, work (&edge)[ROOM][UP]) const {
 #pragma unroll
       for (int m = 0; m < N; ++m) edge[m][2] = gw[m][0];
     }
 
-    // Row `done` of the adjoint, and the rows of the recovery before it. `edge` comes with the values at the column right of the
-    // strip, and leaves with those at its left; g comes with the youngest increments, and leaves with those of row `done`.
+    // Row `done` of the adjoint, and the rows of the recovery ahead of it. On entry `edge` holds the values at the column right of the
+    // strip and g the newest increments; on return the values at its left and the increments of row `done`.
     template <typename Adjoint>
     __device__ __forceinline__ void row(const Adjoint& adjoint, int N, int done, int first, work (&g)[COLUMNS], const work*,
                                         work (&edge)[ROOM][UP], work (&gbar)[COLUMNS]) {

@@ -7,21 +7,21 @@
 //
 // Differences of points are in units, see `apart` in increments.cuh, and so are the rates.
 
-// sqrt(b) rate; where exp(-a) is 0, a stays so small that its square is finite
+// sqrt(b) rate; if exp(-a) is 0, a is clipped so that its square is finite
 template <typename work>
 __device__ __forceinline__ work distance_of(work b, work rate) {
   const work a = sqrt(b) * rate;
   return a > work(1e4) ? work(1e4) : a;
 }
 
-// base^degree. Whole degrees have powers of negative bases; int() ends at 2^31 - 1, and beyond these are NaN.
+// base^degree. Integer degrees accept negative bases, up to 2^31 - 1, the limit of int(); beyond it the result is NaN.
 template <typename work>
 __device__ __forceinline__ work power_of(work base, double degree) {
   const int whole = int(degree);
   return double(whole) == degree ? whole_power(base, whole) : power(base, work(degree));
 }
 
-// (1 + x)^exponent; EXACT: where x is small and the exponent large too
+// (1 + x)^exponent; EXACT: accurate also for small x and large exponents
 template <bool EXACT, typename work>
 __device__ __forceinline__ work power_beside_one(work x, work exponent) {
   return EXACT ? exp(exponent * log1p(x)) : power(work(1) + x, exponent);
@@ -45,14 +45,14 @@ __device__ __forceinline__ work kappa_of(const double* parameter, work b) {
   return power_beside_one<EXACT>(b * p0 * p0, -p1);  // RATIONAL_QUADRATIC
 }
 
-// the factor of the gradients: d kappa / d x = slope y (polynomial) or slope (x - y) (radial). Where points coincide, which leaves
-// nothing of a gradient whatever the slope, it is finite.
+// the factor of the gradients: d kappa / d x = slope y (polynomial) or slope (x - y) (radial). It is finite where points coincide; the
+// gradient is 0 there.
 template <int KERNEL, bool EXACT, typename work>
 __device__ __forceinline__ work slope_of(const double* parameter, work b) {
   const work p0 = work(parameter[0]), p1 = work(parameter[1]), p2 = work(parameter[2]);
   if (KERNEL == POLYNOMIAL) return p0 == work(0) ? work(0) : p2 * p0 * power_of(b + p1, parameter[0] - 1.0);
   if (KERNEL == RBF) return exp(-b * p0) * (work(-2) * p0);
-  if (KERNEL == MATERN12) {  // no gradient where the points coincide: 0 is taken for it
+  if (KERNEL == MATERN12) {  // where the points coincide there is no gradient; it is set to 0
     const work r = sqrt(b);
     return b == work(0) ? work(0) : -exp(-r * p0) * p0 / r;
   }
@@ -65,7 +65,7 @@ __device__ __forceinline__ work slope_of(const double* parameter, work b) {
 }
 
 // A quantity at the corners of a cell, its differences down the left and the right side and along the upper and the lower one, and
-// its second difference. None of the differences is made of the others.
+// its second difference. None of the differences is computed from the others.
 template <typename work>
 struct OverCell {
   work at[2][2], down[2], along[2], both;
@@ -106,7 +106,7 @@ __device__ inline OverCell<work> root_of(const OverCell<work>& b, work rate) {
   return a;
 }
 
-// Differences of factor log(at) from those of a quantity that has one sign; otherwise infinities, beyond all that is small
+// Differences of factor log(at) from those of a quantity of constant sign; infinities if the sign changes
 template <typename work>
 __device__ inline OverCell<work> log_of(const OverCell<work>& z, work factor) {
   OverCell<work> a = z;
@@ -150,8 +150,8 @@ __device__ inline work difference(work a, work d, work square) {
 //
 //   phi_11 - phi_10 - phi_01 + phi_00 = phi_00 (e(down) e(along) + exp(-down - along) e(both)),
 //
-// and likewise with a polynomial in a before the exponential, whose terms of the first order cancel on paper. Where a moves far in
-// one direction, what is left are differences of differences in the other one, and where in both, those of phi itself.
+// and likewise with a polynomial in a times the exponential, whose linear terms cancel analytically. If a changes much in one
+// direction, differences are subtracted in the other direction; if it does in both, the values of phi are.
 template <int KERNEL, typename work>
 __device__ inline work second_difference(const double* parameter, const OverCell<work>& b) {
   const work p0 = work(parameter[0]), p1 = work(parameter[1]);
@@ -180,7 +180,7 @@ __device__ inline work second_difference(const double* parameter, const OverCell
   }
   const bool still_down = fabs(a.down[0]) <= work(0.5) && fabs(a.down[1]) <= work(0.5);
   const bool still_along = fabs(a.along[0]) <= work(0.5) && fabs(a.along[1]) <= work(0.5);
-  // what the differences of phi are multiples of
+  // common factor of the differences of phi
   work factor[2][2];
 #pragma unroll
   for (int i = 0; i < 2; ++i)
@@ -212,7 +212,7 @@ __device__ inline work second_difference(const double* parameter, const OverCell
   } else {
     found = (phi[1][1] - phi[0][1]) - (phi[1][0] - phi[0][0]);
   }
-  if (KERNEL == RATIONAL_QUADRATIC) {  // what is as good as infinite is not so for a kernel that hardly falls
+  if (KERNEL == RATIONAL_QUADRATIC) {  // a kernel that hardly decays is not 0 at differences that count as infinite
     const work beyond = work(parameter[3]) * work(parameter[3]);
     const work least = smaller(smaller(b.at[0][0], b.at[0][1]), smaller(b.at[1][0], b.at[1][1]));
     const work most = larger(larger(b.at[0][0], b.at[0][1]), larger(b.at[1][0], b.at[1][1]));

@@ -1,48 +1,48 @@
-// The forward sweep of one pair, whatever the rule. A refined grid has R x C cells, and a team of warps owns a pair, a lane a
-// strip of COLUMNS columns of cells. In step s lane l is on row s - l: what its left neighbour hands on, the DOWN values of every
-// level at the column before the strip, is one step old and comes by a shuffle; what a lane on no row hands on is for no row. All
-// levels advance together, and the latest row stays with the lane. More columns than a team has are done in passes from left to
-// right: the last lane of a warp leaves what it hands on in memory, for each row, and the first lane of the next warp picks it up.
-// The warps of a team are some phases of steps apart, with a barrier after each phase.
+// The forward sweep of one pair, for every rule. A refined grid has R x C cells. A team of warps processes a pair; each lane has a
+// strip of COLUMNS columns of cells. In step s, lane l is on row s - l. It receives the DOWN values of every level at the column
+// left of its strip, computed one step earlier by its left neighbour, by a shuffle. A lane outside the grid passes on values that
+// no lane uses. All levels advance together, and the latest row stays in the lane. If there are more columns than a team covers,
+// the team makes several passes from left to right: the last lane of a warp writes its values for each row, the edge, to memory, and
+// the first lane of the next warp reads them. The warps of a team are some phases of steps apart, with a barrier after each phase.
 //
-// Few pairs of long paths are relayed: every pass is a stage of its own, that the team of another block may do, as many phases
-// behind the stage before it. The passes of the way back are stages too, behind those down.
+// Few pairs of long paths are relayed: every pass is a separate stage that the team of another block may run, as many phases behind
+// the stage before it. The passes of the backward sweep are stages too, after those of the forward sweep.
 //
-// What happens in a cell, and what a lane keeps, is the business of a rule: Trapezoid, Staggered, Collocation, Order or
-// Untruncated, each in the file of its name. A rule has the template arguments
+// A rule defines the work in a cell and the state of a lane: Trapezoid, Staggered, Collocation, Order or Untruncated, each in the
+// file of its name. A rule has the template arguments
 //
-//   real, work  the type of the paths and results, and that of the arithmetic
-//   DEPTH       the depth (Order: the largest number of nodes); 0 where it is known at run time: arrays are in local memory then
-//   GRID        the values at all corners of the cells are asked for, or given derivatives: K of the last level is needed too
-//   CAREFUL     one exp per node, log K(r, c) = log K(r-1, c) + sum of the cells of the row up to c, in the order of the reference.
-//               It serves the pairs whose running products leave their range, and logarithms; a cell without an increment
-//               contributes nothing, also where K is infinite.
+//   real, work  the type of the paths and results, and the type of the arithmetic
+//   DEPTH       the depth (Order: the largest number of nodes); 0 if it is known only at run time: arrays are in local memory then
+//   GRID        values at all corners of the cells are requested, or have derivatives: K of the last level is needed too
+//   CAREFUL     log domain: one exp per node, log K(r, c) = log K(r-1, c) + sum of the cells of the row up to c, in the order of the
+//               reference. For pairs whose running products leave their range, and for logarithms; a cell without an increment
+//               contributes nothing, even if K is infinite there.
 //
-// and Down and Up, the state of a lane on its way down and on its way back. LAG: how many rows a level trails the one below it,
-// and the first one the increments. Rows without cells, before the first and behind the last, are then swept too, with increments
-// of 0. PARTS: the values are k_0 to k_DEPTH instead of log K, and the running products are sums. EVERY_ROW: the way back finds
-// the values of every row in memory, instead of the last alone. Where memory does not suffice for those of all passes, it has those
-// of one pass, which is swept down again from the edge that the pass before it has left. Of n such edges about BASE log n are kept,
-// and the others made again too.
+// and Down and Up, the state of a lane in the forward and in the backward sweep. LAG: number of rows by which a level trails the level
+// below it, and the first level the increments; rows before the first and after the last are then swept too, with increments of 0.
+// PARTS: the values are the components k_0 to k_DEPTH instead of log K, and the running products are sums. EVERY_ROW: the backward
+// sweep reads the values of every row from memory, not only those of the last. If memory does not suffice for all passes, it holds
+// those of one pass, which is swept forward again from the edge of the pass before it. Of n such edges about BASE log n are stored as
+// checkpoints, and the others are recomputed.
 
 enum { PAIRED, GRAM, SYMMETRIC };
 enum { MOST_LEVELS = 16, LONGEST_TEAM = 8, BASE = 8 };
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
-// Warps of a team do phases of PHASE steps, with a barrier after each, and keep APART phases apart: a warp then finds what the
-// last lane of the one before it has left, which is up to 31 steps behind.
+// Warps of a team run phases of PHASE steps, with a barrier after each, and stay APART phases apart: the values of the last lane of
+// the warp before, which is up to 31 steps behind, are then in memory.
 enum { PHASE = 16, APART = 3 };
 
-// Rows of an edge in shared memory, for the lane that takes them over in a phase: PHASE rows of VALUES values.
+// Rows of an edge in shared memory, for the first lane of a warp: PHASE rows of VALUES values per phase.
 template <typename work, int VALUES>
 struct Staged {
   work value[PHASE][VALUES];
 
-  // Brings rows from..from + PHASE - 1. A lane beyond its last row goes on as if there were more: for those it finds a product that
-  // has no factor yet, and of all else nothing is taken there. Row r begins at edge + r * stride, and has at most MOST values.
+  // Loads rows from..from + PHASE - 1. A lane beyond its last row continues as if there were more rows; it finds the empty product
+  // there, and other values are not used. Row r begins at edge + r * stride, and has at most MOST values.
   template <int MOST>
   __device__ __forceinline__ void bring(const work* edge, int stride, int values, int from, int rows, int lane, int lanes) {
-    enum { FOR_LANE = (PHASE * MOST - 1) / 32 + 1, AT_ONCE = FOR_LANE < 2 ? int(FOR_LANE) : 2 };  // a lane waits for so many
+    enum { FOR_LANE = (PHASE * MOST - 1) / 32 + 1, AT_ONCE = FOR_LANE < 2 ? int(FOR_LANE) : 2 };  // outstanding loads of a lane
 #pragma unroll 1
     for (int first = lane; first < PHASE * values; first += AT_ONCE * lanes) {
       work brought[AT_ONCE];
@@ -61,7 +61,7 @@ struct Staged {
   }
 };
 
-// The two paths of pair k, and where its result stands: row by row for a Gram, the lower triangle row by row for a symmetric one.
+// The two paths of pair k, and the position of its result: row by row for a Gram matrix, the lower triangle row by row if symmetric.
 struct Pair {
   long long first, second;
 
@@ -78,16 +78,16 @@ struct Pair {
       second = k - first * (first + 1) / 2;
     }
   }
-  // where its value stands; that of a symmetric Gram stands in the other triangle too
+  // position of the value; for a symmetric Gram matrix it is stored in the other triangle too
   __device__ long long place(int pairing, long long n2, long long k) const {
     return pairing == SYMMETRIC ? first * n2 + second : k;
   }
 };
 
-// The threads that work on one pair: several warps, one, or a part of one. All parts of a warp go the same way, whatever their
-// pairs, so that shuffles are those of a warp.
+// The threads that work on one pair: several warps, one, or part of one. All parts of a warp follow the same control flow for all
+// pairs, so that shuffles involve the whole warp.
 struct Team {
-  int lane, warp, warps, lanes;  // powers of two: warps, and lanes of each
+  int lane, warp, warps, lanes;  // number of warps, and lanes per warp; powers of two
 
   __device__ Team(int warps, int lanes)
       : lane(threadIdx.x & (lanes - 1)), warp((threadIdx.x >> 5) & (warps - 1)), warps(warps), lanes(lanes) {}
@@ -101,22 +101,22 @@ struct Team {
     }
   }
 
-  // The pairs of a team are those of its slot, and every stride() further, unless they are relayed. The parts of a warp go on
-  // together: where there is no pair left for one of them, it does the last one too.
+  // A team processes the pair of its slot, and every stride()-th pair after it, unless pairs are relayed. The parts of a warp
+  // continue together: a part without a pair left processes the last pair again.
   __device__ long long slot() const { return blockIdx.x * (long long)(blockDim.x / threads()) + threadIdx.x / threads(); }
   __device__ int part() const { return (threadIdx.x & 31) / lanes; }  // of a warp
   __device__ long long first_pair() const { return slot() - part(); }
   __device__ long long stride() const { return gridDim.x * (long long)(blockDim.x / threads()); }
   __device__ long long pair(long long next, long long pairs) const { return min(next + part(), pairs - 1); }
 
-  // Sums over the team, in a fixed order, known to all its threads. `scratch` holds a value for every warp.
+  // Sum over the team, in a fixed order, returned to all its threads. `scratch` holds a value for every warp.
   template <typename work>
   __device__ work sum(work value, work* scratch) const {
     for (int distance = lanes / 2; distance; distance >>= 1) value += __shfl_xor_sync(ALL_LANES, value, distance);
     if (warps > 1) gather(scratch, value, [](work a, work b) { return a + b; });
     return value;
   }
-  // Sums of two values, or the largest of them, whose shuffles do not wait for each other.
+  // Sums, or maxima, of two values with independent shuffles.
   template <typename work>
   __device__ void sum_both(float& a, float& b, work* scratch) const {
     for (int distance = lanes / 2; distance; distance >>= 1) {
@@ -136,7 +136,7 @@ struct Team {
     if (warps > 1) gather(scratch, a, [](float x, float y) { return larger(x, y); });
     if (warps > 1) gather(scratch, b, [](float x, float y) { return larger(x, y); });
   }
-  // The largest first value and the sum of the second ones
+  // Maximum of the first value and sum of the second
   template <typename work>
   __device__ void most_and_sum(float& a, float& b, work* scratch) const {
     for (int distance = lanes / 2; distance; distance >>= 1) {
@@ -147,14 +147,14 @@ struct Team {
     if (warps > 1) gather(scratch, a, [](float x, float y) { return larger(x, y); });
     if (warps > 1) gather(scratch, b, [](float x, float y) { return x + y; });
   }
-  // Joins the values of the warps, known to all threads.
+  // Combines the values of the warps; all threads get the result.
   template <typename work, typename value_t, typename Join>
   __device__ void gather(work* scratch, value_t& value, Join join) const {
     if (lane == 0) scratch[warp] = work(value);
     __syncthreads();
     value = value_t(scratch[0]);
     for (int w = 1; w < warps; ++w) value = join(value, value_t(scratch[w]));
-    __syncthreads();  // others may use it
+    __syncthreads();  // scratch may be reused
   }
   template <typename work>
   __device__ work most(work value, work* scratch) const {
@@ -167,13 +167,13 @@ struct Team {
     if (warps > 1) return __syncthreads_or(value);
     return __ballot_sync(ALL_LANES, value) & (ALL_LANES >> (32 - lanes) << part() * lanes);
   }
-  // Whether a value is true for one of the teams that go the same way; it is the same for all threads of a team.
+  // Whether a value is true for any team of this warp; it must be the same for all threads of a team.
   __device__ bool some(bool value) const { return lanes < 32 ? __any_sync(ALL_LANES, value) : value; }
 };
 
-// How a block tells another that what it has written so far is there: the other acquires the value that is released here. A fence
-// on either side would do too, but waits for all the block has under way, and empties its first cache. Before Volta there is nothing
-// else, and nothing sleeps: a wait is a loop. The emulator runs the fences.
+// Publishing writes to another block: the other block acquires the value that is released here. A fence on either side would work
+// too, but it waits for all outstanding accesses of the block and empties its L1 cache. Before Volta there are only fences and no
+// sleep instruction: a wait is a busy loop. The emulator runs the fences.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 700
 __device__ __forceinline__ void release(int* where, int value) {
   asm volatile("st.release.gpu.s32 [%0], %1;" : : "l"(where), "r"(value) : "memory");
@@ -198,73 +198,73 @@ __device__ __forceinline__ int acquire(const int* where) {
 }
 #endif
 
-// What is known of a pair that is relayed, in shared memory.
+// State of a relayed pair, in shared memory.
 template <typename work>
 struct Relay {
   enum { ALL_DONE = 1 << 30, MESSAGE = 6 };
-  int* progress;    // phases that each stage of the pair has done; null where one team does all of a pair
-  int turn, stage;  // those of this team
-  int passes;       // of the columns of the pair
-  int seen;         // what is known of the progress of the stage before it
-  // (stages, MESSAGE): what stages tell others beside their edges. Passes down: what they and those before add to log K, whether one
-  // of them strayed, and what bounds its error; the last one: whether there is a way back (second value), and the factors of the
-  // gradients (the next two).
+  int* progress;    // number of phases that each stage of the pair has completed; null if one team processes the whole pair
+  int turn, stage;  // of this team
+  int passes;       // over the columns of the pair
+  int seen;         // last known progress of the stage before
+  // (stages, MESSAGE): messages of stages, in addition to their edges. Forward passes: their cumulative contribution to log K, whether
+  // any of them left the range, and the error bounds; the last pass: whether there is a backward sweep (second value), and the factors
+  // of the gradients (the next two).
   work* messages;
 
-  // Waits until a stage has done so many phases, and what it has written in them is there. Returns its progress.
+  // Waits until a stage has completed `phases` phases and its writes are visible. Returns its progress.
   __device__ int await(int of_stage, int phases) const {
     const volatile int* done = progress + of_stage;
     while (*done < phases) __nanosleep(32);
     return acquire(progress + of_stage);
   }
-  // The same for the stage before this one. One warp calls it, from time to time, for more phases than before.
+  // Waits for the stage before this one. One warp calls it repeatedly, with increasing `phases`.
   __device__ __forceinline__ void follow(const Team& team, int phases) {
     if (!progress || stage == 0 || seen >= phases) return;
     const int now = await(stage - 1, phases);
     __syncwarp();
     if (team.lane == 0) seen = now;
   }
-  // So many phases are done. Called behind a barrier of the team.
+  // Publishes that `phases` phases are complete. Must be called after a barrier of the team.
   __device__ __forceinline__ void tell(const Team& team, int phases) const {
     if (!progress || phases <= 0 || team.thread()) return;
     release(progress + stage, phases);
   }
 };
 
-// What a result holds: K of the last level, K of all levels from 0 on (grids), or log K of the last level (grids: CAREFUL); of grids
-// it may be those logarithms at the nodes of two equal points alone. PARTS: always all of them.
+// Content of a result: K of the last level, K of all levels from 0 on (grids), log K of the last level (grids: CAREFUL), or these
+// logarithms only at the nodes on the diagonal of a grid. PARTS: always all components.
 enum { LAST_LEVEL, ALL_LEVELS, LOGARITHM, DIAGONAL };
 
-// Levels whose values are kept. The last one is only integrated, unless its grid is asked for.
+// Levels whose values are kept. The last level is only integrated, unless its grid is requested.
 template <int DEPTH, bool ALL>
 struct Levels {
   enum { LEVELS = ALL ? DEPTH : DEPTH - 1, ROOM = DEPTH == 0 ? MOST_LEVELS : LEVELS > 0 ? LEVELS : 1 };
   static __device__ __forceinline__ int levels(int depth) { return DEPTH ? int(LEVELS) : ALL ? depth : depth - 1; }
 };
 
-// What a kernel is told beside its arrays. It is handed over by value: the weights of a rule are then operands of instructions, and
+// Arguments of a kernel other than arrays. They are passed by value, so that the weights of a rule are operands of instructions and
 // take no registers.
 template <typename Rule>
 struct Task {
-  long long n2, first_pair, pairs, turns, workspace_size;  // turns: pairs, or the stages of all of them
+  long long n2, first_pair, pairs, turns, workspace_size;  // turns: number of pairs, or of stages of all pairs
   double parameter[4];
   int length1, length2, dimension, order1, order2, depth, dilated;  // see Problem
   int pairing, fewest, most, warps, lanes, stages, by_pass, content, wrt_log, purpose;
   typename Rule::Work weights[Rule::WEIGHTS ? int(Rule::WEIGHTS) : 1];
 };
 
-// What a team does next: all of a pair, or a stage of one. Stages are taken by whatever block is free, each after the one that it
-// waits for, which is then done or under way, however few blocks run at a time.
+// The next work of a team: a pair, or a stage of a pair. Any free block takes the next stage. Each stage is taken after the one that it
+// waits for, which is then complete or running, however few blocks are resident.
 template <typename Task, typename work>
 struct Turns {
   const Team& team;
   const Task& task;
   work* workspace;  // (teams in flight, or pairs that are relayed, workspace_size)
-  int* progress;    // null, or (1 + pairs * stages), 0 at first: how many turns have been taken, and the progress of all stages
+  int* progress;    // null, or (1 + pairs * stages), initially 0: number of turns taken, and the progress of all stages
   Relay<work>& relay;
-  long long& turn;  // that of this team, in shared memory
+  long long& turn;  // the turn of this team, in shared memory
 
-  // Takes the first turn, or the next one; returns whether there is one.
+  // Takes the first or the next turn; returns whether there is one.
   __device__ bool first() const {
     if (threadIdx.x == 0) relay.progress = progress;
     __syncthreads();
@@ -301,42 +301,42 @@ struct Sweep {
   typedef Paths<KERNEL, CHANNELS, MORE, real, work> PathsOfPair;
   typedef Staged<work, Rule::LAG ? int(Rule::ROOM) * Rule::UP : 1> StagedRows;
   enum { ROOM = Rule::ROOM, COLUMNS = Rule::COLUMNS };
-  // Two, for what a lane keeps of the latest rows then needs not be moved so often, where registers suffice.
+  // Unrolled twice if registers suffice, which saves moves of the latest rows.
   enum { STEPS_AT_A_TIME = Rule::GRID && (!Rule::LAG || (COLUMNS > 2 && sizeof(work) == 8)) ? 1 : 2 };
-  static constexpr bool WATCHED = !Rule::CAREFUL && !Rule::PARTS;  // pairs that have lost their digits are done by others
+  static constexpr bool WATCHED = !Rule::CAREFUL && !Rule::PARTS;  // pairs that have lost their digits are recomputed by CAREFUL kernels
   typedef Increments<KERNEL, COLUMNS, CHANNELS, MORE, Rule::LAG == 0 || KERNEL == GIVEN, !WATCHED, real, work> IncrementsOfStrip;
 
   const Problem<real, MORE>& problem;
   const Team& team;
-  const work* weights;  // of the rule, as collocation.cuh has them
+  const work* weights;  // of the rule, in the order of collocation.cuh
   PathsOfPair paths;
   work* edge;  // (edge_rows, edge_values, levels); by_pass: (edges_of(passes), rows, edge_values, levels)
   int edge_values;
   StagedRows& staged;
   Relay<work>& relay;
-  work* nodes;   // EVERY_ROW, on the way back: the values of all passes, or
-  bool by_pass;  // of one at a time
+  work* nodes;   // EVERY_ROW, in the backward sweep: the values of all passes,
+  bool by_pass;  // or of one pass at a time
 
   __device__ int span() const { return team.lanes * COLUMNS; }  // columns of a warp, or of half of one
   __device__ int levels() const { return Rule::levels(problem.depth); }
-  __device__ int lag() const { return Rule::LAG * (levels() + 1); }  // of the last level behind the increments
-  // What is handed on beside the increments of row r stands in row r of an edge, whatever the rows of the levels are.
+  __device__ int lag() const { return Rule::LAG * (levels() + 1); }  // rows of the last level behind the increments
+  // Row r of an edge holds the values passed on together with the increments of row r, whatever the rows of the levels are.
   __device__ int edge_rows() const { return problem.rows() + lag(); }
   __device__ int passes() const { return (problem.columns() - 1) / (team.warps * span()) + 1; }
-  // what a warp hands on to the next, behind all else in a row of the edge
+  // the values that a warp passes to the next, last in a row of the edge
   __device__ work* edge_of(work* edge, int row, int value) const {
     return edge + ((long long)row * edge_values + edge_values - Rule::DOWN + value) * levels();
   }
-  // What the pass before this one hands on to it. By passes, edge n has the place of the last digit of n to base BASE that is not
-  // 0, and later edges take the places of those before. So after a sweep down to pass n the edges of its block of BASE passes are
-  // there, of the blocks of BASE before it in its block of BASE^2, and so on.
+  // The edge from the pass before this one. With by_pass, edge n is stored at the slot of its last nonzero digit in base BASE, and
+  // later edges overwrite earlier ones. So after a forward sweep up to pass n the edges of its block of BASE passes are stored, those
+  // of the earlier blocks of BASE passes in its block of BASE^2, and so on.
   __device__ work* edge_before(int pass) const {
     if (!Rule::EVERY_ROW || !by_pass || pass == 0) return edge;
     int place = -1;
     for (; pass % BASE == 0; pass /= BASE) place += BASE - 1;
     return edge + (long long)(place + pass % BASE) * problem.rows() * edge_values;
   }
-  // Finds the paths where the workspace of the pair begins, and lays them out, unless an earlier stage has done that.
+  // Places the paths at the start of the workspace of the pair and lays them out, unless an earlier stage has done so.
   __device__ void take_up(work*& free, work* scratch) {
     free = paths.place(problem, free);
     if (relay.progress) {
@@ -356,20 +356,19 @@ struct Sweep {
     for (; passes; passes /= BASE) edges += min(passes, BASE - 1);
     return edges;
   }
-  // where the values of the column of this lane are
+  // position of the values of the columns of this lane
   __device__ work* nodes_of(int pass) const {
     return Rule::place(nodes, problem.rows(), (by_pass ? 0 : pass * team.warps) + team.warp, team.lane);
   }
-  // what increments are multiplied by: the number of sub-cells to a cell, and a quarter where corners are summed for their mean
+  // factor of increments: one over the number of sub-cells per cell, and a quarter if corners are summed for their mean
   __device__ work scale() const {
     return work(Rule::OF_SUM) / (work(1 << problem.order1) * work(1 << problem.order2));
   }
 
-  // Sweeps down all rows. Returns what this thread adds to log K_DEPTH at the end. `watch`: what it has found on the way, strayed
-  // where a K left the range of the running products or may have lost its digits (CAREFUL, PARTS: where a value asked for is not
-  // finite). `last_row`, if any: what the rule keeps of the last row (EVERY_ROW:
-  // `nodes`, if the values are to be kept). `values`, if any: those at every node, as `content` says; PARTS without GRID: those at
-  // the end.
+  // Sweeps all rows forward. Returns the contribution of this thread to log K_DEPTH at the end. `watch` collects checks: wrong if a K
+  // left the range of the running products or may have lost its digits (CAREFUL, PARTS: if a requested value is not finite).
+  // `last_row`, if not null, receives the values of the last row that the rule keeps (EVERY_ROW: `nodes`, if values are to be kept).
+  // `values`, if not null, receives the values at every node, as `content` says; PARTS without GRID: those at the end.
   __device__ work down(work* last_row, real* values, int content, int purpose, Watch<work>& watch) {
     work total = work(0);
     int pass = relay.progress ? relay.stage : 0;
@@ -380,8 +379,8 @@ struct Sweep {
     return total;
   }
 
-  // Joins what the threads of a team have found, known to all of them, and what the stages before have told. Returns false where
-  // further passes go on with it.
+  // Combines the results of the threads of a team and the messages of the stages before, for all threads. Returns false if further
+  // passes continue.
   __device__ bool collect(work& total, Watch<work>& watch, work* scratch) const {
     total = team.sum(total, scratch);
     watch.wrong = team.any(watch.wrong);
@@ -420,13 +419,13 @@ struct Sweep {
     return false;
   }
 
-  // By passes, before the way back through one of them: leaves its values, going down from the latest edge that is still there.
-  // Where the next pass began a block, the edges of the block before it have gone.
+  // by_pass, before the backward sweep of a pass: recomputes its values, sweeping forward from the latest edge that is still stored.
+  // If the next pass began a block, the edges of the block before it have been overwritten.
   __device__ void down_again(int pass, int purpose) {
     work total = work(0);
     Watch<work> watch;
     int block = 1;
-    if (pass + 1 < passes())  // the first sweep down has left all edges of the last pass
+    if (pass + 1 < passes())  // the first forward sweep has left all edges of the last block
       while ((pass + 1) % (block * BASE) == 0) block *= BASE;
     for (int p = pass + 1 - block; p <= pass; ++p)
       down(p, p == pass ? nodes : nullptr, nullptr, LAST_LEVEL, purpose, total, watch);
@@ -518,8 +517,8 @@ struct Sweep {
     }
   }
 
-  // Stores the row of the grid below the cells of row r, or for every level below those it is on, and the nodes of row and column 0
-  // that lie next to it.
+  // Stores the row of the grid below the cells of row r, for every level below the row it is on, and the adjacent nodes of row and
+  // column 0.
   __device__ __forceinline__ void store(real* grid, int content, int purpose, int r, int first,
                                         const typename Rule::Down& strip) const {
     const int C = problem.columns(), N = levels();
@@ -544,7 +543,7 @@ struct Sweep {
     }
   }
 
-  // Stores the node below and to the right of cell (r, first), if it is one of two equal points of a path.
+  // Stores the node below and to the right of cell (r, first), if it is on the diagonal at a point of the path.
   __device__ __forceinline__ void store_diagonal(real* diagonal, int purpose, int r, int first,
                                                  const typename Rule::Down& strip) const {
     const int N = levels(), stride = Rule::PARTS ? N + 1 : 1, mask = (1 << problem.order1) - 1;
@@ -557,7 +556,7 @@ struct Sweep {
     for (int m = 0; m < N; ++m)
       if (Rule::PARTS || m == N - 1) node[Rule::PARTS ? m + 1 : 0] = real(strip.corner(N, m, 0, true, purpose));
   }
-  // Behind the last valid point it is constant.
+  // The diagonal is constant over padding.
   __device__ void extend_diagonal(real* diagonal) const {
     const int stride = Rule::PARTS ? levels() + 1 : 1, valid = problem.length1;
     for (int e = team.thread(); e < problem.padded1 * stride; e += team.threads())
@@ -565,7 +564,7 @@ struct Sweep {
         diagonal[e] = valid == 1 ? real(Rule::PARTS && e % stride == 0) : diagonal[(valid - 1) * stride + e % stride];
   }
 
-  // Where a path is padded its grids are constant behind the last valid node, and K is k_0 = 1 for a path of one point.
+  // Grids of padded paths are constant beyond the last valid node, and K = k_0 = 1 for a path of one point.
   __device__ void extend(real* grid, int grids, int content) const {
     const int R = problem.rows(), C = problem.columns();
     const long long width = problem.grid_columns(), size = problem.grid_rows() * width;

@@ -4,14 +4,13 @@
 //   K_m(r, c)    = K_m(r-1, c) E(c),   E(c) = E(c-1) exp(cell),   E(0) = 1
 //   log K_M(R,C) = the sum of all cells of level M
 //
-// and on the way back, bottom to top and right to left,
+// and in the backward sweep, bottom to top and right to left,
 //
 //   recover   F(c) = F(c+1) exp(cell(r, c+1)),  F = 1 / E,   K_m(r-1, c) = K_m(r, c) F(c)
 //   adjoint   w_M = 1;   Kbar_m(r, c) = sum of g w_{m+1} / 4 over the four cells around the node
 //             w_m(r, c) = sum of Kbar_m K_m over the nodes below and to the right,   gbar = sum over m of w_m s_m / 4
 
-// What the sweep down has kept of its last row, (levels, columns + 1), at the columns first..first + COLUMNS - 1; nobody stores
-// column 0.
+// Reads the last row of the forward sweep, (levels, columns + 1), at the columns first..first + COLUMNS - 1; column 0 is not stored.
 template <int ROOM, int COLUMNS, typename work>
 __device__ __forceinline__ void read_last_row(int N, const work* last_row, int first, int C, work at_column_0,
                                               work (&stored)[ROOM][COLUMNS]) {
@@ -29,7 +28,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID || IN_LOGS> {
   typedef work Work;
   static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = false;
   enum { COLUMNS = WIDTH, ROOM = Levels<DEPTH, OF_GRID || IN_LOGS>::ROOM, WEIGHTS = 0, TOP = IN_LOGS && !OF_GRID };
-  // down: K, E, and between them, CAREFUL, what bounds the error of log K; up: F, the suffix sum of Kbar K, g w
+  // down: K, E, and between them, if CAREFUL, the error bounds of log K; up: F, the suffix sum of Kbar K, g w
   enum { DOWN = CAREFUL ? 4 : 2, UP = 3, RUNS = 1, LAG = 0, E = DOWN - 1 };
   static constexpr int LOG = CAREFUL ? int(ROOM) : 1;
   static constexpr double OF_SUM = 0.25;
@@ -57,8 +56,8 @@ struct Trapezoid : Levels<DEPTH, OF_GRID || IN_LOGS> {
       }
     }
 
-    // One row of cells, left to right. `edge` comes with K and E at the column left of the strip, and leaves with those at its
-    // last.
+    // One row of cells, left to right. On entry `edge` holds K and E at the column left of the strip, on return those at its last
+    // column.
     __device__ __forceinline__ void row(int N, const work (&g)[COLUMNS], const work*, int purpose, work (&edge)[ROOM][DOWN],
                                         work&, Watch<work>& watch) {
       static_assert(!CAREFUL || COLUMNS == 1, "the bounds are those of a column");
@@ -137,8 +136,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID || IN_LOGS> {
       }
     }
 
-    // Row r of cells, right to left. `edge` comes with the values at the column right of the strip, and leaves with those at its
-    // left.
+    // Row r of cells, right to left. On entry `edge` holds the values at the column right of the strip, on return those at its left.
     template <typename Adjoint>
     __device__ __forceinline__ void row(const Adjoint& adjoint, int N, int r, int first, const work (&g)[COLUMNS], const work*,
                                         work (&edge)[ROOM][UP], work (&gbar)[COLUMNS]) {
@@ -189,7 +187,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID || IN_LOGS> {
       }
     }
 
-    // K_m at slot c from the row below to this one; column 0 holds ones
+    // Moves K_m at slot c from the row below to this row; column 0 holds ones
     __device__ __forceinline__ void recover(int m, int c, int column, work run) {
       if (column == 0) return;
       if (CAREFUL) {

@@ -1,27 +1,27 @@
-// The kernel without truncation, with any rule. K = exp(U) stands on both sides of the equation of a cell. With nodes and B as in
+// The kernel without truncation, with any rule. K = exp(U) is on both sides of the equation of a cell. With nodes and B as in
 // collocation.cuh, A[a, k] = B[0, k] + ... + B[a - 1, k], and E(a) = exp of the integral over the cells to the left in the same
 // row, down to node a:
 //
 //   K[a, b] = K[0, b] E(a) exp(g sum over k, l of A[a, k] A[b, l] K[k, l])
 //
 // For P = 1 the one unknown is K = c exp(h K), so K = c W(h c), where W(z) = exp(z W(z)) = 1 + z + 3/2 z^2 + 8/3 z^3 + ...; for
-// P > 1 the nodes of a cell are a fixed point. Pairs with a cell where that is no strong contraction are done again: CAREFUL solves
-// by Newton's method node by node, in the log domain, as the reference does. No solution that can be reached: inf. No end within
-// the iterations: NaN.
+// P > 1 the nodes of a cell are solved by a fixed-point iteration. Pairs with a cell where that is not a strong contraction are
+// recomputed: CAREFUL uses Newton's method node by node, in the log domain, as the reference does. If no solution can be reached, the
+// value is inf; if the iterations do not suffice, NaN.
 //
-// The equation has a second solution where h K < -1, so that K cannot be recovered from the row below: the way down keeps K at
-// every node. The adjoint of a cell is that of collocation.cuh with the w of the cell itself in the place of w_above, so it is a
+// The equation has a second solution if h K < -1, so K cannot be recovered from the row below: the forward sweep stores K at
+// every node. The adjoint of a cell is that of collocation.cuh with the w of the cell itself instead of w_above, so it is a
 // linear equation for w:
 //
 //   w[a, b] = the sum over the nodes below and to the right of the sub-cell of (bar + K Kbar),
 //   U = B^T w B,   gbar = sum of U K,   Kbar gathers g U from the cells around the node, its own included,
 //
-// where bar is given at the last corner, or at all corners of the cells. There is one level. A lane owns one column of cells.
+// where bar is given at the last corner, or at all corners of the cells. There is one level. A lane has one column of cells.
 
-// What a cell may ask for until it counts as unsolved.
+// Largest number of iterations of a cell.
 enum { MOST_STEPS = 200 };
 
-// Pairs where |h c|, or the contraction between the nodes of a cell, is larger are done again.
+// Pairs with larger |h c|, or with a larger contraction factor between the nodes of a cell, are recomputed.
 constexpr double SOLVABLE = 0.25;
 
 // The weights of a rule, A by rows from the second, the largest sum of |A| in a row without the first column, and the sum of all
@@ -81,7 +81,7 @@ __device__ __forceinline__ work solve_corner(const work* weights, work g, work (
   return fabs(z);
 }
 
-// The P * P unknown nodes of a cell, as a fixed point, and E on the right edge. Returns the contraction.
+// Solves the P * P unknown nodes of a cell by a fixed-point iteration; also E on the right edge. Returns the contraction factor.
 template <int P, typename work>
 __device__ __forceinline__ work solve_nodes(const work* weights, work g, work (&k)[P + 1][P + 1], work (&E)[P]) {
   typedef EquationWeights<P> At;
@@ -138,13 +138,13 @@ __device__ __forceinline__ work solve_nodes(const work* weights, work g, work (&
         k[a + 1][b + 1] *= e;
         if (b == P - 1) E[a] *= e;
       }
-    active = moved * contraction > work(0x1p-54);  // otherwise what the next step would move is below rounding
+    active = moved * contraction > work(0x1p-54);  // otherwise the next change is below rounding
   }
   return contraction;
 }
 
-// The same by Newton's method node by node, in the log domain: log K above the cell, and below it on return; log E. Returns the
-// integral over the cell.
+// Solves the cell by Newton's method node by node, in the log domain: log K above the cell on entry, below it on return; log E.
+// Returns the integral over the cell.
 template <int P, typename work>
 __device__ __forceinline__ work solve_carefully(const work* weights, work g, work (&k)[P + 1][P + 1], work (&log_k)[P + 1],
                                                 work (&strip)[P]) {
@@ -206,7 +206,7 @@ __device__ __forceinline__ work solve_carefully(const work* weights, work g, wor
   for (int a = 0; a < P; ++a) {
 #pragma unroll(At::UNROLLED)
     for (int b = 0; b < P; ++b) {
-      if (u[a][b] == infinite) x[a][b] = infinite;  // behind a blow-up integrals have no meaning
+      if (u[a][b] == infinite) x[a][b] = infinite;  // beyond a blow-up integrals have no meaning
       u[a][b] = log_k[b + 1] + (strip[a] + x[a][b]);
       k[a + 1][b + 1] = exp(u[a][b]);
     }
@@ -217,7 +217,7 @@ __device__ __forceinline__ work solve_carefully(const work* weights, work g, wor
   return x[P - 1][P - 1];
 }
 
-// w of a cell from `known`, all of it but what K of the cell itself has given, by steps of node-wise corrections; U = B^T w B.
+// w of a cell from `known`, all of it except the contribution of K of the cell itself, by node-wise corrections; U = B^T w B.
 template <int P, bool CAREFUL, typename work>
 __device__ __forceinline__ void solve_weights(const work* weights, work g, const work (&k)[P + 1][P + 1], const work (&known)[P][P],
                                               work (&w)[P][P], work (&U)[P + 1][P + 1]) {
@@ -230,7 +230,7 @@ __device__ __forceinline__ void solve_weights(const work* weights, work g, const
       most = max(most, k[a + 1][b + 1]);
       w[a][b] = known[a][b];
       if (!CAREFUL) continue;
-      work behind = work(0);  // what the node gives to itself
+      work behind = work(0);  // contribution of the node to itself
 #pragma unroll(At::UNROLLED)
       for (int i = a + 1; i <= P; ++i)
 #pragma unroll(At::UNROLLED)
@@ -261,7 +261,7 @@ __device__ __forceinline__ void solve_weights(const work* weights, work g, const
         largest = max(largest, work(fabs(w[i][l])));
       }
     }
-    // otherwise what the next step would move is below rounding
+    // otherwise the next change is below rounding
     settled = CAREFUL ? !(moved > work(0x1p-49) * largest) : !(moved * contraction > work(0x1p-54) * largest);
     if (!settled && step == MOST_STEPS) {  // not solved
 #pragma unroll(At::UNROLLED)
@@ -279,17 +279,17 @@ struct Untruncated : Levels<1, true> {
   typedef work Work;
   typedef EquationWeights<P> At;
   enum { COLUMNS = 1, ROOM = 1, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
-  // down: K at the nodes of the left edge but the first, E, and CAREFUL what bounds the error of log K; up: the suffix sums of Kbar
-  // K by rows of nodes but the first, and what the cell to the right gives to Kbar on the edge
+  // down: K at the nodes of the left edge except the first, E, and if CAREFUL the error bounds of log K; up: the suffix sums of Kbar
+  // K by rows of nodes except the first, and the contribution of the cell to the right to Kbar on the edge
   static constexpr bool GRID = OF_GRID, CAREFUL = IN_LOGS, PARTS = false, EVERY_ROW = true;
   enum { DOWN = 2 * P + 3 * CAREFUL, UP = 2 * P + 1, RUNS = 0, LAG = 0, TOP = 0 };
   static constexpr double OF_SUM = 1.0;
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
   static __device__ __forceinline__ work at_right_end(work sum) { return sum; }
-  // In memory are K at the nodes of a cell but the first of a row or column, so that lanes, which are a row apart, store and read
-  // side by side; the cell of the row above and that of the column to the left are as far away everywhere. A warp has a row above
-  // its cells and a column left of them.
+  // Memory holds K at the nodes of a cell except the first of each row and column, so that lanes, which are a row apart, store and
+  // read side by side; the distances to the cell above and to the cell on the left are the same everywhere. A warp has one more row
+  // above its cells and one more column to the left.
   enum { WIDTH = 33, CELL = WIDTH * P * P, BESIDE = CELL + 1 };
   static __device__ __forceinline__ long long kept(int rows) { return (rows + 33ll) * CELL; }  // values of a warp
   static __device__ __forceinline__ work* place(work* nodes, int rows, int part, int lane) {
@@ -310,7 +310,7 @@ struct Untruncated : Levels<1, true> {
       }
     }
 
-    // One cell. `edge` comes with the values on its left edge, and leaves with those on its right edge.
+    // One cell. On entry `edge` holds the values on its left edge, on return those on its right edge.
     __device__ __forceinline__ void row(int, const work (&g)[1], const work* weights, int purpose, work (&edge)[1][DOWN],
                                         work& total, Watch<work>& watch) {
       work E[P];
@@ -375,12 +375,12 @@ struct Untruncated : Levels<1, true> {
   };
 
   struct Up {
-    // K of the next cell, with that on its left edge, and where it is; w of the sub-cells of the cell below and what that cell
-    // gives to Kbar
+    // K of the next cell, including its left edge, and its position; w of the sub-cells of the cell below and the contribution of
+    // that cell to Kbar
     work inner[P][P], left[P], w[P], given[P];
     const work* cell;
 
-    // `last`: where K of the lowest cell is, if there is one
+    // `last`: position of K of the lowest cell, or null
     __device__ __forceinline__ void start(const work* last) {
 #pragma unroll(UNROLLED)
       for (int l = 0; l < P; ++l) w[l] = given[l] = work(0);
@@ -399,7 +399,7 @@ struct Untruncated : Levels<1, true> {
       cell -= CELL;
     }
 
-    // Cell r, `first`. `edge` comes with the values on its right edge, and leaves with those on its left edge.
+    // Cell r, `first`. On entry `edge` holds the values on its right edge, on return those on its left edge.
     template <typename Adjoint>
     __device__ __forceinline__ void row(const Adjoint& adjoint, int, int r, int first, const work (&g)[1], const work* weights,
                                         work (&edge)[1][UP], work (&gbar)[1]) {
@@ -410,7 +410,7 @@ struct Untruncated : Levels<1, true> {
 #pragma unroll(UNROLLED)
         for (int b = 0; b < P; ++b) nodes[a + 1][b + 1] = inner[a][b];
       }
-      fetch();  // what is on the way while this cell is solved
+      fetch();  // prefetched while this cell is solved
       nodes[0][0] = left[P - 1];
 #pragma unroll(UNROLLED)
       for (int b = 0; b < P; ++b) nodes[0][b + 1] = inner[P - 1][b];

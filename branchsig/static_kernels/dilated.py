@@ -48,8 +48,8 @@ class DilatedKernel(StaticKernel):
 
     def grad_parameters(self, ctx: Context, derivs: Array) -> dict[str, Array]:
         inner, _, scale1, scale2, _, _ = ctx.saved_tensors
-        made = gradient_parameters(self.kernel, inner, derivs * (scale1 * scale2)[:, None, None])
-        return {name: made[:, place] for place, name in enumerate(self.parameters)}
+        gradients = gradient_parameters(self.kernel, inner, derivs * (scale1 * scale2)[:, None, None])
+        return {name: gradients[:, place] for place, name in enumerate(self.parameters)}
 
 
 def _with_channel(points: Array, first: Array) -> Array:

@@ -41,7 +41,7 @@ def test_no_static_kernel_spills(compiler, static_kernel):
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_wide_strips_of_many_channels_do_not_spill(compiler, depth, real):
     instances = nvrtc.instances(["LINEAR", "RBF"], [depth], kernels=["backward"], reals=[real], dimensions=(9,))
-    check(compiler, "sm_90", [instance for instance in instances if not instance.careful])
+    check(compiler, "sm_90", [instance for instance in instances if not instance.log_domain])
 
 
 @pytest.mark.parametrize("static_kernel", ["GIVEN", "LINEAR", "RBF"])
@@ -65,13 +65,13 @@ def test_every_rule_compiles(compiler, rule, depth):
         instances = nvrtc.instances(["LINEAR"], [depth], **form)
         check(compiler, "sm_90", instances, spills=kernel == "backward" and rule == "lobatto2")
     found = nvrtc.instances(["LINEAR"], [2], rule=BY_NAME[rule], dimensions=(9,))
-    values = [instance for instance in found if not instance.careful and not instance.grid]
+    values = [instance for instance in found if not instance.log_domain and not instance.grid]
     check(compiler, "sm_70", values)
 
 
 @pytest.mark.parametrize(("rule", "order"), [("trapezoid", 3), ("lobatto2", 3), ("lobatto4", 0)])
 def test_every_truncation_by_nodes_compiles(compiler, rule, order):
-    form = {"reals": ["float"], "rule": BY_NAME[rule], "parts": True, "dimensions": (4,)}
+    form = {"reals": ["float"], "rule": BY_NAME[rule], "components": True, "dimensions": (4,)}
     instances = nvrtc.instances(["LINEAR"], [order], **form)
     check(compiler, "sm_90", instances, spills=rule == "lobatto4")
 
@@ -80,16 +80,16 @@ def test_every_truncation_by_nodes_compiles(compiler, rule, order):
 def test_no_truncation_compiles(compiler, rule):
     instances = list(nvrtc.instances(["LINEAR"], [math.inf], reals=["double"], rule=BY_NAME[rule], dimensions=(4,)))
     chosen = [instance for instance in instances if not instance.grid or rule in ("trapezoid", "lobatto2")]
-    for careful in (False, True):
-        some = [instance for instance in chosen if instance.careful == careful]
+    for log_domain in (False, True):
+        some = [instance for instance in chosen if instance.log_domain == log_domain]
         check(compiler, "sm_90", some, spills=rule == "lobatto3")
     if rule == "lobatto2":
-        check(compiler, "sm_70", [instance for instance in instances if not instance.careful and not instance.grid])
+        check(compiler, "sm_70", [instance for instance in instances if not instance.log_domain and not instance.grid])
 
 
 def test_the_largest_kernel_has_enough_shared_memory(compiler):
     instances = nvrtc.instances(["LINEAR"], [6], kernels=["backward"], reals=["double"])
-    check(compiler, "sm_70", [i for i in instances if not (i.grid or i.careful)], spills=True)
+    check(compiler, "sm_70", [i for i in instances if not (i.grid or i.log_domain)], spills=True)
 
 
 @pytest.mark.parametrize("depth", nvrtc.DEPTHS)
@@ -160,7 +160,7 @@ def linear(kernel, real, dimension):
     """The instance of depth 4 with the linear kernel, to be disassembled."""
     if schedule.disassembler() is None:
         pytest.skip("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
-    return Instance.widest(kernel, real, "LINEAR", 4, TRAPEZOID, grid=False, careful=False, dimension=dimension)
+    return Instance.widest(kernel, real, "LINEAR", 4, TRAPEZOID, grid=False, log_domain=False, dimension=dimension)
 
 
 def test_the_source_includes_nothing():

@@ -80,7 +80,7 @@ def test_the_order_of_the_threads_changes_no_bit_of_padded_paths(emulated, rng):
     [("linear", "trapezoid", 3), ("rbf", "trapezoid", 3), ("linear", "lobatto2", 3), ("linear", "trapezoid", math.inf)],
 )
 def test_nothing_depends_on_memory_that_nobody_wrote(emulated, reference, name, rule, depth, halves, rng, monkeypatch):
-    # A NaN that is found there would send a pair to the careful kernels, which might get it right.
+    # A NaN that is found there would send a pair to the log-domain kernels, which might get it right.
     monkeypatch.setattr(emulated_cupy, "poison", 0x3F)  # a small number
     monkeypatch.setattr(emulated_cupy, "PROCESSORS", 132)
     limit(monkeypatch, pairs_per_processor=0 if halves else 1000)
@@ -99,7 +99,7 @@ def test_no_pair_is_done_again_for_what_lies_beyond_its_rows(emulated, lengths, 
     def function(expression):
         if "Trapezoid" not in expression:
             return compiled(expression)
-        # the careful kernel does nothing, and the ninth of its arguments are the flags
+        # the log-domain kernel does nothing, and the ninth of its arguments are the flags
         return lambda blocks, threads, arguments: flagged.append(arguments[8].memory.view(np.int32).copy())
 
     monkeypatch.setattr(emulated.backend, "function", function)

@@ -171,7 +171,7 @@ plans.LIMITS = plans.Limits(workspace_bytes=1)  # without truncation passes are 
 cases = ("linear", "paired", (35, 70)), ("rbf", "symmetric", (34, 34)), ("rbf", "gram", (5, 66))
 for name, pairing, lengths in cases:
     x = walk(rng, 2, lengths[0], 3, size=0.4)
-    x[0] *= 40  # some pairs are done by the careful kernels
+    x[0] *= 40  # some pairs are done by the log-domain kernels
     y = x if pairing == "symmetric" else walk(rng, 2, lengths[1], 3, size=0.4)
     arguments = problem(x, y, 3, (0, 0), pairing, static_kernel(name)[0])
     if pairing == "gram":

@@ -65,7 +65,7 @@ VALUES, GRIDS, GRADIENTS, GRADIENTS_OF_GRIDS = ALL = "values", "grids", "gradien
 
 
 def sweep(backend, rng, family, results=ALL, *, pairing="paired"):
-    """Sweep three pairs of a family, one of which the careful kernels do."""
+    """Sweep three pairs of a family, one of which the log-domain kernels do."""
     options = {"depth": 3, "dimension": 2, "dtype": np.float64, "padded": False} | FAMILIES[family]
     depth, dimension, dtype, padded = (options.pop(name) for name in ("depth", "dimension", "dtype", "padded"))
     lengths = (20, 20) if pairing == "symmetric" else (40, 270)

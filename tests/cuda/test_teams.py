@@ -94,7 +94,7 @@ def test_pairs_are_relayed_where_they_leave_processors_without_work(
     monkeypatch.setattr(emulated_cupy, "PROCESSORS", 132)
     x, y = (emulated_cupy.zeros((count, length, 3)) for length in (8, columns + 1))
     plan = emulated.backend.plan(problem(x, y, 4), grid=False)
-    ((instance, lanes, _, most),) = plan.strips(kernel, careful=False)
+    ((instance, lanes, _, most),) = plan.strips(kernel, log_domain=False)
     launch = plan.planned(instance, lanes, count, min(most, plan.columns))
     assert (launch.warps, count * launch.stages) == (warps, turns)
 
@@ -123,7 +123,7 @@ def test_pairs_are_done_by_halves_of_warps_where_that_saves_steps(emulated, leng
     for least, expected in ((0, lanes), (1, 32)):
         limit(monkeypatch, pairs_per_processor=least)
         plan = emulated.backend.plan(arguments, grid=False)
-        ((instance, found, *_),) = plan.strips("backward", careful=False)
+        ((instance, found, *_),) = plan.strips("backward", log_domain=False)
         assert found == expected
         launch = plan.planned(instance, found, 54, plan.columns)
         assert launch.warps == 1 or found == 32

@@ -135,7 +135,7 @@ def planned(backend, length1, length2, rule):
     paths = (emulated_cupy.zeros((1, length, 1)) for length in (length1, length2))
     arguments = problem(*paths, math.inf, quadrature=_validation.quadrature(rule))
     plan = backend.plan(arguments, grid=False)
-    instance = plan.widest("backward", careful=False)
+    instance = plan.widest("backward", log_domain=False)
     return plan.planned(instance, 32, 1, plan.columns)
 
 

@@ -101,20 +101,26 @@ def instances(
     kernels=("forward", "backward"),
     reals=("float", "double"),
     rule=TRAPEZOID,
-    parts=False,
+    components=False,
     padded=False,
     dimensions=ANY_DIMENSION,
     parameters=False,
 ):
     """Every instance that problems of these static kernels and depths lead to, with the widest strips.
 
-    A depth of 0 stands for those that are known at run time only, `math.inf` for none; with `parts` depths are numbers
-    of nodes.
+    A depth of 0 stands for depths known only at run time, `math.inf` for no truncation; with `components` depths are
+    numbers of nodes.
     """
-    for kernel, real, static_kernel, depth, careful, grid in itertools.product(
-        kernels, reals, static_kernels, depths, (False,) if parts else (False, True), (False, True)
+    for kernel, real, static_kernel, depth, log_domain, grid in itertools.product(
+        kernels, reals, static_kernels, depths, (False,) if components else (False, True), (False, True)
     ):
-        form = {"grid": grid, "careful": careful, "parts": parts, "padded": padded, "parameters": parameters}
+        form = {
+            "grid": grid,
+            "log_domain": log_domain,
+            "components": components,
+            "padded": padded,
+            "parameters": parameters,
+        }
         arguments = kernel, real, static_kernel, depth or 15, rule
         yield from dict.fromkeys(Instance.widest(*arguments, **form, dimension=d) for d in dimensions)
 
@@ -127,12 +133,12 @@ ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 def main():
     """Compile every instance for the architectures named, and all three if none is.
 
-    Beside them stand the name of a rule, if not the trapezoid, and "parts" for the truncation by nodes, or
+    Beside them stand the name of a rule, if not the trapezoid, and "components" for the truncation by nodes, or
     "untruncated" for none. Prints what spills, and registers by depth as a table.
     """
     rules = [BY_NAME[word] for word in sys.argv[1:] if word in BY_NAME]
     architectures = [word for word in sys.argv[1:] if word.startswith("sm_")] or ARCHITECTURES
-    form = {"rule": rules[0] if rules else TRAPEZOID, "parts": "parts" in sys.argv[1:]}
+    form = {"rule": rules[0] if rules else TRAPEZOID, "components": "components" in sys.argv[1:]}
     all_depths = (math.inf,) if "untruncated" in sys.argv[1:] else DEPTHS
     nvrtc, most, spilled, count = Nvrtc(), {}, [], 0
     for architecture, depth, static_kernel in itertools.product(architectures, all_depths, STATIC_KERNELS):
@@ -143,7 +149,7 @@ def main():
             instance = chosen[expression]
             family = "linear" if static_kernel == "LINEAR" else "given" if static_kernel == "GIVEN" else "others"
             family += ", many channels" if instance.channels > 4 else ""
-            form_of = "careful" if instance.careful else f"{instance.work} of {instance.real}"
+            form_of = "log domain" if instance.log_domain else f"{instance.work} of {instance.real}"
             key = (instance.kernel, form_of, "grid" if instance.grid else "value", family, depth)
             before = most.get(key, (0, 0))
             most[key] = (max(before[0], figures["registers"]), max(before[1], figures["spill_stores"]))

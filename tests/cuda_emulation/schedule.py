@@ -147,7 +147,7 @@ def main():
     print("|---|---|---|---:|---:|---:|---:|---:|---:|")
     for architecture in sys.argv[1:] or ["sm_90"]:
         for kernel, real, dimension in itertools.product(("forward", "backward"), ("double", "float"), (4, 8)):
-            form = {"grid": False, "careful": False, "dimension": dimension}
+            form = {"grid": False, "log_domain": False, "dimension": dimension}
             instance = Instance.widest(kernel, real, "LINEAR", 4, TRAPEZOID, **form)
             for way, step in zip(("down", "back"), steps_of(compiler, instance, architecture), strict=False):
                 figures = " | ".join(f"{number:.0f}" for number in step)

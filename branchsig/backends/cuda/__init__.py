@@ -1,7 +1,7 @@
 """CUDA kernels for CuPy arrays.
 
-`instances` names the kernels, `plans` says which are launched how, `sweep` launches them, `backend` serves a `Problem`,
-`devices` shares it among several devices, and `warm_up` compiles kernels beforehand.
+`instances` names the kernels, `plans` chooses their launches, `sweep` launches them, `backend` solves a `Problem`,
+`devices` distributes it over several devices, and `warm_up` compiles kernels in advance.
 """
 
 from branchsig.backends.cuda.backend import CudaBackend

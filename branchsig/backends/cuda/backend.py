@@ -1,12 +1,12 @@
 """CUDA for CuPy arrays: compiles and launches the kernels of `raw_kernels`, on the device of the arrays.
 
-A `Problem` on CuPy arrays comes in; kernels, their logarithms, grids or gradients go out, computed on CuPy's current
-stream. A warp owns a pair of paths at a time, or a team of warps where there are few, or half of one where there are
-many of short paths; a few pairs of long paths go from team to team. So memory beyond the result is that of the pairs in
-flight, O(depth · (length1 + length2)) each; the gradients without truncation keep K at every node where it fits, and
-otherwise at those of as many columns as a team has. Pairs whose kernels leave the range of the running products are
-done again in float64 in the log domain, by kernels that find them on the device: the host never waits. What the kernels
-cannot do is left to the reference, in CuPy's own namespace.
+It solves a `Problem` on CuPy arrays on CuPy's current stream. A warp processes one pair of paths at a time; a team of
+warps does if there are few pairs, and half a warp if there are many pairs of short paths. A few pairs of long paths are
+relayed between teams. Memory beyond the result is that of the pairs in flight, O(depth · (length1 + length2)) each;
+gradients without truncation store K at every node if it fits, and otherwise for the columns of one pass of a team.
+Pairs whose kernels leave the range of the running products are recomputed in float64 in the log domain, by kernels that
+find them on the device: the host never synchronises. Problems that the kernels do not support go to the reference, in
+CuPy's namespace.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from branchsig._arrays import Array
 from branchsig.backends import pairs
 from branchsig.backends.base import Gradients, Problem, Want, Wrt
 from branchsig.backends.cuda import instances
-from branchsig.backends.cuda.instances import GIVEN, fused
+from branchsig.backends.cuda.instances import GIVEN, compiled_kernel
 from branchsig.backends.cuda.plans import ALL_LEVELS, DIAGONAL, LAST_LEVEL, LOGARITHM, Plan
 from branchsig.backends.cuda.sweep import Sweep
 from branchsig.backends.reference import ReferenceBackend
@@ -31,10 +31,10 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _MOST_PLANS = 1024
-"""Plans that a backend remembers."""
+"""Number of plans that a backend caches."""
 
 _OLDEST_CUPY = 14
-"""Before it a kernel that is handed None gets no null pointer."""
+"""Oldest major version: before it, passing None to a kernel did not give a null pointer."""
 
 REMEDY = "pip install 'branchsig[cuda12]', or 'branchsig[cuda13]' for CUDA 13"
 
@@ -45,7 +45,7 @@ class CudaBackend:
     Parameters
     ----------
     cupy : module
-        CuPy, imported by whoever holds an array of it already.
+        The CuPy module, imported by the caller.
 
     Raises
     ------
@@ -79,10 +79,10 @@ class CudaBackend:
             return self._values(problem, plan, want, log=log)
 
     def _values(self, problem: Problem, plan: Plan, want: Want, *, log: bool, given: Array | None = None) -> Array:
-        """What `solve` returns, by the kernels."""
+        """Compute the result of `solve` with the CUDA kernels."""
         shape = pairs.shape_of(problem, want)
         in_logs = (want == "grid" and log) or want == "prefixes"
-        if plan.parts or want == "stack":
+        if plan.components or want == "stack":
             content = ALL_LEVELS
         else:
             content = LOGARITHM if log else LAST_LEVEL
@@ -92,8 +92,8 @@ class CudaBackend:
         values = self.room(problem, (math.prod(shape[: problem.axes]), *shape[problem.axes :]))
         for first, count in sweep.chunks():
             results = (values, None) if want == "end" else (None, values[first : first + count])
-            alone = in_logs and not plan.parts
-            sweep.launch("forward", first, count, content, given, *results, careful_alone=alone)
+            alone = in_logs and not plan.components
+            sweep.launch("forward", first, count, content, given, *results, log_domain_only=alone)
         return values.reshape(shape)
 
     def adjoint(
@@ -101,7 +101,7 @@ class CudaBackend:
     ) -> Gradients:
         """Return the gradients with respect to the paths and the parameters of the static kernel.
 
-        A `stack` is not read: to sweep again takes less time than to fetch depth + 1 grids from memory.
+        `stack` is not read: sweeping again is faster than reading depth + 1 grids from memory.
         """
         plan, cupy = self.plan(problem, grid=want == "grid"), self._cupy
         if not plan.serves:
@@ -119,7 +119,7 @@ class CudaBackend:
             sweep = Sweep(self, problem, plan)
             d_path1 = self.room(problem, problem.path1.shape) if wrt.path1 else None
             d_path2 = self.room(problem, problem.path2.shape) if wrt.path2 else None
-            if problem.pairing == "symmetric" and wrt.path2:  # a part of the first
+            if problem.pairing == "symmetric" and wrt.path2:  # included in the first gradient
                 d_path2 = cupy.zeros_like(problem.path2)
             of_parameters = self.room(problem, (*plan.shape, len(names))) if wrt.parameters else None
             into = of_parameters if names else None
@@ -127,7 +127,7 @@ class CudaBackend:
             adds = False
             for first, count in sweep.chunks(gradients=True):
                 part1, part2 = sweep.pair_gradients(first, count, derivs, d_path1, d_path2, into, log=log)
-                if problem.pairing == "symmetric":  # both places hold the same paths
+                if problem.pairing == "symmetric":  # both arguments are the same paths
                     sweep.add_up(d_path1, part1, part2, first, count, adds=adds)
                 elif problem.pairing == "gram":
                     sweep.add_up(d_path1, part1, None, first, count, adds=adds)
@@ -138,16 +138,16 @@ class CudaBackend:
     # Pairs with given increments: see `pairs.Solver`.
 
     def most_pairs(self, problem: Problem, *, gradients: bool) -> int:
-        """Return how many pairs may be solved together, by what they hand on."""
+        """Return how many pairs may be solved together, by the memory of their increments."""
         return self.plan(problem, grid=False).chunk(gradients=gradients)
 
     def run(self, items: Iterable[S], work: Callable[[S], T], collect: Callable[[T], None]) -> None:
-        """Do the work on all items, one after the other; the host goes on while the device does what it is given."""
+        """Apply `work` to all items in order; the host continues while the device works."""
         for item in items:
             collect(work(item))
 
     def room(self, problem: Problem, shape: tuple[int, ...]) -> Array:
-        """Return an array for values, 0 where they are not those of the share of the pairs that is to be done."""
+        """Return an array for values, filled with 0 if only a share of the pairs is computed."""
         return (self._cupy.empty if problem.share == (0, 1) else self._cupy.zeros)(shape, dtype=problem.path1.dtype)
 
     def values(self, problem: Problem, given: Array, want: Want, *, log: bool) -> Array:
@@ -166,17 +166,17 @@ class CudaBackend:
         return d_given
 
     def sweeps(self, problem: Problem) -> bool:
-        """Tell whether there is anything in a problem that the kernels do."""
+        """Tell whether the CUDA kernels have work to do in a problem."""
         plan = self.plan(problem, grid=False)
         return plan.serves and not plan.still
 
     def plan(self, problem: Problem, *, grid: bool) -> Plan:
-        """Return the plan of a problem, which is that of all problems that differ in their values alone."""
-        made = fused(problem.static_kernel)
-        key = Plan.key_of(problem, made, grid=grid), problem.path1.device.id
+        """Return the plan of a problem; problems that differ only in their values share one."""
+        compiled = compiled_kernel(problem.static_kernel)
+        key = Plan.key_of(problem, compiled, grid=grid), problem.path1.device.id
         plan = self.plans.get(key)
         if plan is None:
-            plan = Plan(self, problem, made, grid=grid)
+            plan = Plan(self, problem, compiled, grid=grid)
             if key[0] is not None:
                 if len(self.plans) >= _MOST_PLANS:
                     self.plans.clear()
@@ -212,7 +212,7 @@ class CudaBackend:
 
 
 class _OnDeviceOf:
-    """Works on the device of an array, and says what to do where its memory does not suffice."""
+    """Makes the device of an array current, and turns errors of device memory into a MemoryError with a remedy."""
 
     def __init__(self, path: Array) -> None:
         self._device = path.device
@@ -222,9 +222,9 @@ class _OnDeviceOf:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._device.__exit__(kind, error, trace)
-        # The driver sets memory aside for the threads of a kernel, and has an error of its own for it.
+        # The driver allocates local memory for the threads of a kernel, and reports a failure with its own error.
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "OUT_OF_MEMORY" in str(error)):
             raise MemoryError(
-                f"out of device memory: {error}. Take fewer pairs at a time (max_batch for a Gram matrix), or free "
-                "what CuPy holds with cupy.get_default_memory_pool().free_all_blocks()"
+                f"out of device memory: {error}. Compute fewer pairs at a time (max_batch for a Gram matrix), or free "
+                "CuPy's memory pool with cupy.get_default_memory_pool().free_all_blocks()"
             ) from error

@@ -1,8 +1,8 @@
-"""Several CUDA devices: each does a share of the pairs of a problem, and the shares are added up where the paths lie.
+"""Several CUDA devices: each computes a share of the pairs of a problem; the shares are summed on the device of the
+paths.
 
-A `Problem` on CuPy arrays with `devices` comes in. Every device gets the paths and the share of the pairs that is its
-own; its results are 0 for all others, so that their sum is the result. The host waits for nothing: devices wait for
-each other by events.
+Every device receives all paths of a `Problem` with `devices`, and its share of the pairs. Its results are 0 for all
+other pairs, so the sum over the devices is the result. Devices synchronise by events; the host does not wait.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class OverDevices:
     Parameters
     ----------
     inner : CudaBackend
-        What each of the devices works with. Problems that its kernels do not serve, or that name no devices, are left
-        to it as they are.
+        The backend that each device uses. Problems without devices, or that its kernels do not serve, go to it
+        unchanged.
     cupy : module
         CuPy.
     """
@@ -42,21 +42,21 @@ class OverDevices:
 
     def solve(self, problem: Problem, want: Want, *, log: bool = False) -> Array:
         """See `Backend.solve`."""
-        return self._spread(problem, (), lambda there: (self.inner.solve(there, want, log=log),))[0]
+        return self._spread(problem, (), lambda part: (self.inner.solve(part, want, log=log),))[0]
 
     def adjoint(
         self, problem: Problem, want: Want, derivs: Array, wrt: Wrt, *, log: bool = False, stack: Array | None = None
     ) -> Gradients:
         """See `Backend.adjoint`."""
 
-        def gradients(there: Problem, derivs: Array) -> Gradients:
-            read = stack if there is problem else None  # no kernel reads it
-            return self.inner.adjoint(there, want, derivs, wrt, log=log, stack=read)
+        def gradients(part: Problem, derivs: Array) -> Gradients:
+            read = stack if part is problem else None  # no kernel reads it
+            return self.inner.adjoint(part, want, derivs, wrt, log=log, stack=read)
 
         return Gradients(*self._spread(problem, (derivs,), gradients))
 
     def _spread(self, problem: Problem, arrays: _Arrays, work: Callable[..., _Arrays]) -> _Arrays:
-        """The sums over all devices of the results of the work, which takes a problem and arrays on its own device."""
+        """Run `work` on all devices, with the problem and arrays copied there, and sum the results."""
         if not problem.devices or not self.inner.sweeps(problem):
             return work(problem, *arrays)
         home = problem.path1.device
@@ -69,10 +69,10 @@ class OverDevices:
                 self._wait_for(home)
                 path1 = self._cupy.asarray(problem.path1)
                 path2 = path1 if problem.path2 is problem.path1 else self._cupy.asarray(problem.path2)
-                there = dataclasses.replace(
+                of_device = dataclasses.replace(
                     problem, path1=path1, path2=path2, devices=(), share=(share, len(problem.devices))
                 )
-                results.append(work(there, *(self._cupy.asarray(array) for array in arrays)))
+                results.append(work(of_device, *(self._cupy.asarray(array) for array in arrays)))
         totals: list[Array | None] = [None] * len(results[0])
         with home:
             for device, result in zip(problem.devices, results, strict=True):
@@ -81,13 +81,13 @@ class OverDevices:
                     if part is not None:
                         part = self._cupy.asarray(part)
                         totals[k] = part if totals[k] is None else totals[k] + part
-        for device in problem.devices:  # before it uses the memory of its results for something else
+        for device in problem.devices:  # before a device reuses the memory of its results
             with self._cupy.cuda.Device(device):
                 self._wait_for(home)
         return tuple(totals)
 
     def _wait_for(self, device: Any) -> None:
-        """Let the current stream of the current device wait for what that of another one has been given to do."""
+        """Let the current stream of the current device wait for the work in the current stream of another device."""
         with device:
             event = self._cupy.cuda.Event(disable_timing=True)
             event.record()

@@ -1,7 +1,6 @@
-"""The CUDA kernels as instances of the templates of `raw_kernels`: their names, their sizes, and their task.
+"""The CUDA kernels as instances of the templates of `raw_kernels`: their names, sizes and task structure.
 
-Which instance serves a problem depends on what the registers of a lane hold; how many lanes and warps run it is up to
-`branchsig.backends.cuda.plans`.
+The choice of an instance depends on the registers of a lane; `branchsig.backends.cuda.plans` chooses lanes and warps.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ __all__ = [
     "GIVEN",
     "INTEGERS",
     "REALS",
-    "Fused",
+    "CompiledKernel",
     "Instance",
-    "fused",
+    "compiled_kernel",
     "source",
     "task_type",
     "weights_of",
@@ -59,62 +58,62 @@ _RATES: dict[str, Callable[..., float]] = {
     "MATERN52": lambda sigma: math.sqrt(5.0) / sigma,
     "RATIONAL_QUADRATIC": lambda sigma, alpha: 1.0 / sigma / math.sqrt(2.0) / math.sqrt(alpha),
 }
-"""What the kernels multiply by, in the place of a division by sigma."""
+"""Rates: the kernels multiply by them instead of dividing by sigma."""
 
 
-class Fused(NamedTuple):
-    """A static kernel in the words of the kernels."""
+class CompiledKernel(NamedTuple):
+    """A static kernel that the CUDA kernels know: its name, parameters, and whether it is dilated."""
 
     name: str
     parameters: tuple[float, float, float, float]
     dilated: bool
 
 
-def fused(kernel: kernels.StaticKernel) -> Fused:
-    """Return how the kernels make the increments of a static kernel, dilated or not."""
+def compiled_kernel(kernel: kernels.StaticKernel) -> CompiledKernel:
+    """Return the name and parameters of a static kernel in the CUDA sources; `GIVEN` if they do not know it."""
     if type(kernel) is kernels.DilatedKernel and not kernels.is_linear(kernel.kernel):
         return _in_words(kernel.kernel, dilated=True)
     return _in_words(kernel, dilated=False)
 
 
-def _in_words(kernel: kernels.StaticKernel, *, dilated: bool) -> Fused:
+def _in_words(kernel: kernels.StaticKernel, *, dilated: bool) -> CompiledKernel:
     row = TABLE.get(type(kernel), Row(GIVEN, ()))
     name, parameters = row.name, list(row.values(kernel))
     if name == "LINEAR":  # kappa = <scale x, scale y>: a factor for each of the two paths
         parameters = 2 * (parameters or [1.0])
-    elif name == "POLYNOMIAL" and not dilated and parameters[0] in (0.0, 1.0):  # constants have no increments
+    elif name == "POLYNOMIAL" and not dilated and parameters[0] in (0.0, 1.0):  # degree 0: no increments
         degree, _, scale = parameters
         name, parameters = "LINEAR", [scale if degree else 0.0, degree]
     elif name in _RATES:
         unit, sigma, most = cast(RadialKernel, kernel)._units(single=False)
         parameters = [_RATES[name](sigma, *parameters[1:]), *parameters[1:], 0.0][:2] + [unit, most]
     first, second, third, fourth = (*parameters, 0.0, 0.0, 0.0, 0.0)[:4]
-    return Fused(name, (first, second, third, fourth), dilated=dilated and name != GIVEN)
+    return CompiledKernel(name, (first, second, third, fourth), dilated=dilated and name != GIVEN)
 
 
 _UNROLLED_DEPTH = 6
-"""Up to this depth there is an instance of every kernel for the depth alone, and levels are no indices at run time."""
+"""Up to this depth every depth has its own instance of each kernel, with unrolled loops over levels."""
 
 _IN_REGISTERS = 4
-"""Levels whose state leaves room for wide strips, at most; a grid has one more than the values of its depth."""
+"""Largest number of levels for which wide strips still fit in registers. A grid keeps one level more than a value."""
 
 _BASE = 8
-"""That of the numbers of passes in sweep.cuh, where the edges between them are kept."""
+"""Base of the checkpoint numbering of passes; BASE in sweep.cuh."""
 
 
 CHANNELS = 4
-"""Channels of a path that are read together, or twice as many."""
+"""Number of channels of a path that are read together; some instances read twice as many."""
 
 ANY_DIMENSION = (CHANNELS, 2 * CHANNELS, 2 * CHANNELS + 1)
-"""Fewer channels, or more, are like these."""
+"""Dimensions that together need the instances of all dimensions."""
 
 _WIDEST = 4
-"""Columns of a strip, at most."""
+"""Largest number of columns of a strip."""
 
 
 @functools.cache
 def source() -> str:
-    """Return the CUDA source text, of which every kernel is an instance, the static kernels by their names."""
+    """Return the CUDA source text of all templates, with the enumeration of the static kernels in front."""
     folder = Path(__file__).parents[2] / "raw_kernels"
     files = ((folder / name).read_text(encoding="utf-8") for name in _SOURCES)
     return "\n".join((f"enum {{ {', '.join(NAMES)} }};", *files))
@@ -124,11 +123,11 @@ def source() -> str:
 class Instance:
     """The template arguments of one kernel.
 
-    `depth` is 0 where the depth is handed over at run time, and 1 without truncation. A strip of `columns` cells
-    belongs to a lane, and the `rule` has `p` intervals along a side of a cell. An instance for `padded` paths has sizes
-    of its own for every pair, which takes registers. So many `channels` of a path are read together, and held; an
-    instance for paths of `more` channels reads the others in every step. One for `parameters` of the static kernel sums
-    the gradients with respect to these.
+    `depth` is 0 if the depth is passed at run time, and 1 without truncation. Each lane has a strip of `columns` cells;
+    the `rule` has `p` intervals along a side of a cell. An instance for `padded` paths keeps the sizes of each pair,
+    which takes registers. It reads `channels` channels of a path together and holds them in registers; with `more`, it
+    reads further channels in every step. With `parameters` it also sums the gradients with respect to the parameters of
+    the static kernel.
     """
 
     kernel: str
@@ -140,7 +139,7 @@ class Instance:
     depth: int
     columns: int
     grid: bool
-    careful: bool
+    log_domain: bool
     padded: bool = False
     channels: int = 4
     more: bool = False
@@ -148,9 +147,9 @@ class Instance:
 
     @property
     def expression(self) -> str:
-        """The kernel in the words of C++."""
+        """The kernel as a C++ template instance."""
         size = self.columns if self.rule == "Staggered" else self.p
-        arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {_flag(self.careful)}"
+        arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {_flag(self.log_domain)}"
         rule = f"{self.rule}<{arguments}>"
         paths = f"{self.static_kernel}, {self.channels}, {_flag(self.more)}"
         flags = (self.padded, self.parameters) if self.kernel == "backward" else (self.padded,)
@@ -163,7 +162,7 @@ class Instance:
 
     @property
     def slots(self) -> int:
-        """Points (linear kernels: steps) of the second path that a lane sums the gradients of."""
+        """Number of points (linear kernels: steps) of the second path whose gradients a lane sums."""
         return self.columns + (self.static_kernel != "LINEAR")
 
     def lag(self, levels: int) -> int:
@@ -172,27 +171,27 @@ class Instance:
 
     @property
     def handed_on(self) -> int:
-        """The values of a level in an edge: DOWN, or for the way back UP, of the rule, and no less than DOWN."""
-        bounds = 2 * (self.rule == "Order" or self.careful)
+        """Values per level in an edge: DOWN of the rule; for the backward kernel the larger of DOWN and UP."""
+        bounds = 2 * (self.rule == "Order" or self.log_domain)
         if self.rule == "Staggered":
             down, up = 1, 3
         elif self.rule == "Trapezoid":
             down, up = 2 + bounds, 3
         elif self.rule == "Untruncated":
-            return 2 * self.p + (1 if self.kernel == "backward" else 3 * self.careful)
+            return 2 * self.p + (1 if self.kernel == "backward" else 3 * self.log_domain)
         else:
             down, up = 2 * self.p + bounds, 3 * self.p + 1
         return down if self.kernel == "forward" else max(down, up)
 
     def kept(self, rows: int, columns: int, warps: int, *, by_pass: bool) -> int:
-        """The values of a level that the sweep down leaves for the way back, beside one edge."""
+        """Values per level that the forward sweep stores for the backward sweep, in addition to one edge."""
         if self.rule != "Untruncated":
             return columns * self.p + 1
-        parts = -(-columns // 32)
-        nodes, edge = (rows + 33) * 33 * self.p**2, rows * (2 * self.p + 3 * self.careful)
+        strips = -(-columns // 32)
+        nodes, edge = (rows + 33) * 33 * self.p**2, rows * (2 * self.p + 3 * self.log_domain)
         if not by_pass:
-            return edge + parts * nodes
-        edges, passes = 0, -(-parts // warps)
+            return edge + strips * nodes
+        edges, passes = 0, -(-strips // warps)
         while passes:
             edges += min(passes, _BASE - 1)
             passes //= _BASE
@@ -208,16 +207,16 @@ class Instance:
         quadrature: Quadrature,
         *,
         grid: bool,
-        careful: bool,
-        parts: bool = False,
+        log_domain: bool,
+        components: bool = False,
         padded: bool = False,
         dimension: int = 1,
         parameters: bool = False,
     ) -> Instance:
-        """Choose the instance whose strips are as wide as its registers allow; see the notes on performance on CUDA."""
+        """Choose the instance with the widest strips that registers allow; see the notes on performance on CUDA."""
         unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
-        of_depth = depth < math.inf and not parts and quadrature == TRAPEZOID
-        staggered, linear = bool(of_depth and unrolled and not careful), static_kernel == "LINEAR"
+        of_depth = depth < math.inf and not components and quadrature == TRAPEZOID
+        staggered, linear = bool(of_depth and unrolled and not log_domain), static_kernel == "LINEAR"
         channels = 2 * CHANNELS if staggered and linear and not grid and dimension > CHANNELS else CHANNELS
         more = static_kernel != GIVEN and dimension > channels
         work, columns = "double", 1
@@ -228,7 +227,7 @@ class Instance:
             others = static_kernel not in ("LINEAR", GIVEN)
             if kernel == "forward":
                 lacking = int(others and more)
-            else:  # as NVRTC tells of registers
+            else:  # by the register counts of NVRTC
                 lacking = 1 + (grid or linear) if more else others and real == "double"
             room = depth + grid <= _IN_REGISTERS - lacking
             if kernel == "forward":
@@ -237,22 +236,23 @@ class Instance:
                 columns = 2 if room else 1
             columns = min(columns * (1 if real == "double" else 2), _WIDEST)
         else:
-            rule = "Trapezoid" if of_depth else "Order" if parts else "Collocation"
-        form = (grid, careful, padded, channels, more, parameters and static_kernel != GIVEN)
+            rule = "Trapezoid" if of_depth else "Order" if components else "Collocation"
+        form = (grid, log_domain, padded, channels, more, parameters and static_kernel != GIVEN)
         return cls(kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, *form)
 
     @property
     def divides(self) -> bool:
-        """Whether each half of a warp can do a pair, and may save time: more channels are read in every pass."""
+        """Whether each half of a warp can process a pair. With more channels, which are read in every pass, that costs
+        time."""
         able = self.rule == "Staggered" and self.static_kernel != GIVEN and not self.padded
         return able and self.channels == CHANNELS
 
     def narrower(self) -> Instance:
-        """The same with strips of half the width."""
+        """Return the instance with strips of half the width."""
         return dataclasses.replace(self, columns=self.columns // 2)
 
     def covering(self, columns: int, lanes: int) -> Instance:
-        """The same with strips no wider than so many lanes need them."""
+        """Return the instance with the narrowest strips with which `lanes` lanes still cover the columns."""
         width = self.columns
         while width > 1 and lanes * width // 2 >= columns:
             width //= 2
@@ -261,7 +261,7 @@ class Instance:
 
 @functools.cache
 def weights_of(quadrature: Quadrature) -> np.ndarray:
-    """Return the weights of a rule, as collocation.cuh and untruncated.cuh have them."""
+    """Return the weights of a rule, in the order of collocation.cuh and untruncated.cuh."""
     steps = np.array(quadrature.steps)
     until = np.cumsum(steps, axis=0)
     norms = np.abs(until[:, 1:]).sum(axis=1).max(), np.abs(steps[:, 1:]).sum()
@@ -277,7 +277,7 @@ INTEGERS = (
 
 @functools.cache
 def task_type(weights: int) -> np.dtype:
-    """Return the type of a Task of sweep.cuh."""
+    """Return the dtype of the structure Task in sweep.cuh."""
     fields: list[Any] = [(name, np.int64) for name in ("n2", "first_pair", "pairs", "turns", "workspace_size")]
     fields += [("parameter", np.float64, 4), *((name, np.int32) for name in INTEGERS)]
     fields += [("weights", np.float64, weights)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from branchsig import static_kernels as kernels
 from branchsig._arrays import Array
-from branchsig.backends.cuda.instances import REALS, fused
+from branchsig.backends.cuda.instances import REALS, compiled_kernel
 from branchsig.backends.cuda.plans import PAIRINGS, Plan
 
 if TYPE_CHECKING:
@@ -21,33 +21,33 @@ __all__ = ["Sweep"]
 
 
 class _Parameters:
-    """The gradients with respect to the parameters of a static kernel, from the sums that the CUDA kernels make."""
+    """Converts the sums of the CUDA kernels to gradients with respect to the parameters of a static kernel."""
 
     def __init__(self, kernel: Any) -> None:
         kernel = kernel.kernel if type(kernel) is kernels.DilatedKernel else kernel
-        # of every parameter the sum that it has, and what that is divided by
+        # for every parameter: the index of its sum, and the divisor
         self._of: list[tuple[int, float]] = [(0, 1.0)]
         if isinstance(kernel, kernels.ScaledLinearKernel):
             self._of = [(0, kernel.scale / 2)]
         elif isinstance(kernel, kernels.PolynomialKernel):
             self._of = [(0, 1.0), (1, kernel.scale)]
-            if fused(kernel).name == "LINEAR":
+            if compiled_kernel(kernel).name == "LINEAR":
                 self._of = [(0, math.inf), (0, kernel.scale)]
         else:
             self._of = [(0, kernel.sigma)]
-        if isinstance(kernel, kernels.RationalQuadraticKernel):  # which falls like the inverse square
+        if isinstance(kernel, kernels.RationalQuadraticKernel):  # its derivative falls like the inverse square of alpha
             self._of += [(1, (kernel.alpha / kernel.effective_alpha) ** 2)]
         self.sums = 1 + max(place for place, _ in self._of)
 
     def from_sums(self, cupy: Any, sums: Array) -> Array:
-        made = cupy.empty((*sums.shape[:-1], len(self._of)), dtype=sums.dtype)
+        gradients = cupy.empty((*sums.shape[:-1], len(self._of)), dtype=sums.dtype)
         for parameter, (place, divisor) in enumerate(self._of):
-            made[..., parameter] = sums[..., place] / divisor
-        return made
+            gradients[..., parameter] = sums[..., place] / divisor
+        return gradients
 
 
 class Sweep:
-    """One call: its arrays, and its launches."""
+    """The arrays and launches of one call."""
 
     def __init__(self, backend: CudaBackend, problem: Problem, plan: Plan) -> None:
         self.backend, self.problem, self.plan = backend, problem, plan
@@ -59,11 +59,11 @@ class Sweep:
         self.lengths2 = self.lengths1 if problem.itself else self._lengths(problem.lengths2)
 
     def _lengths(self, lengths: np.ndarray | None) -> Array | None:
-        """Valid lengths for the kernels."""
+        """Convert valid lengths for the kernels."""
         return None if lengths is None else self.cupy.asarray(lengths.astype(np.int32))
 
     def chunks(self, *, gradients: bool = False) -> Iterator[tuple[int, int]]:
-        """The pairs in runs of (first, count), each reported once it is on its way to the device."""
+        """Yield the pairs in chunks (first, count), and report each chunk once it has been launched."""
         problem, total = self.problem, self.plan.count
         size = self.plan.chunk(gradients=gradients)
         if problem.progress is not None:
@@ -79,7 +79,7 @@ class Sweep:
                 problem.progress(first + count, total)
 
     def index(self, first: int, count: int) -> tuple[Array, Array]:
-        """Places of the two paths of every pair of a chunk."""
+        """Indices of the two paths of every pair of a chunk."""
         cupy = self.cupy
         k = cupy.arange(first, first + count, dtype=np.int64)
         if self.plan.pairing == "paired":
@@ -96,20 +96,20 @@ class Sweep:
         kernel: str,
         first: int,
         count: int,
-        kind: int,
+        content: int,
         increments: Array | None,
         *results: Array | None,
-        careful_alone: bool = False,
+        log_domain_only: bool = False,
     ) -> None:
-        """Run a kernel on a chunk of pairs, and its careful form on those of them that it flags, or on all of them.
+        """Run a kernel on a chunk of pairs, then its log-domain form on the flagged pairs, or on all pairs.
 
-        `kind` is the content of the results, or whether derivatives are those of logarithms.
+        `content` is the content of the results (forward), or whether derivatives are those of logarithms (backward).
         """
         cupy = self.cupy
         parameters = kernel == "backward" and results[-1] is not None
-        launches = self.plan.launches(kernel, count, kind, careful_alone=careful_alone, parameters=parameters)
+        launches = self.plan.launches(kernel, count, content, log_domain_only=log_domain_only, parameters=parameters)
         workspace = cupy.cuda.alloc(launches.workspace_bytes)
-        flags = None if careful_alone else cupy.cuda.alloc(4 * count)
+        flags = None if log_domain_only else cupy.cuda.alloc(4 * count)
         arrays = self.path1, self.path2, increments, self.lengths1, self.lengths2
         for one in launches.kernels:
             progress = cupy.zeros((1 + one.turns,), dtype=np.int32) if one.turns else None
@@ -127,9 +127,9 @@ class Sweep:
         *,
         log: bool,
     ) -> tuple[Array | None, Array | None]:
-        """Gradients of every pair of a chunk: written into the results where pairs are paired, returned otherwise.
+        """Compute gradients of every pair of a chunk: written into the results for paired paths, returned otherwise.
 
-        Those with respect to parameters are written into the results.
+        Gradients with respect to parameters are always written into the results.
         """
 
         def room(total: Array | None, path: Array) -> Array | None:
@@ -149,22 +149,22 @@ class Sweep:
         parameters = _Parameters(self.problem.static_kernel)
         sums = self.cupy.empty((count, 2, parameters.sums), dtype=self.plan.dtype)
         self.launch("backward", first, count, log, None, derivs, *gradients, None, sums)
-        made = parameters.from_sums(self.cupy, sums)
-        self.put_parameters(of_parameters, first, count, made[:, 0], made[:, 1])
+        of_pairs = parameters.from_sums(self.cupy, sums)
+        self.put_parameters(of_parameters, first, count, of_pairs[:, 0], of_pairs[:, 1])
         return gradients
 
-    def put_parameters(self, total: Array, first: int, count: int, made: Array, mirrored: Array) -> None:
-        """Write what parameters have of the pairs of a chunk, and of the same pairs the other way around."""
+    def put_parameters(self, total: Array, first: int, count: int, values: Array, mirrored: Array) -> None:
+        """Write the gradients of parameters for the pairs of a chunk, and for the mirrored pairs."""
         rows = total.reshape(-1, total.shape[-1])
         if self.plan.pairing != "symmetric":
-            rows[first : first + count] = made
+            rows[first : first + count] = values
             return
         index1, index2 = self.index(first, count)
         total[index2, index1] = mirrored
-        total[index1, index2] = made  # the diagonal is no mirror image
+        total[index1, index2] = values  # written last, for the diagonal
 
     def gathered(self, derivs: Array) -> Array:
-        """Derivatives at the nodes of grids, those at padded nodes added to those at the valid nodes they repeat."""
+        """Add derivatives at padded nodes of grids to those at the valid nodes that they repeat."""
         cupy, problem = self.cupy, self.problem
         for side, lengths in enumerate((self.lengths1, self.lengths2)):
             if lengths is None:
@@ -183,7 +183,7 @@ class Sweep:
     def add_up(
         self, total: Array | None, firsts: Array | None, seconds: Array | None, first: int, count: int, *, adds: bool
     ) -> None:
-        """Sum, or add, the gradients of a chunk of pairs to those of their first and second paths, pair after pair."""
+        """Sum the gradients of a chunk of pairs over the pairs of each path, in order; with `adds`, add to `total`."""
         if total is None:
             return
         size = math.prod(total.shape[1:])
@@ -191,6 +191,6 @@ class Sweep:
         blocks = min(-(-total.shape[0] * size // threads), 2**16)
         function = self.backend.function(f"sum_over_partners<{REALS[self.plan.dtype.itemsize]}>")
         integers = (*self.plan.shape, first, count, size)
-        kinds = (np.int32(PAIRINGS[self.plan.pairing]), np.int32(adds))
-        arguments = (firsts, seconds, total, *kinds, *(np.int64(value) for value in integers))
+        flags = (np.int32(PAIRINGS[self.plan.pairing]), np.int32(adds))
+        arguments = (firsts, seconds, total, *flags, *(np.int64(value) for value in integers))
         function((blocks,), (threads,), arguments)

@@ -1,4 +1,4 @@
-"""Compiling the CUDA kernels before they are needed."""
+"""Compilation of the CUDA kernels before they are needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from branchsig import _validation
 from branchsig import static_kernels as kernels
 from branchsig.backends.choice import for_cupy
 from branchsig.backends.cuda.backend import REMEDY
-from branchsig.backends.cuda.instances import ANY_DIMENSION, REALS, Instance, fused
+from branchsig.backends.cuda.instances import ANY_DIMENSION, REALS, Instance, compiled_kernel
 from branchsig.backends.cuda.plans import LARGEST_DEPTH
 from branchsig.quadrature import Quadrature
 
@@ -32,9 +32,9 @@ def warm_up(
 ) -> None:
     """Compile the CUDA kernels of a depth for the current device of CuPy, before they are needed.
 
-    A kernel is otherwise compiled when it is first used, which takes about a second; CuPy keeps the result in a cache
-    on disk. Nothing has to be warmed up for arrays that do not lie on a CUDA device. The kernels for padded paths are
-    left out: they are compiled when lengths are first given.
+    Without this, each kernel is compiled on first use, which takes about a second; CuPy caches the result on disk.
+    Arrays outside CUDA devices need no warm-up. Kernels for padded paths are not included: they are compiled when
+    lengths are first given.
 
     Parameters
     ----------
@@ -43,18 +43,19 @@ def warm_up(
     static_kernel : StaticKernel, optional
         The static kernel; the linear one if None.
     dtype : dtype, default: "float64"
-        That of the paths: float32 or float64.
+        dtype of the paths: float32 or float64.
     gradients : bool, default: True
         Compile the backward kernels too.
     return_grid : bool, default: False
-        Compile the kernels for grids, in the place of those for values.
+        Compile the kernels for grids instead of those for values.
     quadrature : Quadrature or str, default: "trapezoid"
         The rule for the integral over a sub-cell.
     order : int, optional
-        Compile the kernels for the truncation by this number of nodes, in the place of those for a depth. There are
-        none for a `depth` below it: the reference does that.
+        Compile the kernels for truncation by this number of nodes instead of those for a depth. There are none for a
+        `depth` below `order`, which the reference computes.
     dimension : int, optional
-        The number of channels of the paths; the kernels for any number if None, which are up to three times as many.
+        The number of channels of the paths. If None, compile the kernels for any number, which are up to three times as
+        many.
 
     Raises
     ------
@@ -63,9 +64,9 @@ def warm_up(
     RuntimeError
         If CuPy finds no CUDA device, or a kernel cannot be compiled.
     TypeError
-        If `depth`, `order` or `dimension` is no integer.
+        If `depth`, `order` or `dimension` is not an integer.
     ValueError
-        If `depth`, `dtype` or `dimension` is not among those named above.
+        If `depth`, `dtype` or `dimension` has an invalid value.
 
     Examples
     --------
@@ -82,16 +83,16 @@ def warm_up(
             f"warm_up with {static_kernel!r}: a parameter is an array, which may be traced. Call warm_up outside of "
             "jit and the like, with numbers for parameters; the kernels serve all values"
         )
-    made = fused(checked_kernel)
+    compiled = compiled_kernel(checked_kernel)
     rule = _validation.quadrature(quadrature)
     nodes = _validation.order(order)
     channels = _validation.dimension(dimension)
-    coordinates = None if channels is None else channels - made.dilated
+    coordinates = None if channels is None else channels - compiled.dilated
     _require_device()
     over_devices: Any = for_cupy()
     backend = over_devices.inner
     for kernel in ("forward", "backward") if gradients else ("forward",):
-        for instance in _instances(kernel, real, made.name, checked, rule, nodes, coordinates, grid=return_grid):
+        for instance in _instances(kernel, real, compiled.name, checked, rule, nodes, coordinates, grid=return_grid):
             backend.function(instance.expression)
     if gradients:
         backend.function(f"sum_over_partners<{real}>")
@@ -117,15 +118,15 @@ def _instances(
     *,
     grid: bool,
 ) -> Iterator[Instance]:
-    """Every instance that problems of a depth, or an order, may need, whatever their lengths."""
+    """Yield every instance that problems of a depth, or an order, may need, for all lengths."""
     dimensions = ANY_DIMENSION if coordinates is None else (coordinates,)
     if order is not None and depth < order:
         return
-    depth, parts = (depth, False) if order is None else (order, True)
+    depth, components = (depth, False) if order is None else (order, True)
     if depth == 0 or LARGEST_DEPTH < depth < math.inf:
         return
-    for careful in (False,) if parts else (False, True):
-        form = {"grid": grid, "careful": careful, "parts": parts}
+    for log_domain in (False,) if components else (False, True):
+        form = {"grid": grid, "log_domain": log_domain, "components": components}
         for each in dimensions:
             instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form, dimension=each)
             while instance.columns:

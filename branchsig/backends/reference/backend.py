@@ -1,8 +1,8 @@
 """The reference backend: pairs with given increments, solved by calls of the array API standard.
 
-A `Problem` on arrays of any library comes in; kernels, their logarithms, components or gradients go out. Every other
-backend is held against this one. It keeps whole grids, so it works on blocks of pairs whose grids fit a fixed budget of
-memory, and it never writes into an array, so it serves libraries whose arrays cannot be written to.
+It solves a `Problem` on arrays of any library. Every other backend is tested against it. It stores whole grids, so it
+works on blocks of pairs whose grids fit a fixed amount of memory. It never modifies an array, so it also serves
+libraries with immutable arrays.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _BLOCK_BYTES = 64 * 2**20
-"""Memory that the grids of the pairs in flight may take together."""
+"""Memory in bytes for the grids of a block of pairs."""
 
 _POINT_ARRAYS = 30
-"""Arrays of the size of all pairs of points that the increments of a static kernel are made of."""
+"""Number of arrays over all pairs of points that a static kernel needs for its increments."""
 
 
 class ReferenceBackend:
@@ -60,7 +60,7 @@ class ReferenceBackend:
         return pairs.adjoint(problem, self, want, derivs, wrt, log=log, stack=stack)
 
     def most_pairs(self, problem: Problem, *, gradients: bool) -> int:
-        """Number of pairs whose grids fit the budget of a block."""
+        """Return the number of pairs whose grids fit the memory of a block."""
         nodes = ((path.shape[1] - 1) * 2**order + 1 for path, order in _sides(problem))
         levels = 4.0 if problem.depth == math.inf else problem.depth
         if problem.order is not None:
@@ -70,12 +70,12 @@ class ReferenceBackend:
         return max(1, int(_BLOCK_BYTES / ((grids * math.prod(nodes) + _POINT_ARRAYS * points) * 8)))
 
     def run(self, items: Iterable[S], work: Callable[[S], T], collect: Callable[[T], None]) -> None:
-        """Do the work on all items, one after the other."""
+        """Apply `work` to all items, one after the other."""
         for item in items:
             collect(work(item))
 
     def room(self, problem: Problem, shape: tuple[int, ...]) -> None:
-        """Return None: arrays of some libraries cannot be written to."""
+        """Return None: arrays of some libraries are immutable."""
 
     def values(self, problem: Problem, given: Array, want: Want, *, log: bool) -> Array:
         """Return kernels, their logarithms or components, of pairs with given increments."""
@@ -107,9 +107,9 @@ def _sides(problem: Problem) -> Iterator[tuple[Array, int]]:
 
 
 def _solved_levels(g: Array, problem: Problem) -> tuple[list[Array], list[Array]]:
-    """The kernels that log K is an integral of, at all nodes, and the logarithms of K_1 and so on.
+    """The kernels K_0, K_1, ... that are integrated, at all nodes, and the logarithms of K_1, K_2, ....
 
-    The last of these is that at the corners. Depth at least 1. Without truncation K is the integral of itself.
+    The last logarithm is given at the corners. The depth is at least 1. Without truncation K is the integral of itself.
     """
     rule = problem.quadrature
     if problem.depth < math.inf:
@@ -162,7 +162,8 @@ def _prefixes(g: Array, problem: Problem) -> Array:
 def _depth_gradient(
     g: Array, derivs: Array, k_stack: Array | None, problem: Problem, *, wrt_log: bool
 ) -> tuple[Array, Array]:
-    """Which pairs are finite, and derivatives with respect to the increments, for derivatives of K_depth or its log."""
+    """Tell which pairs are finite, and compute derivatives with respect to the increments from those of K_depth or its
+    log."""
     xp, rule, of_grid = namespace_of(g), problem.quadrature, derivs.ndim == 3
     untruncated = problem.depth == math.inf
     if untruncated:

@@ -1,4 +1,4 @@
-"""Bounds of the errors of kernels, and NaN in the place of those that have lost their digits (see `_digits`)."""
+"""Bounds of the errors of kernels, and NaN for values that have lost their digits (see `_digits`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["error_bounds", "nan_where", "running_maximum"]
 
 
 def _largest_means(g: Array, k: Array, weights: Matrix, p: int) -> Array:
-    """The largest |mean| of K over a sub-cell, for every cell, and 0 where nothing moves."""
+    """For every cell, the largest |mean| of K over its sub-cells, and 0 if g = 0."""
     xp = namespace_of(g)
     pairs, rows, columns = g.shape
     widths, parts = [sum(row) for row in weights], len(weights)
@@ -26,7 +26,7 @@ def _largest_means(g: Array, k: Array, weights: Matrix, p: int) -> Array:
 
 
 def running_maximum(values: Array, axis: int) -> Array:
-    """The largest value up to every one along axis 1 or 2."""
+    """Running maximum along axis 1 or 2."""
     xp, size, shift = namespace_of(values), values.shape[axis], 1
     while shift < size:
         first, rest = along(values, axis, 0, shift, 1), along(values, axis, shift, None, 1)
@@ -36,7 +36,7 @@ def running_maximum(values: Array, axis: int) -> Array:
 
 
 def _with_edges(values: Array) -> Array:
-    """Values of cells as those of the corners at their ends, with 0 on the first row and column."""
+    """Assign values of cells to their lower right corners, with 0 on the first row and column."""
     xp = namespace_of(values)
     pairs, rows, columns = values.shape
     values = xp.concat([zeros(values, (pairs, rows, 1)), values], axis=2)
@@ -46,8 +46,8 @@ def _with_edges(values: Array) -> Array:
 def error_bounds(g: Array, levels: list[Array], logs: list[Array], problem: Problem, *, nodes: bool) -> Array:
     """Bounds of the errors of the last of `logs`, at the end or (nodes) at all corners.
 
-    `logs` are those of K_1, K_2, ... at all nodes, the last one at the corners, and `levels` the K_0, K_1, ... that
-    they are integrals of. See `_digits`.
+    `logs` holds log K_1, log K_2, ... at all nodes, the last one at the corners; `levels` holds K_0, K_1, ..., which
+    they integrate. See `_digits`.
     """
     g = unrecorded(g)
     xp, rule = namespace_of(g), problem.quadrature
@@ -69,13 +69,13 @@ def error_bounds(g: Array, levels: list[Array], logs: list[Array], problem: Prob
             errors = own * (1.0 + reach)
         else:
             errors = own + xp.where(errors == 0, xp.zeros_like(errors), errors * (0.5 * reach))
-    # Where nothing has moved yet there is no error, even if K is infinite elsewhere.
+    # As long as all g are 0 there is no error, even if K is infinite elsewhere.
     errors = xp.where(xp.isnan(errors), xp.full_like(errors, math.inf), errors)
     return xp.where(sizes == 0, xp.zeros_like(errors), errors)
 
 
 def nan_where(gone: Array, values: Array) -> Array:
-    """NaN in the place of values that are gone, for what a library records of them too."""
+    """Replace flagged values by NaN, in a way that also gives NaN derivatives in libraries that record operations."""
     xp = namespace_of(values)
     factor = xp.where(gone, xp.full_like(unrecorded(values), math.nan), xp.ones_like(unrecorded(values)))
     return values * factor

@@ -4,12 +4,12 @@ With K = sum of k_n and log K = sum of u_n by the number of nodes::
 
     u_n = integral of k_{n-1} against κ,   n k_n = sum over j = 1..n of j u_j k_{n-j},   k_0 = 1
 
-With a bound on the depth beside it there are such sums for every depth m::
+If the depth is bounded too, every depth m has such sums::
 
     u_{m,n} = integral of k_{m-1,n-1},   n k_{m,n} = sum over j = 1..n of j u_{m,j} k_{m,n-j},   k_{0,n} = 0 for n > 0
 
-No forest is deeper than it has nodes, so for n <= m these are u_{n,n} and k_{n,n}, and k_{depth,order} needs no k_{m,n}
-of more than order - depth nodes beyond m. Without a bound the depth is the order, and k_n is k_{n,n}.
+No forest is deeper than its number of nodes, so for n <= m these are u_{n,n} and k_{n,n}, and k_{depth,order} depends
+only on k_{m,n} with n - m <= order - depth. Without a bound on the depth, the depth is the order, and k_n is k_{n,n}.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from branchsig._arrays import Array, namespace_of, unrecorded
-from branchsig.backends._digits import lost_parts
+from branchsig.backends._digits import lost_components
 from branchsig.backends.reference.bounds import nan_where, running_maximum
 from branchsig.backends.reference.recursion import (
     at_corners,
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 __all__ = ["components_at_nodes", "components_gradient", "components_of"]
 
 _ByDepth = dict[tuple[int, int], Array]
-"""Arrays by depth m and number of nodes n, m <= n: those of smaller m first, and of one m those of smaller n."""
+"""Arrays by depth m and number of nodes n, m <= n, sorted by m and then by n."""
 
 
 def _own(m: int, n: int) -> tuple[int, int]:
-    """Where the sums over forests of n nodes and a depth of at most m stand."""
+    """The key of the sums over forests of n nodes and depth at most m."""
     return min(m, n), n
 
 
@@ -52,7 +52,8 @@ def _bounds(problem: Problem) -> tuple[int, int]:
 
 
 def _solved(g: Array, problem: Problem) -> tuple[_ByDepth, _ByDepth]:
-    """k_{m,n} and u_{m,n} at the nodes of all cells; without those that are 0: k_{0,n} for n > 0, u_{1,n} for n > 1."""
+    """k_{m,n} and u_{m,n} at the nodes of all cells, except those that are 0: k_{0,n} for n > 0 and u_{1,n} for n >
+    1."""
     (depth, order), rule = _bounds(problem), problem.quadrature
     k: _ByDepth = {(0, 0): ones(g, rule.p)}
     u: _ByDepth = {}
@@ -96,20 +97,20 @@ def _adjoint(g: Array, k: _ByDepth, u: _ByDepth, kbar: _ByDepth, rule: Quadratur
 def _error_bounds(g: Array, k: _ByDepth, problem: Problem, *, nodes: bool) -> Array:
     """Bounds of the errors of k_0..k_order, on the last axis, at the end or (nodes) at all corners.
 
-    With M_{m,n} the largest |k_{m,n}| so far and S the sum of |g|, that of u_{m,j} is ε S M_{m-1,j-1}, and makes one of
-    k_{m,n} of (1/n) sum over j of j ε S M_{m-1,j-1} M_{m,n-j}.
+    With M_{m,n} the largest |k_{m,n}| so far and S the sum of |g|, the error of u_{m,j} is at most ε S M_{m-1,j-1}, and
+    that of k_{m,n} at most (1/n) sum over j of j ε S M_{m-1,j-1} M_{m,n-j}.
     """
     g = unrecorded(g)
     xp, (depth, order) = namespace_of(g), _bounds(problem)
     size = integral(abs(g))
     size = float(xp.finfo(g.dtype).eps) * (size if nodes else size[:, -1, -1])
     most = {}
-    for which, part in k.items():
-        part = abs(unrecorded(part))
+    for which, component in k.items():
+        component = abs(unrecorded(component))
         if nodes:
-            most[which] = at_corners(running_maximum(running_maximum(part, 1), 2), problem.quadrature.p)
+            most[which] = at_corners(running_maximum(running_maximum(component, 1), 2), problem.quadrature.p)
         else:
-            most[which] = xp.max(part, axis=(1, 2))
+            most[which] = xp.max(component, axis=(1, 2))
     errors = [xp.zeros_like(size)]
     for n in range(1, order + 1):
         total = most[0, 0] * most[_own(depth, n - 1)]
@@ -129,24 +130,27 @@ def components_at_nodes(g: Array, problem: Problem) -> list[Array]:
 def components_of(g: Array, problem: Problem, *, grid: bool) -> Array:
     """k_0 to k_order at the end, or at every corner, from the increments of the cells."""
     k, _ = _solved(g, problem)
-    parts = _stacked(k, problem, grid=grid)
-    return nan_where(lost_parts(unrecorded(parts), _error_bounds(g, k, problem, nodes=grid), problem.purpose), parts)
+    components = _stacked(k, problem, grid=grid)
+    return nan_where(
+        lost_components(unrecorded(components), _error_bounds(g, k, problem, nodes=grid), problem.purpose), components
+    )
 
 
 def _stacked(k: _ByDepth, problem: Problem, *, grid: bool) -> Array:
     """k_0 to k_order at the end, or at every corner, on a last axis."""
-    corners = [at_corners(part, problem.quadrature.p) for part in _largest_depth(k, problem)]
-    return namespace_of(k[0, 0]).stack([part if grid else part[:, -1, -1] for part in corners], axis=-1)
+    corners = [at_corners(component, problem.quadrature.p) for component in _largest_depth(k, problem)]
+    return namespace_of(k[0, 0]).stack([k_n if grid else k_n[:, -1, -1] for k_n in corners], axis=-1)
 
 
 def components_gradient(g: Array, derivs: Array, problem: Problem) -> tuple[Array, Array]:
-    """Which pairs are finite, and derivatives with respect to the increments, for derivatives of k_0..k_order."""
+    """Tell which pairs are finite, and compute derivatives with respect to the increments from those of
+    k_0..k_order."""
     xp, rule, of_grid = namespace_of(g), problem.quadrature, derivs.ndim == 4
     depth, order = _bounds(problem)
     k, u = _solved(g, problem)
-    parts = _stacked(k, problem, grid=of_grid)
-    gone = lost_parts(parts, _error_bounds(g, k, problem, nodes=of_grid), problem.purpose)
-    finite = xp.all(xp.reshape(xp.isfinite(parts) & ~gone, (parts.shape[0], -1)), axis=1)
+    components = _stacked(k, problem, grid=of_grid)
+    gone = lost_components(components, _error_bounds(g, k, problem, nodes=of_grid), problem.purpose)
+    finite = xp.all(xp.reshape(xp.isfinite(components) & ~gone, (components.shape[0], -1)), axis=1)
     bars = [derivs[..., n] if of_grid else at_end(derivs[:, n], g) for n in range(order + 1)]
     kbar = {_own(depth, n): at_corners_adjoint(bar, rule.p) for n, bar in enumerate(bars)}
     return finite, _adjoint(g, k, u, kbar, rule)

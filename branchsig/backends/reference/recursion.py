@@ -8,8 +8,8 @@ node l from ξ_{k-1} to ξ_k, and sub-cells between neighbouring nodes::
     cell_m[r, c][a, b] = g[r, c] * sum over the nodes k, l of the cell of B[a, k] * B[b, l] * K_{m-1}[r, c][k, l]
     log K_m[node] = sum of cell_m over all sub-cells above and to the left of the node
 
-The trapezoid rule has p = 1 and B = [½, ½]: the mean of the four corners. Since the last level has no level above it,
-it is needed at the corners alone, and takes the row of sums over a of B in the place of B.
+The trapezoid rule has p = 1 and B = [½, ½]: the mean of the four corners. The last level is not integrated again, so it
+is needed only at the corners, and uses the sums of B over a instead of B.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def along(k: Array, axis: int, start: int, stop: int | None, step: int) -> Array
 
 
 def _interleaved(parts: list[Array], axis: int) -> Array:
-    """Arrays of equal shape as one, the entries of the parts taken in turn along the axis."""
+    """Interleave arrays of equal shape along an axis."""
     if len(parts) == 1:
         return parts[0]
     xp = namespace_of(parts[0])
@@ -92,7 +92,7 @@ def _interleaved(parts: list[Array], axis: int) -> Array:
 def _integrals(k: Array, weights: Matrix, axis: int) -> Array:
     """Weighted sums over the nodes of each cell along an axis, one for each row of the weights, interleaved.
 
-    A node of weight zero is left out, so that an infinity there is not seen.
+    Nodes of weight zero are left out, so that an infinity there has no effect.
     """
     p = len(weights[0]) - 1
     cells = (k.shape[axis] - 1) // p
@@ -156,8 +156,8 @@ def integral_against(g: Array, k: Array, weights: Matrix) -> Array:
     xp = namespace_of(g)
     g = _repeated(g, len(weights), len(weights))
     means = cell_means(k, weights)
-    # Where nothing moves nothing is added, even if K is inf there: 0 · inf must not make NaN of it. A finite K stays a
-    # factor, for a library that differentiates by itself.
+    # Where g = 0 nothing is added, even if K is inf: 0 · inf would be NaN. A finite K stays a factor, for automatic
+    # differentiation.
     return integral(g * xp.where((g == 0) & ~xp.isfinite(means), xp.zeros_like(means), means))
 
 
@@ -200,7 +200,7 @@ def at_corners_adjoint(cornerbar: Array, p: int) -> Array:
 
 
 def at_end(bar: Array, g: Array) -> Array:
-    """Derivatives with respect to the last corner as those with respect to all corners."""
+    """Extend derivatives with respect to the last corner by zeros to all corners."""
     xp = namespace_of(g)
     pairs, rows, columns = g.shape
     row = xp.concat([zeros(g, (pairs, columns)), bar[:, None]], axis=1)
@@ -210,7 +210,7 @@ def at_end(bar: Array, g: Array) -> Array:
 def by_depth(g: Array, depth: int, rule: Quadrature) -> tuple[list[Array], list[Array]]:
     """K_0 to K_{depth-1} at the nodes of all cells, each (pairs, R * p + 1, C * p + 1), and log K_1 to log K_depth.
 
-    The last logarithm is that at the corners.
+    The last logarithm is given at the corners.
     """
     xp = namespace_of(g)
     levels, logs = [ones(g, rule.p)], []

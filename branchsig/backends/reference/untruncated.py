@@ -1,12 +1,13 @@
 """No truncation: Newton's method for the kernel of all forests, and its adjoint.
 
-log K = U solves U = integral of exp(U) against κ. Cells on one anti-diagonal do not need each other, so they are solved
-side by side. In a cell, with T the value on the edge above, S the integral over the strip to the left in the same row
-of cells, and A[a, k] the integral up to node a of the basis function of node k::
+log K = U solves U = integral of exp(U) against κ. The cells on an anti-diagonal are independent and are solved
+simultaneously. In a cell, let T be the value on the edge above, S the integral over the strip to the left in the same
+row of cells, and A[a, k] the integral up to node a of the basis function of node k::
 
     U[a, b] = T[b] + S[a] + g * sum over k, l of A[a, k] A[b, l] exp(U[k, l])
 
-Newton's method node by node, which is exact for a rule of one unknown, and a fixed point between the nodes of a cell.
+The equation is solved by Newton's method at each node, exact for rules with one unknown, and a fixed-point iteration
+between the nodes of a cell.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _unskewed(skewed: Array) -> Array:
 
 
 def _down(cells: Array) -> Array:
-    """What lies on the cell above: rows moved down by one, 0 for the first."""
+    """Values of the cell above: rows moved down by one, 0 in the first row."""
     xp = namespace_of(cells)
     return xp.concat([xp.zeros_like(cells[:, :1, ...]), cells[:, :-1, ...]], axis=1)
 
@@ -75,10 +76,9 @@ def _of_one_cell(nodes: Array, weights: Matrix) -> Array:
 def _solved(step: Callable[[Array], tuple[Array, Array]], start: Array, floor: float = 1.0) -> Array:
     """Solve u = f(u) for the nodes of cells, (pairs, R, p, p), by a step that gives f(u) − u and 1 − df/du, by node.
 
-    Rounding is measured by `floor` and the largest |u| of a cell: logarithms are added to others, derivatives may all
-    be tiny.
-    Where the slope is not above 0 there is no solution that can be reached: inf in the whole cell. Where the iterations
-    end before the steps are of the size of rounding: NaN in the whole cell.
+    The rounding error is relative to `floor` + |u| (for logarithms, which are added to others) or, with floor 0, to the
+    largest |u| of the cell (for derivatives, which may all be tiny). If the slope is not positive, no solution can be
+    reached: the whole cell is inf. If the iterations end before the steps reach rounding error, the whole cell is NaN.
     """
     xp = namespace_of(start)
     u, tolerance = start, 8.0 * xp.finfo(start.dtype).eps
@@ -125,7 +125,7 @@ def solve_untruncated(g: Array, rule: Quadrature) -> Array:
         left = above[:, :, :1] + strip
         start = above[:, :, None, 1:] + strip[:, :, :, None]
         u = _solved(functools.partial(step, above, left, strip, increment), start)
-        # Behind a blow-up all is inf: the integrals there have no meaning.
+        # Beyond a blow-up everything is inf; the integrals there have no meaning.
         integral = xp.where(u == math.inf, u, cell_integral(above, left, increment, u))
         u = above[:, :, None, 1:] + (strip[:, :, :, None] + integral)
         strip = strip + integral[:, :, :, -1]
@@ -140,11 +140,11 @@ def solve_untruncated(g: Array, rule: Quadrature) -> Array:
 def untruncated_adjoint(g: Array, k: Array, nodebar: Array, rule: Quadrature) -> Array:
     """Derivatives with respect to the increments, from those with respect to log K_∞ at the nodes.
 
-    `solve_untruncated` backwards, from the last cell to the first: with w the derivatives with respect to the
+    The adjoint of `solve_untruncated`, from the last cell to the first. With w the derivatives with respect to the
     sub-cells, S the sums over the strip to the right in the same row of cells and T the first row of w of the cell
     below,
         w[a, b] = T[b] + S[a] + sum over the nodes below and to the right in the cell of (nodebar + K * Kbar),
-    where Kbar gathers g * Bᵀ w B over the cells that a node belongs to, its own included.
+    where Kbar gathers g * Bᵀ w B over the cells that a node belongs to, including this cell.
     """
     xp = namespace_of(g)
     p, steps = rule.p, rule.steps
@@ -168,7 +168,7 @@ def untruncated_adjoint(g: Array, k: Array, nodebar: Array, rule: Quadrature) ->
     k_skewed, bar_skewed = (_skewed(xp.flip(_by_cell(a[:, 1:, 1:], p), axis=(1, 2))) for a in (k, nodebar))
     pairs, rows, _ = g.shape
     strip, below = zeros(g, (pairs, rows, p)), zeros(g, (pairs, rows, p))
-    # What the cells to the right, below, and behind both give to the nodes that they share with this one.
+    # Contributions of the cells to the right, below, and diagonally below to the nodes that they share with this cell.
     of_right, of_below = zeros(g, (pairs, rows, p, 1)), zeros(g, (pairs, rows, 1, p))
     of_behind = of_next_behind = zeros(g, (pairs, rows, 1, 1))
     diagonals = []
@@ -179,7 +179,7 @@ def untruncated_adjoint(g: Array, k: Array, nodebar: Array, rule: Quadrature) ->
         fixed = sums(bar_skewed[:, :, d, :, :] + k_here * gathered)
         known = below[:, :, None, :] + strip[:, :, :, None] + fixed
         slope = 1.0 - increment * xp.matmul(xp.matmul(behind, k_here), behind_transposed)
-        # The equation is linear and has a solution; the slope only hastens the way to it.
+        # The equation is linear and has a solution; the slope only speeds up the convergence.
         slope = xp.where(slope > 0.25, slope, xp.ones_like(slope))
         w = _solved(functools.partial(step, known, slope, k_here, increment), known, 0.0)
         share = of_cell(increment, w)
@@ -193,6 +193,6 @@ def untruncated_adjoint(g: Array, k: Array, nodebar: Array, rule: Quadrature) ->
 
 
 def _at_last(part: Array, axis: int, size: int) -> Array:
-    """An array of size 1 along an axis as the last entry of one of the given size, zero before."""
+    """Pad an array of size 1 along an axis with zeros in front, to the given size."""
     xp = namespace_of(part)
     return xp.concat([*[xp.zeros_like(part)] * (size - 1), part], axis=axis)
