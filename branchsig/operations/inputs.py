@@ -31,8 +31,6 @@ class Given(NamedTuple):
     """The option that takes the valid lengths; None for a list of paths, which has lengths of its own."""
     counts: tuple[int, ...] | None = None
     """For a list of paths their numbers of points."""
-    timed: bool = False
-    """Whether the last channel is time, which is no channel of the argument."""
 
     def given_back(self, gradient: Array) -> Any:
         """A gradient with respect to the stack in the shape of the argument: for a list of paths a list."""
@@ -68,7 +66,7 @@ def not_finite(given: Given) -> str:
 def axis_order(given: Given, *others: Given) -> str:
     """Tell whether the axes of all paths of a Gram matrix or a mean look as if they stood in another order."""
     everything = (given, *others)
-    shape = (*given.batch, given.path.shape[1], given.path.shape[2] - given.timed)
+    shape = (*given.batch, *given.path.shape[1:])
     if not all(paths.path.shape[0] for paths in everything):
         return ""
     if all(paths.path.shape[1] == 1 for paths in everything):
@@ -77,7 +75,7 @@ def axis_order(given: Given, *others: Given) -> str:
             "(..., length, dimension). If they stand in the order (..., dimension, length), give "
             + (f"{given.name}.swapaxes(-1, -2)" if given.option is not None else "the transpose of every path")
         )
-    if all(not paths.batch and paths.path.shape[2] - paths.timed > 1 for paths in everything):
+    if all(not paths.batch and paths.path.shape[2] > 1 for paths in everything):
         length, dimension = shape
         return (
             f"{given.name} of shape {shape} was taken for one path of {length} points in {dimension} dimensions. For "

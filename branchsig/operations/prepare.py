@@ -32,10 +32,10 @@ class _Stack(NamedTuple):
     counts: tuple[int, ...] | None
     """The numbers of points of the paths of a list."""
 
-    def given(self, name: str, stack: Array, valid: _Valid, option: str, spec: Spec) -> Given:
+    def given(self, name: str, stack: Array, valid: _Valid, option: str) -> Given:
         """The same with its name, as a checked stack (paths, length, dimension) with checked lengths."""
-        batch, named = tuple(self.paths.shape[:-2]), option if self.counts is None else None
-        return Given(name, stack, batch, valid, named, self.counts, spec.transforms.times)
+        batch = tuple(self.paths.shape[:-2])
+        return Given(name, stack, batch, valid, option if self.counts is None else None, self.counts)
 
 
 def _stack(paths: Any, lengths: Any, name: str, option: str) -> _Stack:
@@ -74,7 +74,7 @@ def paired(spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = N
     first, second = _stacks(path1, path2, lengths1, lengths2)
     x, y, batch = _validation.paired_paths(first.paths, second.paths)
     valid = _valid_lengths(first, second)
-    origins = first.given("path1", x, valid[0], "lengths1", spec), second.given("path2", y, valid[1], "lengths2", spec)
+    origins = first.given("path1", x, valid[0], "lengths1"), second.given("path2", y, valid[1], "lengths2")
     return Job(spec, how, _problem(x, y, "paired", valid, spec, how), batch, origins)
 
 
@@ -89,9 +89,9 @@ def gram(spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = Non
     triangle = y is x and valid[0] is valid[1] and spec.dyadic_order[0] == spec.dyadic_order[1]
     _validation.devices_of_paths(how.devices, first.paths)
     _validation.fits_memory(batch, x, "the Gram matrix", _IN_BLOCKS)
-    origins: tuple[Given, ...] = (first.given("path1", x, valid[0], "lengths1", spec),)
+    origins: tuple[Given, ...] = (first.given("path1", x, valid[0], "lengths1"),)
     if path2 is not None:
-        origins += (second.given("path2", y, valid[1], "lengths2", spec),)
+        origins += (second.given("path2", y, valid[1], "lengths2"),)
     pairing = "symmetric" if triangle and not spec.return_grid else "gram"
     return Job(spec, how, _problem(x, y, pairing, valid, spec, how), batch, origins)
 
@@ -103,7 +103,7 @@ def alone(spec: Spec, how: Execution, paths: Any, lengths: Any = None) -> Job:
     x, _, batch = _validation.paired_paths(stack.paths, stack.paths)
     valid = _validation.lengths(stack.lengths, "lengths", stack.paths)
     problem = _problem(x, x, "paired", (valid, valid), spec, how)
-    return Job(spec, how, problem, batch, (stack.given("paths", x, valid, "lengths", spec),))
+    return Job(spec, how, problem, batch, (stack.given("paths", x, valid, "lengths"),))
 
 
 def samples(
@@ -127,10 +127,7 @@ def samples(
     first, second = _stacks(sample1, sample2, lengths1, lengths2, *names)
     x, y = _validation.samples(first.paths, second.paths, *names, single=single)
     valid = _valid_lengths(first, second)
-    origins = (
-        first.given(names[0], x, valid[0], "lengths1", spec),
-        second.given(names[1], y, valid[1], "lengths2", spec),
-    )
+    origins = first.given(names[0], x, valid[0], "lengths1"), second.given(names[1], y, valid[1], "lengths2")
     if not lies_on_cuda(x):
         same = y is x
         if here and is_built_in(spec.static_kernel):
