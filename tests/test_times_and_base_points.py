@@ -365,6 +365,16 @@ def test_times_of_lists_must_be_lists_of_as_many(rng):
         branchsig.branched_sig_kernel_gram(paths, None, 2, times1=[np.zeros(5), np.zeros(3)], times2=[np.zeros(5)])
 
 
+def test_shapes_in_messages_are_those_of_the_paths_without_their_times(rng):
+    x, y, times = rng.standard_normal((3, 5, 2)), rng.standard_normal((3, 5, 4)), stamps(rng, 3, 5)
+    with pytest.raises(ValueError, match=r"path1 has shape \(3, 5, 2\) and path2 \(3, 5, 4\): expected .* not 2 and 4"):
+        branchsig.branched_sig_kernel(x, y, 2, times1=times, times2=times)
+    with pytest.warns(RuntimeWarning, match=r"every path has one point, .*: path1 has shape \(3, 1, 2\)"):
+        branchsig.branched_sig_kernel_gram(x[:, :1], None, 2, times1=times[:, :1])
+    with pytest.warns(RuntimeWarning, match=r"path1 of shape \(5, 2\) was taken for one path of 5 points in 2 dim"):
+        branchsig.branched_sig_kernel_gram(x[0] / 10, None, 2, times1=times[0])
+
+
 @pytest.mark.parametrize(
     ("shape", "options"),
     [((1, 3), {"base_point": True}), ((1, 4), {"base_point": True, "lead_lag": True}), ((4, 4), {"lead_lag": True})],

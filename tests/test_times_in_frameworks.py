@@ -1,4 +1,4 @@
-"""Times of points are operands in frameworks too: what differentiates the paths differentiates them. Needs torch."""
+"""Times of points are operands in frameworks too: what differentiates the paths differentiates them."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,10 @@ from cases import walk
 
 import branchsig
 
-torch = pytest.importorskip("torch")
-
 
 @pytest.mark.parametrize("options", [{}, {"lead_lag": True, "base_point": True}])
 def test_torch_differentiates_with_respect_to_times(options, rng):
+    torch = pytest.importorskip("torch")
     x, times = walk(rng, 3, 5, 2), rng.uniform(0.05, 0.3, (3, 5)).cumsum(axis=1)
     paths, stamps = (torch.tensor(a, requires_grad=True) for a in (x, times))
     gram = branchsig.branched_sig_kernel_gram(paths, None, 2, times1=stamps, **options)
@@ -19,3 +18,19 @@ def test_torch_differentiates_with_respect_to_times(options, rng):
     wanted = branchsig.branched_sig_kernel_gram_backprop(derivs, x, None, 2, times1=times, **options)
     np.testing.assert_allclose(of_paths.numpy(), wanted[0], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(of_times.numpy(), wanted[2], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"lead_lag": True, "base_point": True}])
+def test_jax_differentiates_with_respect_to_times_under_jit(options, rng):
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    x, times = walk(rng, 3, 5, 2), rng.uniform(0.05, 0.3, (3, 5)).cumsum(axis=1)
+    derivs = rng.standard_normal((3, 3))
+
+    def weighted(paths, stamps):
+        return (derivs * branchsig.branched_sig_kernel_gram(paths, None, 2, times1=stamps, **options)).sum()
+
+    found = jax.jit(jax.grad(weighted, argnums=(0, 1)))(x, times)
+    wanted = branchsig.branched_sig_kernel_gram_backprop(derivs, x, None, 2, times1=times, **options)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found[1], wanted[2], rtol=1e-9, atol=1e-12)

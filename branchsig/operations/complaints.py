@@ -52,7 +52,7 @@ def complaints_of(result: Array, job: Job) -> list[str]:
     if finite and not checked and not odd:
         return []
     paths = job.given()
-    complaints = [axis_order(*paths)] if odd else []
+    complaints = [axis_order(*job.as_passed())] if odd else []
     if checked or not finite:
         complaints += map(not_finite, paths)
     if not finite:

@@ -35,3 +35,9 @@ class Job:
     def given(self) -> tuple[Given, ...]:
         """The paths as given; the second ones only if they are not the first."""
         return self.origins[:1] if self.problem.itself else self.origins
+
+    def as_passed(self) -> tuple[Given, ...]:
+        """Return the paths as the caller passed them, without the channel of times that joined them."""
+        if not self.spec.transforms.times:
+            return self.given()
+        return tuple(given._replace(path=given.path[:, :, :-1]) for given in self.given())

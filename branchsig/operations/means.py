@@ -303,7 +303,7 @@ class Kernels(_Blocked):
         job, checked = self.job, self.job.how.check_finite
         if checked is False:
             return
-        sentences = [inputs.axis_order(*job.origins)]
+        sentences = [inputs.axis_order(*job.as_passed())]
         if checked or self.not_finite:
             sentences += [inputs.not_finite(given) for given in job.origins]
         if self.overflowed:

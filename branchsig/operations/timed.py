@@ -56,6 +56,8 @@ class Timed:
             if given is None and not (same and name == "times2"):
                 other = names[1] if name == names[0] else names[0]
                 raise ValueError(f"{other} is given and {name} is not: give times for the points of all paths, or none")
+        if sides == 2 and not same:
+            _validation.same_dimension(paths[0], paths[1], *self.operation.operands[:2])
         first = _joined(paths[0], times[0], self.operation.operands[0], names[0])
         done = [first]
         if same:
