@@ -283,6 +283,26 @@ def test_programs_serve_all_shapes_and_all_numbers_that_are_parameters(rng):
         torch.testing.assert_close(alike.grad, recorded.grad)
 
 
+def test_one_tensor_may_be_several_operands_of_a_program(rng):
+    x, length, size = paths(rng, 3, 5, 2), torch.asarray([5, 2, 3]), torch.tensor(0.9, dtype=torch.float64)
+
+    def function(a, valid, s):
+        kernel = branchsig.RationalQuadraticKernel(s, s)
+        pairs = branchsig.branched_sig_kernel(a, a, 3, lengths1=valid, lengths2=valid, static_kernel=kernel)
+        return (
+            pairs.sum() + branchsig.branched_sig_kernel_gram([a[0], a[0]], [a[1], a[1]], 3, static_kernel=kernel).sum()
+        )
+
+    found = []
+    for way in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
+        recorded, number = x.clone().requires_grad_(), size.clone().requires_grad_()
+        value = way(recorded, length, number)
+        value.backward()
+        found.append((value.detach(), recorded.grad, number.grad))
+    for mine, its in zip(*found, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-14)
+
+
 def test_a_program_has_no_second_derivatives(rng):
     x = paths(rng, 3, 5, 2).requires_grad_()
     compiled = torch.compile(

@@ -66,7 +66,9 @@ def _run_in_program(call: Call, tensors: list[torch.Tensor]) -> list[torch.Tenso
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if not recorded or call.direction in ("backward", "backprop"):
         return list(_operator(tensors, call.text))
-    return list(_Compiled.apply(call.towards("forward").text, *tensors))
+    # The compiler takes no tensor twice.
+    apart = [one.view_as(one) if any(one is other for other in tensors[:k]) else one for k, one in enumerate(tensors)]
+    return list(_Compiled.apply(call.towards("forward").text, *apart))
 
 
 @torch.compiler.disable(reason="a static kernel of the user's own is recorded by torch, and not compiled")
