@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import tempfile
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,37 @@ class runtime:
         return DEVICES
 
 
+class ExternalStream:
+    """A stream that somebody else has made; entered, it becomes the current one."""
+
+    entered: typing.ClassVar = []
+
+    def __init__(self, address):
+        self.ptr = address
+
+    def __enter__(self):
+        ExternalStream.entered.append(self.ptr)
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+class UnownedMemory:
+    """Memory that somebody else looks after."""
+
+    def __init__(self, address, size, owner):
+        self.ptr, self.size = address, size
+
+
 class MemoryPointer:
+    """A place in memory."""
+
+    def __init__(self, memory, offset):
+        self.ptr = memory.ptr + offset
+
+
+class Allocation:
     """Memory without a shape, as CuPy hands it out; nobody has written to it."""
 
     def __init__(self, size):
@@ -116,8 +147,11 @@ class MemoryPointer:
 
 class cuda:
     Device = Device
-    alloc = MemoryPointer
+    alloc = Allocation
     Event = Event
+    ExternalStream = ExternalStream
+    UnownedMemory = UnownedMemory
+    MemoryPointer = MemoryPointer
     get_current_stream = Stream
     runtime = runtime
 
@@ -126,6 +160,11 @@ class ndarray(np.ndarray):
     """A NumPy array that lies on a device."""
 
     _device = None
+
+    def __new__(cls, shape, dtype=float, memptr=None):
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        return super().__new__(cls, shape, dtype, (ctypes.c_char * size).from_address(memptr.ptr))
+
     __array_priority__ = 1.0  # what is made of arrays on a device lies there too
 
     def __array_finalize__(self, parent):
@@ -262,7 +301,7 @@ def _by_value(argument):
     """What CuPy hands to a kernel: an address, null for None, or the bytes of a NumPy scalar, or of one structure."""
     if argument is None:
         return np.array(0, dtype=np.uintp)
-    if isinstance(argument, MemoryPointer):
+    if isinstance(argument, Allocation):
         argument = argument.memory
     if isinstance(argument, ndarray):
         assert argument.device.id == Device.current, "an array of another device"
