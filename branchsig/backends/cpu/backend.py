@@ -18,7 +18,7 @@ import numpy as np
 
 from branchsig import static_kernels as kernels
 from branchsig.backends.base import Gradients, Problem, Want, Wrt
-from branchsig.backends.cpu import schedule
+from branchsig.backends.cpu import schedule, telescope
 from branchsig.backends.cpu.task import DOUBLE, Arrays, Sweep
 from branchsig.quadrature import TRAPEZOID
 
@@ -34,6 +34,7 @@ class CpuBackend:
         """Return kernels, their logarithms or components, at the end or at every node."""
         if want == "prefixes":
             return self._prefixes(problem)
+        problem = telescope.of_ends(problem, want) or problem
         if problem.order is not None:
             return self._components(problem, grid=want == "grid")
         return self._ends(problem, log=log) if want == "end" else self._grid(problem, want == "stack", log=log)
@@ -140,6 +141,9 @@ class CpuBackend:
 
         A `stack` is read for the trapezoid rule alone: for others it lacks nodes, or saves little.
         """
+        ends = telescope.of_ends(problem, want)
+        if ends is not None:
+            return telescope.to_whole_paths(self.adjoint(ends, want, derivs, wrt, log=log), problem)
         stack = stack if problem.quadrature == TRAPEZOID else None
         paired, symmetric = problem.pairing == "paired", problem.pairing == "symmetric"
         of_parts = problem.order is not None
