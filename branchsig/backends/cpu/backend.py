@@ -19,7 +19,7 @@ import numpy as np
 from branchsig._arrays import weighted
 from branchsig.backends import pairs
 from branchsig.backends.base import Gradients, Problem, Want, Wrt
-from branchsig.backends.cpu import schedule
+from branchsig.backends.cpu import schedule, telescope
 from branchsig.backends.cpu.task import DOUBLE, Sweep
 from branchsig.quadrature import TRAPEZOID
 from branchsig.static_kernels import parameters_of
@@ -38,6 +38,7 @@ class CpuBackend:
 
     def solve(self, problem: Problem, want: Want, *, log: bool = False) -> np.ndarray:
         """Return kernels, their logarithms or components, at the end or at every node."""
+        problem = telescope.of_ends(problem, want) or problem
         sweep = Sweep(problem, want, log=log)
         if pairs.still(problem):
             return np.asarray(pairs.all_ones(problem, want, log=log))
@@ -79,6 +80,9 @@ class CpuBackend:
 
         A `stack` is read for the trapezoid rule alone: for others it lacks nodes, or saves little.
         """
+        ends = telescope.of_ends(problem, want)
+        if ends is not None:
+            return telescope.to_whole_paths(self.adjoint(ends, want, derivs, wrt, log=log), problem)
         stack = stack if problem.quadrature == TRAPEZOID else None
         count = len(parameters_of(problem.static_kernel)) if wrt.parameters else 0
         sweep = Sweep(problem, want, log=log, backward=True, stack=stack is not None, parameters=count > 0)
