@@ -224,7 +224,6 @@ def test_what_is_wrong_is_said_with_its_place(data, layout, words):
         ),
         (np.array([[object()]]), "data has dtype object: expected real numbers"),
     ],
-    ids=str,
 )
 def test_what_is_no_series_is_refused(data, words):
     with pytest.raises(TypeError, match=words):
