@@ -346,6 +346,12 @@ def test_a_tensor_beside_an_array_of_numpy_is_an_error(rng):
         branchsig.branched_sig_kernel(x, x.detach().numpy(), 3)
 
 
+def test_a_parameter_that_is_recorded_beside_an_array_of_numpy_is_an_error(rng):
+    kernel = branchsig.RBFKernel(torch.tensor(0.9, requires_grad=True))
+    with pytest.raises(TypeError, match="static_kernel holds a tensor of torch, and a path is an array of another"):
+        branchsig.branched_sig_kernel_gram(paths(rng, 3, 5, 2).numpy(), None, 3, static_kernel=kernel)
+
+
 def test_checkpoints_run_the_call_again(rng):
     x = paths(rng, 3, 5, 2)
     recorded, alike = x.clone().requires_grad_(), x.clone().requires_grad_()
