@@ -3,6 +3,8 @@
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -14,7 +16,7 @@ def load(name):
 
 
 def test_every_example_has_a_test_here():
-    tested = {"two_sample_test", "kernel_ridge_regression", "gradient_descent_on_a_path"}
+    tested = {"two_sample_test", "kernel_ridge_regression", "gradient_descent_on_a_path", "train_a_generator_in_torch"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -31,3 +33,10 @@ def test_ridge_regression_explains_most_of_the_area():
 def test_gradient_descent_comes_closer_to_the_target():
     first, last = load("gradient_descent_on_a_path").main(length=10, steps=30)
     assert last < 0.2 * first
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of torch.compile
+def test_a_generator_comes_closer_to_paths_it_has_not_seen():
+    pytest.importorskip("torch")
+    before, after = load("train_a_generator_in_torch").main(number=32, length=10, steps=60)
+    assert after < 0.1 * before

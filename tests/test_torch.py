@@ -283,6 +283,39 @@ def test_programs_serve_all_shapes_and_all_numbers_that_are_parameters(rng):
         torch.testing.assert_close(alike.grad, recorded.grad)
 
 
+def test_the_first_call_of_a_process_may_be_that_of_a_program():
+    code = (
+        "import sys, torch, branchsig; x = torch.linspace(0, 1, 10, dtype=torch.float64).reshape(1, 5, 2);"
+        "x.requires_grad_(); assert 'branchsig.frameworks.torch' not in sys.modules;"
+        "kernel = lambda a: branchsig.branched_sig_kernel(a, a, 2).sum();"
+        "torch.compile(kernel, fullgraph=True, backend='aot_eager')(x).backward(); print(float(x.grad.norm()).hex())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    x = np.linspace(0, 1, 10).reshape(1, 5, 2)
+    wanted = sum(branchsig.branched_sig_kernel_backprop(np.ones(1), x, x, 2, right_deriv=True))
+    assert float.fromhex(ran.stdout.splitlines()[-1]) == pytest.approx(np.linalg.norm(wanted), rel=1e-12)
+
+
+def test_one_tensor_may_be_several_operands_of_a_program(rng):
+    x, length, size = paths(rng, 3, 5, 2), torch.asarray([5, 2, 3]), torch.tensor(0.9, dtype=torch.float64)
+
+    def function(a, valid, s):
+        kernel = branchsig.RationalQuadraticKernel(s, s)
+        pairs = branchsig.branched_sig_kernel(a, a, 3, lengths1=valid, lengths2=valid, static_kernel=kernel)
+        return (
+            pairs.sum() + branchsig.branched_sig_kernel_gram([a[0], a[0]], [a[1], a[1]], 3, static_kernel=kernel).sum()
+        )
+
+    found = []
+    for way in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
+        recorded, number = x.clone().requires_grad_(), size.clone().requires_grad_()
+        value = way(recorded, length, number)
+        value.backward()
+        found.append((value.detach(), recorded.grad, number.grad))
+    for mine, its in zip(*found, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-14)
+
+
 def test_a_program_has_no_second_derivatives(rng):
     x = paths(rng, 3, 5, 2).requires_grad_()
     compiled = torch.compile(
@@ -324,6 +357,12 @@ def test_a_tensor_beside_an_array_of_numpy_is_an_error(rng):
     x = paths(rng, 3, 5, 2).requires_grad_()
     with pytest.raises(TypeError, match="path2 is an array of numpy and path1 of torch: expected one library"):
         branchsig.branched_sig_kernel(x, x.detach().numpy(), 3)
+
+
+def test_a_parameter_that_is_recorded_beside_an_array_of_numpy_is_an_error(rng):
+    kernel = branchsig.RBFKernel(torch.tensor(0.9, requires_grad=True))
+    with pytest.raises(TypeError, match="static_kernel holds a tensor of torch, and a path is an array of another"):
+        branchsig.branched_sig_kernel_gram(paths(rng, 3, 5, 2).numpy(), None, 3, static_kernel=kernel)
 
 
 def test_checkpoints_run_the_call_again(rng):

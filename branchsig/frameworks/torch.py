@@ -41,7 +41,12 @@ def serves(call: Call, arrays: Sequence[Any]) -> bool:
     PyTorch records kernels of the user's own, transformations of paths, and whatever is done with dual numbers.
     """
     if not all(isinstance(array, torch.Tensor) for array in arrays[: call.paths]):
-        return False  # which is an error
+        if any(isinstance(arrays[place], torch.Tensor) for place in _parameters(call)):
+            raise TypeError(
+                "static_kernel holds a tensor of torch, and a path is an array of another library: expected one "
+                "library; convert the paths with torch.asarray, or give the parameter as a number"
+            )
+        return False  # which is an error too
     if torch.compiler.is_compiling():
         return True
     recorded = call.operation == "transform_path" or not is_built_in(call.spec.static_kernel)
@@ -66,7 +71,9 @@ def _run_in_program(call: Call, tensors: list[torch.Tensor]) -> list[torch.Tenso
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if not recorded or call.direction in ("backward", "backprop"):
         return list(_operator(tensors, call.text))
-    return list(_Compiled.apply(call.towards("forward").text, *tensors))
+    # The compiler takes no tensor twice.
+    apart = [one.view_as(one) if any(one is other for other in tensors[:k]) else one for k, one in enumerate(tensors)]
+    return list(_Compiled.apply(call.towards("forward").text, *apart))
 
 
 @torch.compiler.disable(reason="a static kernel of the user's own is recorded by torch, and not compiled")
