@@ -16,7 +16,8 @@ def load(name):
 
 
 def test_every_example_has_a_test_here():
-    tested = {"two_sample_test", "kernel_ridge_regression", "gradient_descent_on_a_path", "train_a_generator_in_torch"}
+    tested = {"two_sample_test", "kernel_ridge_regression", "gradient_descent_on_a_path"}
+    tested |= {"train_a_generator_in_torch", "learn_a_bandwidth_in_jax"}
     elsewhere = {"classification_of_public_series"}  # where the libraries that it needs are
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested | elsewhere
 
@@ -41,3 +42,9 @@ def test_a_generator_comes_closer_to_paths_it_has_not_seen():
     pytest.importorskip("torch")
     before, after = load("train_a_generator_in_torch").main(number=32, length=10, steps=60)
     assert after < 0.1 * before
+
+
+def test_a_bandwidth_that_was_learnt_tells_new_samples_apart():
+    pytest.importorskip("jax")
+    before, after = load("learn_a_bandwidth_in_jax").main()
+    assert after < 0.01 < 0.1 < before

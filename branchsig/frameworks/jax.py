@@ -228,6 +228,10 @@ def _repeated(call: Call, rank: int, *arrays: Any) -> list[Any]:
     return _run(dataclasses.replace(call, axes=axes) if axes else call, arrays)
 
 
+_MOST_DEPTH, _MOST_DYADIC_ORDER = 1000, 10
+"""Beyond these Python looks first if sizes fit the integers of the core."""
+
+
 class _Task(NamedTuple):
     """What the handler in C needs to know of a call, see core.cdef."""
 
@@ -246,6 +250,8 @@ def _task(call: Call, path1: Shape) -> _Task | None:
         and (how.n_jobs, how.max_batch, how.devices, how.check_finite is True) == (1, -1, None, False)
         and not (spec.transforms or spec.normalize or spec.return_grid or spec.truncation.order is not None)
         and spec.rtol is None
+        and (math.isinf(spec.truncation.depth) or spec.truncation.depth <= _MOST_DEPTH)
+        and max(spec.dyadic_order) <= _MOST_DYADIC_ORDER
         and not (isinstance(kernel, PolynomialKernel) and kernel.degree == 1.0)
     )
     # Gram matrices of shapes that look wrong are warned of, whatever their values.
