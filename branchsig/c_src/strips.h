@@ -47,6 +47,7 @@ static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
   const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
   if (!plain || task->length1 <= 4 * W || task->length2 <= BLOCKS) return 0;
   if (backward || task->diagonal) return rows >= 512 && columns >= BLOCK * BLOCKS / 2 && (backward || count <= W / 2);
+  if (takes_products(task) && task->length1 <= 24 * W) return 0; /* rows of strips are rounded up, and packed once a block */
   const int64_t block = block_of_strips(task), blocks = (columns + block - 1) / block;
   return rows >= 2 * BLOCK && columns >= 2 * BLOCK && 3 * count * (blocks + W - 1) <= 2 * W * blocks;
 }
