@@ -123,7 +123,7 @@ def test_the_test_tells_walks_of_different_size_apart(rng):
     ("change", "error", "message"),
     [
         ({"sample1": np.zeros((1, 3, 1))}, ValueError, "sample1 has one path: .* needs two, or unbiased=False"),
-        ({"sample1": np.zeros((0, 3, 1))}, ValueError, r"sample1 has shape \(0, 3, 1\), and no paths"),
+        ({"sample1": np.zeros((0, 3, 1))}, ValueError, r"sample1 has shape \(0, 3, 1\) and holds no paths"),
         ({"sample1": np.zeros((3, 1))}, ValueError, r"sample1 has shape \(3, 1\), .* sample1\[:, :, None\]"),
         ({"sample2": np.zeros((3, 1))}, ValueError, r"sample2 has shape \(3, 1\)"),
         ({"sample2": None}, TypeError, "sample2 is None"),

@@ -37,7 +37,7 @@ class Geometry(NamedTuple):
     paths: tuple[int, ...]
     """Numbers of paths of both stacks, or of the only stack if both are the same, dyadic orders included."""
     dtype: str
-    """That of the paths."""
+    """dtype of the paths."""
 
 
 class Stage(Protocol):
