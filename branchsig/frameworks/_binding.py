@@ -655,7 +655,8 @@ def bound(
 ) -> Bound | _Lent | None:
     """Return an operation as the framework runs it that claims one of its operands; None where none does."""
     kernel = spec.static_kernel
-    everything = (*operands, *others, *(vars(kernel).values() if kernel.holds_arrays else ()))
+    held = [getattr(kernel, name) for name in kernel.parameters or ()] if kernel.holds_arrays else []
+    everything = (*operands, *others, *held)
     framework, like, lent = _claimed(everything)
     if framework is None:
         return None
