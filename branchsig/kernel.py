@@ -655,8 +655,8 @@ def branched_sig_kernel_stack(
 
     See Also
     --------
-    branched_sig_kernel : The value at the end of both paths, and the formula. branched_sig_kernel_backprop : Takes the
-    stack as `k_stack`.
+    branched_sig_kernel : The value at the end of both paths, and the formula.
+    branched_sig_kernel_backprop : Takes the stack as `k_stack`.
 
     Notes
     -----

@@ -218,10 +218,30 @@ def gram_to_zarr_backprop(
     ----------
     derivs : array, shape (n1, n2)
         Derivatives of a scalar with respect to the Gram matrix, in memory, memory-mapped or in a Zarr array.
-    path1, path2, depth, dyadic_order
-        Those of the Gram matrix; see `gram_to_zarr`, also for the options that are not listed here.
+    path1 : array, shape (n1, length1, dimension)
+        First paths, as in `gram_to_zarr`.
+    path2 : array, shape (n2, length2, dimension), optional
+        Second paths; `None` for the symmetric matrix of `path1`.
+    depth : int or math.inf
+        Largest depth of the trees. May be left out where `order` is given.
+    dyadic_order : int or tuple of int, default: 0
+        Every cell is split into ``2**order`` by ``2**order`` sub-cells.
     store : path or zarr store
         Where the group is, or is made, whose arrays ``"path1"`` and ``"path2"`` are the result. Not that of the matrix.
+    chunk : int, default: 512
+        Rows and columns of a block.
+    resume : bool, default: True
+        Whether rows and columns of blocks that are done are kept.
+    client : distributed.Client, optional
+        Whose workers compute and write. `None`: this process.
+    compressors : optional
+        Those of the Zarr arrays, as `zarr.create_array` takes them.
+    static_kernel, time_aug, lead_lag, end_time, base_point, quadrature, normalize, log, order
+        As in `branched_sig_kernel_gram_backprop`.
+    n_jobs : int or None, default: 1
+        Number of threads for a block, as in joblib.
+    lengths1, lengths2 : array of int, shape (n1,) and (n2,), optional
+        Valid lengths of padded paths.
     left_deriv : bool, default: True
         Whether to differentiate with respect to the first paths.
     right_deriv : bool, default: False
