@@ -266,7 +266,8 @@ def dilation_vjp(
 
     See Also
     --------
-    dilation : The value. dilation_backprop : The gradient for given derivatives.
+    dilation : The value.
+    dilation_backprop : The gradient for given derivatives.
 
     Examples
     --------

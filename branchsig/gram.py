@@ -338,7 +338,8 @@ def branched_sig_kernel_gram_vjp(
 
     See Also
     --------
-    branched_sig_kernel_gram : The value. branched_sig_kernel_gram_backprop : The gradient for given derivatives.
+    branched_sig_kernel_gram : The value.
+    branched_sig_kernel_gram_backprop : The gradient for given derivatives.
 
     Examples
     --------

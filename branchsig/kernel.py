@@ -333,7 +333,8 @@ def branched_sig_kernel_vjp(
 
     See Also
     --------
-    branched_sig_kernel : The value. branched_sig_kernel_backprop : The gradient for given derivatives.
+    branched_sig_kernel : The value.
+    branched_sig_kernel_backprop : The gradient for given derivatives.
 
     Examples
     --------
@@ -792,7 +793,8 @@ def branched_sig_kernel_stack_vjp(
 
     See Also
     --------
-    branched_sig_kernel_stack : The value. branched_sig_kernel_stack_backprop : The gradient for given derivatives.
+    branched_sig_kernel_stack : The value.
+    branched_sig_kernel_stack_backprop : The gradient for given derivatives.
 
     Examples
     --------

@@ -288,7 +288,8 @@ def branched_sig_mmd_vjp(
 
     See Also
     --------
-    branched_sig_mmd : The value. branched_sig_mmd_backprop : The gradient for given derivatives.
+    branched_sig_mmd : The value.
+    branched_sig_mmd_backprop : The gradient for given derivatives.
 
     Examples
     --------
@@ -739,7 +740,8 @@ def branched_sig_score_vjp(
 
     See Also
     --------
-    branched_sig_score : The value. branched_sig_score_backprop : The gradient for given derivatives.
+    branched_sig_score : The value.
+    branched_sig_score_backprop : The gradient for given derivatives.
 
     Examples
     --------
@@ -1188,7 +1190,8 @@ def expected_branched_sig_score_vjp(
 
     See Also
     --------
-    expected_branched_sig_score : The value. expected_branched_sig_score_backprop : The gradient for given derivatives.
+    expected_branched_sig_score : The value.
+    expected_branched_sig_score_backprop : The gradient for given derivatives.
 
     Examples
     --------
