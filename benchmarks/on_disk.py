@@ -41,7 +41,7 @@ def memory(count):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "paths.npy")
         np.save(file, paths)
-        run = subprocess.run([sys.executable, "-c", CHILD, file], check=True, capture_output=True, text=True)
+        run = subprocess.run([sys.executable, "-P", "-c", CHILD, file], check=True, capture_output=True, text=True)
     found = json.loads(run.stdout)
     return (found["peak"] - found["before"]) / 2**20, found["seconds"]
 

@@ -148,7 +148,7 @@ def test_another_process_reads_a_text(rng):
         "x, y = rng.standard_normal((2, 3, 4, 2));"
         "print(float(Call.read(sys.argv[1])(x, y, np.asarray(0.7), np.asarray(2.0))[0].sum()).hex())"
     )
-    ran = subprocess.run([sys.executable, "-c", code, call.text], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-P", "-c", code, call.text], capture_output=True, text=True, check=True)
     x, y = np.random.default_rng(0).standard_normal((2, 3, 4, 2))
     wanted = branchsig.branched_sig_kernel_gram(x, y, 3, static_kernel=branchsig.RationalQuadraticKernel(0.7, 2.0))
     assert float.fromhex(ran.stdout) == wanted.sum()
@@ -166,7 +166,7 @@ def test_a_static_kernel_of_the_users_own_has_a_text_in_this_process_alone(rng):
     x = walk(rng, 3, 5, 2)
     np.testing.assert_array_equal(read(x)[0], call(x)[0])
     code = "import sys; from branchsig.frameworks._binding import Call; Call.read(sys.argv[1])"
-    ran = subprocess.run([sys.executable, "-c", code, call.text], capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-P", "-c", code, call.text], capture_output=True, text=True)
     assert ran.returncode != 0
     assert "another process has traced calls a static kernel of the user's own" in ran.stderr
 

@@ -626,7 +626,7 @@ print(sum(name.endswith("cache_hits") for name in events))
 def test_a_program_from_the_compilation_cache_finds_the_right_functions_in_another_process(tmp_path):
     hits = [
         subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(tmp_path), step], capture_output=True, text=True, check=True
+            [sys.executable, "-P", "-c", SCRIPT, str(tmp_path), step], capture_output=True, text=True, check=True
         ).stdout.strip()
         for step in ("1", "-1")  # the calls in another order
     ]
@@ -664,7 +664,7 @@ def test_an_exported_program_finds_the_right_functions_in_another_process(paths,
         stored[f"value_{name}"] = branchsig.branched_sig_kernel(x, y, 3, **options)
         stored[f"gradient_{name}"] = branchsig.branched_sig_kernel_backprop(np.ones(5), x, y, 3, **options)[0]
     np.savez(tmp_path / "programs.npz", **stored)
-    subprocess.run([sys.executable, "-c", EXPORTED, str(tmp_path / "programs.npz")], check=True)
+    subprocess.run([sys.executable, "-P", "-c", EXPORTED, str(tmp_path / "programs.npz")], check=True)
 
 
 PROCESSES = """

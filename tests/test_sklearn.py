@@ -336,7 +336,7 @@ def test_a_fitted_estimator_goes_to_another_process(normalize, rng, tmp_path):
             "model, paths = pickle.loads((folder / 'in.pickle').read_bytes());"
             "(folder / 'out.pickle').write_bytes(pickle.dumps(model.transform(paths)))"
         )
-        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+        subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path)], check=True)
         np.testing.assert_array_equal(pickle.loads((tmp_path / "out.pickle").read_bytes()), model.transform(other))
 
 

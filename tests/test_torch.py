@@ -290,7 +290,7 @@ def test_the_first_call_of_a_process_may_be_that_of_a_program():
         "kernel = lambda a: branchsig.branched_sig_kernel(a, a, 2).sum();"
         "torch.compile(kernel, fullgraph=True, backend='aot_eager')(x).backward(); print(float(x.grad.norm()).hex())"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     x = np.linspace(0, 1, 10).reshape(1, 5, 2)
     wanted = sum(branchsig.branched_sig_kernel_backprop(np.ones(1), x, x, 2, right_deriv=True))
     assert float.fromhex(ran.stdout.splitlines()[-1]) == pytest.approx(np.linalg.norm(wanted), rel=1e-12)
@@ -340,7 +340,7 @@ def test_an_exported_program_finds_its_function_in_another_process(rng, tmp_path
         "program = torch.export.load(sys.argv[1] + '/program.pt2').module();"
         "print(float(program(*torch.load(sys.argv[1] + '/paths.pt')).sum()).hex())"
     )
-    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     wanted = branchsig.branched_sig_kernel_gram(x, y, 3, static_kernel=branchsig.RBFKernel(0.9), normalize=True)
     assert float.fromhex(ran.stdout.splitlines()[-1]) == float(wanted.sum())
 
