@@ -37,7 +37,7 @@ try:
 except ImportError:  # no compiled core: callbacks serve, and the reference behind them
     ffi = lib = None
 
-__all__ = ["claims", "given_back", "run", "serves"]
+__all__ = ["TAKES_NUMPY", "claims", "given_back", "in_numpy", "run", "serves"]
 
 _warnings.pass_over(jax.__file__)
 
@@ -45,12 +45,22 @@ _WITHOUT_PYTHON, _ANY = "branchsig_kernels", "branchsig_call"
 """Names of the handlers, which stand in compiled programs."""
 
 
+TAKES_NUMPY = True
+
+
 def claims(array: Any) -> bool | str:
     """Tell whether an array is traced, or lent since it lies in the memory of the CPU."""
     if isinstance(array, jax.core.Tracer):
         return True
-    here = isinstance(array, jax.Array) and all(device.platform == "cpu" for device in array.devices())
-    return LENT if here else False
+    return LENT if isinstance(array, jax.Array) and _is_on_cpu(array.sharding) else False
+
+
+@functools.lru_cache(maxsize=256)
+def _is_on_cpu(sharding: Any) -> bool:
+    return all(device.platform == "cpu" for device in sharding.device_set)
+
+
+in_numpy = np.asarray
 
 
 def given_back(result: np.ndarray, like: Any) -> Any:
