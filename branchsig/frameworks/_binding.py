@@ -85,6 +85,8 @@ class Call:
     axes: int = 0
     """Number of leading axes, of all arrays, that the call is repeated along. An array that is the same all along one
     has size 1 there."""
+    _found: _Layout | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+    """Where the operands stand, once somebody has asked."""
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -132,8 +134,14 @@ class Call:
 
     @property
     def _layout(self) -> _Layout:
-        layout = _layout_of if is_compiling() else _kept_layout_of
-        return layout(self.given, self._operation.sides, len(self.parameters))
+        found = self._found
+        if found is None:
+            compiling = is_compiling()
+            layout = _layout_of if compiling else _kept_layout_of
+            found = layout(self.given, self._operation.sides, len(self.parameters))
+            if not compiling:
+                object.__setattr__(self, "_found", found)
+        return found
 
     @property
     def text(self) -> str:

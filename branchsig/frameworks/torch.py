@@ -118,29 +118,39 @@ def _compute(call: Call, inputs: _Inputs) -> tuple[torch.Tensor, ...]:
 
 
 def _have_memory(inputs: _Inputs) -> bool:
-    return all(has_memory(one) for one in inputs if isinstance(one, torch.Tensor))
+    try:
+        for one in inputs:
+            if isinstance(one, torch.Tensor):
+                one.data_ptr()  # an error where there is none
+                if one.is_meta:
+                    return False
+    except RuntimeError:
+        return False
+    return True
 
 
 def _compute_here(call: Call, inputs: _Inputs) -> tuple[torch.Tensor, ...]:
     """Run a call on tensors with memory, those on the CPU as arrays of NumPy that share it."""
-    if not all(isinstance(one, float) or one.device.type == "cpu" for one in inputs):
-        return tuple(call(*(one if isinstance(one, float) else one.detach() for one in inputs)))
-    if not all(isinstance(one, float) or one.dtype in _READABLE for one in inputs):
-        call.result(*map(_shape_of, inputs))  # says which of the operands has a wrong type
-    results = [np.asarray(result) for result in call(*map(_in_numpy, inputs))]
+    arrays: list[Any] = []
+    for one in inputs:
+        if isinstance(one, float):
+            arrays.append(one)
+        elif not one.is_cpu:
+            return tuple(call(*(one if isinstance(one, float) else one.detach() for one in inputs)))
+        elif one.dtype in _READABLE:
+            arrays.append(in_numpy(one))
+        else:
+            call.result(*map(_shape_of, inputs))  # says which of the operands has a wrong type
+    results = [np.asarray(result) for result in call(*arrays)]
     # No result may share memory with another: who writes to one of them would change what is kept.
     for k, result in enumerate(results[1:], 1):
         if np.may_share_memory(results[0], result):
             results[k] = result.copy()
-    return tuple(map(torch.from_numpy, results))
+    return tuple([torch.from_numpy(result) for result in results])
 
 
 def _shape_of(one: torch.Tensor | float) -> Shape:
     return Shape(()) if isinstance(one, float) else Shape(tuple(one.shape), str(one.dtype).removeprefix("torch."))
-
-
-def _in_numpy(one: torch.Tensor | float) -> Any:
-    return one if isinstance(one, float) else in_numpy(one)
 
 
 @torch.library.custom_op("branchsig::call", mutates_args=())
