@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import ad, batching, mlir
 
 from branchsig import _warnings
 from branchsig.frameworks._binding import LENT, Call
@@ -156,11 +158,42 @@ def _not_differentiable(call: Call, *arrays: Any) -> tuple[Any, ...]:
 
 
 @_not_differentiable.defjvp
-def _refused(call: Call, primals: Any, tangents: Any) -> Any:
+def _with_refusal(call: Call, primals: Any, tangents: Any) -> Any:
+    found = _not_differentiable(call, *primals)
+    along = [tangent for tangent in tangents if tangent.dtype != jax.dtypes.float0]  # of integers
+    return found, tuple(_refusal.bind(*along, operation=call.operation, kinds=tuple(map(jax.typeof, found))))
+
+
+_refusal: Any = jax.extend.core.Primitive("branchsig_derivative_of_a_gradient")
+"""Stands for derivatives of gradients in programs, and is an error once anybody asks for them."""
+_refusal.multiple_results = True
+
+
+def _refuse(*_: Any, operation: str, **__: Any) -> Any:
     raise NotImplementedError(
-        f"a gradient of the operation {call.operation!r} is differentiated: second derivatives are not there, nor is "
+        f"a gradient of the operation {operation!r} is differentiated: second derivatives are not there, nor is "
         "forward mode. Take differences of gradients, or jax.lax.stop_gradient of what is not to be differentiated"
     )
+
+
+def _refuse_back(derivs: Sequence[Any], *tangents: Any, operation: str, **_: Any) -> Any:
+    if all(type(one) is ad.Zero for one in derivs):
+        return [None] * len(tangents)
+    return _refuse(operation=operation)
+
+
+def _refuse_along(tangents: Sequence[Any], axes: Sequence[Any], *, kinds: tuple[Any, ...], **named: Any) -> Any:
+    size = next(one.shape[axis] for one, axis in zip(tangents, axes) if axis is not None)
+    kinds = tuple(kind.update(shape=(size, *kind.shape)) for kind in kinds)
+    return _refusal.bind(*tangents, kinds=kinds, **named), [0] * len(kinds)
+
+
+_refusal.def_impl(_refuse)
+_refusal.def_abstract_eval(lambda *_, kinds, **__: kinds)
+ad.primitive_transposes[_refusal] = _refuse_back
+ad.primitive_jvps[_refusal] = lambda _, __, *, operation, **___: _refuse(operation=operation)
+batching.primitive_batchers[_refusal] = _refuse_along
+mlir.register_lowering(_refusal, _refuse)
 
 
 # Calls, on the host or as a part of a program.
@@ -223,11 +256,13 @@ def _foreign(call: Call, arrays: Sequence[Any]) -> list[Any]:
             return list(map(np.asarray, _repeated(call, arrays[0].ndim, *map(np.asarray, there))))
 
         return list(jax.pure_callback(repeated, results, *arrays, vmap_method="expand_dims"))
+    text = call.text
+    _warned.pop(text, None)
     task = _task(call, shapes[0] if call.direction in ("value", "forward") else shapes[1])
     named = {} if task is None else {"task": np.asarray(task.integers, np.int64), "numbers": np.asarray(task.numbers)}
     target = _ANY if task is None else _WITHOUT_PYTHON
     foreign = jax.ffi.ffi_call(target, results, vmap_method="expand_dims")
-    called = list(foreign(*arrays, call=call.text, rank=np.int64(arrays[0].ndim), **named))
+    called = list(foreign(*arrays, call=text, rank=np.int64(arrays[0].ndim), **named))
     axes = tuple(_mesh_axes(arrays[0]))
     return [jax.lax.pcast(result, axes, to="varying") for result in called] if axes else called
 
@@ -338,8 +373,9 @@ _TYPES = {
 _lines: dict[str, tuple[str, int]] = {}
 """For each text the line that traced it last, for warnings. It is no part of a program, which would change with it."""
 
-_warned: set[tuple[int, str]] = set()
-"""Call sites of compiled programs that have warned, and the text of the call there."""
+_warned: dict[str, set[int]] = {}
+"""For each text the call sites of compiled programs that have warned, by their addresses. These may come again in
+another program once one is gone, but not before its call is traced, which forgets them."""
 
 
 def _handle(frame: Any) -> Any:
@@ -408,9 +444,9 @@ def _answered(frame: Any, place: Callable[[Any], contextlib.AbstractContextManag
 
 def _warn_once(site: int, text: str, messages: list[tuple[str, type[Warning]]]) -> None:
     """Give the warnings of a call, unless its place in a program has given some before."""
-    if not messages or (site, text) in _warned:
+    if not messages or site in _warned.get(text, ()):
         return
-    _warned.add((site, text))
+    _warned.setdefault(text, set()).add(site)
     file, line = _lines.get(text, ("<traced in another process>", 1))
     for message, category in messages:
         warnings.warn_explicit(message, category, file, line)
