@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad, batching, mlir
 
-from branchsig import _warnings
+from branchsig import _validation, _warnings
+from branchsig.backends import Wrt
 from branchsig.frameworks._binding import LENT, Call
 from branchsig.operations import Shape
 from branchsig.operations.transform import transformed
@@ -86,6 +87,8 @@ def serves(call: Call, arrays: Sequence[Any]) -> bool:
 def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
     """Return the results of a call. See `branchsig.frameworks._binding`."""
     if not is_built_in(call.spec.static_kernel):
+        if call.direction in ("backward", "backprop"):
+            return _back_through_increments(call, arrays)
         return [_through_increments(call, arrays)]
     operands = _over_one_mesh(tuple(map(jnp.asarray, arrays)))
     line = _warnings.line_of_the_caller()
@@ -503,7 +506,6 @@ def _has_increments(call: Call) -> bool:
     """Tell whether a call on a static kernel of the user's own is one on its increments."""
     return (
         call.operation in ("kernel", "gram")
-        and call.direction == "value"
         and not call.spec.normalize
         and not any(isinstance(entry, int) for entry in call.given)
     )
@@ -511,6 +513,29 @@ def _has_increments(call: Call) -> bool:
 
 _MOST_INCREMENTS = 2**25
 """Up to so many increments are made at once: 256 MB of float64."""
+
+
+def _back_through_increments(call: Call, arrays: Sequence[Any]) -> list[Any]:
+    """Return the gradients that a call asks for, from derivatives and operands, with those of increments by JAX."""
+    if call.wrt.parameters:
+        raise NotImplementedError(
+            f"param_deriv with {type(call.spec.static_kernel).__name__}, whose increments JAX differentiates: take "
+            "jax.grad of the value with respect to what the static kernel is made of"
+        )
+    derivs, *operands = map(jnp.asarray, arrays[: 1 + call.operands])
+    given = tuple("array" if entry == "first" else entry for entry in call.given)
+    if given != call.given:  # the gradients of the two places are apart
+        operands.insert(1, operands[0])
+        if given[2] is not None:
+            given = (*given[:3], "array")
+            operands.append(operands[2])
+    forward = dataclasses.replace(call, direction="value", given=given, wrt=Wrt())
+    paths = forward.paths
+    value, pull_back = jax.vjp(
+        lambda *paths: _through_increments(forward, [*paths, *operands[len(paths) :]]), *operands[:paths]
+    )
+    found = pull_back(_validation.same_shape(derivs, "derivs", value.shape, operands[0], "path1"))
+    return [gradient for gradient, asked in zip(found, call.wrt) if asked]
 
 
 def _through_increments(call: Call, arrays: Sequence[Any]) -> Any:
