@@ -17,7 +17,7 @@ def load(name):
 
 def test_every_example_has_a_test_here():
     tested = {"two_sample_test", "kernel_ridge_regression", "gradient_descent_on_a_path"}
-    tested |= {"train_a_generator_in_torch", "learn_a_bandwidth_in_jax"}
+    tested |= {"train_a_generator_in_torch", "train_a_generator_in_jax", "learn_a_bandwidth_in_jax"}
     elsewhere = {"classification_of_public_series"}  # where the libraries that it needs are
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested | elsewhere
 
@@ -41,6 +41,12 @@ def test_gradient_descent_comes_closer_to_the_target():
 def test_a_generator_comes_closer_to_paths_it_has_not_seen():
     pytest.importorskip("torch")
     before, after = load("train_a_generator_in_torch").main(number=32, length=10, steps=60)
+    assert after < 0.1 * before
+
+
+def test_a_swing_that_was_learnt_in_one_program_comes_closer_to_paths_it_has_not_seen():
+    pytest.importorskip("jax")
+    before, after = load("train_a_generator_in_jax").main(number=32, length=10, steps=60)
     assert after < 0.1 * before
 
 

@@ -8,15 +8,20 @@ The file of a framework has these functions:
 
 claims(array)
     Whether it differentiates, traces or defers what is done with an array: then it runs the call. `LENT` where NumPy
-    can read the array in place; where that is so of all that are claimed, the operation runs on arrays of NumPy.
+    can read the array in place; where that is so of all arrays, the operation runs on arrays of NumPy. What
+    `torch.compile` traces is claimed without asking.
 serves(call, arrays)
     Whether it runs this call of operands. If not, they go on like any other arrays.
 run(call, arrays)
     The results of a call as arrays of the framework, from operands some of which it claims. Others may be arrays of
     NumPy, and parameters may be numbers. Results of the directions "value" and "forward" can be differentiated with
     respect to the operands; what is kept cannot.
+in_numpy(array)
+    An array that is lent as one of NumPy, which shares its memory; for frameworks that lend any.
 given_back(result, like)
     An array of NumPy as one of the framework, where `like` lies; for frameworks that lend any.
+TAKES_NUMPY
+    Whether paths may be arrays of NumPy beside others that are lent.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ import dataclasses
 import functools
 import math
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -80,6 +85,8 @@ class Call:
     axes: int = 0
     """Number of leading axes, of all arrays, that the call is repeated along. An array that is the same all along one
     has size 1 there."""
+    _found: _Layout | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+    """Where the operands stand, once somebody has asked."""
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -127,8 +134,14 @@ class Call:
 
     @property
     def _layout(self) -> _Layout:
-        layout = _layout_of if is_compiling() else _kept_layout_of
-        return layout(self.given, self._operation.sides, len(self.parameters))
+        found = self._found
+        if found is None:
+            compiling = is_compiling()
+            layout = _layout_of if compiling else _kept_layout_of
+            found = layout(self.given, self._operation.sides, len(self.parameters))
+            if not compiling:
+                object.__setattr__(self, "_found", found)
+        return found
 
     @property
     def text(self) -> str:
@@ -477,7 +490,7 @@ for _kind in _CONSTRUCTORS.values():
         _DEFAULTS[_kind] = _defaults_of(_kind)  # type: ignore[index]
 
 
-def _framework_of(kind: type) -> Any:
+def _file_of(kind: type) -> Any:
     """The file of the framework that a type of arrays belongs to, if there is one, by the package it is from."""
     for base in kind.__mro__:
         package = base.__module__.partition(".")[0]
@@ -492,32 +505,47 @@ def _framework_of(kind: type) -> Any:
     return None
 
 
+_kept_file_of: Callable[[type], Any] = functools.lru_cache(maxsize=256)(_file_of)
+
 LENT = "lent"
 """What a framework claims an array as that NumPy can read in place."""
 
 _NOT_CLAIMED = frozenset({np.ndarray, type(None), bool, float, int})
+_NUMPY = (np.ndarray, np.generic)
 
 
-def _claimed(values: Any) -> tuple[Any, Any, bool]:
-    """The framework that claims any of the operands or paths in lists, the first of its arrays, and whether it lends
-    all that it claims."""
+def _claimed(values: Any) -> tuple[Any, Any, bool, bool]:
+    """The framework that runs a call of these operands and paths in lists, or lends them, and the first of its arrays;
+    whether it has to run it, and whether NumPy can read everything in place."""
     framework = like = None
-    lent = True
+    runs, lent, compiling = False, True, is_compiling()
     for value in values:
-        if type(value) in _NOT_CLAIMED:
+        kind = type(value)
+        if kind in _NOT_CLAIMED:
             continue
         if isinstance(value, (list, tuple)):
-            found, one, lends = _claimed(value)
+            found, one, its, lends = _claimed(value)
         else:
-            found, one, lends = _framework_of(type(value)), value, True
-            claim = found is not None and found.claims(value)
-            if not claim:
-                continue
-            lends = claim == LENT
-        if found is not None:
-            framework, like = (found, one) if framework is None else (framework, like)
-            lent = lent and lends
-    return framework, like, lent
+            found, one = (_file_of if compiling else _kept_file_of)(kind), value
+            claim = found is not None and (compiling or found.claims(value))
+            its, lends = claim is True, claim == LENT or isinstance(value, _NUMPY)
+        lent = lent and lends
+        if found is None:
+            continue
+        if framework is None or (its and not runs):
+            lent = lent and framework is None
+            framework, like = found, one
+        elif found is not framework:
+            lent = False
+        runs = runs or its
+    return framework, like, runs, lent and not runs
+
+
+def _holds_numpy(values: Any) -> bool:
+    for value in values:
+        if isinstance(value, _NUMPY) or (isinstance(value, (list, tuple)) and _holds_numpy(value)):
+            return True
+    return False
 
 
 class Bound:
@@ -582,15 +610,19 @@ class _Pullback:
 class _Lent:
     """An operation on arrays of a framework that NumPy reads in place. Its methods are those of `Bound`."""
 
-    def __init__(self, like: Any, operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any]) -> None:
-        self.like, self.operation, self.how = like, operation, how
+    def __init__(
+        self, framework: Any, like: Any, operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any]
+    ) -> None:
+        self.framework, self.like, self.operation, self.how = framework, like, operation, how
         self.spec = with_kernel(spec, with_numbers(spec.static_kernel)) if spec.static_kernel.holds_arrays else spec
-        seen: dict[int, Any] = {}
-        self.operands = [seen.setdefault(id(operand), _read_in_place(operand)) for operand in operands]
+        self.operands = [_read_in_place(operand, framework) for operand in operands]
+        if len(operands) > 1 and operands[1] is operands[0]:  # one array in both places
+            self.operands[1] = self.operands[0]
 
     def value(self) -> Any:
         """Return the value."""
-        return _given_back(self.operation.value(self.spec, self.how, *self.operands), self.like)
+        value = self.operation.value(self.spec, self.how, *self.operands)
+        return self.framework.given_back(np.asarray(value), self.like)
 
     def vjp(self, *, param_deriv: bool) -> tuple[Any, Any]:
         """Return the value and its pullback."""
@@ -599,7 +631,9 @@ class _Lent:
 
     def backprop(self, derivs: Any, wrt: Wrt) -> Any:
         """Return the gradients for given derivatives."""
-        return _gradients(self.operation, derivs, self.spec, self.how, self.operands, wrt, self.like)
+        derivs = _read_in_place(derivs, self.framework)
+        found = self.operation.backprop(derivs, self.spec, self.how, *self.operands, **_asked(wrt))
+        return _given_back(found, self.like)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -612,31 +646,32 @@ class _LentPullback:
 
     def __call__(self, derivs: Any) -> Any:
         """Return the gradients, for derivatives of the shape of the value."""
-        if _claimed((derivs,))[2]:
-            return _given_back(self.pullback(_read_in_place(derivs)), self.like)
-        # The framework is to differentiate or trace the derivatives, so that it runs the whole.
+        framework = _kept_file_of(type(self.like))
+        its, _, _, lent = _claimed((derivs,))
+        if lent and (its is framework or (its is None and (framework.TAKES_NUMPY or not _holds_numpy((derivs,))))):
+            return _given_back(self.pullback(_read_in_place(derivs, framework)), self.like)
+        # The framework differentiates or traces the derivatives, so that it runs the whole; others are an error.
         job, operation = self.pullback.job, self.pullback.operation
         wrt = Wrt(True, operation.sides > 1 and self.operands[1] is not None, self.pullback.param_deriv)
-        return _gradients(operation, derivs, job.spec, job.how, self.operands, wrt, None)
+        operands = [_given_back(operand, self.like) for operand in self.operands]
+        if len(operands) > 1 and self.operands[1] is self.operands[0]:
+            operands[1] = operands[0]
+        return operation.backprop(derivs, job.spec, job.how, *operands, **_asked(wrt))
 
 
-def _gradients(
-    operation: Operation, derivs: Any, spec: Spec, how: Execution, operands: Sequence[Any], wrt: Wrt, like: Any
-) -> Any:
-    """The gradients of an operation; given back if it says like what."""
-    asked = dict(zip(("left_deriv", "right_deriv", "param_deriv"), wrt, strict=True))
-    if like is None:
-        return operation.backprop(derivs, spec, how, *operands, **asked)
-    return _given_back(operation.backprop(_read_in_place(derivs), spec, how, *operands, **asked), like)
+def _asked(wrt: Wrt) -> dict[str, bool]:
+    """Arguments of an operation for the gradients that are asked for."""
+    return {"left_deriv": wrt.path1, "right_deriv": wrt.path2, "param_deriv": wrt.parameters}
 
 
-def _read_in_place(operand: Any) -> Any:
-    """An operand that is lent, or a list of them, as NumPy reads it."""
-    if type(operand) in _NOT_CLAIMED:
+def _read_in_place(operand: Any, framework: Any) -> Any:
+    """An operand that a framework lends, or a list of them, as NumPy reads it."""
+    kind = type(operand)
+    if kind in _NOT_CLAIMED:
         return operand
     if isinstance(operand, (list, tuple)):
-        return [_read_in_place(one) for one in operand]
-    return operand if _framework_of(type(operand)) is None else np.asarray(operand)
+        return [_read_in_place(one, framework) for one in operand]
+    return framework.in_numpy(operand) if _kept_file_of(kind) is framework else operand
 
 
 def _given_back(found: Any, like: Any) -> Any:
@@ -647,7 +682,7 @@ def _given_back(found: Any, like: Any) -> Any:
         return type(found)(_given_back(one, like) for one in found)
     if isinstance(found, dict):
         return {name: _given_back(one, like) for name, one in found.items()}
-    return _framework_of(type(like)).given_back(np.asarray(found), like)
+    return _kept_file_of(type(like)).given_back(np.asarray(found), like)
 
 
 def bound(
@@ -656,12 +691,13 @@ def bound(
     """Return an operation as the framework runs it that claims one of its operands; None where none does."""
     kernel = spec.static_kernel
     held = [getattr(kernel, name) for name in kernel.parameters or ()] if kernel.holds_arrays else []
-    everything = (*operands, *others, *held)
-    framework, like, lent = _claimed(everything)
-    if framework is None:
+    framework, like, runs, lent = _claimed((*operands, *others, *held))
+    if framework is None or not (runs or lent):
         return None
+    if lent and not framework.TAKES_NUMPY and _holds_numpy((*operands[: operation.sides], *others)):
+        return None  # which is an error if it is a path
     if lent and is_built_in(kernel):
-        return _Lent(like, operation, spec, how, operands)
+        return _Lent(framework, like, operation, spec, how, operands)
     parameters = {name: getattr(kernel, name) for name in _parameters(operation, kernel)}
     given: list[str | int | None] = []
     flat: list[Any] = []
@@ -686,7 +722,7 @@ def bound(
     if framework.serves(call, arrays):
         return Bound(framework, call, arrays)
     for name, value in parameters.items():
-        if _claimed((value,))[0] is not None:
+        if _claimed((value,))[2]:
             raise RuntimeError(
                 f"{type(kernel).__name__}: {name} is an array that is differentiated, and so are the paths, in a way "
                 f"that has no derivatives with respect to parameters. Give {name} as a number"

@@ -18,10 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import ad, batching, mlir
 
-from branchsig import _warnings
+from branchsig import _validation, _warnings
+from branchsig.backends import Wrt
 from branchsig.frameworks._binding import LENT, Call
 from branchsig.operations import Shape
 from branchsig.operations.transform import transformed
@@ -37,7 +40,7 @@ try:
 except ImportError:  # no compiled core: callbacks serve, and the reference behind them
     ffi = lib = None
 
-__all__ = ["claims", "given_back", "run", "serves"]
+__all__ = ["TAKES_NUMPY", "claims", "given_back", "in_numpy", "run", "serves"]
 
 _warnings.pass_over(jax.__file__)
 
@@ -45,12 +48,22 @@ _WITHOUT_PYTHON, _ANY = "branchsig_kernels", "branchsig_call"
 """Names of the handlers, which stand in compiled programs."""
 
 
+TAKES_NUMPY = True
+
+
 def claims(array: Any) -> bool | str:
     """Tell whether an array is traced, or lent since it lies in the memory of the CPU."""
     if isinstance(array, jax.core.Tracer):
         return True
-    here = isinstance(array, jax.Array) and all(device.platform == "cpu" for device in array.devices())
-    return LENT if here else False
+    return LENT if isinstance(array, jax.Array) and _is_on_cpu(array.sharding) else False
+
+
+@functools.lru_cache(maxsize=256)
+def _is_on_cpu(sharding: Any) -> bool:
+    return all(device.platform == "cpu" for device in sharding.device_set)
+
+
+in_numpy = np.asarray
 
 
 def given_back(result: np.ndarray, like: Any) -> Any:
@@ -74,6 +87,8 @@ def serves(call: Call, arrays: Sequence[Any]) -> bool:
 def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
     """Return the results of a call. See `branchsig.frameworks._binding`."""
     if not is_built_in(call.spec.static_kernel):
+        if call.direction in ("backward", "backprop"):
+            return _back_through_increments(call, arrays)
         return [_through_increments(call, arrays)]
     operands = _over_one_mesh(tuple(map(jnp.asarray, arrays)))
     line = _warnings.line_of_the_caller()
@@ -146,11 +161,42 @@ def _not_differentiable(call: Call, *arrays: Any) -> tuple[Any, ...]:
 
 
 @_not_differentiable.defjvp
-def _refused(call: Call, primals: Any, tangents: Any) -> Any:
+def _with_refusal(call: Call, primals: Any, tangents: Any) -> Any:
+    found = _not_differentiable(call, *primals)
+    along = [tangent for tangent in tangents if tangent.dtype != jax.dtypes.float0]  # of integers
+    return found, tuple(_refusal.bind(*along, operation=call.operation, kinds=tuple(map(jax.typeof, found))))
+
+
+_refusal: Any = jax.extend.core.Primitive("branchsig_derivative_of_a_gradient")
+"""Stands for derivatives of gradients in programs, and is an error once anybody asks for them."""
+_refusal.multiple_results = True
+
+
+def _refuse(*_: Any, operation: str, **__: Any) -> Any:
     raise NotImplementedError(
-        f"a gradient of the operation {call.operation!r} is differentiated: second derivatives are not there, nor is "
+        f"a gradient of the operation {operation!r} is differentiated: second derivatives are not there, nor is "
         "forward mode. Take differences of gradients, or jax.lax.stop_gradient of what is not to be differentiated"
     )
+
+
+def _refuse_back(derivs: Sequence[Any], *tangents: Any, operation: str, **_: Any) -> Any:
+    if all(type(one) is ad.Zero for one in derivs):
+        return [None] * len(tangents)
+    return _refuse(operation=operation)
+
+
+def _refuse_along(tangents: Sequence[Any], axes: Sequence[Any], *, kinds: tuple[Any, ...], **named: Any) -> Any:
+    size = next(one.shape[axis] for one, axis in zip(tangents, axes) if axis is not None)
+    kinds = tuple(kind.update(shape=(size, *kind.shape)) for kind in kinds)
+    return _refusal.bind(*tangents, kinds=kinds, **named), [0] * len(kinds)
+
+
+_refusal.def_impl(_refuse)
+_refusal.def_abstract_eval(lambda *_, kinds, **__: kinds)
+ad.primitive_transposes[_refusal] = _refuse_back
+ad.primitive_jvps[_refusal] = lambda _, __, *, operation, **___: _refuse(operation=operation)
+batching.primitive_batchers[_refusal] = _refuse_along
+mlir.register_lowering(_refusal, _refuse)
 
 
 # Calls, on the host or as a part of a program.
@@ -213,11 +259,13 @@ def _foreign(call: Call, arrays: Sequence[Any]) -> list[Any]:
             return list(map(np.asarray, _repeated(call, arrays[0].ndim, *map(np.asarray, there))))
 
         return list(jax.pure_callback(repeated, results, *arrays, vmap_method="expand_dims"))
+    text = call.text
+    _warned.pop(text, None)
     task = _task(call, shapes[0] if call.direction in ("value", "forward") else shapes[1])
     named = {} if task is None else {"task": np.asarray(task.integers, np.int64), "numbers": np.asarray(task.numbers)}
     target = _ANY if task is None else _WITHOUT_PYTHON
     foreign = jax.ffi.ffi_call(target, results, vmap_method="expand_dims")
-    called = list(foreign(*arrays, call=call.text, rank=np.int64(arrays[0].ndim), **named))
+    called = list(foreign(*arrays, call=text, rank=np.int64(arrays[0].ndim), **named))
     axes = tuple(_mesh_axes(arrays[0]))
     return [jax.lax.pcast(result, axes, to="varying") for result in called] if axes else called
 
@@ -328,8 +376,9 @@ _TYPES = {
 _lines: dict[str, tuple[str, int]] = {}
 """For each text the line that traced it last, for warnings. It is no part of a program, which would change with it."""
 
-_warned: set[tuple[int, str]] = set()
-"""Call sites of compiled programs that have warned, and the text of the call there."""
+_warned: dict[str, set[int]] = {}
+"""For each text the call sites of compiled programs that have warned, by their addresses. These may come again in
+another program once one is gone, but not before its call is traced, which forgets them."""
 
 
 def _handle(frame: Any) -> Any:
@@ -398,9 +447,9 @@ def _answered(frame: Any, place: Callable[[Any], contextlib.AbstractContextManag
 
 def _warn_once(site: int, text: str, messages: list[tuple[str, type[Warning]]]) -> None:
     """Give the warnings of a call, unless its place in a program has given some before."""
-    if not messages or (site, text) in _warned:
+    if not messages or site in _warned.get(text, ()):
         return
-    _warned.add((site, text))
+    _warned.setdefault(text, set()).add(site)
     file, line = _lines.get(text, ("<traced in another process>", 1))
     for message, category in messages:
         warnings.warn_explicit(message, category, file, line)
@@ -457,7 +506,6 @@ def _has_increments(call: Call) -> bool:
     """Tell whether a call on a static kernel of the user's own is one on its increments."""
     return (
         call.operation in ("kernel", "gram")
-        and call.direction == "value"
         and not call.spec.normalize
         and not any(isinstance(entry, int) for entry in call.given)
     )
@@ -465,6 +513,29 @@ def _has_increments(call: Call) -> bool:
 
 _MOST_INCREMENTS = 2**25
 """Up to so many increments are made at once: 256 MB of float64."""
+
+
+def _back_through_increments(call: Call, arrays: Sequence[Any]) -> list[Any]:
+    """Return the gradients that a call asks for, from derivatives and operands, with those of increments by JAX."""
+    if call.wrt.parameters:
+        raise NotImplementedError(
+            f"param_deriv with {type(call.spec.static_kernel).__name__}, whose increments JAX differentiates: take "
+            "jax.grad of the value with respect to what the static kernel is made of"
+        )
+    derivs, *operands = map(jnp.asarray, arrays[: 1 + call.operands])
+    given = tuple("array" if entry == "first" else entry for entry in call.given)
+    if given != call.given:  # the gradients of the two places are apart
+        operands.insert(1, operands[0])
+        if given[2] is not None:
+            given = (*given[:3], "array")
+            operands.append(operands[2])
+    forward = dataclasses.replace(call, direction="value", given=given, wrt=Wrt())
+    paths = forward.paths
+    value, pull_back = jax.vjp(
+        lambda *paths: _through_increments(forward, [*paths, *operands[len(paths) :]]), *operands[:paths]
+    )
+    found = pull_back(_validation.same_shape(derivs, "derivs", value.shape, operands[0], "path1"))
+    return [gradient for gradient, asked in zip(found, call.wrt) if asked]
 
 
 def _through_increments(call: Call, arrays: Sequence[Any]) -> Any:

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from branchsig._arrays import has_memory, is_dual, is_recorded
+from branchsig._arrays import has_memory, is_dual
 from branchsig._warnings import pass_over
 from branchsig.backends import Wrt
-from branchsig.frameworks._binding import Call
+from branchsig.frameworks._binding import LENT, Call
 from branchsig.operations import Shape
 from branchsig.static_kernels import is_built_in
 
-__all__ = ["claims", "run", "serves"]
+__all__ = ["TAKES_NUMPY", "claims", "given_back", "in_numpy", "run", "serves"]
 
 pass_over(torch.__file__)
 
@@ -30,15 +30,41 @@ _Inputs = Sequence[Any]
 """Tensors, and numbers in the place of parameters."""
 
 
-def claims(array: Any) -> bool:
-    """Tell whether PyTorch records, transforms or traces what is done with a tensor."""
-    return torch.compiler.is_compiling() or is_recorded(array) or not has_memory(array)
+TAKES_NUMPY = False
+
+_READABLE = frozenset(
+    {torch.float64, torch.float32, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+)
+"""The types of numbers that NumPy has too. Others are refused by their names in PyTorch."""
+
+_TYPES = frozenset({torch.Tensor, torch.nn.Parameter})
+"""The types of tensors that are no more than their numbers."""
+
+
+def claims(array: Any) -> bool | str:
+    """Tell whether PyTorch records, transforms or traces what is done with a tensor, or lends it."""
+    if (array.requires_grad and torch.is_grad_enabled()) or is_dual(array) or not has_memory(array):
+        return True
+    return LENT if array.is_cpu and array.dtype in _READABLE and type(array) in _TYPES else False
+
+
+def in_numpy(array: Any) -> np.ndarray:
+    """Return a tensor that is lent as an array of NumPy, which shares its memory."""
+    array = array.detach() if array.requires_grad else array
+    found: np.ndarray = (array.resolve_neg() if array.is_neg() else array).numpy()
+    return found
+
+
+def given_back(result: np.ndarray, like: Any) -> torch.Tensor:
+    """Return an array of NumPy as a tensor that shares its memory."""
+    return torch.from_numpy(result if result.flags.writeable else result.copy())
 
 
 def serves(call: Call, arrays: Sequence[Any]) -> bool:
     """Tell whether a call is run here.
 
     PyTorch records kernels of the user's own, transformations of paths, and whatever is done with dual numbers.
+    Kernels of the user's own take tensors as they are where nothing is recorded.
     """
     if not all(isinstance(array, torch.Tensor) for array in arrays[: call.paths]):
         if any(isinstance(arrays[place], torch.Tensor) for place in _parameters(call)):
@@ -92,26 +118,39 @@ def _compute(call: Call, inputs: _Inputs) -> tuple[torch.Tensor, ...]:
 
 
 def _have_memory(inputs: _Inputs) -> bool:
-    return all(has_memory(one) for one in inputs if isinstance(one, torch.Tensor))
+    try:
+        for one in inputs:
+            if isinstance(one, torch.Tensor):
+                one.data_ptr()  # an error where there is none
+                if one.is_meta:
+                    return False
+    except RuntimeError:
+        return False
+    return True
 
 
 def _compute_here(call: Call, inputs: _Inputs) -> tuple[torch.Tensor, ...]:
     """Run a call on tensors with memory, those on the CPU as arrays of NumPy that share it."""
-    if not all(isinstance(one, float) or one.device.type == "cpu" for one in inputs):
-        return tuple(call(*(one if isinstance(one, float) else one.detach() for one in inputs)))
-    results = [np.asarray(result) for result in call(*map(_in_numpy, inputs))]
+    arrays: list[Any] = []
+    for one in inputs:
+        if isinstance(one, float):
+            arrays.append(one)
+        elif not one.is_cpu:
+            return tuple(call(*(one if isinstance(one, float) else one.detach() for one in inputs)))
+        elif one.dtype in _READABLE:
+            arrays.append(in_numpy(one))
+        else:
+            call.result(*map(_shape_of, inputs))  # says which of the operands has a wrong type
+    results = [np.asarray(result) for result in call(*arrays)]
     # No result may share memory with another: who writes to one of them would change what is kept.
     for k, result in enumerate(results[1:], 1):
         if np.may_share_memory(results[0], result):
             results[k] = result.copy()
-    return tuple(map(torch.from_numpy, results))
+    return tuple([torch.from_numpy(result) for result in results])
 
 
-def _in_numpy(one: torch.Tensor | float) -> Any:
-    if isinstance(one, float):
-        return one
-    one = one.detach()
-    return one.resolve_neg().numpy() if one.is_neg() else one.numpy()
+def _shape_of(one: torch.Tensor | float) -> Shape:
+    return Shape(()) if isinstance(one, float) else Shape(tuple(one.shape), str(one.dtype).removeprefix("torch."))
 
 
 @torch.library.custom_op("branchsig::call", mutates_args=())
@@ -122,8 +161,7 @@ def _operator(arrays: list[torch.Tensor], text: str) -> list[torch.Tensor]:
 
 @_operator.register_fake
 def _(arrays: list[torch.Tensor], text: str) -> list[torch.Tensor]:
-    shapes = [Shape(tuple(array.shape), str(array.dtype).removeprefix("torch.")) for array in arrays]
-    results = Call.read(text).result(*shapes)
+    results = Call.read(text).result(*map(_shape_of, arrays))
     return [arrays[0].new_empty(result.shape, dtype=getattr(torch, result.dtype)) for result in results]
 
 
