@@ -367,7 +367,7 @@ class BranchedSigKernel(_OnPaths):
     def fit_transform(self, X: Any, y: Any = None) -> Floats:
         """Keep the training paths and return their kernels with each other, shape (n, n)."""
         self._fit(X)
-        return self._training.gram()  # type: ignore[no-any-return]
+        return self._training.gram()
 
     def transform(self, X: Any) -> Floats:
         """Return the kernels of paths with the training paths, shape (len(X), n).
@@ -376,8 +376,8 @@ class BranchedSigKernel(_OnPaths):
         """
         job = self._job(*self._paths(X))
         if _are_equal(job.problem, self._training.job.problem):
-            return self._training.gram()  # type: ignore[no-any-return]
-        return Known.of(job).gram(self._training)  # type: ignore[no-any-return]
+            return self._training.gram()
+        return Known.of(job).gram(self._training)
 
 
 def _are_equal(problem: Any, other: Any) -> bool:
@@ -709,7 +709,7 @@ class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
 
     def diag(self, X: Any) -> Floats:
         """Return the kernels of the paths with themselves, shape (len(X),)."""
-        return self._known(X).diagonal()  # type: ignore[no-any-return]
+        return self._known(X).diagonal()
 
     def is_stationary(self) -> bool:
         """Return False."""

@@ -43,7 +43,8 @@ class Known:
     @property
     def factors(self) -> Floats | None:
         """The factors of dilation, where there are any."""
-        return None if self._dilation is None else host(self._dilation.all_factors)
+        dilation = self._dilation
+        return None if dilation is None else host(dilation.all_factors)
 
     @property
     def _problem(self) -> Problem:
@@ -56,7 +57,7 @@ class Known:
         dilated = self.job.spec.normalize == "dilation"
         return dilate.again(self._problem, 0, self.of_paths) if dilated else None
 
-    def gram(self, others: Known | None = None) -> Array:
+    def gram(self, others: Known | None = None) -> Floats:
         """Return the kernels with all other paths, or of all paths with each other.
 
         Warns of values that are not finite.
@@ -73,13 +74,15 @@ class Known:
         complain(*complaints_of(value, Job(self.job.spec, self.job.how, problem, tuple(value.shape), origins)))
         return value
 
-    def diagonal(self) -> Array:
+    def diagonal(self) -> Floats:
         """Return the kernels of the paths with themselves."""
         return self._value(self._problem, self.of_paths)
 
-    def _value(self, problem: Problem, of_paths: Kept) -> Array:
+    def _value(self, problem: Problem, of_paths: Kept) -> Floats:
         with np.errstate(all="ignore"):
-            return stage_for(self.job.spec).forward(problem, keep=False, of_paths=of_paths)[0]
+            value: Floats
+            value, _ = stage_for(self.job.spec).forward(problem, keep=False, of_paths=of_paths)
+            return value
 
     def with_derivatives(self) -> tuple[Array, Array]:
         """Return the kernels of all paths with each other, shape (n, n), and their derivatives with respect to the
