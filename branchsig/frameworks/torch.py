@@ -142,10 +142,6 @@ def _compute_here(call: Call, inputs: _Inputs) -> tuple[torch.Tensor, ...]:
         else:
             call.result(*map(_shape_of, inputs))  # says which of the operands has a wrong type
     results = [np.asarray(result) for result in call(*arrays)]
-    # No result may share memory with another: who writes to one of them would change what is kept.
-    for k, result in enumerate(results[1:], 1):
-        if np.may_share_memory(results[0], result):
-            results[k] = result.copy()
     return tuple([torch.from_numpy(result) for result in results])
 
 

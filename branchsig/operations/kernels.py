@@ -200,7 +200,10 @@ class Stack(Operation):
             stack = backend_for(problem).solve(problem, "stack")
             complain(*complaints_of(stack, job))
         value = namespace_of(stack).reshape(stack, job.batch + stack_shape(problem))
-        return value, {"stack": stack} if keep and problem.quadrature.p == 1 else {}
+        if not keep or problem.quadrature.p > 1:
+            return value, {}
+        # The caller may write to the value.
+        return value, {"stack": namespace_of(stack).asarray(stack, copy=True)}
 
     def residuals(self, job: Job) -> Kept:
         """Return nothing: the adjoint of a grid sweeps by itself."""
