@@ -138,6 +138,8 @@ BS_INLINE int is_integer(double a) { return a == floor(a); }
 /* Forms of profile of its own for exponents that are no small whole number: for the compiler a loop over points has but one. */
 enum { BS_OTHER_POLYNOMIAL = BS_RATIONAL_QUADRATIC + 1, BS_OTHER_RATIONAL_QUADRATIC };
 
+BS_INLINE int is_polynomial(int kernel) { return kernel == BS_POLYNOMIAL || kernel == BS_OTHER_POLYNOMIAL; }
+
 static int profile_of(const bs_task *task) {
   const int kernel = task->static_kernel;
   if (kernel != BS_POLYNOMIAL && kernel != BS_RATIONAL_QUADRATIC) return kernel;
@@ -274,7 +276,7 @@ BS_INLINE void kappa_row_of(increments *in, int kernel, int64_t channels, int mo
   if (!channels) b_row(in, d - RUN, slot, first, last, kappa);
   for (int64_t k = 0; k < run; ++k) x[k] = in->x_rows[slot * d + (d - run) + k];
   for (int64_t j = 0; j < last - first; ++j, y += d) {
-    const vec b = b_of_run(kernel != BS_POLYNOMIAL && kernel != BS_OTHER_POLYNOMIAL, run, x, y, channels ? splat(0) : kappa[j]);
+    const vec b = b_of_run(!is_polynomial(kernel), run, x, y, channels ? splat(0) : kappa[j]);
     kappa[j] = profile(kernel, parameter, b, slopes ? slopes + j : NULL);
     if (squares) squares[j] = b;
   }
@@ -299,7 +301,7 @@ BS_INLINE void kappa_row_with(increments *in, int kernel, int more, int64_t i, i
 
 #define BS_KAPPA_ROW(name, kernel)                                                                               \
   static void name##_row(increments *in, int64_t i, int64_t slot, int64_t first, int64_t last, vec *kappa) {      \
-    if (in->gradient && in->squares && kernel != BS_POLYNOMIAL && kernel != BS_OTHER_POLYNOMIAL)                 \
+    if (in->gradient && in->squares && !is_polynomial(kernel))                                                    \
       kappa_row_of(in, kernel, 0, 2, i, slot, first, last, kappa);                                               \
     else if (in->gradient)                                                                                       \
       kappa_row_with(in, kernel, 1, i, slot, first, last, kappa);                                                \
