@@ -40,8 +40,8 @@ def test_a_row_holds_the_name_and_the_parameters_of_a_kernel(kernel):
 
 def test_the_numbers_of_the_core_are_the_places_in_the_table():
     numbers = {name.removeprefix("BS_"): getattr(lib, name) for name in dir(lib) if name.startswith("BS_")}
-    assert {name: numbers.pop(name) for name in NAMES} == {name: number for number, name in enumerate(NAMES)}
-    assert not numbers
+    numbers = {name: number for name, number in numbers.items() if not name.startswith(("CALL_", "XLA_"))}
+    assert numbers == {name: number for number, name in enumerate(NAMES)}
 
 
 def test_the_cuda_sources_take_the_names_from_the_table():
