@@ -75,10 +75,31 @@ def _library_of(array: Array) -> _Library:
     if found is None:
         if isinstance(array, (np.ndarray, np.generic)):
             return _libraries[np.ndarray]
+        only_bound(array, "an argument")
         namespace = array_api_compat.array_namespace(array)
         kinds = array_api_compat.is_cupy_array(array), array_api_compat.is_torch_array(array)
         found = _libraries[type(array)] = _Library(namespace, *kinds)
     return found
+
+
+_ONLY_BOUND = frozenset({"autograd"})
+"""Packages with arrays that are no more than what their framework computes with them."""
+
+
+def only_bound(array: Array, name: str) -> None:
+    """Check that an array may be computed with here, and not only by the framework that it belongs to.
+
+    Raises
+    ------
+    TypeError
+        If it is one of those: no operation of its framework has taken it.
+    """
+    package = type(array).__module__.partition(".")[0]
+    if package in _ONLY_BOUND:
+        raise TypeError(
+            f"{name} is of type {type(array).__name__} of {package}, which this function or option has no derivative "
+            f"in: call it on arrays of NumPy, outside of what {package} differentiates"
+        )
 
 
 def namespace_of(array: Array) -> Any:

@@ -29,6 +29,7 @@ from branchsig._arrays import (
     lies_on_cpu,
     lies_on_cuda,
     namespace_of,
+    only_bound,
     to_numpy,
 )
 from branchsig.quadrature import BY_NAME, Quadrature
@@ -355,6 +356,7 @@ def _real_array(array: Any, name: str) -> None:
             remedy += ", or for paths of different lengths give a list of arrays of shape (length, dimension)"
         wanted = "expected an array of NumPy or another array API library"
         raise TypeError(f"{name} is of type {type(array).__name__}: {wanted}; {remedy}")
+    only_bound(array, name)
     if isinstance(array, np.ndarray):
         dtype = array.dtype
         if dtype.kind == "f" and dtype.itemsize in (4, 8):

@@ -101,7 +101,33 @@ def of_jax():
     )
 
 
-FRAMEWORKS = {"torch": of_torch, "jax": of_jax}
+def of_autograd():
+    """HIPS autograd, whose arrays are those of NumPy until it differentiates."""
+    autograd = pytest.importorskip("autograd")
+
+    def gradients(function, *arrays):
+        places = [place for place, array in enumerate(arrays) if np.issubdtype(array.dtype, np.floating)]
+        value, found = autograd.value_and_grad(function, places)(*arrays)
+        return value, tuple(dict(zip(places, found)).get(place) for place in range(len(arrays)))
+
+    def twice(function, array, direction):
+        return autograd.grad(lambda a: (autograd.grad(function)(a) * direction).sum())(array)
+
+    return Framework(
+        has=TABLE["autograd"],
+        array=np.asarray,
+        gradients=gradients,
+        compiled=None,
+        batched=None,
+        derivative=autograd.grad,
+        along=lambda function, array, direction: autograd.make_jvp(function)(array)(direction)[1],
+        twice=twice,
+        forks=True,
+        refusals=(NotImplementedError,),
+    )
+
+
+FRAMEWORKS = {"torch": of_torch, "jax": of_jax, "autograd": of_autograd}
 
 
 @functools.cache

@@ -17,6 +17,8 @@ run(call, arrays)
     respect to the operands; what is kept cannot.
 given_back(result, like)
     An array of NumPy as one of the framework, where `like` lies; for frameworks that lend any.
+joined(paths, times)
+    Paths with times as their last channel; for frameworks whose arrays have no namespace of the array API.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import dataclasses
 import functools
 import math
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,7 +40,7 @@ from branchsig.operations import OPERATIONS, Operation, Shape
 from branchsig.spec import Execution, Spec, Transforms, Truncation, with_kernel
 from branchsig.static_kernels import StaticKernel, is_built_in, with_numbers
 
-__all__ = ["LENT", "Bound", "Call", "bound"]
+__all__ = ["LENT", "Bound", "Call", "bound", "joins", "stand_in"]
 
 _NOTHING = Wrt()
 
@@ -489,6 +491,10 @@ def _framework_of(kind: type) -> Any:
             from branchsig.frameworks import jax
 
             return jax
+        if package == "autograd":
+            from branchsig.frameworks import autograd
+
+            return autograd
     return None
 
 
@@ -691,3 +697,18 @@ def bound(
                 f"that has no derivatives with respect to parameters. Give {name} as a number"
             )
     return None
+
+
+def stand_in(array: Any) -> Any:
+    """An array of NumPy in the place of another one, of the same shape and dtype, for checks; of a list a list."""
+    if isinstance(array, (list, tuple)):
+        return [stand_in(one) for one in array]
+    if isinstance(array, np.ndarray) or not hasattr(array, "dtype"):
+        return array
+    return np.broadcast_to(np.zeros((), str(array.dtype).rpartition(".")[2]), tuple(array.shape))
+
+
+def joins(*operands: Any) -> Callable[[Any, Any], Any] | None:
+    """Return what joins paths and times where a framework has to do it; None where none has."""
+    framework, _, _ = _claimed(operands)
+    return getattr(framework, "joined", None)

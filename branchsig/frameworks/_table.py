@@ -42,6 +42,14 @@ TABLE = {
         second="refused",
         forward="refused",
     ),
+    "autograd": Has(
+        framework="autograd",
+        gradients="`autograd.grad`, `value_and_grad`, `jacobian`",
+        maps="",
+        programs="",
+        second="refused",
+        forward="refused",
+    ),
 }
 """By the names of their files."""
 

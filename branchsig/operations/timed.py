@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from branchsig import _validation
 from branchsig._arrays import Array, contiguous, namespace_of
 from branchsig.operations.base import Operation
@@ -125,13 +127,22 @@ class _Pullback:
 
 def _joined(paths: Any, times: Any, name: str, name_of_times: str) -> Any:
     """Check paths and times, and join them as the last channel; a list for a list."""
-    if _validation.is_ragged(paths):
-        _validation.ragged_paths(paths, name)
-        _validation.times_of_list(times, name_of_times, paths, name)
+    join, shown = None, (paths, times)
+    if type(paths) is not np.ndarray or type(times) is not np.ndarray:
+        from branchsig.frameworks import _binding  # which knows operations
+
+        join = _binding.joins(paths, times)
+        if join is not None:
+            shown = _binding.stand_in(paths), _binding.stand_in(times)
+    if _validation.is_ragged(shown[0]):
+        _validation.ragged_paths(shown[0], name)
+        _validation.times_of_list(shown[1], name_of_times, shown[0], name)
         pairs = enumerate(zip(paths, times, strict=True))
         return [_joined(path, at, f"{name}[{k}]", f"{name_of_times}[{k}]") for k, (path, at) in pairs]
-    _validation.single_path(paths, name)
-    _validation.times(times, name_of_times, paths, name)
+    _validation.single_path(shown[0], name)
+    _validation.times(shown[1], name_of_times, shown[0], name)
+    if join is not None:
+        return join(paths, times)
     xp = namespace_of(paths)
     paths, times = contiguous(paths), contiguous(times)
     return xp.concat([paths, xp.broadcast_to(times[..., None], (*paths.shape[:-1], 1))], axis=-1)
