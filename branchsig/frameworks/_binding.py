@@ -170,7 +170,7 @@ class Call:
         """
         lead = np.broadcast_shapes(*(array.shape[: self.axes] for array in arrays)) if self.axes else ()
         alone = [Shape(array.shape[self.axes :], array.dtype) for array in arrays]
-        operands = self._taken(alone if self.direction in ("value", "forward") else alone[1:])
+        operands = self.taken(alone if self.direction in ("value", "forward") else alone[1:])
         self._check(operands)
         if self.direction in ("backward", "backprop"):
             found = [alone[1 + place] for place in self.places]
@@ -257,14 +257,14 @@ class Call:
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
         operation, like = self._operation, arrays[0]
         if self.direction in ("value", "forward"):
-            operands = self._taken(arrays)
-            job = operation.prepare(self._spec_with(arrays), self.how, *operands)
+            operands = self.taken(arrays)
+            job = operation.prepare(self.spec_with(arrays), self.how, *operands)
             value, kept = operation.forward(job, keep=self.direction == "forward")
             if self.direction == "value":
                 return [value]
             return [value, *(_handed_out(kept[name], like) for name in sorted(kept))]
         derivs, flat = arrays[0], arrays[1 : 1 + self.operands]
-        operands, spec, wrt = self._taken(flat), self._spec_with(flat), self.wrt
+        operands, spec, wrt = self.taken(flat), self.spec_with(flat), self.wrt
         if self.direction == "backprop":
             left, right, of_parameters = wrt
             found = operation.backprop(
@@ -274,7 +274,7 @@ class Call:
             job = operation.prepare(spec, self.how, *operands)
             kept = {}
             if len(arrays) > 1 + self.operands:
-                names = sorted(operation.result(spec, *_stacked(self._taken([_shape(one) for one in flat]))).kept)
+                names = sorted(operation.result(spec, *_stacked(self.taken([_shape(one) for one in flat]))).kept)
                 handed_out = zip(names, arrays[1 + self.operands :], strict=True)
                 kept = {name: _taken_back(array, job.problem.path1) for name, array in handed_out}
             found = operation.pull_back(job, kept, operation.derivs(job, derivs), wrt)
@@ -294,7 +294,7 @@ class Call:
             for name in self.parameters:
                 yield as_like(found[sides][name], operands[next(places)])
 
-    def _taken(self, arrays: Sequence[Any]) -> list[Any]:
+    def taken(self, arrays: Sequence[Any]) -> list[Any]:
         """The operands of the operation from a flat sequence."""
         rest = iter(arrays)
         operands: list[Any] = []
@@ -309,7 +309,7 @@ class Call:
                 operands.append([next(rest) for _ in range(int(entry))])
         return operands
 
-    def _spec_with(self, operands: Sequence[Array]) -> Spec:
+    def spec_with(self, operands: Sequence[Array]) -> Spec:
         """The spec with the values of the parameters."""
         names = self.parameters
         if not names:
@@ -495,6 +495,10 @@ def _framework_of(kind: type) -> Any:
             from branchsig.frameworks import autograd
 
             return autograd
+        if package == "dask":
+            from branchsig.frameworks import dask
+
+            return dask
     return None
 
 

@@ -50,6 +50,14 @@ TABLE = {
         second="refused",
         forward="refused",
     ),
+    "dask": Has(
+        framework="Dask",
+        gradients="lazy results of `*_vjp` and `*_backprop`",
+        maps="",
+        programs="lazy values, chunk by chunk",
+        second="",
+        forward="",
+    ),
 }
 """By the names of their files."""
 

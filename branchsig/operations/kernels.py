@@ -30,14 +30,17 @@ class _Kernels(Operation):
     all_pairs: ClassVar[bool]
     """Whether every first path meets every second one."""
 
-    def forward(self, job: Job, *, keep: bool) -> tuple[Array, Kept]:
-        """Return the kernels, and warn about paths and values."""
+    def forward(self, job: Job, *, keep: bool, of_paths: Kept | None = None) -> tuple[Array, Kept]:
+        """Return the kernels, and warn about paths and values.
+
+        `of_paths` is what is known of every path alone, see `Stage`; not with a tolerance.
+        """
         spec, problem, missed = job.spec, job.problem, ""
         if spec.return_grid:
             self._check_memory(job)
         with np.errstate(all="ignore"):
             if spec.rtol is None:
-                value, kept = stage_for(spec).forward(problem, keep=keep)
+                value, kept = stage_for(spec).forward(problem, keep=keep, of_paths=of_paths)
             else:
                 value, kept, found, missed = refined(problem, spec, stage_for(spec), keep=keep)
                 kept = kept | {"rule": np.asarray(found.quadrature.p)}
