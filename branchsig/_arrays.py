@@ -82,7 +82,7 @@ def _library_of(array: Array) -> _Library:
     return found
 
 
-_ONLY_BOUND = frozenset({"autograd"})
+_ONLY_BOUND = frozenset({"autograd", "tensorflow", "pytensor"})
 """Packages with arrays that are no more than what their framework computes with them."""
 
 

@@ -477,7 +477,8 @@ def samples(sample1: Any, sample2: Any, name1: str, name2: str, *, single: bool)
 def same_dimension(path1: Any, path2: Any, name1: str, name2: str) -> None:
     """Check that arrays of paths have as many channels, before anything is joined to them."""
     shape1, shape2 = tuple(getattr(path1, "shape", ())), tuple(getattr(path2, "shape", ()))
-    if shape1 and shape2 and shape1[-1] != shape2[-1]:
+    known = all(shape and isinstance(shape[-1], int) for shape in (shape1, shape2))
+    if known and shape1[-1] != shape2[-1]:
         raise ValueError(_different_dimensions(shape1, shape2, name1, name2))
 
 

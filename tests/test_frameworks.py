@@ -29,7 +29,7 @@ def framework(request):
 
 
 def test_every_framework_of_the_documentation_has_an_entry(framework):
-    assert [*FRAMEWORKS, "dask"] == list(TABLE)  # which differentiates nothing, and has tests of its own
+    assert [*FRAMEWORKS, "pytensor", "dask"] == list(TABLE)  # the last two have tests of their own
     has = framework.has
     for said, given in (
         (has.gradients, framework.gradients),
@@ -43,7 +43,7 @@ def test_every_framework_of_the_documentation_has_an_entry(framework):
 def scalar(framework, case, weights, **more):
     """The function of arrays of a framework that the gradients are those of."""
     weights = framework.array(weights)
-    return lambda *paths: (weights * case.value(*paths, **more)).sum()
+    return lambda *paths: framework.total(weights * case.value(*paths, **more))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -168,7 +168,7 @@ def test_lists_of_paths_are_operands_one_by_one(compile_it, framework, rng):
     array = framework.array(weights)
 
     def function(*arrays):
-        return (array * branchsig.branched_sig_kernel_gram(list(arrays), None, 3, time_aug=True)).sum()
+        return framework.total(array * branchsig.branched_sig_kernel_gram(list(arrays), None, 3, time_aug=True))
 
     if compile_it:
         if framework.compiled is None:
@@ -183,10 +183,10 @@ def test_lists_of_paths_are_operands_one_by_one(compile_it, framework, rng):
 def test_batches_of_size_0_have_empty_values_and_gradients(compile_it, framework):
     x, y = framework.array(np.zeros((0, 5, 2))), framework.array(np.zeros((2, 4, 2)))
     for function in (
-        lambda a, b: branchsig.branched_sig_kernel(a, a, 3).sum() + b.sum() * 0.0,
-        lambda a, b: branchsig.branched_sig_kernel_gram(a, b, 3).sum(),
-        lambda a, b: branchsig.branched_sig_kernel_gram(a, b, 3, normalize="dilation").sum(),
-        lambda a, b: branchsig.dilation(a, 3).sum() + b.sum() * 0.0,
+        lambda a, b: framework.total(branchsig.branched_sig_kernel(a, a, 3)) + framework.total(b) * 0.0,
+        lambda a, b: framework.total(branchsig.branched_sig_kernel_gram(a, b, 3)),
+        lambda a, b: framework.total(branchsig.branched_sig_kernel_gram(a, b, 3, normalize="dilation")),
+        lambda a, b: framework.total(branchsig.dilation(a, 3)) + framework.total(b) * 0.0,
     ):
         if compile_it:
             if framework.compiled is None:
@@ -226,7 +226,7 @@ def test_the_value_that_comes_with_a_pullback_has_a_derivative(framework, rng):
     x, y = walk(rng, 3, 5, 2), walk(rng, 2, 4, 2)
     other = framework.array(y)
     _, (found,) = framework.gradients(
-        lambda a: branchsig.branched_sig_kernel_gram_vjp(a, other, 3)[0].sum(), framework.array(x)
+        lambda a: framework.total(branchsig.branched_sig_kernel_gram_vjp(a, other, 3)[0]), framework.array(x)
     )
     close(found, branchsig.branched_sig_kernel_gram_backprop(np.ones((3, 2)), x, y, 3)[0])
 
@@ -266,7 +266,7 @@ def test_second_derivatives_with_respect_to_parameters_are_refused(framework, rn
     x = framework.array(walk(rng, 3, 5, 2))
 
     def function(sigma):
-        return branchsig.branched_sig_kernel_gram(x, None, 3, static_kernel=branchsig.RBFKernel(sigma)).sum()
+        return framework.total(branchsig.branched_sig_kernel_gram(x, None, 3, static_kernel=branchsig.RBFKernel(sigma)))
 
     sigma, one = framework.array(np.asarray(0.9)), framework.array(np.asarray(1.0))
     with pytest.raises(framework.refusals, match="derivatives|forward-mode"):
@@ -281,7 +281,7 @@ def test_what_is_wrong_with_paths_is_said_in_the_words_of_the_function(compile_i
     x, y = framework.array(np.zeros((3, 5, 2))), framework.array(np.zeros((3, 5, 3)))
 
     def function(a, b):
-        return branchsig.branched_sig_kernel_gram(a, b, 3).sum()
+        return framework.total(branchsig.branched_sig_kernel_gram(a, b, 3))
 
     if compile_it:
         if framework.compiled is None:
@@ -296,7 +296,7 @@ def test_values_that_overflow_are_warned_of_at_the_line_of_the_caller(framework,
     x = framework.array(30.0 * walk(rng, 3, 5, 2))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        framework.gradients(lambda a: branchsig.branched_sig_kernel_gram(a, None, 4).sum(), x)
+        framework.gradients(lambda a: framework.total(branchsig.branched_sig_kernel_gram(a, None, 4)), x)
     (said,) = [one for one in caught if "of 9 values" in str(one.message)]
     assert said.category is RuntimeWarning
     assert said.filename == __file__
@@ -306,7 +306,9 @@ def test_values_of_parameters_are_checked_when_they_are_there(framework, rng):
     x = framework.array(walk(rng, 3, 5, 2))
     with pytest.raises(Exception, match=r"RBFKernel: sigma is -1.0: expected a finite number > 0"):
         framework.gradients(
-            lambda a, s: branchsig.branched_sig_kernel_gram(a, None, 3, static_kernel=branchsig.RBFKernel(s)).sum(),
+            lambda a, s: framework.total(
+                branchsig.branched_sig_kernel_gram(a, None, 3, static_kernel=branchsig.RBFKernel(s))
+            ),
             x,
             framework.array(np.asarray(-1.0)),
         )
@@ -320,7 +322,7 @@ def test_threads_do_not_disturb_each_other(framework, rng):
         arrays = framework.array(x), framework.array(y)
         for _ in range(5):
             results[depth] = framework.gradients(
-                lambda a, b: branchsig.branched_sig_kernel_gram(a, b, depth, normalize=True).sum(), *arrays
+                lambda a, b: framework.total(branchsig.branched_sig_kernel_gram(a, b, depth, normalize=True)), *arrays
             )[1]
 
     threads = [threading.Thread(target=work, args=(depth,)) for depth in (2, 3)]
@@ -339,7 +341,7 @@ def test_threads_do_not_disturb_each_other(framework, rng):
 def _in_another_process(name, x, queue):
     framework = framework_named(name)
     _, (found,) = framework.gradients(
-        lambda a: branchsig.branched_sig_kernel_gram(a, None, 3, normalize=True).sum(), framework.array(x)
+        lambda a: framework.total(branchsig.branched_sig_kernel_gram(a, None, 3, normalize=True)), framework.array(x)
     )
     queue.put(np.asarray(found))
 

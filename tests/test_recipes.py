@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[1] / "docs" / "user_guide" / "frameworks.md"
-MODULES = {"PyTorch": "torch", "JAX": "jax", "Autograd": "autograd", "Dask": "dask.array", "scikit-learn": "sklearn"}
+MODULES = {
+    "PyTorch": "torch",
+    "JAX": "jax",
+    "Autograd": "autograd",
+    "TensorFlow": "tensorflow",
+    "PyTensor and PyMC": "pytensor",
+    "Dask": "dask.array",
+    "scikit-learn": "sklearn",
+}
 
 
 def recipe(title):

@@ -495,6 +495,14 @@ def _framework_of(kind: type) -> Any:
             from branchsig.frameworks import autograd
 
             return autograd
+        if package == "tensorflow":
+            from branchsig.frameworks import tensorflow
+
+            return tensorflow
+        if package == "pytensor":
+            from branchsig.frameworks import pytensor
+
+            return pytensor
         if package == "dask":
             from branchsig.frameworks import dask
 
@@ -704,12 +712,17 @@ def bound(
 
 
 def stand_in(array: Any) -> Any:
-    """An array of NumPy in the place of another one, of the same shape and dtype, for checks; of a list a list."""
+    """An array of NumPy in the place of another one, of the same shape and dtype, for checks; of a list a list.
+
+    None where sizes are not known yet.
+    """
     if isinstance(array, (list, tuple)):
         return [stand_in(one) for one in array]
     if isinstance(array, np.ndarray) or not hasattr(array, "dtype"):
         return array
-    return np.broadcast_to(np.zeros((), str(array.dtype).rpartition(".")[2]), tuple(array.shape))
+    shape = tuple(getattr(getattr(array, "type", None), "shape", array.shape))  # of PyTensor as far as it is known
+    dtype = getattr(array.dtype, "name", None) or str(array.dtype).rpartition(".")[2]
+    return None if None in shape else np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def joins(*operands: Any) -> Callable[[Any, Any], Any] | None:

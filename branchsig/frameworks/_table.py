@@ -50,6 +50,22 @@ TABLE = {
         second="refused",
         forward="refused",
     ),
+    "tensorflow": Has(
+        framework="TensorFlow",
+        gradients="`tf.GradientTape`",
+        maps="`tf.map_fn`",
+        programs="`tf.function`",
+        second="refused",
+        forward="refused",
+    ),
+    "pytensor": Has(
+        framework="PyTensor, PyMC",
+        gradients="`pytensor.grad`",
+        maps="",
+        programs="`pytensor.function`, with Numba and without",
+        second="refused",
+        forward="refused",
+    ),
     "dask": Has(
         framework="Dask",
         gradients="lazy results of `*_vjp` and `*_backprop`",

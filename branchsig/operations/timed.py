@@ -134,6 +134,8 @@ def _joined(paths: Any, times: Any, name: str, name_of_times: str) -> Any:
         join = _binding.joins(paths, times)
         if join is not None:
             shown = _binding.stand_in(paths), _binding.stand_in(times)
+            if any(one is None for one in shown):
+                return join(paths, times)
     if _validation.is_ragged(shown[0]):
         _validation.ragged_paths(shown[0], name)
         _validation.times_of_list(shown[1], name_of_times, shown[0], name)
@@ -149,7 +151,7 @@ def _joined(paths: Any, times: Any, name: str, name_of_times: str) -> Any:
 
 
 def _shared(paths: Any, times: Any) -> int:
-    return 0 if paths is None or _validation.is_ragged(paths) else len(paths.shape) - 1 - len(times.shape)
+    return 0 if paths is None or _validation.is_ragged(paths) else paths.ndim - 1 - times.ndim
 
 
 def _split(gradient: Any, shared: int) -> tuple[Any, Any]:
