@@ -220,8 +220,8 @@ class Stack(Operation):
         with np.errstate(all="ignore"):
             for depth in range(derivs.shape[1]):
                 of_depth = dataclasses.replace(job.problem, depth=depth, progress=None)
-                known = {} if stack is None else {"stack": stack[:, : depth + 1]}
-                found = Solve("kernel", "grid").adjoint(of_depth, known, derivs[:, depth], wrt)
+                known = {} if stack is None else {"stack": stack[:, : depth + 1, ...]}
+                found = Solve("kernel", "grid").adjoint(of_depth, known, derivs[:, depth, ...], wrt)
                 total = Gradients(*(b if a is None else a if b is None else a + b for a, b in zip(total, found)))
         return total
 
