@@ -118,6 +118,11 @@ def test_times_are_differentiated(inside, rng):
     found = (tf.function(gradients) if inside else gradients)(tf.constant(x), tf.constant(times))
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(found[1], wanted[2], rtol=1e-10, atol=1e-13)
+    weights = tf.ones((3, 3), tf.float64)
+    *_, of_times, _ = branchsig.branched_sig_kernel_gram_backprop(
+        weights, tf.constant(x), None, 3, times1=tf.constant(times), lead_lag=True
+    )
+    np.testing.assert_allclose(of_times, wanted[2], rtol=1e-10, atol=1e-13)
 
 
 def test_a_gradient_that_is_stopped_is_a_number(paths):

@@ -53,5 +53,14 @@ def test_autograd_differentiates_with_respect_to_times(options, shared, rng):
     np.testing.assert_allclose(of_times, wanted[2], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(autograd.grad(weighted, 0)(x, times), wanted[0], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(autograd.grad(weighted, 1)(x, times), wanted[2], rtol=1e-9, atol=1e-12)
+    pulled_back = []
+
+    def with_pullback(paths, stamps):
+        value, pullback = branchsig.branched_sig_kernel_gram_vjp(paths, None, 2, times1=stamps, **options)
+        pulled_back.append(autograd.tracer.getval(pullback(derivs)[2]))
+        return (derivs * value).sum()
+
+    np.testing.assert_allclose(autograd.grad(with_pullback)(x, times), wanted[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(pulled_back[0], wanted[2], rtol=1e-9, atol=1e-12)
     with pytest.raises(ValueError, match=r"times1 has shape \(4,\): expected \(3, 5\)"):
         autograd.grad(weighted)(x, np.zeros(4))

@@ -19,6 +19,8 @@ given_back(result, like)
     An array of NumPy as one of the framework, where `like` lies; for frameworks that lend any.
 joined(paths, times)
     Paths with times as their last channel; for frameworks whose arrays have no namespace of the array API.
+summed(array, axes)
+    The sum along some axes, likewise.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from branchsig.operations import OPERATIONS, Operation, Shape
 from branchsig.spec import Execution, Spec, Transforms, Truncation, with_kernel
 from branchsig.static_kernels import StaticKernel, is_built_in, with_numbers
 
-__all__ = ["LENT", "Bound", "Call", "bound", "joins", "stand_in"]
+__all__ = ["LENT", "Bound", "Call", "bound", "offered", "stand_in"]
 
 _NOTHING = Wrt()
 
@@ -725,7 +727,7 @@ def stand_in(array: Any) -> Any:
     return None if None in shape else np.broadcast_to(np.zeros((), dtype), shape)
 
 
-def joins(*operands: Any) -> Callable[[Any, Any], Any] | None:
-    """Return what joins paths and times where a framework has to do it; None where none has."""
+def offered(name: str, *operands: Any) -> Callable[..., Any] | None:
+    """Return a function that the framework which claims any of the operands has for them; None where there is none."""
     framework, _, _ = _claimed(operands)
-    return getattr(framework, "joined", None)
+    return getattr(framework, name, None)

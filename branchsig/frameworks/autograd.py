@@ -20,7 +20,7 @@ from autograd.tracer import isbox
 from branchsig._warnings import pass_over
 from branchsig.frameworks._binding import Call
 
-__all__ = ["claims", "joined", "run", "serves"]
+__all__ = ["claims", "joined", "run", "serves", "summed"]
 
 pass_over(autograd.__file__)
 
@@ -54,6 +54,11 @@ def joined(paths: Any, times: Any) -> Any:
     """Return paths with times as their last channel."""
     channel = np.zeros((*paths.shape[:-1], 1), paths.dtype) + times[..., None]  # broadcast_to takes no further axes
     return anp.concatenate([paths, channel], axis=-1)
+
+
+def summed(array: Any, axes: tuple[int, ...]) -> Any:
+    """Return the sum along some axes."""
+    return anp.sum(array, axis=axes)
 
 
 class _Kept:

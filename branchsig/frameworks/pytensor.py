@@ -22,7 +22,7 @@ from branchsig import _warnings
 from branchsig.frameworks._binding import Call
 from branchsig.operations import OPERATIONS, Shape
 
-__all__ = ["claims", "joined", "run", "serves"]
+__all__ = ["claims", "joined", "run", "serves", "summed"]
 
 _warnings.pass_over(pytensor.__file__)
 
@@ -41,6 +41,11 @@ def joined(paths: Any, times: Any) -> Any:
     """Return paths with times as their last channel."""
     paths, times = pt.as_tensor_variable(paths), pt.as_tensor_variable(times)
     return pt.concatenate([paths, pt.zeros_like(paths[..., :1]) + times[..., None]], axis=-1)
+
+
+def summed(array: Any, axes: tuple[int, ...]) -> Any:
+    """Return the sum along some axes."""
+    return array.sum(axis=axes)
 
 
 def run(call: Call, arrays: Sequence[Any]) -> list[Any]:

@@ -19,7 +19,7 @@ from branchsig import _warnings
 from branchsig.frameworks._binding import Call
 from branchsig.operations import OPERATIONS, Shape
 
-__all__ = ["claims", "joined", "run", "serves"]
+__all__ = ["claims", "joined", "run", "serves", "summed"]
 
 _warnings.pass_over(tf.__file__)
 
@@ -40,6 +40,12 @@ def joined(paths: Any, times: Any) -> Any:
     paths, times = tf.convert_to_tensor(paths), tf.convert_to_tensor(times)
     channel = tf.zeros_like(paths[..., :1]) + times[..., None]
     return tf.concat([paths, channel], axis=-1)
+
+
+@tf.autograph.experimental.do_not_convert
+def summed(array: Any, axes: tuple[int, ...]) -> Any:
+    """Return the sum along some axes."""
+    return tf.reduce_sum(array, axis=axes)
 
 
 @tf.autograph.experimental.do_not_convert

@@ -131,7 +131,7 @@ def _joined(paths: Any, times: Any, name: str, name_of_times: str) -> Any:
     if type(paths) is not np.ndarray or type(times) is not np.ndarray:
         from branchsig.frameworks import _binding  # which knows operations
 
-        join = _binding.joins(paths, times)
+        join = _binding.offered("joined", paths, times)
         if join is not None:
             shown = _binding.stand_in(paths), _binding.stand_in(times)
             if any(one is None for one in shown):
@@ -162,5 +162,14 @@ def _split(gradient: Any, shared: int) -> tuple[Any, Any]:
         return list(paths), list(times)
     of_times: Array = gradient[..., -1]
     if shared:
-        of_times = namespace_of(gradient).sum(of_times, axis=tuple(range(shared)))
+        axes = tuple(range(shared))
+        of_framework = None
+        if type(gradient) is not np.ndarray:
+            from branchsig.frameworks import _binding  # which knows operations
+
+            of_framework = _binding.offered("summed", gradient)
+        if of_framework is not None:
+            of_times = of_framework(of_times, axes)
+        else:
+            of_times = namespace_of(gradient).sum(of_times, axis=axes)
     return contiguous(gradient[..., :-1]), contiguous(of_times)
