@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import walk
+from cases import QuarticKernel, walk
 from framework_cases import ALONE, KERNELS, MORE, SHORT, WITH_PARAMETERS, close
 
 import branchsig
@@ -128,6 +128,17 @@ def test_each_pair_of_chunks_of_a_symmetric_matrix_is_computed_once(rng):
     Counted.pairs = 0
     branchsig.branched_sig_kernel_gram(chunked(x), chunked(0.5 * x), 3, static_kernel=Counted()).compute()
     assert Counted.pairs == 36
+
+
+@pytest.mark.parametrize("case", [SHORT[0], SHORT[2], SHORT[4], MORE[6]], ids=repr)
+def test_a_static_kernel_of_the_user_has_the_gradients_that_it_defines(case, rng):
+    paths = case.paths(rng)
+    weights = rng.standard_normal(case.value(*paths).shape)
+    own = {"static_kernel": QuarticKernel()}
+    close(case.value(*map(chunked, paths), **own).compute(), case.value(*paths, **own))
+    found = case.gradients(chunked(weights), *map(chunked, paths), **own)
+    for mine, its in zip(found, case.gradients(weights, *paths, **own), strict=True):
+        close(mine.compute(), its)
 
 
 def test_factors_of_dilation_are_searched_once_for_each_path(monkeypatch, rng):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import walk
+from cases import QuarticKernel, walk
 from framework_cases import KERNELS, MORE, SHORT, WITH_PARAMETERS, close
 
 import branchsig
@@ -79,6 +79,16 @@ def test_valid_lengths_and_times_are_variables_too(known, rng):
         a, stamps = variable(x, known=known), variable(times, known=known)
         *_, of_times, _ = branchsig.branched_sig_kernel_gram_backprop(ones, a, None, 3, times1=stamps)
         close(pytensor.function([a, stamps], of_times)(x, times), wanted[2])
+
+
+def test_a_static_kernel_of_the_user_has_the_gradients_that_it_defines(rng):
+    x, y = walk(rng, 3, 5, 2), walk(rng, 2, 4, 2)
+    options = {"depth": 3, "static_kernel": QuarticKernel()}
+    found, gradients = value_and_gradients(lambda a, b: branchsig.branched_sig_kernel_gram(a, b, **options), x, y)
+    close(found, branchsig.branched_sig_kernel_gram(x, y, **options))
+    wanted = branchsig.branched_sig_kernel_gram_backprop(np.ones((3, 2)), x, y, right_deriv=True, **options)
+    for mine, its in zip(gradients, wanted, strict=True):
+        close(mine, its)
 
 
 def test_lists_of_paths_are_variables_one_by_one(rng):

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import walk
+from cases import QuarticKernel, walk
 
 import branchsig
 
@@ -70,6 +70,22 @@ def test_a_variable_is_a_parameter(paths):
     options = {"static_kernel": branchsig.RBFKernel(0.9), "param_deriv": True}
     *_, wanted = branchsig.branched_sig_kernel_gram_backprop(np.ones((3, 2)), *paths, 3, **options)
     assert float(tape.gradient(value, sigma)) == pytest.approx(wanted["sigma"], rel=1e-12)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_static_kernel_of_the_user_has_the_gradients_that_it_defines(inside, paths):
+    x, y = map(tf.constant, paths)
+    own = {"static_kernel": QuarticKernel()}
+
+    def value(a, b):
+        return of_paths(a, b, **own)
+
+    with tf.GradientTape() as tape:
+        tape.watch([x, y])
+        total = (tf.function(value) if inside else value)(x, y)
+    wanted = branchsig.branched_sig_kernel_gram_backprop(np.ones((3, 2)), *paths, 3, right_deriv=True, **own)
+    for mine, its in zip(tape.gradient(total, [x, y]), wanted, strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-12)
 
 
 def test_a_keras_loop_learns_a_scale_and_a_width(rng):
