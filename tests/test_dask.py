@@ -226,6 +226,39 @@ def test_paths_in_both_places_have_gradients_apart(rng):
         close(mine.compute(), its)
 
 
+RBF = branchsig.RBFKernel(0.9)
+GRADIENTS = [
+    ("branched_sig_kernel_gram", 2, {"time_aug": True, "lead_lag": True, "base_point": True, "normalize": "dilation"}),
+    ("branched_sig_kernel_gram", 1, {"order": 3, "return_levels": True, "normalize": "dilation"}),
+    ("branched_sig_kernel_gram", 1, {"return_grid": True}),
+    ("branched_sig_kernel_gram", 1, {"left_deriv": False, "param_deriv": True, "static_kernel": RBF}),
+    ("branched_sig_mmd", 2, {"normalize": "dilation", "static_kernel": RBF, "param_deriv": True}),
+    ("branched_sig_mmd", 2, {"normalize": True, "order": 3, "static_kernel": RBF, "param_deriv": True}),
+    ("branched_sig_mmd", 2, {"left_deriv": False}),
+    ("branched_sig_score", 2, {"lam": 0.3, "normalize": "dilation", "unbiased": False}),
+    ("dilation", 1, {"static_kernel": RBF, "param_deriv": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "operands", "options"), GRADIENTS)
+def test_gradients_of_many_options_are_those_of_numpy(name, operands, options, rng):
+    paths = [walk(rng, 5, 5, 2), walk(rng, 4, 4, 2)][:operands]
+    deriving = {name for name in options if name.endswith("_deriv")}
+    plain = {"depth": 3} | {key: value for key, value in options.items() if key not in deriving}
+    itself = [None] if (operands, name) == (1, "branched_sig_kernel_gram") else []
+    weights = rng.standard_normal(np.shape(getattr(branchsig, name)(*paths, *itself, **plain)))
+    sides = {"right_deriv": True} if operands > 1 else {}
+
+    def gradients(weights, *paths):
+        found = getattr(branchsig, name + "_backprop")(weights, *paths, *itself, **{"depth": 3} | sides | options)
+        for one in found if isinstance(found, tuple) else (found,):
+            if one is not None:
+                yield from one.values() if isinstance(one, dict) else [one]
+
+    for mine, its in zip(gradients(chunked(weights), *map(chunked, paths)), gradients(weights, *paths), strict=True):
+        close(mine.compute(), its)
+
+
 @pytest.mark.parametrize("case", [SHORT[0], SHORT[1], SHORT[2], SHORT[4], MORE[5]], ids=repr)
 @pytest.mark.parametrize("lazy_lengths", [False, True])
 def test_valid_lengths_are_chunked_with_their_paths(case, lazy_lengths, rng):
@@ -313,6 +346,13 @@ def test_what_is_wrong_is_said_before_anything_is_computed():
         branchsig.branched_sig_kernel(many, many[1:], 3)
     with pytest.raises(ValueError, match=r"lengths1 has shape \(3,\): expected \(2000000,\)"):
         branchsig.branched_sig_kernel(many, many, 3, lengths1=[1, 2, 3])
+
+
+def test_a_stack_that_is_handed_in_is_refused(rng):
+    x = walk(rng, 4, 5, 2)
+    stack = branchsig.branched_sig_kernel_stack(x, x, 3)
+    with pytest.raises(ValueError, match="k_stack with arrays of Dask.*Leave k_stack out"):
+        branchsig.branched_sig_kernel_backprop(np.ones(4), chunked(x), chunked(x), 3, k_stack=stack)
 
 
 def test_a_matrix_of_any_size_is_a_graph():

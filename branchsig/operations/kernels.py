@@ -7,6 +7,7 @@ import math
 from typing import Any, ClassVar
 
 import numpy as np
+from array_api_compat import is_dask_array
 
 from branchsig import _validation
 from branchsig._arrays import Array, namespace_of
@@ -90,6 +91,11 @@ class _Kernels(Operation):
     def handed_in(self, job: Job, k_stack: Any) -> tuple[Job, Kept]:
         """Check a stack of kernels, and return it with one axis for every axis of pairs."""
         spec, problem = job.spec, job.problem
+        if is_dask_array(problem.path1):
+            raise ValueError(
+                "k_stack with arrays of Dask, whose gradients are computed chunk by chunk. Leave k_stack out, or give "
+                "arrays that have values, after compute()"
+            )
         if spec.normalize:
             raise ValueError(
                 f"normalize={spec.normalize!r} with k_stack: the stack holds no kernel of a path with itself. "
