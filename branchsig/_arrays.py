@@ -67,6 +67,9 @@ def _namespace_of_numpy() -> Any:
     return array_api_compat.numpy
 
 
+_OLDEST = "2023.12"
+"""The first version of the array API standard with all that the reference computes by."""
+
 _libraries: dict[type, _Library] = {np.ndarray: _Library(_namespace_of_numpy(), is_cupy=False, is_torch=False)}
 
 
@@ -75,10 +78,57 @@ def _library_of(array: Array) -> _Library:
     if found is None:
         if isinstance(array, (np.ndarray, np.generic)):
             return _libraries[np.ndarray]
+        only_bound(array, "an argument")
         namespace = array_api_compat.array_namespace(array)
+        version = getattr(namespace, "__array_api_version__", None) or _OLDEST
+        if version < _OLDEST:
+            raise TypeError(
+                f"an argument is an array of {namespace.__name__}, which follows the version {version} of the array "
+                f"API standard: expected {_OLDEST} or newer. Take a newer {namespace.__name__}, or arrays of NumPy"
+            )
         kinds = array_api_compat.is_cupy_array(array), array_api_compat.is_torch_array(array)
         found = _libraries[type(array)] = _Library(namespace, *kinds)
     return found
+
+
+_ONLY_BOUND = frozenset({"autograd", "tensorflow", "pytensor"})
+"""Packages with arrays that are no more than what their framework computes with them."""
+
+_SILENT = frozenset({"mlx"})
+"""Packages that differentiate, and do not tell of an array whether they are doing so."""
+
+
+def only_bound(array: Array, name: str) -> None:
+    """Check that an array may be computed with here, and that nobody would take the result for a constant.
+
+    Raises
+    ------
+    TypeError
+        If only its framework can compute with it, and has not taken it. If its library differentiates it, and is none
+        that this one knows how to give derivatives to.
+    """
+    known = _libraries.get(type(array))
+    if known is not None and (known.is_torch or known.is_cupy):
+        return
+    package = type(array).__module__.partition(".")[0]
+    if package in _ONLY_BOUND:
+        raise TypeError(
+            f"{name} is of type {type(array).__name__} of {package}, which this function or option has no derivative "
+            f"in: call it on arrays of NumPy, outside of what {package} differentiates"
+        )
+    silent = package in _SILENT
+    if silent or (_says_it_is_differentiated(array) and not array_api_compat.is_torch_array(array)):
+        why = "which may be differentiating it" if silent else "which differentiates it"
+        raise TypeError(
+            f"{name} is of type {type(array).__name__} of {package}, {why}, and would take the result for a constant: "
+            f"call this function on numpy.asarray({name}), and give {package} the gradients by the function whose name "
+            "ends in _vjp, as the user guide shows for any other framework"
+        )
+
+
+def _says_it_is_differentiated(array: Array) -> bool:
+    """Tell whether an array of a library that is not known says so, by the attribute of torch or that of Paddle."""
+    return getattr(array, "requires_grad", None) is True or getattr(array, "stop_gradient", None) is False
 
 
 def namespace_of(array: Array) -> Any:
@@ -166,7 +216,7 @@ def is_recorded(array: Array) -> bool:
     tangent."""
     torch = sys.modules.get("torch")
     if torch is None or not _library_of(array).is_torch:
-        return bool(getattr(array, "requires_grad", False))
+        return False
     return bool(array.requires_grad and torch.is_grad_enabled()) or is_dual(array)
 
 

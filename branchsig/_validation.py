@@ -29,6 +29,7 @@ from branchsig._arrays import (
     lies_on_cpu,
     lies_on_cuda,
     namespace_of,
+    only_bound,
     to_numpy,
 )
 from branchsig.quadrature import BY_NAME, Quadrature
@@ -355,6 +356,7 @@ def _real_array(array: Any, name: str) -> None:
             remedy += ", or for paths of different lengths give a list of arrays of shape (length, dimension)"
         wanted = "expected an array of NumPy or another array API library"
         raise TypeError(f"{name} is of type {type(array).__name__}: {wanted}; {remedy}")
+    only_bound(array, name)
     if isinstance(array, np.ndarray):
         dtype = array.dtype
         if dtype.kind == "f" and dtype.itemsize in (4, 8):
@@ -475,7 +477,8 @@ def samples(sample1: Any, sample2: Any, name1: str, name2: str, *, single: bool)
 def same_dimension(path1: Any, path2: Any, name1: str, name2: str) -> None:
     """Check that arrays of paths have as many channels, before anything is joined to them."""
     shape1, shape2 = tuple(getattr(path1, "shape", ())), tuple(getattr(path2, "shape", ()))
-    if shape1 and shape2 and shape1[-1] != shape2[-1]:
+    known = all(shape and isinstance(shape[-1], int) for shape in (shape1, shape2))
+    if known and shape1[-1] != shape2[-1]:
         raise ValueError(_different_dimensions(shape1, shape2, name1, name2))
 
 

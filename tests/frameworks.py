@@ -39,6 +39,8 @@ class Framework:
     """Whether it works in a forked process."""
     refusals: tuple[type[Exception], ...] = ()
     """What it raises where a derivative is refused."""
+    total: Callable[[Any], Any] = lambda array: array.sum()
+    """The sum of an array."""
 
 
 def of_torch():
@@ -101,7 +103,77 @@ def of_jax():
     )
 
 
-FRAMEWORKS = {"torch": of_torch, "jax": of_jax}
+def of_autograd():
+    """HIPS autograd, whose arrays are those of NumPy until it differentiates."""
+    autograd = pytest.importorskip("autograd")
+
+    def gradients(function, *arrays):
+        places = [place for place, array in enumerate(arrays) if np.issubdtype(array.dtype, np.floating)]
+        value, found = autograd.value_and_grad(function, places)(*arrays)
+        return value, tuple(dict(zip(places, found)).get(place) for place in range(len(arrays)))
+
+    def twice(function, array, direction):
+        return autograd.grad(lambda a: (autograd.grad(function)(a) * direction).sum())(array)
+
+    return Framework(
+        has=TABLE["autograd"],
+        array=np.asarray,
+        gradients=gradients,
+        compiled=None,
+        batched=None,
+        derivative=autograd.grad,
+        along=lambda function, array, direction: autograd.make_jvp(function)(array)(direction)[1],
+        twice=twice,
+        forks=True,
+        refusals=(NotImplementedError,),
+    )
+
+
+def of_tensorflow():
+    """TensorFlow."""
+    tf = pytest.importorskip("tensorflow")
+    tf.config.set_visible_devices([], "GPU")
+
+    def gradients(function, *arrays):
+        with tf.GradientTape() as tape:
+            floats = [array for array in arrays if array.dtype.is_floating]
+            tape.watch(floats)
+            value = tf.convert_to_tensor(function(*arrays))
+        found = iter(tape.gradient(value, floats, unconnected_gradients="zero"))
+        return value, tuple(next(found) if array.dtype.is_floating else None for array in arrays)
+
+    def twice(function, array, direction):
+        with tf.GradientTape() as outer:
+            outer.watch(array)
+            with tf.GradientTape() as inner:
+                inner.watch(array)
+                value = function(array)
+            total = tf.reduce_sum(inner.gradient(value, array) * direction)
+        return outer.gradient(total, array)
+
+    def along(function, array, direction):
+        with tf.autodiff.ForwardAccumulator(array, direction) as accumulator:
+            value = function(array)
+        return accumulator.jvp(value)
+
+    return Framework(
+        has=TABLE["tensorflow"],
+        array=tf.convert_to_tensor,
+        gradients=gradients,
+        compiled=tf.function,
+        batched=lambda function: (
+            lambda *arrays: tf.map_fn(lambda one: function(*one), arrays, fn_output_signature=arrays[0].dtype)
+        ),
+        derivative=lambda function: lambda *arrays: gradients(function, *arrays)[1][0],
+        along=along,
+        twice=twice,
+        forks=False,  # its threads hang there
+        refusals=(NotImplementedError,),
+        total=tf.reduce_sum,
+    )
+
+
+FRAMEWORKS = {"torch": of_torch, "jax": of_jax, "autograd": of_autograd, "tensorflow": of_tensorflow}
 
 
 @functools.cache

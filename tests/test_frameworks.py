@@ -4,7 +4,6 @@ Values and gradients are held against those of NumPy's arrays, which other tests
 """
 
 import itertools
-import math
 import multiprocessing
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import walk
+from framework_cases import ALONE, KERNELS, MORE, SHORT, WITH_PARAMETERS, close
 from frameworks import FRAMEWORKS, framework_named
 
 import branchsig
@@ -33,7 +33,7 @@ def framework(request):
 
 
 def test_every_framework_of_the_documentation_has_an_entry(framework):
-    assert list(FRAMEWORKS) == list(TABLE)
+    assert [*FRAMEWORKS, "pytensor", "dask"] == list(TABLE)  # the last two have tests of their own
     has = framework.has
     for said, given in (
         (has.gradients, framework.gradients),
@@ -44,75 +44,10 @@ def test_every_framework_of_the_documentation_has_an_entry(framework):
         assert bool(said) == (given is not None)
 
 
-class Case:
-    """A public function on paths as a scalar function: the sum of its value times weights."""
-
-    def __init__(self, name, shapes, **options):
-        self.name, self.shapes, self.options = name, shapes, options
-
-    def __repr__(self):
-        said = ", ".join(f"{key}={value}" for key, value in self.options.items())
-        return f"{self.name.removeprefix('branched_sig_')}({said})"
-
-    def paths(self, rng, dtype="float64"):
-        return [walk(rng, *shape).astype(dtype) for shape in self.shapes]
-
-    def value(self, *paths, **more):
-        itself = () if len(self.shapes) > 1 or self.name in ALONE else (None,)
-        return getattr(branchsig, self.name)(*paths, *itself, **({"depth": 3} | self.options | more))
-
-    def gradients(self, weights, *paths, **more):
-        """Those of NumPy arrays."""
-        options = {"depth": 3} | self.options | more
-        if self.name in ALONE:
-            return (getattr(branchsig, self.name + "_backprop")(weights, *paths, **options),)
-        second = paths[1] if len(paths) > 1 else None
-        found = getattr(branchsig, self.name + "_backprop")(
-            weights, paths[0], second, right_deriv=second is not None, **options
-        )
-        return found[: len(paths)]
-
-
-ALONE = ("dilation",)
-PAIR, TWO, ONE = [(3, 5, 2), (3, 4, 2)], [(3, 5, 2), (2, 4, 2)], [(3, 5, 2)]
-SHORT = [
-    Case("branched_sig_kernel", PAIR),
-    Case("branched_sig_kernel_gram", TWO),
-    Case("branched_sig_kernel_gram", ONE),
-    Case("branched_sig_kernel_stack", PAIR),
-    Case("branched_sig_mmd", TWO),
-    Case("branched_sig_score", TWO),
-    Case("expected_branched_sig_score", TWO),
-    Case("dilation", ONE),
-]
-MORE = [
-    Case("branched_sig_kernel", PAIR, return_grid=True, dyadic_order=(1, 0)),
-    Case("branched_sig_kernel", PAIR, order=3, return_levels=True, depth=math.inf),
-    Case("branched_sig_kernel", PAIR, depth=2, time_aug=True, lead_lag=True, end_time=0.5, quadrature="lobatto3"),
-    Case("branched_sig_kernel", PAIR, depth=math.inf),
-    Case("branched_sig_kernel", PAIR, rtol=1e-4),
-    Case("branched_sig_kernel_gram", TWO, normalize=True, log=True),
-    Case("branched_sig_kernel_gram", TWO, normalize="dilation"),
-    Case("branched_sig_kernel_gram", ONE, normalize=True, order=3, depth=2, n_jobs=2),
-    Case("branched_sig_kernel_gram", TWO, static_kernel=branchsig.RBFKernel(0.9), max_batch=1),
-    Case("branched_sig_kernel_gram", ONE, static_kernel=branchsig.PolynomialKernel(2, 1.0, 0.5), normalize="dilation"),
-    Case("branched_sig_mmd", TWO, unbiased=False, normalize="dilation", check_finite=True),
-    Case("branched_sig_score", TWO, lam=0.5, dyadic_order=(1, 0)),
-    Case("dilation", ONE, method="guard", static_kernel=branchsig.Matern32Kernel(1.1)),
-]
-
-
-def close(found, wanted, dtype="float64"):
-    rtol, atol = (1e-12, 1e-13) if dtype == "float64" else (2e-5, 1e-6)
-    found = np.asarray(found)
-    assert str(found.dtype) == dtype
-    np.testing.assert_allclose(found, wanted, rtol=rtol, atol=atol)
-
-
 def scalar(framework, case, weights, **more):
     """The function of arrays of a framework that the gradients are those of."""
     weights = framework.array(weights)
-    return lambda *paths: (weights * case.value(*paths, **more)).sum()
+    return lambda *paths: framework.total(weights * case.value(*paths, **more))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -173,13 +108,6 @@ def test_two_axes_may_be_nested_and_one_operand_be_the_same_for_all(case, framew
             close(np.asarray(table)[i, j], case.value(first[i], second[j]))
 
 
-KERNELS = [
-    (branchsig.RBFKernel, (0.9,), {}),
-    (branchsig.ScaledLinearKernel, (0.8,), {}),
-    (branchsig.RationalQuadraticKernel, (0.9, 0.7), {}),
-    (branchsig.PolynomialKernel, (1.2, 0.2), {"degree": 2.0}),
-]
-WITH_PARAMETERS = [SHORT[0], SHORT[2], SHORT[4], SHORT[7], MORE[6]]
 ALL_PAIRS = list(itertools.product(WITH_PARAMETERS, KERNELS))
 EACH_ONCE = list(zip(WITH_PARAMETERS, itertools.cycle(KERNELS)))  # programs take a second each to be made
 
@@ -255,7 +183,7 @@ def test_lists_of_paths_are_operands_one_by_one(compile_it, framework, rng):
     array = framework.array(weights)
 
     def function(*arrays):
-        return (array * branchsig.branched_sig_kernel_gram(list(arrays), None, 3, time_aug=True)).sum()
+        return framework.total(array * branchsig.branched_sig_kernel_gram(list(arrays), None, 3, time_aug=True))
 
     if compile_it:
         if framework.compiled is None:
@@ -270,10 +198,10 @@ def test_lists_of_paths_are_operands_one_by_one(compile_it, framework, rng):
 def test_batches_of_size_0_have_empty_values_and_gradients(compile_it, framework):
     x, y = framework.array(np.zeros((0, 5, 2))), framework.array(np.zeros((2, 4, 2)))
     for function in (
-        lambda a, b: branchsig.branched_sig_kernel(a, a, 3).sum() + b.sum() * 0.0,
-        lambda a, b: branchsig.branched_sig_kernel_gram(a, b, 3).sum(),
-        lambda a, b: branchsig.branched_sig_kernel_gram(a, b, 3, normalize="dilation").sum(),
-        lambda a, b: branchsig.dilation(a, 3).sum() + b.sum() * 0.0,
+        lambda a, b: framework.total(branchsig.branched_sig_kernel(a, a, 3)) + framework.total(b) * 0.0,
+        lambda a, b: framework.total(branchsig.branched_sig_kernel_gram(a, b, 3)),
+        lambda a, b: framework.total(branchsig.branched_sig_kernel_gram(a, b, 3, normalize="dilation")),
+        lambda a, b: framework.total(branchsig.dilation(a, 3)) + framework.total(b) * 0.0,
     ):
         if compile_it:
             if framework.compiled is None:
@@ -313,7 +241,7 @@ def test_the_value_that_comes_with_a_pullback_has_a_derivative(framework, rng):
     x, y = walk(rng, 3, 5, 2), walk(rng, 2, 4, 2)
     other = framework.array(y)
     _, (found,) = framework.gradients(
-        lambda a: branchsig.branched_sig_kernel_gram_vjp(a, other, 3)[0].sum(), framework.array(x)
+        lambda a: framework.total(branchsig.branched_sig_kernel_gram_vjp(a, other, 3)[0]), framework.array(x)
     )
     close(found, branchsig.branched_sig_kernel_gram_backprop(np.ones((3, 2)), x, y, 3)[0])
 
@@ -353,7 +281,7 @@ def test_second_derivatives_with_respect_to_parameters_are_refused(framework, rn
     x = framework.array(walk(rng, 3, 5, 2))
 
     def function(sigma):
-        return branchsig.branched_sig_kernel_gram(x, None, 3, static_kernel=branchsig.RBFKernel(sigma)).sum()
+        return framework.total(branchsig.branched_sig_kernel_gram(x, None, 3, static_kernel=branchsig.RBFKernel(sigma)))
 
     sigma, one = framework.array(np.asarray(0.9)), framework.array(np.asarray(1.0))
     with pytest.raises(framework.refusals, match="derivatives|forward-mode"):
@@ -368,7 +296,7 @@ def test_what_is_wrong_with_paths_is_said_in_the_words_of_the_function(compile_i
     x, y = framework.array(np.zeros((3, 5, 2))), framework.array(np.zeros((3, 5, 3)))
 
     def function(a, b):
-        return branchsig.branched_sig_kernel_gram(a, b, 3).sum()
+        return framework.total(branchsig.branched_sig_kernel_gram(a, b, 3))
 
     if compile_it:
         if framework.compiled is None:
@@ -383,7 +311,7 @@ def test_values_that_overflow_are_warned_of_at_the_line_of_the_caller(framework,
     x = framework.array(30.0 * walk(rng, 3, 5, 2))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        framework.gradients(lambda a: branchsig.branched_sig_kernel_gram(a, None, 4).sum(), x)
+        framework.gradients(lambda a: framework.total(branchsig.branched_sig_kernel_gram(a, None, 4)), x)
     (said,) = [one for one in caught if "of 9 values" in str(one.message)]
     assert said.category is RuntimeWarning
     assert said.filename == __file__
@@ -393,7 +321,9 @@ def test_values_of_parameters_are_checked_when_they_are_there(framework, rng):
     x = framework.array(walk(rng, 3, 5, 2))
     with pytest.raises(Exception, match=r"RBFKernel: sigma is -1.0: expected a finite number > 0"):
         framework.gradients(
-            lambda a, s: branchsig.branched_sig_kernel_gram(a, None, 3, static_kernel=branchsig.RBFKernel(s)).sum(),
+            lambda a, s: framework.total(
+                branchsig.branched_sig_kernel_gram(a, None, 3, static_kernel=branchsig.RBFKernel(s))
+            ),
             x,
             framework.array(np.asarray(-1.0)),
         )
@@ -407,7 +337,7 @@ def test_threads_do_not_disturb_each_other(framework, rng):
         arrays = framework.array(x), framework.array(y)
         for _ in range(5):
             results[depth] = framework.gradients(
-                lambda a, b: branchsig.branched_sig_kernel_gram(a, b, depth, normalize=True).sum(), *arrays
+                lambda a, b: framework.total(branchsig.branched_sig_kernel_gram(a, b, depth, normalize=True)), *arrays
             )[1]
 
     threads = [threading.Thread(target=work, args=(depth,)) for depth in (2, 3)]
@@ -426,7 +356,7 @@ def test_threads_do_not_disturb_each_other(framework, rng):
 def _gradient_of_a_gram(name, x):
     framework = framework_named(name)
     _, (found,) = framework.gradients(
-        lambda a: branchsig.branched_sig_kernel_gram(a, None, 3, normalize=True).sum(), framework.array(x)
+        lambda a: framework.total(branchsig.branched_sig_kernel_gram(a, None, 3, normalize=True)), framework.array(x)
     )
     return np.asarray(found)
 

@@ -72,15 +72,6 @@ def test_tensors_under_vmap_of_torch_have_values_when_the_core_is_called(name, o
         np.testing.assert_allclose(found[k], FUNCTIONS[name](x, y, depth, **options), rtol=1e-13)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("option", OPTIONS)
-def test_lazy_arrays_of_dask_are_refused_by_name(name, option, paths):
-    dask = pytest.importorskip("dask.array")
-    (depth, options), message = OPTIONS[option]
-    with pytest.raises(ValueError, match=message):
-        FUNCTIONS[name](*map(dask.from_array, paths), depth, **options)
-
-
 def test_the_argument_that_is_traced_is_the_one_that_is_named(paths):
     jax, (x, y) = jax_arrays(paths)
     options = {"static_kernel": SquareKernel(), "normalize": True}

@@ -22,6 +22,10 @@ given_back(result, like)
     An array of NumPy as one of the framework, where `like` lies; for frameworks that lend any.
 TAKES_NUMPY
     Whether paths may be arrays of NumPy beside others that are lent.
+joined(paths, times)
+    Paths with times as their last channel; for frameworks whose arrays have no namespace of the array API.
+summed(array, axes)
+    The sum along some axes, likewise.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from branchsig.operations import OPERATIONS, Operation, Shape
 from branchsig.spec import Execution, Spec, Transforms, Truncation, with_kernel
 from branchsig.static_kernels import StaticKernel, is_built_in, with_numbers
 
-__all__ = ["LENT", "Bound", "Call", "bound"]
+__all__ = ["LENT", "Bound", "Call", "bound", "offered", "stand_in"]
 
 _NOTHING = Wrt()
 
@@ -181,7 +185,7 @@ class Call:
         """
         lead = np.broadcast_shapes(*(array.shape[: self.axes] for array in arrays)) if self.axes else ()
         alone = [Shape(array.shape[self.axes :], array.dtype) for array in arrays]
-        operands = self._taken(alone if self.direction in ("value", "forward") else alone[1:])
+        operands = self.taken(alone if self.direction in ("value", "forward") else alone[1:])
         self._check(operands)
         if self.direction in ("backward", "backprop"):
             found = [alone[1 + place] for place in self.places]
@@ -268,14 +272,14 @@ class Call:
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
         operation, like = self._operation, arrays[0]
         if self.direction in ("value", "forward"):
-            operands = self._taken(arrays)
-            job = operation.prepare(self._spec_with(arrays), self.how, *operands)
+            operands = self.taken(arrays)
+            job = operation.prepare(self.spec_with(arrays), self.how, *operands)
             value, kept = operation.forward(job, keep=self.direction == "forward")
             if self.direction == "value":
                 return [value]
             return [value, *(_handed_out(kept[name], like) for name in sorted(kept))]
         derivs, flat = arrays[0], arrays[1 : 1 + self.operands]
-        operands, spec, wrt = self._taken(flat), self._spec_with(flat), self.wrt
+        operands, spec, wrt = self.taken(flat), self.spec_with(flat), self.wrt
         if self.direction == "backprop":
             left, right, of_parameters = wrt
             found = operation.backprop(
@@ -285,7 +289,7 @@ class Call:
             job = operation.prepare(spec, self.how, *operands)
             kept = {}
             if len(arrays) > 1 + self.operands:
-                names = sorted(operation.result(spec, *_stacked(self._taken([_shape(one) for one in flat]))).kept)
+                names = sorted(operation.result(spec, *_stacked(self.taken([_shape(one) for one in flat]))).kept)
                 handed_out = zip(names, arrays[1 + self.operands :], strict=True)
                 kept = {name: _taken_back(array, job.problem.path1) for name, array in handed_out}
             found = operation.pull_back(job, kept, operation.derivs(job, derivs), wrt)
@@ -305,7 +309,7 @@ class Call:
             for name in self.parameters:
                 yield as_like(found[sides][name], operands[next(places)])
 
-    def _taken(self, arrays: Sequence[Any]) -> list[Any]:
+    def taken(self, arrays: Sequence[Any]) -> list[Any]:
         """The operands of the operation from a flat sequence."""
         rest = iter(arrays)
         operands: list[Any] = []
@@ -320,7 +324,7 @@ class Call:
                 operands.append([next(rest) for _ in range(int(entry))])
         return operands
 
-    def _spec_with(self, operands: Sequence[Array]) -> Spec:
+    def spec_with(self, operands: Sequence[Array]) -> Spec:
         """The spec with the values of the parameters."""
         names = self.parameters
         if not names:
@@ -502,6 +506,22 @@ def _file_of(kind: type) -> Any:
             from branchsig.frameworks import jax
 
             return jax
+        if package == "autograd":
+            from branchsig.frameworks import autograd
+
+            return autograd
+        if package == "tensorflow":
+            from branchsig.frameworks import tensorflow
+
+            return tensorflow
+        if package == "pytensor":
+            from branchsig.frameworks import pytensor
+
+            return pytensor
+        if package == "dask":
+            from branchsig.frameworks import dask
+
+            return dask
     return None
 
 
@@ -728,3 +748,23 @@ def bound(
                 f"that has no derivatives with respect to parameters. Give {name} as a number"
             )
     return None
+
+
+def stand_in(array: Any) -> Any:
+    """An array of NumPy in the place of another one, of the same shape and dtype, for checks; of a list a list.
+
+    None where sizes are not known yet.
+    """
+    if isinstance(array, (list, tuple)):
+        return [stand_in(one) for one in array]
+    if isinstance(array, np.ndarray) or not hasattr(array, "dtype"):
+        return array
+    shape = tuple(getattr(getattr(array, "type", None), "shape", array.shape))  # of PyTensor as far as it is known
+    dtype = getattr(array.dtype, "name", None) or str(array.dtype).rpartition(".")[2]
+    return None if None in shape else np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def offered(name: str, *operands: Any) -> Callable[..., Any] | None:
+    """Return a function that the framework which claims any of the operands has for them; None where there is none."""
+    framework, *_ = _claimed(operands)
+    return getattr(framework, name, None)

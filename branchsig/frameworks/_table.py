@@ -42,6 +42,38 @@ TABLE = {
         second="refused",
         forward="refused",
     ),
+    "autograd": Has(
+        framework="autograd",
+        gradients="`autograd.grad`, `value_and_grad`, `jacobian`",
+        maps="",
+        programs="",
+        second="refused",
+        forward="refused",
+    ),
+    "tensorflow": Has(
+        framework="TensorFlow",
+        gradients="`tf.GradientTape`",
+        maps="`tf.map_fn`",
+        programs="`tf.function`",
+        second="refused",
+        forward="refused",
+    ),
+    "pytensor": Has(
+        framework="PyTensor, PyMC",
+        gradients="`pytensor.grad`",
+        maps="",
+        programs="`pytensor.function`, with Numba and without",
+        second="refused",
+        forward="refused",
+    ),
+    "dask": Has(
+        framework="Dask",
+        gradients="lazy results of `*_vjp` and `*_backprop`",
+        maps="",
+        programs="lazy values, chunk by chunk",
+        second="",
+        forward="",
+    ),
 }
 """By the names of their files."""
 

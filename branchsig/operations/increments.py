@@ -90,9 +90,9 @@ class FromIncrements(Paired):
         )
         return Job(spec, how, problem, batch, (given,))
 
-    def forward(self, job: Job, *, keep: bool) -> tuple[Array, Kept]:
+    def forward(self, job: Job, *, keep: bool, of_paths: Kept | None = None) -> tuple[Array, Kept]:
         """Return the kernels, in the library of the increments."""
-        value, kept = super().forward(job, keep=keep)
+        value, kept = super().forward(job, keep=keep, of_paths=of_paths)
         return as_like(value, job.origins[0].path), kept
 
     def derivs(self, job: Job, derivs: Any) -> Array:

@@ -7,6 +7,7 @@ import math
 from typing import Any, ClassVar
 
 import numpy as np
+from array_api_compat import is_dask_array
 
 from branchsig import _validation
 from branchsig._arrays import Array, namespace_of
@@ -30,14 +31,17 @@ class _Kernels(Operation):
     all_pairs: ClassVar[bool]
     """Whether every first path meets every second one."""
 
-    def forward(self, job: Job, *, keep: bool) -> tuple[Array, Kept]:
-        """Return the kernels, and warn about paths and values."""
+    def forward(self, job: Job, *, keep: bool, of_paths: Kept | None = None) -> tuple[Array, Kept]:
+        """Return the kernels, and warn about paths and values.
+
+        `of_paths` is what is known of every path alone, see `Stage`; not with a tolerance.
+        """
         spec, problem, missed = job.spec, job.problem, ""
         if spec.return_grid:
             self._check_memory(job)
         with np.errstate(all="ignore"):
             if spec.rtol is None:
-                value, kept = stage_for(spec).forward(problem, keep=keep)
+                value, kept = stage_for(spec).forward(problem, keep=keep, of_paths=of_paths)
             else:
                 value, kept, found, missed = refined(problem, spec, stage_for(spec), keep=keep)
                 kept = kept | {"rule": np.asarray(found.quadrature.p)}
@@ -87,6 +91,11 @@ class _Kernels(Operation):
     def handed_in(self, job: Job, k_stack: Any) -> tuple[Job, Kept]:
         """Check a stack of kernels, and return it with one axis for every axis of pairs."""
         spec, problem = job.spec, job.problem
+        if is_dask_array(problem.path1):
+            raise ValueError(
+                "k_stack with arrays of Dask, whose gradients are computed chunk by chunk. Leave k_stack out, or give "
+                "arrays that have values, after compute()"
+            )
         if spec.normalize:
             raise ValueError(
                 f"normalize={spec.normalize!r} with k_stack: the stack holds no kernel of a path with itself. "
@@ -220,8 +229,8 @@ class Stack(Operation):
         with np.errstate(all="ignore"):
             for depth in range(derivs.shape[1]):
                 of_depth = dataclasses.replace(job.problem, depth=depth, progress=None)
-                known = {} if stack is None else {"stack": stack[:, : depth + 1]}
-                found = Solve("kernel", "grid").adjoint(of_depth, known, derivs[:, depth], wrt)
+                known = {} if stack is None else {"stack": stack[:, : depth + 1, ...]}
+                found = Solve("kernel", "grid").adjoint(of_depth, known, derivs[:, depth, ...], wrt)
                 total = Gradients(*(b if a is None else a if b is None else a + b for a, b in zip(total, found)))
         return total
 

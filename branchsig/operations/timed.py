@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from branchsig import _validation
 from branchsig._arrays import Array, contiguous, namespace_of
 from branchsig.operations.base import Operation
@@ -125,20 +127,31 @@ class _Pullback:
 
 def _joined(paths: Any, times: Any, name: str, name_of_times: str) -> Any:
     """Check paths and times, and join them as the last channel; a list for a list."""
-    if _validation.is_ragged(paths):
-        _validation.ragged_paths(paths, name)
-        _validation.times_of_list(times, name_of_times, paths, name)
+    join, shown = None, (paths, times)
+    if type(paths) is not np.ndarray or type(times) is not np.ndarray:
+        from branchsig.frameworks import _binding  # which knows operations
+
+        join = _binding.offered("joined", paths, times)
+        if join is not None:
+            shown = _binding.stand_in(paths), _binding.stand_in(times)
+            if any(one is None for one in shown):
+                return join(paths, times)
+    if _validation.is_ragged(shown[0]):
+        _validation.ragged_paths(shown[0], name)
+        _validation.times_of_list(shown[1], name_of_times, shown[0], name)
         pairs = enumerate(zip(paths, times, strict=True))
         return [_joined(path, at, f"{name}[{k}]", f"{name_of_times}[{k}]") for k, (path, at) in pairs]
-    _validation.single_path(paths, name)
-    _validation.times(times, name_of_times, paths, name)
+    _validation.single_path(shown[0], name)
+    _validation.times(shown[1], name_of_times, shown[0], name)
+    if join is not None:
+        return join(paths, times)
     xp = namespace_of(paths)
     paths, times = contiguous(paths), contiguous(times)
     return xp.concat([paths, xp.broadcast_to(times[..., None], (*paths.shape[:-1], 1))], axis=-1)
 
 
 def _shared(paths: Any, times: Any) -> int:
-    return 0 if paths is None or _validation.is_ragged(paths) else len(paths.shape) - 1 - len(times.shape)
+    return 0 if paths is None or _validation.is_ragged(paths) else paths.ndim - 1 - times.ndim
 
 
 def _split(gradient: Any, shared: int) -> tuple[Any, Any]:
@@ -149,5 +162,14 @@ def _split(gradient: Any, shared: int) -> tuple[Any, Any]:
         return list(paths), list(times)
     of_times: Array = gradient[..., -1]
     if shared:
-        of_times = namespace_of(gradient).sum(of_times, axis=tuple(range(shared)))
+        axes = tuple(range(shared))
+        of_framework = None
+        if type(gradient) is not np.ndarray:
+            from branchsig.frameworks import _binding  # which knows operations
+
+            of_framework = _binding.offered("summed", gradient)
+        if of_framework is not None:
+            of_times = of_framework(of_times, axes)
+        else:
+            of_times = namespace_of(gradient).sum(of_times, axis=axes)
     return contiguous(gradient[..., :-1]), contiguous(of_times)
