@@ -59,28 +59,34 @@ FUNCTIONS = [
     name for name in PUBLIC_NAMES if name.startswith(("as_", "branched", "dilation", "expected", "pad", "transform"))
 ]
 
+PLANAR = {"planar": False}
 TRANSFORM = {"time_aug": False, "lead_lag": False, "end_time": 1.0, "base_point": False, "n_jobs": 1}
 SOLVER = {"static_kernel": None, **TRANSFORM, "quadrature": "trapezoid"}
 SHARED = SOLVER | {"lengths1": None, "lengths2": None, "times1": None, "times2": None}
-OF_VALUES = SHARED | {
-    "return_grid": False,
-    "normalize": False,
-    "log": False,
-    "order": None,
-    "return_levels": False,
-    "check_finite": None,
-    "rtol": None,
-}
+OF_VALUES = (
+    SHARED
+    | {
+        "return_grid": False,
+        "normalize": False,
+        "log": False,
+        "order": None,
+        "return_levels": False,
+        "check_finite": None,
+        "rtol": None,
+    }
+    | PLANAR
+)
 OF_GRAMS = {"max_batch": -1, "progress": False, "devices": None}
 SIDES = {"left_deriv": True, "right_deriv": False}
 PARAMETERS = {"param_deriv": False}
 OF_GRADIENTS = SIDES | PARAMETERS | {"k_stack": None}
 PATHS = ["path1", "path2", "depth", "dyadic_order"]
 SAMPLES = ["sample1", "sample2", *PATHS[2:]]
-OF_STACKS = SHARED | {"check_finite": None}
-OF_MEANS = SHARED | {"normalize": False, "order": None, "check_finite": None}
+OF_STACKS = SHARED | {"check_finite": None} | PLANAR
+OF_MEANS = SHARED | {"normalize": False, "order": None, "check_finite": None} | PLANAR
 OF_METRICS = OF_MEANS | {"unbiased": True}
 OF_DILATIONS = SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None, "times": None, "room": 9.0}
+OF_DILATIONS |= PLANAR
 
 
 def value_and_gradients(name, operands, options, sides=SIDES):
