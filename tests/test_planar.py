@@ -381,6 +381,19 @@ def test_values_are_right_or_nan_where_terms_cancel(rule, depth):
         assert np.all(finite[error < 1e-10])
 
 
+def test_a_pair_does_not_depend_on_others_of_its_batch():
+    t = 1 - abs(np.linspace(-1, 1, 41))[:, None]
+    x = np.stack([30.0 * t, 0.3 * t, np.full_like(t, np.nan)])
+    for options in ({"depth": 2}, {"depth": 1, "quadrature": "left", "return_grid": True}):
+        with pytest.warns(RuntimeWarning):
+            value, pullback = branchsig.branched_sig_kernel_vjp(x, x, planar=True, **options)
+        gradient = pullback(np.ones_like(value))[0]
+        alone, of_one = branchsig.branched_sig_kernel_vjp(x[1], x[1], planar=True, **options)
+        assert np.array_equal(value[1], alone)
+        assert np.array_equal(gradient[1], of_one(np.ones_like(alone))[0])
+        assert np.all(np.isnan(gradient[2]))
+
+
 def recursion(x, y, depth, rule, dtype):
     """The recursion in plain loops."""
     g = np.einsum("bik,bjk->bij", np.diff(x, axis=1), np.diff(y, axis=1)).astype(dtype)

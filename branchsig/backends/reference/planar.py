@@ -138,6 +138,9 @@ def _adjoint(g: Array, levels: list[Array], nodebar: Array, rule: Quadrature) ->
     return gbar
 
 
+_NEGLIGIBLE = 1e-2 * TOLERANCE
+"""An error that needs no closer look."""
+
 _SAMPLES = 4
 """Number of patterns of signs of rounding errors."""
 
@@ -155,15 +158,16 @@ def _errors(g: Array, levels: list[Array], rule: Quadrature) -> Array:
 
     That is enough for most pairs, but far too large for large kernels, since K is large where the kernel of what is
     left is small. So if it exceeds the tolerance, rounding errors of drawn signs are propagated to first order instead:
-    on 30 million nodes, of paths that return or not, 25000 of them lost, the estimates missed none.
+    on 20 million nodes, of paths that return or not, 25000 of them lost, the estimates missed none.
     """
     xp, eps = namespace_of(g), float(namespace_of(g).finfo(g.dtype).eps)
     size, bound = xp.sum(abs(g), axis=(1, 2)), zeros(g, (g.shape[0],))
     for k_below, k in itertools.pairwise(levels):
         largest = xp.max(abs(1.0 + k), axis=(1, 2)) ** 2
         bound = largest * (eps * xp.sum(abs(_cell(g, 1.0 + k_below, rule)), axis=(1, 2)) + bound * size)
-    if not is_traced(g) and bool(xp.all(bound <= _NEGLIGIBLE)):
-        return xp.broadcast_to(bound[:, None, None], levels[-1].shape)
+    small, bound = (bound <= _NEGLIGIBLE)[:, None, None], bound[:, None, None]
+    if not is_traced(g) and bool(xp.all(small)):
+        return xp.broadcast_to(bound, levels[-1].shape)
     errors = xp.zeros_like(levels[-1])
     for sample in range(_SAMPLES):
         error = xp.zeros_like(errors)
@@ -172,10 +176,8 @@ def _errors(g: Array, levels: list[Array], rule: Quadrature) -> Array:
         errors = xp.maximum(errors, abs(error))
     # Nothing is lost as long as all g are 0, even if K is infinite elsewhere.
     errors = xp.where(xp.isnan(errors), xp.full_like(errors, math.inf), _MARGIN * eps * errors)
-    return xp.where(integral(abs(g)) == 0, xp.zeros_like(errors), errors)
-
-
-_NEGLIGIBLE = 1e-2 * TOLERANCE
+    errors = xp.where(integral(abs(g)) == 0, xp.zeros_like(errors), errors)
+    return xp.where(small, xp.broadcast_to(bound, errors.shape), errors)
 
 
 def _propagated(g: Array, k_below: Array, k: Array, error: Array, rule: Quadrature, seed: int) -> Array:
