@@ -35,6 +35,7 @@ def dilation(
     lengths: Any = None,
     times: Any = None,
     room: float = 9.0,
+    planar: bool = False,
 ) -> ArrayT:
     r"""Factors that scale each path so that the logarithm of its kernel with itself is `target`.
 
@@ -82,7 +83,12 @@ def dilation(
         with respect to the paths.
     room : float, default: 9.0
         Bound for prefixes, above 0: the logarithm of the kernel of a prefix ``x[: i + 1]`` of a path with itself is at
-        most ``target + room``. ``normalize="dilation"`` uses 9.
+        most ``target + room``. ``normalize="dilation"`` uses 9. To be left out with `planar`, where every prefix has
+        the bound of the whole path.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -128,6 +134,14 @@ def dilation(
     bounds the cells of all pairs. So a path of few large steps stays below the target. A higher `dyadic_order` makes
     its sub-cells smaller; a rule of higher order does not.
 
+    Over ordered forests (`planar`) the factor is one for which
+
+    .. math:: |k(\lambda x_{:i}, \lambda x_{:i}) - 1| \le e^{\mathrm{target}} - 1 \quad \text{for every } i,
+
+    with equality for one prefix. With `LeftPoint` the left-hand side grows with λ, and this is the largest factor. The
+    trapezoid rule is positive semi-definite in the limit of fine paths only, so that on coarse paths there may be a
+    larger one. Every factor that is returned has been evaluated.
+
     A constant path has kernel 1 with every path; its factor is 1. At depth or `order` 0 all kernels are 1, and the
     factor is that of "guard". The gradient of these factors is 0; otherwise gradients are those of the bound that is
     reached.
@@ -171,6 +185,7 @@ def dilation(
         room=room,
         method=method,
         base_point=base_point,
+        planar=planar,
     )
     result: ArrayT = timed(_DILATION, times).value(spec, how, paths, lengths)
     return result
@@ -195,6 +210,7 @@ def dilation_vjp(
     times: Any = None,
     room: float = 9.0,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], Any]]:
     """Factors of paths as by `dilation`, and the pullback of derivatives to the paths.
 
@@ -242,9 +258,14 @@ def dilation_vjp(
         with respect to the paths.
     room : float, default: 9.0
         Bound for prefixes, above 0: the logarithm of the kernel of a prefix ``x[: i + 1]`` of a path with itself is at
-        most ``target + room``. ``normalize="dilation"`` uses 9.
+        most ``target + room``. ``normalize="dilation"`` uses 9. To be left out with `planar`, where every prefix has
+        the bound of the whole path.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -292,6 +313,7 @@ def dilation_vjp(
         room=room,
         method=method,
         base_point=base_point,
+        planar=planar,
     )
     return timed(_DILATION, times).vjp(spec, how, paths, lengths, param_deriv=param_deriv)
 
@@ -316,6 +338,7 @@ def dilation_backprop(
     times: Any = None,
     room: float = 9.0,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> PathsT1:
     r"""Gradient of the factors that `dilation` finds.
 
@@ -365,9 +388,14 @@ def dilation_backprop(
         with respect to the paths.
     room : float, default: 9.0
         Bound for prefixes, above 0: the logarithm of the kernel of a prefix ``x[: i + 1]`` of a path with itself is at
-        most ``target + room``. ``normalize="dilation"`` uses 9.
+        most ``target + room``. ``normalize="dilation"`` uses 9. To be left out with `planar`, where every prefix has
+        the bound of the whole path.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -415,6 +443,7 @@ def dilation_backprop(
         room=room,
         method=method,
         base_point=base_point,
+        planar=planar,
     )
     result: PathsT1 = timed(_DILATION, times).backprop(derivs, spec, how, paths, lengths, param_deriv=param_deriv)
     return result

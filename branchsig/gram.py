@@ -44,6 +44,7 @@ def branched_sig_kernel_gram(
     max_batch: int = -1,
     progress: bool | Callable[[int, int], None] = False,
     devices: Iterable[int] | None = None,
+    planar: bool = False,
 ) -> ArrayT:
     """Gram matrix of branched signature kernels: all pairs of two batches of paths.
 
@@ -124,6 +125,10 @@ def branched_sig_kernel_gram(
     devices : sequence of int, optional
         CUDA devices to distribute the pairs over, for paths on a CUDA device. The result lies on the device of the
         paths.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -191,6 +196,7 @@ def branched_sig_kernel_gram(
         progress=progress,
         devices=devices,
         base_point=base_point,
+        planar=planar,
     )
     result: ArrayT = timed(_GRAM, times1, times2).value(spec, how, path1, path2, lengths1, lengths2)
     return result
@@ -224,6 +230,7 @@ def branched_sig_kernel_gram_vjp(
     progress: bool | Callable[[int, int], None] = False,
     devices: Iterable[int] | None = None,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Gram matrix of branched signature kernels, and the pullback of derivatives to the paths.
 
@@ -306,6 +313,10 @@ def branched_sig_kernel_gram_vjp(
         paths.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -371,6 +382,7 @@ def branched_sig_kernel_gram_vjp(
         progress=progress,
         devices=devices,
         base_point=base_point,
+        planar=planar,
     )
     return timed(_GRAM, times1, times2).vjp(spec, how, path1, path2, lengths1, lengths2, param_deriv=param_deriv)
 
@@ -407,6 +419,7 @@ def branched_sig_kernel_gram_backprop(
     progress: bool | Callable[[int, int], None] = False,
     devices: Iterable[int] | None = None,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[PathsT1 | None, PathsT2 | None]:
     """Gradients of a Gram matrix of branched signature kernels.
 
@@ -499,6 +512,10 @@ def branched_sig_kernel_gram_backprop(
         paths.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -564,6 +581,7 @@ def branched_sig_kernel_gram_backprop(
         progress=progress,
         devices=devices,
         base_point=base_point,
+        planar=planar,
     )
     result: tuple[PathsT1 | None, PathsT2 | None] = timed(_GRAM, times1, times2).backprop(
         derivs,

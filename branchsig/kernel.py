@@ -49,6 +49,7 @@ def branched_sig_kernel(
     return_levels: bool = False,
     check_finite: bool | None = None,
     rtol: float | None = None,
+    planar: bool = False,
 ) -> ArrayT:
     r"""Branched signature kernels of pairs of paths.
 
@@ -121,6 +122,10 @@ def branched_sig_kernel(
         2, 3, ... on the given paths until two consecutive ones agree to this tolerance, and guards against agreement by
         chance. With `log`, the tolerance is absolute for logarithms below 1 in size; with `return_levels`, it is
         relative to the largest component of a pair. Gradients use the rule that was found.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -199,6 +204,7 @@ def branched_sig_kernel(
         return_levels=return_levels,
         rtol=rtol,
         base_point=base_point,
+        planar=planar,
     )
     result: ArrayT = timed(_KERNEL, times1, times2).value(spec, how, path1, path2, lengths1, lengths2)
     return result
@@ -229,6 +235,7 @@ def branched_sig_kernel_vjp(
     check_finite: bool | None = None,
     rtol: float | None = None,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Branched signature kernels of pairs of paths, and the pullback of derivatives to the paths.
 
@@ -303,6 +310,10 @@ def branched_sig_kernel_vjp(
         relative to the largest component of a pair. Gradients use the rule that was found.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -365,6 +376,7 @@ def branched_sig_kernel_vjp(
         return_levels=return_levels,
         rtol=rtol,
         base_point=base_point,
+        planar=planar,
     )
     return timed(_KERNEL, times1, times2).vjp(spec, how, path1, path2, lengths1, lengths2, param_deriv=param_deriv)
 
@@ -398,6 +410,7 @@ def branched_sig_kernel_backprop(
     right_deriv: bool = False,
     k_stack: Array | None = None,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[PathsT1 | None, PathsT2 | None]:
     r"""Gradients of branched signature kernels of pairs of paths.
 
@@ -482,6 +495,10 @@ def branched_sig_kernel_backprop(
         allowed with `GaussLobatto`, which needs values that the stack does not hold.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -543,6 +560,7 @@ def branched_sig_kernel_backprop(
         return_levels=return_levels,
         rtol=rtol,
         base_point=base_point,
+        planar=planar,
     )
     result: tuple[PathsT1 | None, PathsT2 | None] = timed(_KERNEL, times1, times2).backprop(
         derivs,
@@ -578,6 +596,7 @@ def branched_sig_kernel_stack(
     times1: Any = None,
     times2: Any = None,
     check_finite: bool | None = None,
+    planar: bool = False,
 ) -> ArrayT:
     """Branched signature kernels of pairs of paths at every node and every depth.
 
@@ -632,6 +651,10 @@ def branched_sig_kernel_stack(
         memory, since checking a CUDA array would synchronise, and lazy or traced arrays have no values yet. True:
         always check values and paths. False: never, and do not warn about the order of axes in a Gram matrix either.
         Gradients are not checked.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -687,6 +710,7 @@ def branched_sig_kernel_stack(
         quadrature,
         check_finite=check_finite,
         base_point=base_point,
+        planar=planar,
     )
     result: ArrayT = timed(_STACK, times1, times2).value(spec, how, path1, path2, lengths1, lengths2)
     return result
@@ -711,6 +735,7 @@ def branched_sig_kernel_stack_vjp(
     times2: Any = None,
     check_finite: bool | None = None,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Branched signature kernels at every node and depth, and the pullback of derivatives to the paths.
 
@@ -765,6 +790,10 @@ def branched_sig_kernel_stack_vjp(
         Gradients are not checked.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -818,6 +847,7 @@ def branched_sig_kernel_stack_vjp(
         quadrature,
         check_finite=check_finite,
         base_point=base_point,
+        planar=planar,
     )
     return timed(_STACK, times1, times2).vjp(spec, how, path1, path2, lengths1, lengths2, param_deriv=param_deriv)
 
@@ -844,6 +874,7 @@ def branched_sig_kernel_stack_backprop(
     left_deriv: bool = True,
     right_deriv: bool = False,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[PathsT1 | None, PathsT2 | None]:
     """Gradients of branched signature kernels at every node and every depth.
 
@@ -904,6 +935,10 @@ def branched_sig_kernel_stack_backprop(
         Whether to differentiate with respect to the second paths.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -949,6 +984,7 @@ def branched_sig_kernel_stack_backprop(
         quadrature,
         check_finite=check_finite,
         base_point=base_point,
+        planar=planar,
     )
     result: tuple[PathsT1 | None, PathsT2 | None] = timed(_STACK, times1, times2).backprop(
         derivs,

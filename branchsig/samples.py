@@ -49,6 +49,7 @@ def branched_sig_mmd(
     order: int | None = None,
     check_finite: bool | None = None,
     unbiased: bool = True,
+    planar: bool = False,
 ) -> ArrayT:
     r"""Squared maximum mean discrepancy of two samples of paths.
 
@@ -110,6 +111,10 @@ def branched_sig_mmd(
         Gradients are not checked.
     unbiased : bool, default: True
         Exclude the kernel of each path with itself from the means over pairs of one sample.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -172,6 +177,7 @@ def branched_sig_mmd(
         check_finite,
         unbiased=unbiased,
         base_point=base_point,
+        planar=planar,
     )
     result: ArrayT = timed(_MMD, times1, times2).value(spec, how, sample1, sample2, lengths1, lengths2)
     return result
@@ -199,6 +205,7 @@ def branched_sig_mmd_vjp(
     check_finite: bool | None = None,
     unbiased: bool = True,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Squared maximum mean discrepancy of two samples, and the pullback of derivatives to the paths.
 
@@ -262,6 +269,10 @@ def branched_sig_mmd_vjp(
         Exclude the kernel of each path with itself from the means over pairs of one sample.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -316,6 +327,7 @@ def branched_sig_mmd_vjp(
         check_finite,
         unbiased=unbiased,
         base_point=base_point,
+        planar=planar,
     )
     return timed(_MMD, times1, times2).vjp(spec, how, sample1, sample2, lengths1, lengths2, param_deriv=param_deriv)
 
@@ -345,6 +357,7 @@ def branched_sig_mmd_backprop(
     left_deriv: bool = True,
     right_deriv: bool = False,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[PathsT1 | None, PathsT2 | None]:
     """Gradient of the squared maximum mean discrepancy of two samples of paths.
 
@@ -414,6 +427,10 @@ def branched_sig_mmd_backprop(
         Whether to differentiate with respect to the second paths.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -462,6 +479,7 @@ def branched_sig_mmd_backprop(
         check_finite,
         unbiased=unbiased,
         base_point=base_point,
+        planar=planar,
     )
     result: tuple[PathsT1 | None, PathsT2 | None] = timed(_MMD, times1, times2).backprop(
         derivs,
@@ -500,6 +518,7 @@ def branched_sig_score(
     check_finite: bool | None = None,
     lam: float = 1.0,
     unbiased: bool = True,
+    planar: bool = False,
 ) -> ArrayT:
     r"""Kernel scores of a sample of paths as a forecast of observed paths.
 
@@ -563,6 +582,10 @@ def branched_sig_score(
         Weight of the term that is a mean over pairs of `sample`.
     unbiased : bool, default: True
         Exclude the kernel of each path with itself from the means over pairs of one sample.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -621,6 +644,7 @@ def branched_sig_score(
         lam=lam,
         unbiased=unbiased,
         base_point=base_point,
+        planar=planar,
     )
     result: ArrayT = timed(_SCORE, times1, times2).value(spec, how, sample, y, lengths1, lengths2)
     return result
@@ -649,6 +673,7 @@ def branched_sig_score_vjp(
     lam: float = 1.0,
     unbiased: bool = True,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Kernel scores of a sample of paths as a forecast, and the pullback of derivatives to the paths.
 
@@ -714,6 +739,10 @@ def branched_sig_score_vjp(
         Exclude the kernel of each path with itself from the means over pairs of one sample.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -769,6 +798,7 @@ def branched_sig_score_vjp(
         lam=lam,
         unbiased=unbiased,
         base_point=base_point,
+        planar=planar,
     )
     return timed(_SCORE, times1, times2).vjp(spec, how, sample, y, lengths1, lengths2, param_deriv=param_deriv)
 
@@ -799,6 +829,7 @@ def branched_sig_score_backprop(
     left_deriv: bool = True,
     right_deriv: bool = False,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[PathsT1 | None, PathsT2 | None]:
     """Gradients of kernel scores.
 
@@ -870,6 +901,10 @@ def branched_sig_score_backprop(
         Whether to differentiate with respect to the second paths.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -918,6 +953,7 @@ def branched_sig_score_backprop(
         lam=lam,
         unbiased=unbiased,
         base_point=base_point,
+        planar=planar,
     )
     result: tuple[PathsT1 | None, PathsT2 | None] = timed(_SCORE, times1, times2).backprop(
         derivs,
@@ -956,6 +992,7 @@ def expected_branched_sig_score(
     check_finite: bool | None = None,
     lam: float = 1.0,
     unbiased: bool = True,
+    planar: bool = False,
 ) -> ArrayT:
     """Mean kernel score of a sample of paths as a forecast of another sample.
 
@@ -1019,6 +1056,10 @@ def expected_branched_sig_score(
         Weight of the term that is a mean over pairs of `sample1`.
     unbiased : bool, default: True
         Exclude the kernel of each path with itself from the means over pairs of one sample.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -1071,6 +1112,7 @@ def expected_branched_sig_score(
         lam=lam,
         unbiased=unbiased,
         base_point=base_point,
+        planar=planar,
     )
     result: ArrayT = timed(_EXPECTED_SCORE, times1, times2).value(spec, how, sample1, sample2, lengths1, lengths2)
     return result
@@ -1099,6 +1141,7 @@ def expected_branched_sig_score_vjp(
     lam: float = 1.0,
     unbiased: bool = True,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[ArrayT, Callable[[Array], tuple[ArrayT | Any, ArrayT | Any]]]:
     """Mean kernel score of a sample as a forecast, and the pullback of derivatives to the paths.
 
@@ -1164,6 +1207,10 @@ def expected_branched_sig_score_vjp(
         Exclude the kernel of each path with itself from the means over pairs of one sample.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -1219,6 +1266,7 @@ def expected_branched_sig_score_vjp(
         lam=lam,
         unbiased=unbiased,
         base_point=base_point,
+        planar=planar,
     )
     return timed(_EXPECTED_SCORE, times1, times2).vjp(
         spec, how, sample1, sample2, lengths1, lengths2, param_deriv=param_deriv
@@ -1251,6 +1299,7 @@ def expected_branched_sig_score_backprop(
     left_deriv: bool = True,
     right_deriv: bool = False,
     param_deriv: bool = False,
+    planar: bool = False,
 ) -> tuple[PathsT1 | None, PathsT2 | None]:
     """Gradient of the mean kernel score of a sample of paths.
 
@@ -1322,6 +1371,10 @@ def expected_branched_sig_score_backprop(
         Whether to differentiate with respect to the second paths.
     param_deriv : bool, default: False
         Also return the derivatives with respect to the parameters of the static kernel, summed over all pairs.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -1372,6 +1425,7 @@ def expected_branched_sig_score_backprop(
         lam=lam,
         unbiased=unbiased,
         base_point=base_point,
+        planar=planar,
     )
     result: tuple[PathsT1 | None, PathsT2 | None] = timed(_EXPECTED_SCORE, times1, times2).backprop(
         derivs,

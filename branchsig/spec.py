@@ -121,6 +121,7 @@ class Spec(_Value):
     method: str = "solve"
     lam: float = 1.0
     unbiased: bool = True
+    planar: bool = False
 
     def __post_init__(self) -> None:
         for name, wanted in (("truncation", Truncation), ("transforms", Transforms)):
@@ -140,8 +141,14 @@ class Spec(_Value):
             method=_validation.method(self.method),
             lam=_validation.lam(self.lam),
             unbiased=_validation.flag(self.unbiased, "unbiased"),
+            planar=_validation.flag(self.planar, "planar"),
         )
         self._check_together()
+
+    @property
+    def signed(self) -> bool:
+        """Whether the kernel need not be positive."""
+        return self.planar or self.truncation.order is not None
 
     def _check_together(self) -> None:
         """Check the options that exclude or need each other."""
@@ -157,10 +164,37 @@ class Spec(_Value):
             raise ValueError(
                 f"rtol is {self.rtol:g} and quadrature is {self.quadrature!r}: rtol chooses the rule. Leave one out"
             )
+        if self.planar and self.room != 9.0:
+            raise ValueError(
+                f"planar=True with room={self.room:g}: over ordered forests every prefix keeps the bound of the whole "
+                "path. Leave room out"
+            )
+        if self.planar and self.truncation.order is None:
+            self._check_planar()
         if self.normalize is True and self.return_grid:
             raise ValueError(
                 "normalize=True with return_grid=True: only the value at the end of both paths can be normalized. "
                 "Leave return_grid out, or take the grid without normalize"
+            )
+
+    def _check_planar(self) -> None:
+        """Check the options of ordered forests that are bounded by depth alone."""
+        # The guard of dilation needs no truncation.
+        if self.truncation.depth == math.inf and self.method != "guard":
+            raise ValueError(
+                "planar=True with depth=math.inf: ordered forests need a bound. Give a finite depth, such as depth=3, "
+                "or the largest number of nodes, such as order=4"
+            )
+        if self.quadrature.p > 1:
+            raise ValueError(
+                f"planar=True with quadrature={self.quadrature!r}: ordered forests by depth have the rules Trapezoid() "
+                "and LeftPoint(). Use one of these with a higher dyadic_order, or bound the number of nodes too, such "
+                "as order=4"
+            )
+        if self.rtol is not None:
+            raise ValueError(
+                f"planar=True with rtol={self.rtol:g}: a tolerance chooses Gauss-Lobatto rules, which ordered forests "
+                "by depth do not have. Use a higher dyadic_order, or bound the number of nodes too, such as order=4"
             )
 
 
@@ -212,6 +246,7 @@ def options_of(
     lam: Any = 1.0,
     unbiased: Any = True,
     base_point: Any = False,
+    planar: Any = False,
 ) -> tuple[Spec, Execution]:
     """Check the options of a public function, and return what is computed and how.
 
@@ -258,6 +293,7 @@ def options_of(
         lam,
         unbiased,
         base_point,
+        planar,
     )
     if is_compiling():
         numbers = (specialized(value) if type(value) in (int, float) else value for value in arguments)
@@ -306,6 +342,7 @@ def _checked(
     lam: Any,
     unbiased: Any,
     base_point: Any,
+    planar: Any,
 ) -> tuple[Spec, Execution]:
     spec = Spec(
         Truncation(_bound_by_order(order) if depth is None else depth, order),
@@ -323,6 +360,7 @@ def _checked(
         method,
         lam,
         unbiased,
+        planar,
     )
     return spec, Execution(n_jobs, max_batch, devices, progress, check_finite)
 

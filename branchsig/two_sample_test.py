@@ -75,6 +75,7 @@ def branched_sig_mmd_test(
     normalize: bool | str = "dilation",
     permutations: int = 1000,
     seed: int | np.random.Generator | None = None,
+    planar: bool = False,
 ) -> TwoSampleTest:
     r"""Test whether two samples of paths come from one distribution, by permutations of the discrepancy.
 
@@ -138,6 +139,10 @@ def branched_sig_mmd_test(
         of them is counted once instead.
     seed : int or numpy.random.Generator, optional
         Seed of the random regroupings; the same seed gives the same result.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees in the place of unordered forests. At depth 1 this is the signature
+        kernel, see `sig_kernel`. It need not be positive, and its logarithm is NaN where it is not. Bounded by depth
+        alone it has the rules `Trapezoid` and `LeftPoint`, and no `rtol`.
 
     Returns
     -------
@@ -203,6 +208,7 @@ def branched_sig_mmd_test(
         normalize,
         check_finite,
         base_point=base_point,
+        planar=planar,
     )
     if spec.dyadic_order[0] != spec.dyadic_order[1]:
         raise ValueError(

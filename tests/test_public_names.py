@@ -49,38 +49,65 @@ PUBLIC_NAMES = [
     "expected_branched_sig_score",
     "expected_branched_sig_score_backprop",
     "expected_branched_sig_score_vjp",
+    "expected_sig_score",
     "pad_paths",
+    "sig_kernel",
+    "sig_kernel_backprop",
+    "sig_kernel_gram",
+    "sig_kernel_gram_backprop",
+    "sig_kernel_gram_vjp",
+    "sig_kernel_vjp",
+    "sig_mmd",
+    "sig_score",
     "transform_path",
     "transform_path_backprop",
     "transform_path_vjp",
     "warm_up",
 ]
 FUNCTIONS = [
-    name for name in PUBLIC_NAMES if name.startswith(("as_", "branched", "dilation", "expected", "pad", "transform"))
+    name
+    for name in PUBLIC_NAMES
+    if name.startswith(("as_", "branched", "dilation", "expected", "pad", "sig_", "transform"))
 ]
 
+PLANAR = {"planar": False}
 TRANSFORM = {"time_aug": False, "lead_lag": False, "end_time": 1.0, "base_point": False, "n_jobs": 1}
 SOLVER = {"static_kernel": None, **TRANSFORM, "quadrature": "trapezoid"}
 SHARED = SOLVER | {"lengths1": None, "lengths2": None, "times1": None, "times2": None}
-OF_VALUES = SHARED | {
-    "return_grid": False,
-    "normalize": False,
-    "log": False,
-    "order": None,
-    "return_levels": False,
-    "check_finite": None,
-    "rtol": None,
-}
+OF_VALUES = (
+    SHARED
+    | {
+        "return_grid": False,
+        "normalize": False,
+        "log": False,
+        "order": None,
+        "return_levels": False,
+        "check_finite": None,
+        "rtol": None,
+    }
+    | PLANAR
+)
 OF_GRAMS = {"max_batch": -1, "progress": False, "devices": None}
 SIDES = {"left_deriv": True, "right_deriv": False}
 PARAMETERS = {"param_deriv": False}
 OF_GRADIENTS = SIDES | PARAMETERS | {"k_stack": None}
 PATHS = ["path1", "path2", "depth", "dyadic_order"]
 SAMPLES = ["sample1", "sample2", *PATHS[2:]]
-OF_STACKS = SHARED | {"check_finite": None}
-OF_MEANS = SHARED | {"normalize": False, "order": None, "check_finite": None}
+OF_PYSIGLIB = {"method": "finite_difference", "dyadic_order": 0}
+
+
+def of_signatures(options):
+    """Options of signature kernels: neither a depth nor a choice of forests."""
+    return OF_PYSIGLIB | {name: default for name, default in options.items() if name != "planar"}
+
+
+OF_STACKS = SHARED | {"check_finite": None} | PLANAR
+OF_MEANS = SHARED | {"normalize": False, "order": None, "check_finite": None} | PLANAR
 OF_METRICS = OF_MEANS | {"unbiased": True}
+OF_SIGNATURES = of_signatures(OF_VALUES)
+OF_SIGNATURE_MEANS = of_signatures(OF_METRICS) | {"max_batch": -1}
 OF_DILATIONS = SOLVER | {"order": None, "target": 1.0, "method": "solve", "lengths": None, "times": None, "room": 9.0}
+OF_DILATIONS |= PLANAR
 
 
 def value_and_gradients(name, operands, options, sides=SIDES):
@@ -101,6 +128,11 @@ SIGNATURES = {
     **value_and_gradients("expected_branched_sig_score", SAMPLES, OF_METRICS | {"lam": 1.0}),
     **value_and_gradients("dilation", ["paths", "depth", "dyadic_order"], OF_DILATIONS, {}),
     "branched_sig_mmd_test": (SAMPLES, OF_MEANS | {"normalize": "dilation", "permutations": 1000, "seed": None}),
+    **value_and_gradients("sig_kernel", PATHS[:2], OF_SIGNATURES, SIDES | {"k_grid": None}),
+    **value_and_gradients("sig_kernel_gram", PATHS[:2], OF_SIGNATURES | OF_GRAMS, SIDES | {"k_grid": None}),
+    "sig_mmd": (SAMPLES[:2], OF_SIGNATURE_MEANS),
+    "sig_score": (["sample", "y"], OF_SIGNATURE_MEANS | {"lam": 1.0}),
+    "expected_sig_score": (SAMPLES[:2], OF_SIGNATURE_MEANS | {"lam": 1.0}),
     "as_paths": (["data"], {"layout": None}),
     "pad_paths": (["paths"], {}),
     "transform_path": (["path"], TRANSFORM | {"times": None}),

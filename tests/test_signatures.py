@@ -14,10 +14,13 @@ from branchsig.spec import Execution, Spec, Truncation, options_of
 FUNCTIONS = {
     name: getattr(branchsig, name)
     for name in branchsig.__all__
-    if name.startswith(("as_", "branched", "dilation", "expected", "pad", "transform"))
+    if name.startswith(("as_", "branched", "dilation", "expected", "pad", "sig_", "transform"))
 }
 OPTIONS = set(inspect.signature(options_of).parameters)
 TRANSFORMING = {"transform_path", "transform_path_vjp", "transform_path_backprop"}
+
+SIGNATURES = {"^sig", "^expected_sig"}
+"""The functions of signature kernels, by how their names begin."""
 
 OWN_WORDS = {
     "path1": {"gram"},
@@ -29,16 +32,21 @@ OWN_WORDS = {
     "times": {"dilation"},
     "lead_lag": {"transform_path"},
     "n_jobs": {"transform_path"},
-    "normalize": {"branched_sig_mmd_test"},
+    "normalize": {"branched_sig_mmd_test"} | SIGNATURES,
     "lam": {"expected"},
     "paths": {"dilation"},
+    "k_grid": {"gram"},
+    "method": {"dilation"},
+    **dict.fromkeys(("quadrature", "order", "log", "return_levels", "rtol"), SIGNATURES),
 }
-"""Parameters that mean something else in some functions, and parts of the names of those."""
+"""Parameters that mean something else in some functions, and parts of the names of those, or how they begin."""
 
 RESULTS = {"derivs", "k_stack"}
 """Parameters whose shape is that of a result, which is told apart for every function."""
 
-OWN_DEFAULTS = {("branched_sig_mmd_test", "normalize"): "dilation"}
+OWN_DEFAULTS = {("branched_sig_mmd_test", "normalize"): "dilation"} | {
+    (name, "method"): "finite_difference" for name in FUNCTIONS if re.match("(expected_)?sig_", name)
+}
 
 
 def section(function, name):
@@ -51,7 +59,7 @@ def section(function, name):
 
 def meaning(function, parameter):
     """Which of its meanings a parameter has in a function."""
-    return next((part for part in sorted(OWN_WORDS.get(parameter, ())) if part in function), "")
+    return next((part for part in sorted(OWN_WORDS.get(parameter, ())) if re.search(part, function)), "")
 
 
 def shared(name):
@@ -141,7 +149,7 @@ def test_an_option_that_is_wrong_is_named(name, option):
         arguments["derivs"] = x
     if name.endswith(("mmd_backprop", "expected_branched_sig_score_backprop")):
         arguments["derivs"] = np.zeros(())
-    given = {argument: arguments[argument] for argument in first if argument in arguments}
+    given = {argument: arguments[argument] for argument in first if argument in arguments and argument != option}
     with pytest.raises((TypeError, ValueError), match=f"^{option} is "):
         function(**given, **{option: {}})
 

@@ -67,17 +67,21 @@ def specs(draw):
     return_grid = normalize is not True and draw(st.booleans())
     return_levels = truncation.order is not None and normalize is not True and not log and draw(st.booleans())
     rtol = draw(st.one_of(st.none(), st.floats(1e-15, 0.9)))
+    quadrature = draw(st.sampled_from(list(BY_NAME.values()))) if rtol is None else "trapezoid"
+    by_nodes = truncation.order is not None
+    planar = by_nodes or (truncation.depth < math.inf and rtol is None and quadrature.p == 1)
     return Spec(
         truncation,
         draw(st.tuples(st.integers(0, 62), st.integers(0, 62))),
         draw(st.sampled_from([*KERNELS, ShiftedKernel(2.0)])),
-        draw(st.sampled_from(list(BY_NAME.values()))) if rtol is None else "trapezoid",
+        quadrature,
         draw(transforms),
         normalize,
         return_grid,
         return_levels,
         log,
         rtol,
+        planar=planar and draw(st.booleans()),
     )
 
 

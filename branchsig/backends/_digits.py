@@ -19,7 +19,7 @@ from typing import Any
 
 from branchsig._arrays import Array, namespace_of
 
-__all__ = ["TOLERANCE", "lost", "lost_components", "purpose_of", "tolerated"]
+__all__ = ["TOLERANCE", "lost", "lost_components", "lost_sums", "purpose_of", "tolerated"]
 
 TOLERANCE = 1e-4
 """Largest error allowed: of a kernel, relative to it; of a logarithm, relative to the larger of 1 and its size."""
@@ -75,17 +75,25 @@ def lost_components(components: Array, errors: Array, purpose: str | None) -> Ar
     if purpose == "rough":
         return xp.zeros_like(components, dtype=xp.bool)
 
-    def at_least_one(values: Array) -> Array:
-        size = abs(values)
-        return xp.where(size > 1.0, size, xp.ones_like(size))
-
     if purpose is None:
-        return errors > TOLERANCE * at_least_one(components)
-    k, error = xp.sum(components, axis=-1), xp.sum(errors, axis=-1)
+        return errors > TOLERANCE * _at_least_one(components)
+    gone = lost_sums(xp.sum(components, axis=-1), xp.sum(errors, axis=-1), purpose)
+    return xp.broadcast_to(gone[..., None], components.shape)
+
+
+def lost_sums(k: Array, error: Array, purpose: str) -> Array:
+    """Tell which kernels K, which may be negative, have lost their digits, given bounds of their errors."""
+    if purpose == "rough":
+        return namespace_of(k).zeros_like(k, dtype=namespace_of(k).bool)
     if purpose == "kernel":
-        allowed = at_least_one(k)
+        allowed = _at_least_one(k)
     elif purpose == "log":
-        allowed = abs(k) * at_least_one(xp.log(abs(k)))
+        allowed = abs(k) * _at_least_one(namespace_of(k).log(abs(k)))
     else:
         allowed = abs(k)
-    return xp.broadcast_to((error > TOLERANCE * allowed)[..., None], components.shape)
+    return error > TOLERANCE * allowed
+
+
+def _at_least_one(values: Array) -> Array:
+    xp, size = namespace_of(values), abs(values)
+    return xp.where(size > 1.0, size, xp.ones_like(size))

@@ -67,6 +67,8 @@ class Problem:
         "difference" is for logarithms (also of the sum of components) that enter differences, and "quotient" for
         logarithms of kernels that are divided by others. "rough" accepts every value at the end: a search also
         evaluates where digits are lost.
+    planar : bool
+        Ordered forests of planar trees in the place of unordered forests.
     """
 
     path1: Array
@@ -85,6 +87,7 @@ class Problem:
     devices: tuple[int, ...] = ()
     share: tuple[int, int] = (0, 1)
     purpose: str | None = None
+    planar: bool = False
 
     @property
     def axes(self) -> int:
@@ -95,6 +98,11 @@ class Problem:
     def largest_depth(self) -> float:
         """The depth of the deepest forest; no forest is deeper than its number of nodes."""
         return self.depth if self.order is None else min(self.depth, self.order)
+
+    @property
+    def signed(self) -> bool:
+        """Whether K need not be positive, so that a backend returns its components, or K - 1, and no logarithms."""
+        return self.planar or self.order is not None
 
     @property
     def itself(self) -> bool:
@@ -145,7 +153,8 @@ class Backend(Protocol):
             with their squares.
 
         If the problem has an `order`, the components k_0 to k_order replace K_depth, on a last axis of size order + 1,
-        for either value of `log`; there is no stack of them.
+        for either value of `log`; there is no stack of them. Otherwise, if it is planar, K_depth - 1 replaces K_depth
+        and its logarithm, except in a stack.
         """
 
     def adjoint(

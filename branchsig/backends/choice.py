@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -44,6 +44,8 @@ def backend_for(problem: Problem) -> Backend:
         Once per process, if the compiled core is missing.
     """
     path = problem.path1
+    if problem.planar:
+        return _for_planar(path)
     if isinstance(path, np.ndarray):
         found = serving.get("numpy") or _found("numpy")
     elif is_cupy(path):
@@ -51,6 +53,14 @@ def backend_for(problem: Problem) -> Backend:
     else:
         found = (lies_on_cuda(path) and _found("through cupy")) or _found("others")
     return cast(Backend, found)
+
+
+_PLANAR, _PLANAR_THROUGH_NUMPY = ReferenceBackend(), ThroughNumpy(ReferenceBackend())
+
+
+def _for_planar(path: Any) -> Backend:
+    """Return the reference for ordered forests, which no other backend computes."""
+    return _PLANAR if isinstance(path, np.ndarray) or lies_on_cuda(path) else _PLANAR_THROUGH_NUMPY
 
 
 def for_cupy() -> Backend:

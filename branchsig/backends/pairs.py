@@ -107,7 +107,7 @@ def all_ones(problem: Problem, want: Want, *, log: bool) -> Array:
     xp, shape = namespace_of(problem.path1), shape_of(problem, want)
     in_dtype = {"dtype": problem.path1.dtype, "device": device_of(problem.path1)}
     if problem.order is None:
-        return xp.full(shape, float(not ((log and want != "stack") or want == "prefixes")), **in_dtype)
+        return xp.full(shape, float(want == "stack" or not (log or want == "prefixes" or problem.planar)), **in_dtype)
     first = xp.ones((*shape[:-1], 1), **in_dtype)
     return xp.concat([first, xp.zeros((*shape[:-1], problem.order), **in_dtype)], axis=-1)
 

@@ -298,6 +298,7 @@ def _task(call: Call, path1: Shape) -> _Task | None:
         and (how.n_jobs, how.max_batch, how.devices, how.check_finite is True) == (1, -1, None, False)
         and not (spec.transforms or spec.normalize or spec.return_grid or spec.truncation.order is not None)
         and spec.rtol is None
+        and not spec.planar
         and (math.isinf(spec.truncation.depth) or spec.truncation.depth <= _MOST_DEPTH)
         and max(spec.dyadic_order) <= _MOST_DYADIC_ORDER
         and not (isinstance(kernel, PolynomialKernel) and kernel.degree == 1.0)

@@ -155,6 +155,7 @@ class _OnPaths(_ReplacedKernels, ClassNamePrefixFeaturesOutMixin, TransformerMix
     standardize: Any
     layout: Any
     n_jobs: Any
+    planar: Any
     _n_features_out: int
 
     def __sklearn_tags__(self) -> Any:
@@ -177,6 +178,7 @@ class _OnPaths(_ReplacedKernels, ClassNamePrefixFeaturesOutMixin, TransformerMix
             self.order,
             self.normalize,
             base_point=self.base_point,
+            planar=self.planar,
         )
 
     def _fit_paths(self, X: Any) -> tuple[Floats, Any]:
@@ -279,6 +281,8 @@ class BranchedSigKernel(_OnPaths):
         The axes of the data, see `branchsig.as_paths`.
     n_jobs : int, optional
         Number of threads; None for 1.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees; at depth 1 this is the signature kernel.
 
     Attributes
     ----------
@@ -322,6 +326,7 @@ class BranchedSigKernel(_OnPaths):
         standardize: bool = False,
         layout: str | None = None,
         n_jobs: int | None = None,
+        planar: bool = False,
     ) -> None:
         self.depth = depth
         self.order = order
@@ -337,6 +342,7 @@ class BranchedSigKernel(_OnPaths):
         self.standardize = standardize
         self.layout = layout
         self.n_jobs = n_jobs
+        self.planar = planar
 
     def fit(self, X: Any, y: Any = None) -> BranchedSigKernel:
         """Keep the training paths, with what their kernels need of each of them alone.
@@ -433,6 +439,8 @@ class BranchedSigNystroem(_OnPaths):
         What the landmarks are drawn with.
     n_jobs : int, optional
         Number of threads; None for 1.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees; at depth 1 this is the signature kernel.
 
     Attributes
     ----------
@@ -481,6 +489,7 @@ class BranchedSigNystroem(_OnPaths):
         batch_size: int = 1000,
         random_state: Any = None,
         n_jobs: int | None = None,
+        planar: bool = False,
     ) -> None:
         self.depth = depth
         self.n_components = n_components
@@ -499,6 +508,7 @@ class BranchedSigNystroem(_OnPaths):
         self.batch_size = batch_size
         self.random_state = random_state
         self.n_jobs = n_jobs
+        self.planar = planar
 
     def fit(self, X: Any, y: Any = None) -> BranchedSigNystroem:
         """Draw the landmarks, and find what makes features of kernels with them.
@@ -585,6 +595,8 @@ class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
         The axes of the data, see `branchsig.as_paths`.
     n_jobs : int, optional
         Number of threads; None for 1.
+    planar : bool, default: False
+        Sum over ordered forests of planar trees; at depth 1 this is the signature kernel.
 
     Examples
     --------
@@ -616,6 +628,7 @@ class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
         base_point: bool = False,
         layout: str | None = None,
         n_jobs: int | None = None,
+        planar: bool = False,
     ) -> None:
         self.depth = depth
         self.order = order
@@ -630,6 +643,7 @@ class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
         self.base_point = base_point
         self.layout = layout
         self.n_jobs = n_jobs
+        self.planar = planar
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name, with `deep` those of the static kernel too."""
@@ -670,6 +684,7 @@ class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
             self.order,
             self.normalize,
             base_point=self.base_point,
+            planar=self.planar,
         )
         return Known.of(prepare.alone(spec, how, paths, lengths))
 

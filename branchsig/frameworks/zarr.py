@@ -65,6 +65,7 @@ def gram_to_zarr(
     normalize: bool | str = False,
     log: bool = False,
     order: int | None = None,
+    planar: bool = False,
     check_finite: bool | None = None,
     progress: bool | Callable[[int, int], None] = False,
 ) -> Any:
@@ -96,7 +97,7 @@ def gram_to_zarr(
         names. `None`: this process.
     compressors : optional
         Those of the Zarr array, as `zarr.create_array` takes them. `None` for no compression, which is fastest.
-    static_kernel, time_aug, lead_lag, end_time, base_point, quadrature, normalize, log, order
+    static_kernel, time_aug, lead_lag, end_time, base_point, quadrature, normalize, log, order, planar
         As in `branched_sig_kernel_gram`. With `normalize` the factors or norms are found once for every path.
     n_jobs : int or None, default: 1
         Number of threads for a block, as in joblib.
@@ -157,6 +158,7 @@ def gram_to_zarr(
         check_finite,
         log=log,
         base_point=base_point,
+        planar=planar,
     )
     run = _Run(spec, how, path1, path2, lengths1, lengths2, chunk, client)
     group = run.opened(store, resume, "gram")
@@ -208,6 +210,7 @@ def gram_to_zarr_backprop(
     normalize: bool | str = False,
     log: bool = False,
     order: int | None = None,
+    planar: bool = False,
     left_deriv: bool = True,
     right_deriv: bool = False,
     progress: bool | Callable[[int, int], None] = False,
@@ -236,7 +239,7 @@ def gram_to_zarr_backprop(
         Whose workers compute and write. `None`: this process.
     compressors : optional
         Those of the Zarr arrays, as `zarr.create_array` takes them.
-    static_kernel, time_aug, lead_lag, end_time, base_point, quadrature, normalize, log, order
+    static_kernel, time_aug, lead_lag, end_time, base_point, quadrature, normalize, log, order, planar
         As in `branched_sig_kernel_gram_backprop`.
     n_jobs : int or None, default: 1
         Number of threads for a block, as in joblib.
@@ -287,6 +290,7 @@ def gram_to_zarr_backprop(
         normalize,
         log=log,
         base_point=base_point,
+        planar=planar,
     )
     sides = [side for side, flag in enumerate(_flags(left_deriv, right_deriv, path2)) if flag]
     run = _Run(spec, how, path1, path2, lengths1, lengths2, chunk, client)

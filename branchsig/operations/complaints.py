@@ -89,11 +89,12 @@ def what_happened(problem: Problem, spec: Spec, count: int, undefined: int) -> s
             'With normalize="dilation" this happens only if increments exceed the range of the dtype, or if the '
             "static_kernel is not positive semi-definite"
         )
-    if problem.order is not None and spec.log:
+    if problem.signed and spec.log:
+        kind = "over ordered forests" if problem.order is None else "truncated by the number of nodes"
+        remedy = "dyadic_order" if problem.order is None else "order"
         return (
-            "are NaN or infinite: a kernel truncated by the number of nodes need not be positive, and has no logarithm "
-            "if it is not positive or if its terms cancel beyond the digits of a double. Use log=False or a higher "
-            "order. " + scale
+            f"are NaN or infinite: a kernel {kind} need not be positive, and has no logarithm if it is not positive or "
+            f"if its terms cancel beyond the digits of a double. Use log=False or a higher {remedy}. " + scale
         )
     if problem.depth == math.inf and problem.order is None:
         fine = spec.rtol is not None or problem.quadrature.p >= 4

@@ -35,7 +35,7 @@ from branchsig.operations.factors import (
     with_path,
     workable,
 )
-from branchsig.operations.nodes import of_log_of_sum
+from branchsig.operations.nodes import less_one_of, of_log_of_sum, of_sum
 from branchsig.operations.stages import Geometry, Kept, Shape, Stage
 from branchsig.quadrature import TRAPEZOID
 from branchsig.static_kernels import is_linear
@@ -261,10 +261,15 @@ def _sides(problem: Problem) -> int:
 
 
 def _gradient_of_log(self_pairs: Problem, total: Array | None, parameters: bool) -> Gradients:
-    """Gradients of log k(x, x) with respect to x, path by path. `total` is k, for a problem with an order."""
+    """Gradients of log k(x, x), or of k(x, x) over ordered forests, with respect to x, path by path.
+
+    `total` is k, for a problem with an order.
+    """
     backend, path = backend_for(self_pairs), self_pairs.path1
     derivs = namespace_of(path).full((path.shape[0],), 2.0, dtype=path.dtype, device=device_of(path))
-    if self_pairs.order is not None:
+    if self_pairs.planar:  # the gradient of K itself: only ratios count
+        derivs = of_sum(derivs, self_pairs.order)
+    elif self_pairs.order is not None:
         derivs = of_log_of_sum(derivs, self_pairs.order, total)
     found = backend.adjoint(self_pairs, "end", derivs, Wrt(True, False, parameters), log=True)
     return found if found.parameters is None else found._replace(parameters=0.5 * found.parameters)
@@ -273,7 +278,7 @@ def _gradient_of_log(self_pairs: Problem, total: Array | None, parameters: bool)
 def _divisors(self_pairs: Problem, scaled: Array, limits: Limits) -> Array:
     """The divisors of the gradients of the limits, see `Dilation.at_limit`; 1 for paths without a limit."""
     xp = namespace_of(scaled)
-    if self_pairs.order is not None:
+    if self_pairs.order is not None and not self_pairs.planar:
         prefixes = _prefixes(self_pairs, scaled, limits)
         return xp.sum(backend_for(prefixes).solve(prefixes, "end"), axis=-1)
     if not np.any(limits.cell >= 0):
@@ -305,6 +310,8 @@ def _at_limit(self_pairs: Problem, scaled: Array, limits: Limits) -> Array:
     """The quantity at its limit: log K of a prefix with itself, or log of an increment times K."""
     xp, prefixes = namespace_of(scaled), _prefixes(self_pairs, scaled, limits)
     backend = backend_for(prefixes)
+    if self_pairs.planar:
+        return less_one_of(backend.solve(prefixes, "end"), self_pairs.order)
     if self_pairs.order is not None:
         return xp.log(xp.sum(backend.solve(prefixes, "end"), axis=-1))
     value = backend.solve(prefixes, "end", log=True)

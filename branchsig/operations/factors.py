@@ -226,6 +226,8 @@ def search(self_pairs: Problem, target: float, room: float, start: Floats | None
     guard, nothing = sizes.guard(target), np.full(paths, _NONE, dtype=np.intp)
     if length == 1 or self_pairs.largest_depth == 0:
         return guard, Limits(np.zeros_like(nothing), nothing)
+    if self_pairs.planar:
+        return _search_planar(self_pairs, target, guard, sizes)
     growth = (
         _OfComponents(self_pairs, guard) if self_pairs.order is not None else _OfLogarithms(self_pairs, guard, sizes)
     )
@@ -242,6 +244,51 @@ def search(self_pairs: Problem, target: float, room: float, start: Floats | None
     if self_pairs.lengths1 is not None:  # log K is constant over padding
         node = np.minimum(node, self_pairs.lengths1 - 1)
     return factors, Limits(node, cell)
+
+
+def _search_planar(self_pairs: Problem, target: float, guard: Floats, sizes: Sizes) -> tuple[Floats, Limits]:
+    """The same for ordered forests, where |K - 1| of every prefix with itself must stay within e^target - 1.
+
+    The trapezoid rule is not positive semi-definite for them, so K - 1 may fall and even be negative. But on the first
+    step that moves it is at least the square of the step, which bounds the factors.
+    """
+    paths, length = self_pairs.path1.shape[:2]
+    growth = _OfPrefixes(self_pairs, guard) if self_pairs.order is None else _OfComponents(self_pairs, guard)
+    targets = np.full(length, math.expm1(target))
+    moves = sizes.steps > 0
+    first = sizes.steps[np.arange(paths), np.argmax(moves, axis=1)]
+    usable = np.isfinite(guard) & np.any(moves, axis=1)
+    eps = float(namespace_of(self_pairs.path1).finfo(self_pairs.path1.dtype).eps)
+    with np.errstate(all="ignore"):
+        high = np.log(targets[0] / first) - 2.0 * np.log(guard) + 4 * eps
+    v, column = roots.first_crossing(growth, targets, np.zeros(paths), high, usable, eps)
+    factors = np.where(usable, guard * np.exp(0.5 * v), guard)
+    node = np.where(column > 0, column, length - 1)
+    if self_pairs.lengths1 is not None:
+        node = np.minimum(node, self_pairs.lengths1 - 1)
+    return factors, Limits(node, np.where(column >= 0, -1, _NONE))
+
+
+class _OfPrefixes:
+    """K - 1 of each path and prefix with itself, for ordered forests by depth."""
+
+    def __init__(self, self_pairs: Problem, guard: Floats) -> None:
+        self._self_pairs, self.guard = self_pairs, guard
+
+    def __call__(self, index: Indices, v: Floats) -> Floats:
+        value = _of_prefixes(self._self_pairs, index, self.guard[index] * np.exp(0.5 * v))
+        return np.concatenate([value[:, -1:], value[:, 1:]], axis=1)
+
+
+def _of_prefixes(self_pairs: Problem, index: Indices, factors: Floats) -> Floats:
+    """What a backend returns for the prefixes of some of the paths, times factors."""
+    part, xp = self_pairs, namespace_of(self_pairs.path1)
+    if len(index) < part.path1.shape[0]:
+        path = xp.take(part.path1, xp.asarray(index, device=device_of(part.path1)), axis=0)
+        valid = None if part.lengths1 is None else part.lengths1[index]
+        part = dataclasses.replace(with_path(part, path), lengths1=valid, lengths2=valid)
+    scaled = scaled_problem(part, times(part, as_array(factors, part.path1)))
+    return host(backend_for(scaled).solve(scaled, "prefixes"))
 
 
 class _OfLogarithms:
@@ -269,14 +316,8 @@ class _OfLogarithms:
         return np.concatenate(parts, axis=1) * self.guard[:, None] ** 2
 
     def __call__(self, index: Indices, v: Floats) -> Floats:
-        part, xp = self._self_pairs, namespace_of(self._self_pairs.path1)
-        if len(index) < part.path1.shape[0]:
-            path = xp.take(part.path1, xp.asarray(index, device=device_of(part.path1)), axis=0)
-            valid = None if part.lengths1 is None else part.lengths1[index]
-            part = dataclasses.replace(with_path(part, path), lengths1=valid, lengths2=valid)
         factors = self.guard[index] * np.exp(0.5 * v)
-        scaled = scaled_problem(part, times(part, as_array(factors, part.path1)))
-        log_k = host(backend_for(scaled).solve(scaled, "prefixes"))
+        log_k = _of_prefixes(self._self_pairs, index, factors)
         self._latest[index] = log_k
         columns = [log_k[:, -1:], log_k[:, 1:]]
         if self._implicit:

@@ -85,6 +85,7 @@ class FromIncrements(Paired):
             _validation.threads(how.n_jobs),
             quadrature=spec.quadrature,
             order=spec.truncation.order,
+            planar=spec.planar,
             lengths1=_validation.lengths(lengths1, "lengths1", Shape((*batch, rows + 1, 1))),
             lengths2=_validation.lengths(lengths2, "lengths2", Shape((*batch, columns + 1, 1))),
         )

@@ -100,9 +100,9 @@ class Known:
 
     def _derivatives(self, value: Array, first: Indices, second: Indices) -> Array:
         """Derivatives of the kernels of some pairs, among them each path with itself, with respect to parameters."""
-        by_nodes = self.job.spec.truncation.order is not None
+        signed = self.job.spec.signed
         unit, dilation = self.job.spec.normalize is True, self._dilation
-        if unit and not by_nodes:
+        if unit and not signed:
             _, found = self._of_pairs(None, first, second, log=True)
             own = found[first == second]
             return value[first, second, None] * (found - 0.5 * (own[first] + own[second]))

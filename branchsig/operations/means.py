@@ -384,7 +384,7 @@ def joint_gram(job: Job) -> npt.NDArray[np.float64]:
 
 def _stage(spec: Spec) -> Stage:
     """The stage that all blocks share, below that of dilation."""
-    return stage_of(spec.normalize is True, spec.truncation.order is not None, "less one", False)
+    return stage_of(spec.normalize is True, spec.signed, "less one", False)
 
 
 def _sizes(problem: Problem) -> tuple[int, int]:

@@ -1,4 +1,8 @@
-"""The sum of the components by number of nodes, or its logarithm, and their adjoint."""
+"""Kernels that need not be positive, or their logarithms, and their adjoint.
+
+Those truncated by the number of nodes come as components, and those over ordered forests by depth as K - 1: both leave
+out the forest without nodes, so that kernels near 1 and their logarithms keep their digits.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,12 @@ from branchsig.backends import Gradients, Problem, Wrt, backend_for
 from branchsig.operations.solve import Solve
 from branchsig.operations.stages import Geometry, Kept, Output, Shape
 
-__all__ = ["SumOverNodes", "of_log_of_sum", "of_sum"]
+__all__ = ["SumOverNodes", "less_one_of", "of_log_of_sum", "of_sum"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SumOverNodes:
-    """K truncated by the number of nodes, or its logarithm. See `Stage` for the methods."""
+    """K from its components or from K - 1, or the logarithm of K. See `Stage` for the methods."""
 
     output: Output
     want: Literal["end", "grid"] = "end"
@@ -28,55 +32,64 @@ class SumOverNodes:
     def forward(
         self, problem: Problem, *, keep: bool, before: Kept | None = None, of_paths: Kept | None = None
     ) -> tuple[Array, Kept]:
-        """Return the values. With `keep`, a logarithm keeps the sums for its adjoint."""
+        """Return the values. With `keep`, a logarithm keeps the kernels for its adjoint."""
         problem = self._judged(problem)
-        components = backend_for(problem).solve(problem, self.want)
-        xp = namespace_of(components)
-        # Leave k_0 = 1 out of the sum, so that kernels near 1 and their logarithms keep their digits.
+        found = backend_for(problem).solve(problem, self.want)
+        xp = namespace_of(found)
         if self.output == "log":
-            value = xp.log1p(xp.sum(components[..., 1:], axis=-1))
-            return value, {"total": xp.sum(components, axis=-1)} if keep else {}
-        return xp.sum(components[..., 1:] if self.output == "less one" else components, axis=-1), {}
+            less_one = less_one_of(found, problem.order)
+            value = xp.where(less_one > -1.0, xp.log1p(less_one), xp.full_like(less_one, math.nan))
+            return value, {"total": 1.0 + less_one} if keep else {}
+        if self.output == "less one":
+            return less_one_of(found, problem.order), {}
+        return (1.0 + found if problem.order is None else xp.sum(found, axis=-1)), {}
 
     @property
     def keeps(self) -> bool:
-        """A logarithm keeps the sums."""
+        """A logarithm keeps the kernels."""
         return self.output == "log"
 
     @property
     def residual_share(self) -> float:
-        """The sums take one solve."""
+        """The kernels take one solve."""
         return 0.5 if self.keeps else 0.0
 
     def residuals(self, problem: Problem) -> Kept:
-        """Return the sums."""
+        """Return the kernels."""
         return self.forward(problem, keep=True)[1]
 
     def kept_shapes(self, geometry: Geometry) -> dict[str, Shape]:
-        """Return the shape of the sums."""
+        """Return the shape of the kernels."""
         return {"total": Shape(geometry.pairs + geometry.nodes, geometry.dtype)} if self.output == "log" else {}
 
     def adjoint(self, problem: Problem, kept: Kept, derivs: Array, wrt: Wrt, *, total: bool = False) -> Gradients:
         """Return the gradients."""
-        order = int(problem.order or 0)
-        by_nodes = of_log_of_sum(derivs, order, kept["total"]) if self.output == "log" else of_sum(derivs, order)
-        return Solve("components", self.want).adjoint(self._judged(problem), {}, by_nodes, wrt, total=total)
+        order = problem.order
+        of_parts = of_log_of_sum(derivs, order, kept["total"]) if self.output == "log" else of_sum(derivs, order)
+        return Solve("components", self.want).adjoint(self._judged(problem), kept, of_parts, wrt, total=total)
 
     def _judged(self, problem: Problem) -> Problem:
-        """The problem, whose components must have the digits that their sum, or its logarithm, needs."""
+        """The problem, whose parts must have the digits that their sum, or its logarithm, needs."""
         return dataclasses.replace(problem, purpose="log" if self.output == "log" else "kernel")
 
 
-def of_sum(derivs: Array, order: int) -> Array:
-    """Derivatives with respect to k_0..k_order, from those with respect to their sum."""
+def less_one_of(found: Array, order: int | None) -> Array:
+    """K - 1 from what a backend returns: the components k_0..k_order on a last axis or, without an order, K - 1."""
+    return found if order is None else namespace_of(found).sum(found[..., 1:], axis=-1)
+
+
+def of_sum(derivs: Array, order: int | None) -> Array:
+    """Derivatives with respect to what a backend returns, from those with respect to K."""
+    if order is None:
+        return derivs
     xp = namespace_of(derivs)
     return 1.0 * xp.broadcast_to(derivs[..., None], (*derivs.shape, order + 1))  # a copy, not a view
 
 
-def of_log_of_sum(derivs: Array, order: int, total: Array, *, signed: bool = False) -> Array:
-    """Derivatives with respect to k_0..k_order, from those with respect to the logarithm of their sum.
+def of_log_of_sum(derivs: Array, order: int | None, total: Array, *, signed: bool = False) -> Array:
+    """Derivatives with respect to what a backend returns, from those with respect to log K; `total` is K.
 
-    If the sum is negative there is no logarithm and no derivative, unless log |K| is meant (`signed`).
+    If K is negative there is no logarithm and no derivative, unless log |K| is meant (`signed`).
     """
     xp = namespace_of(derivs)
     usable = xp.isfinite(total) & (signed | (total >= 0))  # an infinite sum has no derivative either, rather than 0

@@ -187,6 +187,7 @@ def _problem(x: Array, y: Array, pairing: str, valid: tuple[_Valid, _Valid], spe
         lengths1,
         lengths2,
         devices=how.devices or (),
+        planar=spec.planar,
     )
 
 

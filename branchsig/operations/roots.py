@@ -82,6 +82,51 @@ def largest(
     return v, reached
 
 
+def first_crossing(
+    growth: Growth, targets: Floats, low: Floats, high: Floats, usable: npt.NDArray[np.bool_], eps: float
+) -> tuple[Floats, Indices]:
+    """Return a v at which no growth exceeds its target while the largest |growth| / target reaches 1, and its column.
+
+    Growths need not be monotone here, and their sizes count. They must stay within their targets at `low`, or v is
+    NaN, and exceed one at `high`. Regula falsi keeps such a bracket: every v that is returned has been evaluated and
+    found to be within its targets.
+    """
+    tolerance = max(1e-13, 16 * eps)
+    reached = np.full(len(low), -1, dtype=np.intp)
+    v, low, high = low.copy(), low.copy(), high.copy()
+    with np.errstate(all="ignore"):
+        # Logarithms of the largest quotient at both ends, halved if an end stays where it is (Illinois).
+        below, above, kept = np.full(len(low), np.nan), np.full(len(low), np.nan), np.zeros(len(low), dtype=int)
+        active = np.flatnonzero(usable & np.isfinite(high) & (high > low))
+        for step in range(_EVALUATIONS):
+            if not active.size:
+                break
+            lo, hi = low[active], high[active]
+            secant = lo - below[active] * (hi - lo) / (above[active] - below[active])
+            inside = np.isfinite(secant) & (secant > lo) & (secant < hi)
+            here = np.where(inside, secant, 0.5 * (lo + hi))
+            if step < 2:
+                here = (lo, hi)[step]
+            growth_of_target = abs(growth(active, here)) / targets
+            worst = np.argmax(growth_of_target, axis=1)  # argmax takes NaN for the largest
+            most = growth_of_target[np.arange(len(active)), worst]
+            h = np.where(most >= 0, np.log(most), np.inf)
+            fits = h <= 0
+            v[active] = np.where(fits, here, np.nan if step == 0 else v[active])
+            reached[active] = np.where(fits, worst, reached[active])
+            low[active], high[active] = np.where(fits, here, lo), np.where(fits, hi, here)
+            below[active] = np.where(fits, h, below[active] * np.where(kept[active] == 1, 0.5, 1.0))
+            above[active] = np.where(fits, above[active] * np.where(kept[active] == -1, 0.5, 1.0), h)
+            kept[active] = np.where(fits, -1, 1)
+            done = (
+                (~fits & (step == 0))
+                | (fits & (h >= -tolerance))
+                | (high[active] - low[active] <= 4 * eps * (1.0 + abs(here)))
+            )
+            active = active[~done]
+    return v, reached
+
+
 def _placed(value: Floats, at: Floats, active: Indices, paths: int) -> tuple[Floats, Floats]:
     """What some of the paths have as arrays over all paths."""
     if len(active) == paths:

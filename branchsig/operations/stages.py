@@ -83,11 +83,11 @@ class Stage(Protocol):
 def stage_for(spec: Spec) -> Stage:
     """Return the outermost stage for a value of the kernel."""
     output: Output = "components" if spec.return_levels else "log" if spec.log else "kernel"
-    return stage_of(spec.normalize, spec.truncation.order is not None, output, spec.return_grid)
+    return stage_of(spec.normalize, spec.signed, output, spec.return_grid)
 
 
 @functools.cache
-def stage_of(normalize: bool | str, by_nodes: bool, output: Output, grid: bool) -> Stage:
+def stage_of(normalize: bool | str, signed: bool, output: Output, grid: bool) -> Stage:
     """Return the outermost stage for these options."""
     from branchsig.operations.dilate import Dilate
     from branchsig.operations.nodes import SumOverNodes
@@ -95,9 +95,9 @@ def stage_of(normalize: bool | str, by_nodes: bool, output: Output, grid: bool) 
     from branchsig.operations.unit import UnitNorm
 
     if normalize == "dilation":
-        return Dilate(stage_of(False, by_nodes, output, grid))
+        return Dilate(stage_of(False, signed, output, grid))
     if normalize:
-        return UnitNorm(output, by_nodes)
-    if by_nodes and output != "components":
+        return UnitNorm(output, signed)
+    if signed and output != "components":
         return SumOverNodes(output, "grid" if grid else "end")
     return Solve(output, "grid" if grid else "end")

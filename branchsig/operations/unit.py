@@ -14,7 +14,7 @@ from typing import Any
 from branchsig._arrays import Array, as_like, device_of, in_float64, lies_on_cuda, namespace_of, weighted
 from branchsig.backends import Gradients, Problem, Wrt, backend_for
 from branchsig.backends._digits import TOLERANCE, lost, tolerated
-from branchsig.operations.nodes import of_log_of_sum
+from branchsig.operations.nodes import less_one_of, of_log_of_sum
 from branchsig.operations.solve import Solve, folded
 from branchsig.operations.stages import Geometry, Kept, Output, Shape
 from branchsig.static_kernels import is_built_in
@@ -26,17 +26,17 @@ __all__ = ["UnitNorm"]
 class UnitNorm:
     """The normalised kernel, its logarithm, or the kernel minus 1. See `Stage` for the methods.
 
-    It keeps the kernel unless the logarithm is requested. With truncation by the number of nodes it also keeps the sums
-    of the components of all pairs, and of all paths with themselves.
+    It keeps the kernel unless the logarithm is requested. Kernels that need not be positive (`signed`), by number of
+    nodes or over ordered forests, are also kept as they are, of all pairs and of all paths with themselves.
     """
 
     output: Output
-    by_nodes: bool
+    signed: bool
 
     @property
     def keeps(self) -> bool:
         """Whether the kernel or the sums are needed."""
-        return self.output != "log" or self.by_nodes
+        return self.output != "log" or self.signed
 
     @property
     def residual_share(self) -> float:
@@ -44,7 +44,7 @@ class UnitNorm:
         return 1 / 3 if self.keeps else 0.0
 
     def of_paths(self, problem: Problem) -> Kept:
-        """Return the logarithms of the kernels of the paths with themselves, and the sums that they are taken from."""
+        """Return the logarithms of the kernels of the paths with themselves, and the kernels themselves."""
         own = _Logarithms.of(_with_itself(_with_digits(problem, "quotient"), 0))
         return {name + "1": array for name, array in own.arrays().items()}
 
@@ -65,7 +65,7 @@ class UnitNorm:
         kept: Kept = {}
         if self.output != "log":
             kept["unit"] = of_pairs.sign * namespace_of(log_unit).exp(log_unit)
-        if self.by_nodes:
+        if self.signed:
             kept["total"] = of_pairs.total
             kept |= {f"own{side + 1}": own.total for side, own in enumerate(selves)}
         return value, {name: in_float64(array) for name, array in kept.items()}
@@ -87,7 +87,7 @@ class UnitNorm:
     def kept_shapes(self, geometry: Geometry) -> dict[str, Shape]:
         """Return the shapes of the kernel and of the sums."""
         kept = {"unit": Shape(geometry.pairs)} if self.output != "log" else {}
-        if self.by_nodes:
+        if self.signed:
             kept["total"] = Shape(geometry.pairs)
             kept |= {f"own{k + 1}": Shape((n,)) for k, n in enumerate(geometry.paths)}
         return kept
@@ -105,13 +105,12 @@ class UnitNorm:
     def _adjoint(self, problem: Problem, kept: Kept, derivs: Array, wrt: Wrt, *, total: bool) -> Gradients:
         xp = namespace_of(derivs)
         weights = derivs if self.output == "log" else weighted(derivs, kept["unit"])
-        if problem.pairing == "symmetric" and not self.by_nodes:
+        if problem.pairing == "symmetric" and not self.signed:
             return self._symmetric(problem, weights, wrt, total=total)
         both = wrt._replace(path2=wrt.path2 or (total and wrt.path1))
         of_log = weights
-        if self.by_nodes:
-            signed = self.output != "log"
-            of_log = of_log_of_sum(weights, int(problem.order or 0), kept["total"], signed=signed)
+        if self.signed:
+            of_log = of_log_of_sum(weights, problem.order, kept["total"], signed=self.output != "log")
         found = Solve("log").adjoint(problem, {}, of_log, both)
         paired, shared = problem.pairing == "paired", kept.get("own2", kept.get("own1"))
         for side, own_total in enumerate((kept.get("own1"), shared)):
@@ -131,8 +130,8 @@ class UnitNorm:
     def _of_paths_adjoint(self, own: Problem, own_total: Array | None, derivs: Array, parameters: bool) -> Gradients:
         """Gradients of log k(x, x) at one dyadic order: twice the gradient with respect to one argument."""
         derivs = 2.0 * derivs
-        if self.by_nodes:
-            derivs = of_log_of_sum(derivs, int(own.order or 0), own_total)
+        if self.signed:
+            derivs = of_log_of_sum(derivs, own.order, own_total)
         found = Solve("log").adjoint(own, {}, derivs, Wrt(True, False, parameters))
         return found if found.parameters is None else found._replace(parameters=0.5 * found.parameters)
 
@@ -158,7 +157,7 @@ class UnitNorm:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Logarithms:
-    """log |K| and the sign of K. With truncation by the number of nodes K may be negative, and `total` is K itself."""
+    """log |K| and the sign of K. If K may be negative, `total` is K itself."""
 
     log_k: Array
     sign: Array | float = 1.0
@@ -168,14 +167,13 @@ class _Logarithms:
     def of(cls, problem: Problem) -> _Logarithms:
         """Solve a problem for its logarithms and signs."""
         backend = backend_for(problem)
-        if problem.order is None:
+        if not problem.signed:
             return cls(backend.solve(problem, "end", log=True))
-        components = backend.solve(problem, "end")
-        xp = namespace_of(components)
-        less_one = xp.sum(components[..., 1:], axis=-1)  # the sum over no nodes is 1
+        less_one = less_one_of(backend.solve(problem, "end"), problem.order)
+        xp = namespace_of(less_one)
         k = 1.0 + less_one
         log_k = xp.where(k > 0, xp.log1p(less_one), xp.log(abs(k)))
-        return cls(log_k, xp.sign(k), xp.sum(components, axis=-1))
+        return cls(log_k, xp.sign(k), k)
 
     def arrays(self) -> Kept:
         """The same by name."""

@@ -19,6 +19,7 @@ from branchsig.backends._digits import lost, purpose_of
 from branchsig.backends.base import Gradients, Problem, Want, Wrt
 from branchsig.backends.reference.bounds import error_bounds, nan_where
 from branchsig.backends.reference.nodes import components_at_nodes, components_gradient, components_of
+from branchsig.backends.reference.planar import kernel_stack, less_one, less_one_at_nodes, less_one_gradient
 from branchsig.backends.reference.recursion import (
     at_corners,
     at_corners_adjoint,
@@ -85,6 +86,8 @@ class ReferenceBackend:
                 return _prefixes(g, problem)
             if problem.order is not None:
                 return components_of(g, problem, grid=want == "grid")
+            if problem.planar:
+                return kernel_stack(g, problem) if want == "stack" else less_one(g, problem, grid=want == "grid")
             return _end(g, problem, log=log) if want == "end" else _grid(g, problem, want == "stack", log=log)
 
     def increments_adjoint(
@@ -95,6 +98,8 @@ class ReferenceBackend:
         with np.errstate(all="ignore"):
             if problem.order is not None:
                 finite, gbar = components_gradient(g, derivs, problem)
+            elif problem.planar:
+                finite, gbar = less_one_gradient(g, derivs, stack, problem)
             else:
                 finite, gbar = _depth_gradient(g, derivs, stack, problem, wrt_log=log)
             gbar = refined_adjoint(gbar, problem.dyadic_order)
@@ -153,6 +158,8 @@ def _prefixes(g: Array, problem: Problem) -> Array:
         length = nodes.shape[1]
         return xp.reshape(nodes, (nodes.shape[0], length * length))[:, :: length + 1]
 
+    if problem.planar and problem.order is None:
+        return on_diagonal(less_one_at_nodes(g, int(problem.depth), problem.quadrature)[-1])
     if problem.order is None:
         return on_diagonal(_solved_levels(g, problem)[1][-1])
     corners = (at_corners(part, problem.quadrature.p) for part in components_at_nodes(g, problem))

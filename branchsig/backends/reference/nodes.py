@@ -8,6 +8,10 @@ If the depth is bounded too, every depth m has such sums::
 
     u_{m,n} = integral of k_{m-1,n-1},   n k_{m,n} = sum over j = 1..n of j u_{m,j} k_{m,n-j},   k_{0,n} = 0 for n > 0
 
+Ordered forests, of planar trees, have K = 1 + integral of K_m K_{m-1} in the place of an exponential::
+
+    k_{m,n} = integral of the sum over i + j = n - 1 of k_{m,i} k_{m-1,j},   k_{m,0} = 1
+
 No forest is deeper than its number of nodes, so for n <= m these are u_{n,n} and k_{n,n}, and k_{depth,order} depends
 only on k_{m,n} with n - m <= order - depth. Without a bound on the depth, the depth is the order, and k_n is k_{n,n}.
 """
@@ -59,6 +63,9 @@ def _solved(g: Array, problem: Problem) -> tuple[_ByDepth, _ByDepth]:
     u: _ByDepth = {}
     for m in range(1, depth + 1):
         for n in range(m, m + order - depth + 1):
+            if problem.planar:
+                k[m, n] = integral_against(g, _product(k, m, n), rule.steps)
+                continue
             if (m - 1, n - 1) in k:
                 u[m, n] = integral_against(g, k[m - 1, n - 1], rule.steps)
             total = u[1, 1] * k[_own(m, n - 1)]
@@ -67,6 +74,32 @@ def _solved(g: Array, problem: Problem) -> tuple[_ByDepth, _ByDepth]:
                     total = total + (j * 1.0) * u[_own(m, j)] * k[_own(m, n - j)]
             k[m, n] = total / n
     return k, u
+
+
+def _factors(k: _ByDepth, m: int, n: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The pairs of sums whose products are integrated for the ordered forests of n nodes and depth at most m."""
+    keys = ((_own(m, n - 1 - j), _own(m - 1, j)) for j in range(n))
+    return [(first, second) for first, second in keys if second in k]
+
+
+def _product(k: _ByDepth, m: int, n: int) -> Array:
+    """The sum of these products."""
+    first, *rest = (k[one] * k[other] for one, other in _factors(k, m, n))
+    return sum(rest, first)
+
+
+def _planar_adjoint(g: Array, k: _ByDepth, kbar: _ByDepth, rule: Quadrature) -> Array:
+    """Derivatives with respect to the increments, from those with respect to some of the k_{m,n} of ordered forests."""
+    xp = namespace_of(g)
+    gbar, kbar = xp.zeros_like(g), dict.fromkeys(k, xp.zeros_like(k[0, 0])) | kbar
+    for m, n in list(k)[:0:-1]:
+        w = integral_adjoint(kbar[m, n])
+        gbar = gbar + increments_adjoint(_product(k, m, n), rule.steps, w)
+        bar = k_adjoint(g, rule.steps, w)
+        for one, other in _factors(k, m, n):
+            kbar[one] = kbar[one] + bar * k[other]
+            kbar[other] = kbar[other] + bar * k[one]
+    return gbar
 
 
 def _largest_depth(k: _ByDepth, problem: Problem) -> list[Array]:
@@ -98,7 +131,8 @@ def _error_bounds(g: Array, k: _ByDepth, problem: Problem, *, nodes: bool) -> Ar
     """Bounds of the errors of k_0..k_order, on the last axis, at the end or (nodes) at all corners.
 
     With M_{m,n} the largest |k_{m,n}| so far and S the sum of |g|, the error of u_{m,j} is at most ε S M_{m-1,j-1}, and
-    that of k_{m,n} at most (1/n) sum over j of j ε S M_{m-1,j-1} M_{m,n-j}.
+    that of k_{m,n} at most (1/n) sum over j of j ε S M_{m-1,j-1} M_{m,n-j}; over ordered forests it is at most ε S
+    times the sum of M_{m,i} M_{m-1,j}.
     """
     g = unrecorded(g)
     xp, (depth, order) = namespace_of(g), _bounds(problem)
@@ -113,6 +147,9 @@ def _error_bounds(g: Array, k: _ByDepth, problem: Problem, *, nodes: bool) -> Ar
             most[which] = xp.max(component, axis=(1, 2))
     errors = [xp.zeros_like(size)]
     for n in range(1, order + 1):
+        if problem.planar:
+            errors.append(size * _product(most, depth, n))
+            continue
         total = most[0, 0] * most[_own(depth, n - 1)]
         for j in range(2, n + 1):
             below = _own(depth - 1, j - 1)
@@ -153,4 +190,6 @@ def components_gradient(g: Array, derivs: Array, problem: Problem) -> tuple[Arra
     finite = xp.all(xp.reshape(xp.isfinite(components) & ~gone, (components.shape[0], -1)), axis=1)
     bars = [derivs[..., n] if of_grid else at_end(derivs[:, n], g) for n in range(order + 1)]
     kbar = {_own(depth, n): at_corners_adjoint(bar, rule.p) for n, bar in enumerate(bars)}
+    if problem.planar:
+        return finite, _planar_adjoint(g, k, kbar, rule)
     return finite, _adjoint(g, k, u, kbar, rule)

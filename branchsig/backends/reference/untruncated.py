@@ -16,39 +16,14 @@ import functools
 import math
 from collections.abc import Callable
 
-from branchsig._arrays import Array, device_of, namespace_of
+from branchsig._arrays import Array, namespace_of
+from branchsig.backends.reference.diagonals import down, skewed, unskewed
 from branchsig.backends.reference.recursion import cell_means, increments_adjoint, small_matrix, zeros
 from branchsig.quadrature import Matrix, Quadrature
 
 __all__ = ["solve_untruncated", "untruncated_adjoint"]
 
 _LARGEST_ITERATION = 200
-
-
-def _skewed(cells: Array) -> Array:
-    """Cells (pairs, R, C, ...) with row r moved to the right by r, (pairs, R, R + C - 1, ...): anti-diagonals are
-    columns."""
-    xp = namespace_of(cells)
-    pairs, rows, columns, *rest = cells.shape
-    padding = xp.zeros((pairs, rows, rows, *rest), dtype=cells.dtype, device=device_of(cells))
-    flat = xp.reshape(xp.concat([cells, padding], axis=2), (pairs, rows * (rows + columns), *rest))
-    return xp.reshape(flat[:, : rows * (rows + columns - 1), ...], (pairs, rows, rows + columns - 1, *rest))
-
-
-def _unskewed(skewed: Array) -> Array:
-    """Inverse of `_skewed`."""
-    xp = namespace_of(skewed)
-    pairs, rows, diagonals, *rest = skewed.shape
-    flat = xp.reshape(skewed, (pairs, rows * diagonals, *rest))
-    padding = xp.zeros((pairs, rows, *rest), dtype=skewed.dtype, device=device_of(skewed))
-    square = xp.reshape(xp.concat([flat, padding], axis=1), (pairs, rows, diagonals + 1, *rest))
-    return square[:, :, : diagonals + 1 - rows, ...]
-
-
-def _down(cells: Array) -> Array:
-    """Values of the cell above: rows moved down by one, 0 in the first row."""
-    xp = namespace_of(cells)
-    return xp.concat([xp.zeros_like(cells[:, :1, ...]), cells[:, :-1, ...]], axis=1)
 
 
 def _by_cell(nodes: Array, p: int) -> Array:
@@ -117,11 +92,11 @@ def solve_untruncated(g: Array, rule: Quadrature) -> Array:
         slope = 1.0 - xp.where((increment == 0.0) | (own == 0.0), xp.zeros_like(u), own_share)
         return above[:, :, None, 1:] + strip[:, :, :, None] + integral - u, slope
 
-    skewed = _skewed(g)
+    on_diagonals = skewed(g)
     above, strip = zeros(g, (*g.shape[:2], p + 1)), zeros(g, (*g.shape[:2], p))
     diagonals = []
-    for d in range(skewed.shape[2]):
-        increment = skewed[:, :, d][:, :, None, None]
+    for d in range(on_diagonals.shape[2]):
+        increment = on_diagonals[:, :, d][:, :, None, None]
         left = above[:, :, :1] + strip
         start = above[:, :, None, 1:] + strip[:, :, :, None]
         u = _solved(functools.partial(step, above, left, strip, increment), start)
@@ -129,9 +104,9 @@ def solve_untruncated(g: Array, rule: Quadrature) -> Array:
         integral = xp.where(u == math.inf, u, cell_integral(above, left, increment, u))
         u = above[:, :, None, 1:] + (strip[:, :, :, None] + integral)
         strip = strip + integral[:, :, :, -1]
-        above = _down(xp.concat([left[:, :, -1:], u[:, :, -1, :]], axis=2))
+        above = down(xp.concat([left[:, :, -1:], u[:, :, -1, :]], axis=2))
         diagonals.append(u)
-    nodes = _by_node(_unskewed(xp.stack(diagonals, axis=2)))
+    nodes = _by_node(unskewed(xp.stack(diagonals, axis=2)))
     pairs, rows, columns = nodes.shape
     nodes = xp.concat([zeros(g, (pairs, rows, 1)), nodes], axis=2)
     return xp.concat([zeros(g, (pairs, 1, columns + 1)), nodes], axis=1)
@@ -164,16 +139,16 @@ def untruncated_adjoint(g: Array, k: Array, nodebar: Array, rule: Quadrature) ->
     def step(known: Array, slope: Array, k_here: Array, increment: Array, w: Array) -> tuple[Array, Array]:
         return known + sums(k_here * of_cell(increment, w)[:, :, 1:, 1:]) - w, slope
 
-    skewed = _skewed(xp.flip(g, axis=(1, 2)))
-    k_skewed, bar_skewed = (_skewed(xp.flip(_by_cell(a[:, 1:, 1:], p), axis=(1, 2))) for a in (k, nodebar))
+    on_diagonals = skewed(xp.flip(g, axis=(1, 2)))
+    k_skewed, bar_skewed = (skewed(xp.flip(_by_cell(a[:, 1:, 1:], p), axis=(1, 2))) for a in (k, nodebar))
     pairs, rows, _ = g.shape
     strip, below = zeros(g, (pairs, rows, p)), zeros(g, (pairs, rows, p))
     # Contributions of the cells to the right, below, and diagonally below to the nodes that they share with this cell.
     of_right, of_below = zeros(g, (pairs, rows, p, 1)), zeros(g, (pairs, rows, 1, p))
     of_behind = of_next_behind = zeros(g, (pairs, rows, 1, 1))
     diagonals = []
-    for d in range(skewed.shape[2]):
-        increment = skewed[:, :, d][:, :, None, None]
+    for d in range(on_diagonals.shape[2]):
+        increment = on_diagonals[:, :, d][:, :, None, None]
         k_here = k_skewed[:, :, d, :, :]
         gathered = _at_last(of_right, 3, p) + _at_last(of_below, 2, p) + _at_last(_at_last(of_behind, 3, p), 2, p)
         fixed = sums(bar_skewed[:, :, d, :, :] + k_here * gathered)
@@ -184,11 +159,11 @@ def untruncated_adjoint(g: Array, k: Array, nodebar: Array, rule: Quadrature) ->
         w = _solved(functools.partial(step, known, slope, k_here, increment), known, 0.0)
         share = of_cell(increment, w)
         strip = strip + (fixed + sums(k_here * share[:, :, 1:, 1:]))[:, :, :, 0]
-        below = _down(w[:, :, 0, :])
-        of_behind, of_next_behind = of_next_behind, _down(share[:, :, :1, :1])
-        of_right, of_below = share[:, :, 1:, :1], _down(share[:, :, :1, 1:])
+        below = down(w[:, :, 0, :])
+        of_behind, of_next_behind = of_next_behind, down(share[:, :, :1, :1])
+        of_right, of_below = share[:, :, 1:, :1], down(share[:, :, :1, 1:])
         diagonals.append(w)
-    w = _by_node(xp.flip(_unskewed(xp.stack(diagonals, axis=2)), axis=(1, 2)))
+    w = _by_node(xp.flip(unskewed(xp.stack(diagonals, axis=2)), axis=(1, 2)))
     return increments_adjoint(k, steps, w)
 
 
