@@ -6,6 +6,7 @@ The C core is expected to be present; where it is not, one test says so and the 
 import os
 import re
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -33,6 +34,18 @@ settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True
 settings.register_profile("explore", max_examples=2000, deadline=None, suppress_health_check=ALLOWED)
 settings.register_profile("bounded", max_examples=15, deadline=None, derandomize=True, suppress_health_check=ALLOWED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_configure(config):
+    """Let all processes of this run, and later runs, share what the emulator of CUDA compiles."""
+    if "EMULATOR_FOLDER" in os.environ or not hasattr(config, "cache"):
+        return
+    folder = config.cache.mkdir("emulated")
+    os.environ["EMULATOR_FOLDER"] = str(folder)
+    for path in folder.iterdir():
+        if path.stat().st_mtime < time.time() - 7 * 24 * 3600:
+            path.unlink(missing_ok=True)
+
 
 INSTRUCTION_SETS = [] if cpu is None else list(cpu.instruction_sets())
 

@@ -1,5 +1,6 @@
 """Long pairs take a way of their own through the core: strips of rows over the lanes. It must not show."""
 
+import functools
 import math
 
 import numpy as np
@@ -49,22 +50,26 @@ def walks(rng, pairs, length1, length2, dimension=3):
     [*((case, depth) for case in CASES for depth in (1, 3)), ("radial", math.inf), ("linear", math.inf)],
 )
 def test_long_pair_agrees_with_the_reference(core, case, depth):
+    length1, length2, dyadic_order, _ = CASES[case]
+    problem, value, *gradients = of_the_reference(case, depth)
+    tolerance = 1e-13 * (length1 * 2 ** dyadic_order[0] + length2 * 2 ** dyadic_order[1])
+    np.testing.assert_allclose(core.solve(problem, "end", log=True), value, rtol=0, atol=tolerance)
+    for wrt_log, theirs in zip((False, True), gradients, strict=True):
+        ours = gradients_of(core, problem, np.array([0.7]), wrt_log=wrt_log, left=True, right=True)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@functools.cache
+def of_the_reference(case, depth):
+    """A problem and what the reference makes of it: log K, and gradients with respect to values and logarithms."""
     length1, length2, dyadic_order, kernel = CASES[case]
     x, y = walks(np.random.default_rng(0), 1, length1, length2)
     x = 0.5 * x if depth == math.inf else x  # well below its blow-up
-    problem = Problem(x, y, "paired", kernel, depth, dyadic_order)
-    reference = ReferenceBackend()
-    tolerance = 1e-13 * (length1 * 2 ** dyadic_order[0] + length2 * 2 ** dyadic_order[1])
-    np.testing.assert_allclose(
-        core.solve(problem, "end", log=True), reference.solve(problem, "end", log=True), rtol=0, atol=tolerance
-    )
-    for wrt_log in (False, True):
-        ours, theirs = (
-            gradients_of(one, problem, np.array([0.7]), wrt_log=wrt_log, left=True, right=True)
-            for one in (core, reference)
-        )
-        for a, b in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+    problem, reference = Problem(x, y, "paired", kernel, depth, dyadic_order), ReferenceBackend()
+    form = {"left": True, "right": True}
+    gradients = [gradients_of(reference, problem, np.array([0.7]), wrt_log=w, **form) for w in (False, True)]
+    return problem, reference.solve(problem, "end", log=True), *gradients
 
 
 @pytest.mark.parametrize("options", [{"depth": 4}, {"depth": math.inf, "order": 3}])
@@ -91,15 +96,19 @@ def test_rows_of_nodes_that_are_not_kept_are_recovered(core, options):
 )
 def test_rows_of_kernels_that_are_not_kept_are_recovered(core, length1, length2, dyadic_order, kernel):
     # Block by block from their edges and, where these do not fit either, band by band.
-    x, y = walks(np.random.default_rng(0), 2, length1, length2)
-    problem = Problem(x, y, "paired", kernel, 8, dyadic_order)
-    ours, theirs = (
-        gradients_of(one, problem, np.array([0.7, 0.3]), wrt_log=True, left=True, right=True)
-        for one in (core, ReferenceBackend())
-    )
+    problem, theirs = gradients_of_the_reference(length1, length2, dyadic_order, kernel)
+    ours = gradients_of(core, problem, np.array([0.7, 0.3]), wrt_log=True, left=True, right=True)
     tolerance = 1e-13 * (length1 * 2 ** dyadic_order[0] + length2 * 2 ** dyadic_order[1])
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@functools.cache
+def gradients_of_the_reference(length1, length2, dyadic_order, kernel):
+    x, y = walks(np.random.default_rng(0), 2, length1, length2)
+    problem = Problem(x, y, "paired", kernel, 8, dyadic_order)
+    derivs = np.array([0.7, 0.3])
+    return problem, gradients_of(ReferenceBackend(), problem, derivs, wrt_log=True, left=True, right=True)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -3,6 +3,7 @@
 What a kernel must be is said by the reference; the hardest cases of the reference are held against forty digits.
 """
 
+import functools
 import itertools
 import math
 import warnings
@@ -23,6 +24,7 @@ from cases import (
 )
 
 import branchsig
+from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import BY_NAME
 
 HUGE = 60.0
@@ -449,13 +451,21 @@ def test_an_offset_of_linear_paths_costs_no_digits(backend, rng):
         np.testing.assert_allclose(mine, its, rtol=1e-13, atol=1e-14)
 
 
+# What the reference takes its time for is made once for all instruction sets.
+
+
+@functools.cache
+def on_long_paths(name, lengths):
+    rng = np.random.default_rng(lengths)
+    x, y = (walk(rng, 3, length, 3, size=0.5) for length in lengths)
+    return x, y, sides(ReferenceBackend(), x, y, 4, static_kernel=static_kernel(name)[0], wrt_log=False)
+
+
 @pytest.mark.parametrize("name", STATIC_KERNELS)
 @pytest.mark.parametrize("lengths", [(1000, 60), (60, 1000), (500, 500)])
-def test_double_precision_keeps_its_digits_on_long_paths(core, reference, name, lengths, rng):
-    kernel, _ = static_kernel(name)
-    x, y = (walk(rng, 3, length, 3, size=0.5) for length in lengths)
-    found = sides(core, x, y, 4, static_kernel=kernel, wrt_log=False)
-    wanted = sides(reference, x, y, 4, static_kernel=kernel, wrt_log=False)
+def test_double_precision_keeps_its_digits_on_long_paths(core, name, lengths):
+    x, y, wanted = on_long_paths(name, lengths)
+    found = sides(core, x, y, 4, static_kernel=static_kernel(name)[0], wrt_log=False)
     assert np.max(np.abs(wanted[0])) < 20
     assert relative(np.exp(found[0]), np.exp(wanted[0])) < 1e-13 * sum(lengths)
     for mine, its in zip(found[1:], wanted[1:], strict=True):
@@ -473,27 +483,38 @@ def test_double_precision_keeps_its_digits_up_to_log_k_of_twenty(core, reference
         assert relative_to_path(mine, its) < 1e-13 * 2 * length
 
 
-@pytest.mark.parametrize("depth", [2, 4])
-@pytest.mark.parametrize("length", [40, 1000])
-def test_single_precision_is_within_1e_5_up_to_log_k_of_twenty(core, reference, length, depth, rng):
+@functools.cache
+def up_to_log_k_of_twenty(length, depth):
+    rng, reference = np.random.default_rng(length), ReferenceBackend()
     x = walk(rng, 4, length, 3)
     x, y = scaled(x, x + 0.3 * walk(rng, 4, length, 3), depth, reference)
     x, y = x.astype(np.float32), y.astype(np.float32)
-    wanted = reference.solve(problem(x.astype(float), y.astype(float), depth), "end", log=True)
+    return x, y, reference.solve(problem(x.astype(float), y.astype(float), depth), "end", log=True)
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+@pytest.mark.parametrize("length", [40, 1000])
+def test_single_precision_is_within_1e_5_up_to_log_k_of_twenty(core, length, depth):
+    x, y, wanted = up_to_log_k_of_twenty(length, depth)
     found = core.solve(problem(x, y, depth), "end", log=True)
     assert 15 < np.max(wanted) < 20
     assert relative(np.exp(found.astype(float)), np.exp(wanted)) < 1e-5
 
 
+@functools.cache
+def in_single_precision(name, lengths):
+    rng = np.random.default_rng(lengths)
+    x, y = (walk(rng, 4, length, 3, size=0.8, dtype=np.float32) for length in lengths)
+    arguments = problem(x.astype(float), y.astype(float), 4, static_kernel=static_kernel(name)[0])
+    with np.errstate(over="ignore"):
+        return x, y, np.exp(ReferenceBackend().solve(arguments, "end", log=True))
+
+
 @pytest.mark.parametrize("name", STATIC_KERNELS)
 @pytest.mark.parametrize("lengths", [(1000, 1000), (17, 1000), (1000, 17)])
-def test_single_precision_is_within_1e_5_of_double_precision(core, reference, name, lengths, rng):
-    kernel, _ = static_kernel(name)
-    x, y = (walk(rng, 4, length, 3, size=0.8, dtype=np.float32) for length in lengths)
-    arguments = problem(x.astype(float), y.astype(float), 4, static_kernel=kernel)
-    with np.errstate(over="ignore"):
-        wanted = np.exp(reference.solve(arguments, "end", log=True))
-    found = core.solve(problem(x, y, 4, static_kernel=kernel), "end", log=True)
+def test_single_precision_is_within_1e_5_of_double_precision(core, name, lengths):
+    x, y, wanted = in_single_precision(name, lengths)
+    found = core.solve(problem(x, y, 4, static_kernel=static_kernel(name)[0]), "end", log=True)
     assert found.dtype == np.float32
     moderate = np.abs(np.log(wanted)) < 20
     assert moderate.sum() >= 2

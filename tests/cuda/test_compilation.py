@@ -1,6 +1,7 @@
 """The CUDA kernels compile with NVRTC, which needs no device, and keep their state in registers.
 
-The instances here cover every template argument; ``python tests/cuda_emulation/nvrtc.py`` compiles all of them.
+The instances here cover every template argument, and NVRTC takes its time for them: all but a few are slow tests, which
+``pytest -m slow`` runs. ``python tests/cuda_emulation/nvrtc.py`` compiles every instance there is.
 """
 
 import math
@@ -25,18 +26,21 @@ def compiler():
     return nvrtc.Nvrtc()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
 def test_sources_compile_and_nothing_spills_for_every_architecture(compiler, architecture):
     instances = nvrtc.instances(["LINEAR"], [4], reals=["double"])
     check(compiler, architecture, instances, waiting=32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("static_kernel", [name for name in nvrtc.STATIC_KERNELS if name != "LINEAR"])
 def test_no_static_kernel_spills(compiler, static_kernel):
     instances = nvrtc.instances([static_kernel], [4], kernels=["backward"], reals=["double"], dimensions=(4,))
     check(compiler, "sm_90", instances)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("real", ["float", "double"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_wide_strips_of_many_channels_do_not_spill(compiler, depth, real):
@@ -44,6 +48,7 @@ def test_wide_strips_of_many_channels_do_not_spill(compiler, depth, real):
     check(compiler, "sm_90", [instance for instance in instances if not instance.log_domain])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("static_kernel", ["GIVEN", "LINEAR", "RBF"])
 def test_the_kernels_for_padded_paths_compile(compiler, static_kernel):
     reals = ("float", "double") if static_kernel == "LINEAR" else ("double",)
@@ -51,6 +56,7 @@ def test_the_kernels_for_padded_paths_compile(compiler, static_kernel):
     check(compiler, "sm_90", instances, spills=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("static_kernel", ["LINEAR", "POLYNOMIAL", "RBF", "RATIONAL_QUADRATIC"])
 def test_the_kernels_for_gradients_with_respect_to_parameters_compile(compiler, static_kernel):
     form = {"kernels": ["backward"], "reals": ["double"], "dimensions": (4,), "parameters": True}
@@ -58,6 +64,7 @@ def test_the_kernels_for_gradients_with_respect_to_parameters_compile(compiler, 
     check(compiler, "sm_90", instances, spills=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "depth"), [("left", 4), ("lobatto2", 4), ("lobatto3", 2), ("lobatto4", 0)])
 def test_every_rule_compiles(compiler, rule, depth):
     for kernel in ("forward", "backward"):
@@ -69,6 +76,7 @@ def test_every_rule_compiles(compiler, rule, depth):
     check(compiler, "sm_70", values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "order"), [("trapezoid", 3), ("lobatto2", 3), ("lobatto4", 0)])
 def test_every_truncation_by_nodes_compiles(compiler, rule, order):
     form = {"reals": ["float"], "rule": BY_NAME[rule], "components": True, "dimensions": (4,)}
@@ -76,6 +84,7 @@ def test_every_truncation_by_nodes_compiles(compiler, rule, order):
     check(compiler, "sm_90", instances, spills=rule == "lobatto4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["trapezoid", "lobatto2", "lobatto3", "lobatto4"])
 def test_no_truncation_compiles(compiler, rule):
     instances = list(nvrtc.instances(["LINEAR"], [math.inf], reals=["double"], rule=BY_NAME[rule], dimensions=(4,)))
@@ -87,11 +96,13 @@ def test_no_truncation_compiles(compiler, rule):
         check(compiler, "sm_70", [instance for instance in instances if not instance.log_domain and not instance.grid])
 
 
+@pytest.mark.slow
 def test_the_largest_kernel_has_enough_shared_memory(compiler):
     instances = nvrtc.instances(["LINEAR"], [6], kernels=["backward"], reals=["double"])
     check(compiler, "sm_70", [i for i in instances if not (i.grid or i.log_domain)], spills=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", nvrtc.DEPTHS)
 def test_every_depth_compiles(compiler, depth):
     instances = nvrtc.instances(["LINEAR"], [depth], reals=["float"], dimensions=(4,))
@@ -115,6 +126,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "dimension"), STEPS)
 @pytest.mark.parametrize("real", ["float", "double"])
 @pytest.mark.parametrize("kernel", ["forward", "backward"])

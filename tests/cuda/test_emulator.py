@@ -206,6 +206,7 @@ print("clean")
 """
 
 
+@pytest.mark.slow
 def test_the_kernels_are_clean_under_address_and_undefined_behaviour_sanitizers():
     asan = subprocess.run(
         [os.environ.get("CXX", "g++"), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True

@@ -92,7 +92,9 @@ def sweep(backend, rng, family, results=ALL, *, pairing="paired"):
 
 
 @pytest.mark.parametrize("teams", TEAMS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [name if name == "linear" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
 def test_threads_that_share_memory_are_ordered(teams, family, rng, monkeypatch):
     backend = backend_of(teams, monkeypatch)
     sweep(backend, rng, family, ALL if family in ("linear", "padded", "lobatto2") else (VALUES, GRADIENTS))
@@ -121,6 +123,7 @@ def sweep_witnesses(monkeypatch):
             sweep(backend_of(teams, limits), np.random.default_rng(0), family, [result], pairing=pairing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("barrier", range(len(BARRIERS)))
 def test_every_barrier_is_needed(barrier, monkeypatch):
     text, place = cuda.source(), BARRIERS[barrier]

@@ -7,6 +7,7 @@ before it is written is seen; every launch is checked for the number of argument
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import math
@@ -21,11 +22,12 @@ import numpy as np
 
 __version__ = "14.0.0"
 HERE = Path(__file__).parent
-FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-ffp-contract=off"]
+FLAGS = ["-std=c++17", "-pipe", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-ffp-contract=off"]
 FLAGS += ["-fno-strict-aliasing", "-Wno-unknown-pragmas"]
 SANITIZED = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DEMULATOR_STATIC_SHARED"]
 WATCHED = [
-    "-g",
+    "-O1",  # without which what threads keep in registers would count as memory
+    "-g1",
     "-fsanitize=thread",
     "--param=tsan-distinguish-volatile=1",
     "--param=tsan-instrument-func-entry-exit=0",
@@ -290,8 +292,7 @@ class RawModule:
         key = (self._code, *self._names, sanitize, watch_for_races)
         if key not in _libraries:
             entries = [f"EMULATED_KERNEL(kernel{i}, (&{name}))" for i, name in enumerate(self._names)]
-            text = "\n".join(['#include "emulator.h"', '#line 1 "kernels.cu"', self._code, *entries, ""])
-            library = ctypes.CDLL(str(compiled(text)))
+            library = ctypes.CDLL(str(compiled(self._code, "\n".join(entries))))
             library.emulator_error.restype = ctypes.c_char_p
             _libraries[key] = library
         return _libraries[key]
@@ -314,35 +315,66 @@ def _by_value(argument):
 
 
 @functools.cache
-def _folder():
-    folder = tempfile.TemporaryDirectory(prefix="branchsig-emulated-")
-    return folder, Path(folder.name)
+def folder():
+    """Where compiled kernels are kept: for later runs and other processes, if the tests have named a folder."""
+    if "EMULATOR_FOLDER" in os.environ:
+        return Path(os.environ["EMULATOR_FOLDER"])
+    _folder.append(tempfile.TemporaryDirectory(prefix="branchsig-emulated-"))
+    return Path(_folder[-1].name)
+
+
+_folder = []  # holds a temporary folder, which lasts as long as the process
+
+
+@functools.cache
+def _compiler():
+    """The command of the compiler, and what tells its version."""
+    command = os.environ.get("CXX", "g++").split()
+    return command, _run([*command, "--version"])
 
 
 @functools.cache
 def _runtime(watched):
     """The object files of the emulator."""
     if not watched:
-        return [_object((HERE / "emulator.cpp").read_text(), "emulator")]
-    sources = {name: (HERE / f"{name}.cpp").read_text() for name in ("emulator", "races")}
-    return [_object(text, f"{name}-watched", "-O2", "-DEMULATOR_RACES") for name, text in sources.items()]
+        return [_made("emulator.cpp", (HERE / "emulator.cpp").read_text(), ".o", ["-O1", "-c"])]
+    sources = [(name, (HERE / name).read_text()) for name in ("emulator.cpp", "races.cpp")]
+    return [_made(name, text, ".o", ["-O2", "-DEMULATOR_RACES", "-c"]) for name, text in sources]
 
 
-def _object(text, name, *flags):
-    folder = _folder()[1]
-    source, result = folder / f"{name}.cpp", folder / f"{name}.o"
-    source.write_text(text)
-    _run(["-c", *flags, f"-I{HERE}", str(source), "-o", str(result)])
+def compiled(code, entries):
+    """Compile a source text with entry points of its kernels to a shared library, and return its path."""
+    flags = WATCHED if watch_for_races else []
+    text = f'#include "emulator.h"\n#line 1 "kernels.cu"\n{code}\n'
+    if (code, *flags) in _compiled_before:  # which pays from the second time on
+        header = _made("kernels.h", text, ".h.gch", [*flags, "-x", "c++-header"])
+        text = f'#include "{header.with_suffix("")}"\n'
+    _compiled_before.add((code, *flags))
+    libraries = ["-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc"]  # not that of the sanitizer, which races.cpp is
+    objects = [*_runtime(watch_for_races), *libraries * watch_for_races]
+    return _made("kernels.cpp", text + entries + "\n", ".so", [*flags, "-shared"], objects)
+
+
+_compiled_before = set()
+
+
+def _made(name, text, suffix, flags, objects=()):
+    """Compile a text, unless this or another process, now or before, has compiled the same, and return the path."""
+    command, version = _compiler()
+    flags = [*FLAGS, *(SANITIZED if sanitize else []), *flags]
+    headers = [path.read_text() for path in sorted(HERE.glob("*.h"))]
+    parts = [version, *command, *flags, *headers, *map(str, objects), text]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    result = folder() / f"{digest}{suffix}"
+    with open(folder() / f"{digest}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        if not result.exists():
+            source, unfinished = folder() / f"{digest}-{name}", folder() / f"{digest}.unfinished"
+            source.write_text(text)
+            _run([*command, *flags, f"-I{HERE}", str(source), *map(str, objects), "-o", str(unfinished)])
+            unfinished.replace(result)
+        result.touch()  # for whoever clears what has not been used for long
     return result
-
-
-def compiled(text):
-    """Compile a source text to a shared library, and return its path."""
-    name = hashlib.sha256(text.encode()).hexdigest()[:16] + "-watched" * watch_for_races
-    library = _folder()[1] / f"{name}.so"
-    made = _object(text, name, *(WATCHED if watch_for_races else []))
-    _run(["-shared", str(made), *map(str, _runtime(watch_for_races)), "-o", str(library)])
-    return library
 
 
 def _with_lines(message, library):
@@ -355,14 +387,12 @@ def _with_lines(message, library):
     return re.sub(r"\+(0x[0-9a-f]+)", line, message)
 
 
-def _run(arguments):
-    command = [os.environ.get("CXX", "g++"), *FLAGS, *(SANITIZED if sanitize else []), *arguments]
-    environment = {
-        name: value for name, value in os.environ.items() if name != "LD_PRELOAD"
-    }  # a sanitizer of this process
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+def _run(command):
+    without_sanitizer = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=without_sanitizer)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{result.stderr}")
+    return result.stdout
 
 
 @contextlib.contextmanager
