@@ -63,6 +63,10 @@ MORE = [
     Case("branched_sig_mmd", TWO, unbiased=False, normalize="dilation", check_finite=True),
     Case("branched_sig_score", TWO, lam=0.5, dyadic_order=(1, 0)),
     Case("dilation", ONE, method="guard", static_kernel=branchsig.Matern32Kernel(1.1)),
+    Case("branched_sig_kernel", PAIR, planar=True),
+    Case("branched_sig_kernel_gram", TWO, planar=True, order=3, normalize=True),
+    Case("branched_sig_kernel_gram", ONE, planar=True, depth=1, normalize="dilation"),
+    Case("branched_sig_mmd", TWO, planar=True, depth=2, static_kernel=branchsig.RBFKernel(0.9)),
 ]
 
 

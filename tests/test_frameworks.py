@@ -255,7 +255,9 @@ def right_or_refused(framework, what, wanted, derivative, *arguments):
         np.testing.assert_allclose(np.asarray(derivative(*arguments)), wanted, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", [*SHORT, MORE[5], MORE[6]], ids=repr)
+@pytest.mark.parametrize(
+    "case", [*SHORT, MORE[5], MORE[6], *(case for case in MORE if "planar" in case.options)], ids=repr
+)
 def test_second_derivatives_and_those_forward_are_right_or_refused(case, framework, rng):
     paths, directions = case.paths(rng), case.paths(rng)
     weights = rng.standard_normal(case.value(*paths).shape)

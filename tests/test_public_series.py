@@ -75,7 +75,24 @@ def test_vowels_of_different_lengths_are_told_apart_by_their_level(example):
     assert with_base_point > without + 0.05
 
 
-def test_motions_are_told_apart_with_half_of_the_points_missing(example):
+def test_values_that_are_missing_inside_of_a_series_are_named_and_may_be_left_out():
+    from sktime.datasets import load_basic_motions
+
+    frame, _ = load_basic_motions(split="train", return_type="pd-multiindex")
+    missing = frame.mask(np.random.default_rng(0).random(frame.shape) < 0.1)
+    with pytest.raises(
+        ValueError, match=r"is NaN at point \d+ in channel \d.*leave these points out and give the times"
+    ):
+        branchsig.as_paths(missing)
+    there = ~missing.isna().any(axis=1)
+    paths, lengths = branchsig.as_paths(missing.dropna())
+    assert lengths.tolist() == there.groupby(level=0, sort=False).sum().tolist()
+    assert 0.4 < there.mean() < 0.6
+    for path, length, (_, one) in zip(paths, lengths, frame[there].groupby(level=0, sort=False), strict=True):
+        np.testing.assert_array_equal(path[:length], one.to_numpy())
+
+
+def test_motions_are_told_apart_with_values_missing_at_half_of_the_points(example):
     whole, missing = example.motions(folds=4)
     assert whole > 0.95
     assert missing > 0.9

@@ -3,20 +3,25 @@
 import inspect
 
 import numpy as np
-import pysiglib
 import pytest
-import torch
 
 import branchsig
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((5, 7, 2)).cumsum(1) * 0.3
 Y = rng.standard_normal((5, 6, 2)).cumsum(1) * 0.3
+
+
+@pytest.fixture
+def pysiglib():
+    return pytest.importorskip("pysiglib")
+
+
 NAMES = [name for name in branchsig.__all__ if name.startswith(("sig_", "expected_sig"))]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("_vjp")])
-def test_keywords_are_those_of_pysiglib(name):
+def test_keywords_are_those_of_pysiglib(name, pysiglib):
     theirs = inspect.signature(getattr(pysiglib, name)).parameters.values()
     ours = inspect.signature(getattr(branchsig, name)).parameters
     for parameter in theirs:
@@ -42,7 +47,7 @@ def equal(value, expected):
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", ["sig_kernel", "sig_kernel_gram"])
-def test_kernels_are_those_of_pysiglib(name, options):
+def test_kernels_are_those_of_pysiglib(name, options, pysiglib):
     own, other = branchsig.RBFKernel(0.6), pysiglib.RBFKernel(0.6)
     options = {"dyadic_order": 0, **options}
     for ours, theirs in ((None, None), (own, other)):
@@ -52,7 +57,7 @@ def test_kernels_are_those_of_pysiglib(name, options):
 
 @pytest.mark.parametrize("options", [option for option in OPTIONS if "normalize" not in option])
 @pytest.mark.parametrize("name", ["sig_kernel", "sig_kernel_gram"])
-def test_gradients_are_those_of_pysiglib_with_a_grid_or_without(name, options):
+def test_gradients_are_those_of_pysiglib_with_a_grid_or_without(name, options, pysiglib):
     options = {"dyadic_order": 0, **options}
     value, pullback = getattr(branchsig, name + "_vjp")(X, Y, **options)
     derivs = np.random.default_rng(1).standard_normal(value.shape)
@@ -67,7 +72,8 @@ def test_gradients_are_those_of_pysiglib_with_a_grid_or_without(name, options):
             equal(ours, theirs)
 
 
-def test_gradients_in_torch_are_those_of_pysiglib():
+def test_gradients_in_torch_are_those_of_pysiglib(pysiglib):
+    torch = pytest.importorskip("torch")
     gradients = []
     for library in (branchsig, pysiglib):
         x, y = (torch.tensor(path, requires_grad=True) for path in (X, Y))
@@ -79,7 +85,7 @@ def test_gradients_in_torch_are_those_of_pysiglib():
 
 
 @pytest.mark.parametrize("dyadic_order", [0, 2])
-def test_means_of_kernels_are_those_of_pysiglib(dyadic_order):
+def test_means_of_kernels_are_those_of_pysiglib(dyadic_order, pysiglib):
     options = {"dyadic_order": dyadic_order, "max_batch": 3, "time_aug": True}
     equal(branchsig.sig_mmd(X, Y, **options), pysiglib.sig_mmd(X, Y, **options))
     for lam in (1.0, 0.4):
@@ -88,7 +94,7 @@ def test_means_of_kernels_are_those_of_pysiglib(dyadic_order):
         equal(branchsig.expected_sig_score(X, Y, lam=lam, **options), np.squeeze(expected))
 
 
-def test_levels_are_inner_products_of_the_levels_of_signatures():
+def test_levels_are_inner_products_of_the_levels_of_signatures(pysiglib):
     order = 4
     components = branchsig.sig_kernel(X, Y, order=order, quadrature="lobatto3", return_levels=True)
     of_x, of_y = (pysiglib.sig(path, order, scalar_term=True) for path in (X, Y))

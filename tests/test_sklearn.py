@@ -522,6 +522,59 @@ def test_a_gaussian_process_predicts_what_the_matrix_says(rng):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(samples), model.predict(samples))
 
 
+@pytest.fixture
+def searched(monkeypatch):
+    """The numbers of paths whose factors of dilation are searched, in order."""
+    from branchsig.operations import dilate
+
+    numbers, search = [], dilate.search
+
+    def counted(own, *arguments):
+        numbers.append(own.path1.shape[0])
+        return search(own, *arguments)
+
+    monkeypatch.setattr(dilate, "search", counted)
+    return numbers
+
+
+def test_a_process_that_predicts_searches_the_factors_of_new_paths_alone(rng, searched):
+    paths, values = walk(rng, 20, 6, 2), rng.standard_normal(20)
+    samples = as_samples(paths)
+    covariance = ConstantKernel(1.0) * BranchedSigGPKernel(static_kernel=branchsig.RBFKernel(0.5)) + WhiteKernel(0.1)
+    model = GaussianProcessRegressor(covariance, optimizer=None).fit(samples[:12], values[:12])
+    assert searched == [12]
+    mean, deviation = model.predict(samples[12:17], return_std=True)
+    assert searched == [12, 5]
+    model.predict(samples[17:])
+    assert searched == [12, 5, 3]
+    other = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(other.predict(samples[12:17], return_std=True), [mean, deviation])
+    assert searched == [12, 5, 3, 5, 12]
+
+
+def test_factors_that_are_kept_are_those_of_the_values_and_of_the_kernel(rng, searched):
+    x, y = walk(rng, 4, 5, 2), walk(rng, 3, 6, 2)
+    options = {"depth": 2, "normalize": "dilation"}
+
+    def wanted(a, b, sigma):
+        return branchsig.branched_sig_kernel_gram(a, b, static_kernel=branchsig.RBFKernel(sigma), **options)
+
+    covariance = BranchedSigGPKernel(2, static_kernel=branchsig.RBFKernel(0.5))
+    np.testing.assert_array_equal(covariance(x, y), wanted(x, y, 0.5))
+    x *= 0.5  # in place
+    x[:, 2] += 0.3
+    np.testing.assert_array_equal(covariance(x, y), wanted(x, y, 0.5))
+    np.testing.assert_array_equal(covariance(x), wanted(x, None, 0.5))
+    np.testing.assert_array_equal(covariance(x, x), wanted(x, x.copy(), 0.5))
+    del searched[:]
+    covariance.set_params(static_kernel__sigma=2.0)
+    found = covariance(x, y)
+    assert searched == [4, 3]
+    np.testing.assert_array_equal(found, wanted(x, y, 2.0))
+    np.testing.assert_allclose(covariance.diag(x), np.diag(wanted(x, None, 2.0)), rtol=1e-12)
+    assert clone(covariance) == covariance
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_the_page_of_the_user_guide_does_what_it_says():
     page = (Path(__file__).parents[1] / "docs" / "user_guide" / "sklearn.md").read_text(encoding="utf-8")

@@ -394,7 +394,7 @@ class _Block(NamedTuple):
         """The outermost stage."""
         spec = self.spec
         if self.less_one:
-            return stage_of(spec.normalize, spec.truncation.order is not None, "less one", False)
+            return stage_of(spec.normalize, spec.signed, "less one", False)
         return stage_for(spec)
 
     def is_triangle(self, first: _Side, second: _Side) -> bool:

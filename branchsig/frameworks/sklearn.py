@@ -24,7 +24,7 @@ from branchsig.as_paths import as_paths
 from branchsig.operations import prepare
 from branchsig.operations.known import Known
 from branchsig.spec import Execution, Spec, options_of
-from branchsig.static_kernels import RBFKernel, StaticKernel, parameters_of
+from branchsig.static_kernels import RBFKernel, StaticKernel, is_built_in, parameters_of
 
 __all__ = ["BranchedSigGPKernel", "BranchedSigKernel", "BranchedSigNystroem", "as_samples"]
 
@@ -644,6 +644,10 @@ class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
         self.layout = layout
         self.n_jobs = n_jobs
         self.planar = planar
+        self._lately: tuple[Known, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_lately": ()}
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name, with `deep` those of the static kernel too."""
@@ -671,6 +675,11 @@ class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
         return [(name, of_name) for name, of_name in of_names if getattr(kernel, name) > 0]
 
     def _known(self, X: Any) -> Known:
+        """The paths with what is found out about each of them alone, which is kept of the three stacks met last.
+
+        A process that predicts asks for the kernels of new paths with the training paths, then for those of the new
+        paths with themselves: the training paths are the third when other paths come.
+        """
         paths, lengths = _paths_of(X, self.layout)
         spec, how = options_of(
             self.depth,
@@ -686,7 +695,17 @@ class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
             base_point=self.base_point,
             planar=self.planar,
         )
-        return Known.of(prepare.alone(spec, how, paths, lengths))
+        job = prepare.alone(
+            spec, how, paths.copy(), lengths
+        )  # what is kept must not change with the data of the caller
+        for known in self._lately:
+            if (known.job.spec, known.job.how) == (spec, how) and _are_equal(known.job.problem, job.problem):
+                break
+        else:
+            known = Known.of(job)
+        if is_built_in(spec.static_kernel):  # others may change and yet be equal
+            self._lately = (known, *(one for one in self._lately if one is not known))[:3]
+        return known
 
     def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
         """Return the kernels of all paths of X with those of Y, or with each other.

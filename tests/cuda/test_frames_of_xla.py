@@ -16,65 +16,13 @@ from branchsig.spec import options_of
 pytest.importorskip("jax")
 binding = pytest.importorskip("branchsig.frameworks.jax")
 ffi, lib = binding.ffi, binding.lib
+from xla_frames import STREAM, Frame  # noqa: E402  it needs the core
 
-STREAM = 4711
 
-
-class Frame:
-    """A call of a program on a device, made of arrays."""
-
-    def __init__(self, call, operands, results):
-        self.alive, self.error = [], ffi.new("int *")
-        rank = self._new("int64_t *", operands[0].ndim)
-        values = {"call": self._text(call.text), "rank": self._new("bs_xla_scalar *", (lib.BS_XLA_S64, rank))}
-        names = [self._new("bs_xla_span *", self._text(name)[0]) for name in values]
-        self.messages = []
-        api = self._new("bs_xla_api *")
-        api.create_error = self._callback("void *(bs_xla_error *)", self._create_error)
-        api.get_stream = self._callback("void *(bs_xla_stream *)", self._get_stream)
-        self.frame = ffi.new("bs_xla_frame *")
-        self.frame.api = api
-        self.frame.operands, self.frame.results = self._buffers(operands), self._buffers(results)
-        attributes = self.frame.attributes
-        attributes.size = len(values)
-        attributes.names = self._new("bs_xla_span *[]", names)
-        attributes.values = self._new("void *[]", [ffi.cast("void *", value) for value in values.values()])
-
-    def _new(self, *arguments):
-        self.alive.append(ffi.new(*arguments))
-        return self.alive[-1]
-
-    def _callback(self, *arguments):
-        self.alive.append(ffi.callback(*arguments))
-        return self.alive[-1]
-
-    def _text(self, text):
-        return self._new("bs_xla_span *", (self._new("char[]", text.encode()), len(text.encode())))
-
-    def _buffers(self, arrays):
-        numbers = {name: number for number, name in binding._TYPES.items()}
-        made = []
-        for array in arrays:
-            dims = self._new("int64_t[]", list(array.shape))
-            data = ffi.cast("void *", array.ctypes.data)
-            made.append(self._new("bs_xla_buffer *", (0, ffi.NULL, numbers[array.dtype.name], data, array.ndim, dims)))
-        types = self._new("int32_t[]", len(made))
-        return (0, ffi.NULL, len(made), types, self._new("bs_xla_buffer *[]", made))
-
-    def _create_error(self, arguments):
-        self.messages.append(ffi.string(arguments.message).decode())
-        return ffi.cast("void *", self.error)
-
-    @staticmethod
-    def _get_stream(arguments):
-        arguments.stream = ffi.cast("void *", STREAM)
-        return ffi.NULL
-
-    def run(self):
-        """Run the call, and return the message of its error."""
-        found = binding._handle_on_cuda(self.frame)
-        assert (found == ffi.NULL) == (not self.messages)
-        return self.messages
+def messages_of(call, operands, results):
+    """Run a call on a device, and return the messages of its errors."""
+    frame = Frame({"call": call.text, "rank": operands[0].ndim}, operands, results)
+    return frame.run(binding._handle_on_cuda)
 
 
 def results_for(call, *arrays):
@@ -101,13 +49,13 @@ def test_values_and_gradients_run_in_the_stream_of_the_program(options, on_devic
     spec, how = options_of(3, 0, None, False, False, 1.0, 1, "trapezoid", check_finite=False, **options)
     call = Call("kernel", "forward", spec, how, ("array", "array", None, None))
     value, *kept = results_for(call, *arrays)
-    assert Frame(call, arrays, [value, *kept]).run() == []
+    assert messages_of(call, arrays, [value, *kept]) == []
 
     derivs = rng.standard_normal(3)
     backward = call.towards("backward")
     operands = [emulated_cupy.asarray(derivs), *arrays]
     gradients = results_for(backward, *operands)
-    assert Frame(backward, [*operands, *kept], gradients).run() == []
+    assert messages_of(backward, [*operands, *kept], gradients) == []
     assert emulated_cupy.ExternalStream.entered == [STREAM, STREAM]
     assert len(emulated_cupy.launches) >= 2
     assert not emulated_cupy.waits
@@ -123,7 +71,7 @@ def test_errors_on_a_device_keep_their_message(on_device, monkeypatch, rng):
     arrays = [emulated_cupy.asarray(walk(rng, n, 4, 2)) for n in (2, 3)]
     spec, how = options_of(3, 0, None, False, False, 1.0, 1, "trapezoid")
     call = Call("kernel", "value", spec, how, ("array", "array", None, None), Wrt())
-    (message,) = Frame(call, arrays, [emulated_cupy.empty((2,))]).run()
+    (message,) = messages_of(call, arrays, [emulated_cupy.empty((2,))])
     assert message.startswith("ValueError: path1 has batch shape (2,) and path2 (3,)")
 
 

@@ -33,6 +33,7 @@ tests = [
         "diagonals",
         "lost_digits",
         "many_channels",
+        "frames_of_xla",
     )
 ]
 # Long paths repeat what short ones do, at a price; scripts run by the tests would not start under a preloaded library.
