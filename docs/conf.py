@@ -2,8 +2,12 @@
 
 import importlib.metadata
 import re
+import sys
+from pathlib import Path
 
 from branchsig.frameworks._table import as_markdown as frameworks_as_markdown
+
+sys.path.insert(0, str(Path(__file__).parent))  # the extension of this folder
 
 project = "branchsig"
 author = "The branchsig developers"
@@ -14,9 +18,10 @@ version = release
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "numpydoc",
     "myst_parser",
+    "sphinx_design",
+    "mathml",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
@@ -27,6 +32,7 @@ numpydoc_show_class_members = False
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "branchsig"
 html_theme_options = {

@@ -28,6 +28,40 @@ def axes_of(figure, **labels):
     return axes
 
 
+def motions():
+    """Recorded motions, and their distances under the kernel: the picture of the first page."""
+    with resources.files("branchsig").joinpath("data", "basic_motions.npz").open("rb") as file, np.load(file) as data:
+        paths, labels = data["train_paths"], data["train_labels"]
+    order = np.argsort(labels, kind="stable")
+    paths, labels = paths[order], labels[order]
+    names, starts, counts = np.unique(labels, return_index=True, return_counts=True)
+    scaled = (paths - paths.mean(axis=(0, 1))) / paths.std(axis=(0, 1))
+    gram = branchsig.branched_sig_kernel_gram(scaled, None, 2, time_aug=True, normalize="dilation")
+    norms = np.diagonal(gram)
+    distances = np.sqrt(np.maximum(norms[:, np.newaxis] - 2 * gram + norms, 0.0))
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    seconds = np.arange(100) / 10
+    for axes, name, start in zip(left.subplots(4, sharex=True), names, starts):
+        axes.plot(seconds, paths[start, :, :3], linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(name, fontsize=9, loc="left", pad=2)
+        axes.tick_params(labelsize=8)
+    axes.set_xlabel("seconds", fontsize=9)
+    left.supylabel("acceleration, 3 axes", fontsize=9)
+    axes = right.add_subplot()
+    image = axes.imshow(distances, cmap="viridis_r", interpolation="nearest")
+    for start in starts[1:]:
+        axes.axhline(start - 0.5, color="white", linewidth=0.8)
+        axes.axvline(start - 0.5, color="white", linewidth=0.8)
+    centres = starts + counts / 2 - 0.5
+    axes.set_xticks(centres, names, fontsize=8)
+    axes.set_yticks(centres, names, fontsize=8, rotation=90, va="center")
+    axes.tick_params(length=0)
+    right.colorbar(image, ax=axes, shrink=0.75, label="kernel distance of two recordings")
+    save(figure, "motions.svg")
+
+
 def accuracy():
     """Error of each rule against the nodes it evaluates in a cell of the paths."""
     rng = np.random.default_rng(0)
@@ -161,5 +195,5 @@ def samples():
 
 
 if __name__ == "__main__":
-    for draw in (accuracy, error_and_time, quadratic_variation, truncation, dilation, ragged, samples):
+    for draw in (motions, accuracy, error_and_time, quadratic_variation, truncation, dilation, ragged, samples):
         draw()
