@@ -35,6 +35,8 @@ myst_heading_anchors = 3
 html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "branchsig"
+html_static_path = ["_static"]
+html_css_files = ["branchsig.css"]
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,

@@ -1,8 +1,18 @@
 """Sphinx extension: writes formulas as MathML, which browsers render without scripts and without a network."""
 
+import re
+
 from docutils.nodes import SkipNode
-from latex2mathml.converter import convert
+from latex2mathml.converter import convert as with_variants
 from sphinx.util.math import get_node_equation_number
+
+DOUBLE_STRUCK = {"C": "ℂ", "E": "𝔼", "N": "ℕ", "P": "ℙ", "R": "ℝ", "Z": "ℤ"}
+
+
+def convert(formula, display="inline"):
+    """A formula as MathML. Browsers ignore the attribute for double-struck letters, so letters of their own stand."""
+    pattern = r'<mi mathvariant="double-struck">(\w)</mi>'
+    return re.sub(pattern, lambda found: f"<mi>{DOUBLE_STRUCK[found[1]]}</mi>", with_variants(formula, display=display))
 
 
 def inline(translator, node):
@@ -18,7 +28,7 @@ def block(translator, node):
         translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})')
         translator.add_permalink_ref(node, "Link to this equation")
         translator.body.append("</span>")
-    translator.body.append(convert(node.astext(), display="block") + "</div>\n")
+    translator.body.append(convert(node.astext(), "block") + "</div>\n")
     raise SkipNode
 
 
