@@ -3,12 +3,13 @@
     python benchmarks/choices.py [EXPERIMENT ...]
 
 Prints and writes `results/choices.md`, from which the page on choices takes its tables, and draws its pictures into
-`docs/_static`. Takes about two minutes on one core. With names of experiments it prints these only. Needs scikit-learn
-and matplotlib; all data are in the package or simulated here.
+`docs/_static`. Takes about three minutes on one core. With names of experiments it runs these and keeps the other
+tables. Needs scikit-learn and matplotlib; all data are in the package or simulated here.
 """
 
 import argparse
 import math
+import re
 import sys
 import time
 import warnings
@@ -105,7 +106,7 @@ def accuracy(gram, labels):
 
 
 def gram_of(paths, **options):
-    """Gram matrix of depth 2 with dilation, but for what the options say. Entries that overflow need no warning here."""
+    """Gram matrix of depth 2 with dilation, but for what the options say. Overflow is counted, not warned of."""
     options = {"depth": 2, "normalize": "dilation", **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -256,13 +257,13 @@ def refinement():
 def forests():
     """What unordered and ordered forests tell apart, by the trapezoid and the left-point rule."""
     rng = np.random.default_rng(4)
-    labels = np.arange(60) % 2
-    first, second = (np.sort(rng.uniform(0, 1, (2, 60)), axis=0)[which] for which in (0, 1))
-    even = np.linspace(0, 1, 33)
-    events = [np.clip(8 * (even - 0.8 * moment[:, np.newaxis]), 0, 1) for moment in (first, second)]
+    labels = np.arange(40) % 2
+    first, second = (np.sort(rng.uniform(0, 1, (2, 40)), axis=0)[which] for which in (0, 1))
+    even = np.linspace(0, 1, 17)
+    events = [np.clip(6 * (even - 0.8 * moment[:, np.newaxis]), 0, 1) for moment in (first, second)]
     swapped = np.where(labels == 1, 1, 0)[:, np.newaxis]
     order = np.stack([np.where(swapped, events[1], events[0]), np.where(swapped, events[0], events[1])], axis=2)
-    steps = rng.standard_normal((60, 32, 2)) / np.sqrt(32)
+    steps = rng.standard_normal((40, 16, 2)) / np.sqrt(16)
     size = np.where(labels == 1, 0.5, 1.0)[:, np.newaxis, np.newaxis]
     # All walks end where one of full size would, so that the size of their steps alone differs.
     bridge = steps - steps.mean(axis=1, keepdims=True)
@@ -324,24 +325,36 @@ within the training part. Channels are standardised over all paths. Unless a col
 static kernel, dilation, base point, time from 0 to 1, trapezoid rule. "20% finite" is the share of the Gram matrix that
 is neither infinite nor NaN; where not all are, or values are above 1e6, there is no accuracy.
 
-The sets: **motions**, 80 recordings of four motions, 100 points in 6 channels; **who leads**, 120 pairs of noisy channels of
-80 points, one of which leads by 4 points; **memory**, 120 walks of 60 points in the plane, whose neighbouring steps are
-correlated by 0.4 in one class; **level**, 120 walks of 60 points, of which one class starts higher; **speed**, 120 loops
-of 60 points, of which one class starts slowly. Guessing gets 25 % of the motions and 50 % of the others."""
+The sets: **motions**, 80 recordings of four motions, 100 points in 6 channels; **who leads**, 120 pairs of noisy
+channels of 80 points, one of which leads by 4 points; **memory**, 120 walks of 60 points in the plane, whose
+neighbouring steps are correlated by 0.4 in one class; **level**, 120 walks of 60 points, of which one class starts
+higher; **speed**, 120 loops of 60 points, of which one class starts slowly. Guessing gets 25 % of the motions and 50 %
+of the others."""
+
+
+def sections(text):
+    """The tables of a report by the names of their experiments."""
+    return dict(re.findall(r"<!-- begin (.*?) -->\n(.*?)<!-- end ", text, re.S))
 
 
 def main():
-    """Run all experiments, or those that are named."""
+    """Run all experiments, or put those that are named in place of their sections."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("experiments", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; all by default")
-    names = parser.parse_args().experiments
-    lines = HEAD.format(machine="\n".join(measure.own_facts())).split("\n")
-    for name in names or EXPERIMENTS:
+    names = parser.parse_args().experiments or list(EXPERIMENTS)
+    for name in names:
         begun = time.perf_counter()
-        table = EXPERIMENTS[name]()
-        lines += ["", f"<!-- begin {name} -->", "", f"## {name.capitalize()}", "", *table, "", f"<!-- end {name} -->"]
+        table = "\n".join(EXPERIMENTS[name]())
         print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-    measure.report("choices.md", lines, write=not names)
+        target = measure.RESULTS / "choices.md"
+        found = sections(target.read_text()) if target.exists() else {}
+        found[name] = table
+        lines = HEAD.format(machine="\n".join(measure.own_facts())).split("\n")
+        for each in EXPERIMENTS:
+            if each in found:
+                lines += ["", f"## {each.capitalize()}", "", f"<!-- begin {each} -->", ""]
+                lines += [*found[each].strip().split("\n"), "", f"<!-- end {each} -->"]
+        measure.report("choices.md", lines, write=True)
     return 0
 
 

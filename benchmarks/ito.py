@@ -96,7 +96,7 @@ def draw_power(powers):
         axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("paths in each sample", fontsize=9)
     figure.supylabel("power at 5 %", fontsize=9)
-    figure.axes[4].legend(frameon=False, fontsize=8, loc="upper left")
+    figure.axes[5].legend(frameon=False, fontsize=8, loc="upper left")
     figure.savefig(PICTURES / "ito_power.svg", metadata={"Date": None})
 
 
@@ -104,9 +104,10 @@ HEAD = """# Itô or Stratonovich: power of a two-sample test
 
 {machine}
 
-Written by `python benchmarks/ito.py`. Share of {repetitions} tests at 5 % that told samples of the law from as many Brownian
-paths. All paths have {steps} steps, one channel, start at 0 and have variance 1 at time 1. They are scaled by 0.7 and get
-time as a channel. Kernels of depth 2 with unit norms, 199 permutations. Quadratic variations are means of 1000 paths.
+Written by `python benchmarks/ito.py`. Share of {repetitions} tests at 5 % that told samples of the law from as many
+Brownian paths. All paths have {steps} steps, one channel, start at 0 and have variance 1 at time 1. They are scaled by
+0.7 and get time as a channel. Kernels of depth 2 with unit norms, 199 permutations. Quadratic variations are means of
+1000 paths.
 """
 
 

@@ -194,6 +194,61 @@ def samples():
     save(figure, "samples.svg")
 
 
+def forests():
+    """All forests of three nodes of one channel, and of two trees of one node of two channels, unordered and ordered."""
+    node, chain = (), ((),)
+    ladder, cherry = (((),),), ((), ())
+    three = {
+        "unordered": [(node, node, node), (chain, node), (cherry,), (ladder,)],
+        "ordered": [(node, node, node), (chain, node), (node, chain), (cherry,), (ladder,)],
+    }
+    two = {"unordered": ["ab"], "ordered": ["ab", "ba"]}
+    figure = Figure(figsize=(8.4, 3.0), layout="constrained")
+    for axes, kind in zip(figure.subplots(2, 1), three):
+        axes.set(xlim=(-2.2, 17.2), ylim=(-0.5, 2.6), aspect="equal")
+        axes.axis("off")
+        axes.text(-2.1, 0.8, kind, fontsize=11, va="center")
+        place = 1.2
+        for forest in three[kind]:
+            for tree in forest:
+                place = draw_tree(axes, tree, place, 0.0) + 0.6
+            place += 1.0
+        axes.axvline(13.0, color="gray", linewidth=0.6)
+        place = 14.0
+        for word in two[kind]:
+            for letter in word:
+                axes.plot([place], [0.0], "o", color={"a": "C0", "b": "C1"}[letter], markersize=7)
+                place += 0.6
+            place += 0.8
+    figure.axes[0].text(1.2, 2.45, "three nodes, one channel", fontsize=9)
+    figure.axes[0].text(13.3, 2.45, "two trees of one node,\ntwo channels", fontsize=9)
+    save(figure, "forests.svg")
+
+
+def draw_tree(axes, children, left, height):
+    """Draw a tree whose leaves start at `left`, its root below; return where its last leaf is."""
+    right, tops = left, []
+    for k, child in enumerate(children):
+        start = left if k == 0 else right + 0.6
+        right = draw_tree(axes, child, start, height + 0.9)
+        tops.append((start + right) / 2)
+    root = (left + right) / 2
+    for top in tops:
+        axes.plot([root, top], [height, height + 0.9], color="black", linewidth=1.2, zorder=1)
+    axes.plot([root], [height], "o", color="C0", markersize=7, zorder=2)
+    return right
+
+
 if __name__ == "__main__":
-    for draw in (motions, accuracy, error_and_time, quadratic_variation, truncation, dilation, ragged, samples):
+    for draw in (
+        motions,
+        accuracy,
+        error_and_time,
+        quadratic_variation,
+        truncation,
+        dilation,
+        ragged,
+        samples,
+        forests,
+    ):
         draw()
