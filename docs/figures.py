@@ -195,7 +195,7 @@ def samples():
 
 
 def forests():
-    """All forests of three nodes of one channel, and of two trees of one node of two channels, unordered and ordered."""
+    """Forests of three nodes of one channel, and of two trees of one node of two channels, of both kinds."""
     node, chain = (), ((),)
     ladder, cherry = (((),),), ((), ())
     three = {
