@@ -2,8 +2,12 @@
 
 import importlib.metadata
 import re
+import sys
+from pathlib import Path
 
 from branchsig.frameworks._table import as_markdown as frameworks_as_markdown
+
+sys.path.insert(0, str(Path(__file__).parent))  # the extension of this folder
 
 project = "branchsig"
 author = "The branchsig developers"
@@ -14,9 +18,10 @@ version = release
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "numpydoc",
     "myst_parser",
+    "sphinx_design",
+    "mathml",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
@@ -27,8 +32,11 @@ numpydoc_show_class_members = False
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "branchsig"
+html_static_path = ["_static"]
+html_css_files = ["branchsig.css"]
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,

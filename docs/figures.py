@@ -28,6 +28,40 @@ def axes_of(figure, **labels):
     return axes
 
 
+def motions():
+    """Recorded motions, and their distances under the kernel: the picture of the first page."""
+    with resources.files("branchsig").joinpath("data", "basic_motions.npz").open("rb") as file, np.load(file) as data:
+        paths, labels = data["train_paths"], data["train_labels"]
+    order = np.argsort(labels, kind="stable")
+    paths, labels = paths[order], labels[order]
+    names, starts, counts = np.unique(labels, return_index=True, return_counts=True)
+    scaled = (paths - paths.mean(axis=(0, 1))) / paths.std(axis=(0, 1))
+    gram = branchsig.branched_sig_kernel_gram(scaled, None, 2, time_aug=True, normalize="dilation")
+    norms = np.diagonal(gram)
+    distances = np.sqrt(np.maximum(norms[:, np.newaxis] - 2 * gram + norms, 0.0))
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    seconds = np.arange(100) / 10
+    for axes, name, start in zip(left.subplots(4, sharex=True), names, starts):
+        axes.plot(seconds, paths[start, :, :3], linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(name, fontsize=9, loc="left", pad=2)
+        axes.tick_params(labelsize=8)
+    axes.set_xlabel("seconds", fontsize=9)
+    left.supylabel("acceleration, 3 axes", fontsize=9)
+    axes = right.add_subplot()
+    image = axes.imshow(distances, cmap="viridis_r", interpolation="nearest")
+    for start in starts[1:]:
+        axes.axhline(start - 0.5, color="white", linewidth=0.8)
+        axes.axvline(start - 0.5, color="white", linewidth=0.8)
+    centres = starts + counts / 2 - 0.5
+    axes.set_xticks(centres, names, fontsize=8)
+    axes.set_yticks(centres, names, fontsize=8, rotation=90, va="center")
+    axes.tick_params(length=0)
+    right.colorbar(image, ax=axes, shrink=0.75, label="kernel distance of two recordings")
+    save(figure, "motions.svg")
+
+
 def accuracy():
     """Error of each rule against the nodes it evaluates in a cell of the paths."""
     rng = np.random.default_rng(0)
@@ -160,6 +194,61 @@ def samples():
     save(figure, "samples.svg")
 
 
+def forests():
+    """Forests of three nodes of one channel, and of two trees of one node of two channels, of both kinds."""
+    node, chain = (), ((),)
+    ladder, cherry = (((),),), ((), ())
+    three = {
+        "unordered": [(node, node, node), (chain, node), (cherry,), (ladder,)],
+        "ordered": [(node, node, node), (chain, node), (node, chain), (cherry,), (ladder,)],
+    }
+    two = {"unordered": ["ab"], "ordered": ["ab", "ba"]}
+    figure = Figure(figsize=(8.4, 3.0), layout="constrained")
+    for axes, kind in zip(figure.subplots(2, 1), three):
+        axes.set(xlim=(-2.2, 17.2), ylim=(-0.5, 2.6), aspect="equal")
+        axes.axis("off")
+        axes.text(-2.1, 0.8, kind, fontsize=11, va="center")
+        place = 1.2
+        for forest in three[kind]:
+            for tree in forest:
+                place = draw_tree(axes, tree, place, 0.0) + 0.6
+            place += 1.0
+        axes.axvline(13.0, color="gray", linewidth=0.6)
+        place = 14.0
+        for word in two[kind]:
+            for letter in word:
+                axes.plot([place], [0.0], "o", color={"a": "C0", "b": "C1"}[letter], markersize=7)
+                place += 0.6
+            place += 0.8
+    figure.axes[0].text(1.2, 2.45, "three nodes, one channel", fontsize=9)
+    figure.axes[0].text(13.3, 2.45, "two trees of one node,\ntwo channels", fontsize=9)
+    save(figure, "forests.svg")
+
+
+def draw_tree(axes, children, left, height):
+    """Draw a tree whose leaves start at `left`, its root below; return where its last leaf is."""
+    right, tops = left, []
+    for k, child in enumerate(children):
+        start = left if k == 0 else right + 0.6
+        right = draw_tree(axes, child, start, height + 0.9)
+        tops.append((start + right) / 2)
+    root = (left + right) / 2
+    for top in tops:
+        axes.plot([root, top], [height, height + 0.9], color="black", linewidth=1.2, zorder=1)
+    axes.plot([root], [height], "o", color="C0", markersize=7, zorder=2)
+    return right
+
+
 if __name__ == "__main__":
-    for draw in (accuracy, error_and_time, quadratic_variation, truncation, dilation, ragged, samples):
+    for draw in (
+        motions,
+        accuracy,
+        error_and_time,
+        quadratic_variation,
+        truncation,
+        dilation,
+        ragged,
+        samples,
+        forests,
+    ):
         draw()
