@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -44,10 +44,10 @@ def backend_for(problem: Problem) -> Backend:
         Once per process, if the compiled core is missing.
     """
     path = problem.path1
-    if problem.planar:
-        return _for_planar(path)
     if isinstance(path, np.ndarray):
         found = serving.get("numpy") or _found("numpy")
+    elif problem.planar and (is_cupy(path) or lies_on_cuda(path)):
+        found = _REFERENCE  # the CUDA kernels have no ordered forests
     elif is_cupy(path):
         found = _found("cupy")
     else:
@@ -55,12 +55,7 @@ def backend_for(problem: Problem) -> Backend:
     return cast(Backend, found)
 
 
-_PLANAR, _PLANAR_THROUGH_NUMPY = ReferenceBackend(), ThroughNumpy(ReferenceBackend())
-
-
-def _for_planar(path: Any) -> Backend:
-    """Return the reference for ordered forests, which no other backend computes."""
-    return _PLANAR if isinstance(path, np.ndarray) or lies_on_cuda(path) else _PLANAR_THROUGH_NUMPY
+_REFERENCE = ReferenceBackend()
 
 
 def for_cupy() -> Backend:

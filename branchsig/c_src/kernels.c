@@ -96,7 +96,7 @@ static int forward_tile(const bs_task *task, int64_t first, untruncated *u) {
   if (tile_down(task, first, 0, u)) return 1;
   const ivec bad = out_of_range(t);
   strike_out(t);
-  const vec ends = task->wrt_log ? t->total : exponential(t->total);
+  const vec ends = task->wrt_log || task->planar ? t->total : exponential(t->total);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
     if (task->ends) task->ends[first + w] = ends[w];
     task->out_of_range[first + w] = bad[w] != 0;
@@ -143,7 +143,7 @@ static int backward_tile(const bs_task *task, int64_t first, untruncated *u) {
   if (!task->k_stack) strike_out(t);
   vec value = top_value(t, first), seed = splat(0);
   if (!task->grid_derivs) seed += t->factor;
-  if (!task->grid_derivs && !task->wrt_log) seed *= value;
+  if (!task->grid_derivs && !task->wrt_log && !task->planar) seed *= value;
   if (task->untruncated ? untruncated_up(u, first, seed) : task->nodes ? collocation_up(n, first, seed) : sweep_up(t, first, seed))
     return 1;
   if (task->grid_derivs) value = t->grid_sum;

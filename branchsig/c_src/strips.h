@@ -43,7 +43,7 @@ static int64_t block_of_strips(const bs_task *task) {
    the lanes are busy most of the time, so that the lengths alone decide on the bits, which are others; so do diagonals, of few pairs.
    Values have the same bits, so what takes less time decides: a step of a strip takes half as long again as one of a tile. */
 static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
-  const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated;
+  const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->planar && !task->dilated;
   const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
   if (!plain || task->length1 <= 4 * W || task->length2 <= BLOCKS) return 0;
   if (backward || task->diagonal) return rows >= 512 && columns >= BLOCK * BLOCKS / 2 && (backward || count <= W / 2);

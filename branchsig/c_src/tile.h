@@ -3,6 +3,7 @@
 #define BS_TILE_H
 
 #include "bs.h"
+#include "planar.h"
 #include "products.h"
 #include "sweep.h"
 
@@ -10,7 +11,8 @@ enum { PAGE = 4096 };
 
 /* For the way back all rows of K are kept where they fit into so many bytes. Otherwise they are recovered: block by block from their
    edges, of which so many bytes are kept, and the rows above those band by band. Increments and slopes that take longer to make than
-   to fetch are remembered where they fit. */
+   to fetch are remembered where they fit. Over ordered forests, of which no row is recovered from the one below, edges and the first rows
+   of bands are kept, of a segment of rows at a time, which the way up sweeps downwards again from its first row. */
 enum { KEPT_BYTES = 6 << 20, EDGE_BYTES = 16 << 20, REMEMBERED_BYTES = 10 << 20 };
 
 /* E (in a tile, of the row of sub-cells above) and K on the left edge of a block */
@@ -29,6 +31,9 @@ typedef struct {
   int kept;              /* all of them */
   edge *edges;           /* backward: [row of K - edged_from][block][level], or NULL */
   int64_t edged_from;
+  vec *tops;             /* ordered forests, where there are edges: D on the first row of every band of a segment, [level][column] */
+  int64_t segment;       /* rows of such a segment, whole rows of cells; edged_from is the first one of that in memory */
+  vec *starts;           /* D on the first row of every segment, likewise */
   int packed;            /* the second paths of all lanes lie in the memory of increments */
   int own;               /* lanes with a pair of their own */
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order as order.h says */
@@ -50,7 +55,10 @@ typedef struct {
   row_state *states;     /* of the band: [row][level] */
   vec *w, *gw, *w_top;   /* backward: [level][column]; w of the top level */
   adjoint_state *adjoints; /* backward, of the band: [row][level], and of the seeds */
-  vec *derivs;           /* backward with a grid: of a block */
+  vec *suffixes;         /* backward, ordered forests: [level][column]; see planar.h */
+  planar_adjoint *planar_adjoints; /* likewise, of the band: [row][level] */
+  planar_state *planar_states; /* ordered forests, of the band: [row][level] */
+  vec *derivs;           /* backward with a grid, or of ordered forests: of a block */
   int64_t gradient_from; /* backward: the row of cells that lies first in gradient */
   vec *gradient;         /* of the band, or chunk: [row][cell] */
 } tile;
@@ -85,12 +93,12 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->rows = (task->length1 - 1) << task->dyadic1;
   t->columns = t->cells << task->dyadic2;
   t->width = row_width(t->columns + 1);
-  t->levels = task->order || task->untruncated || task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
+  t->levels = task->order || task->untruncated || task->planar || task->grid || task->grid_derivs || task->k_stack ? task->depth : task->depth - 1;
   t->levels *= levels_per_depth(task);
   t->factor = 0.25 / (double)((int64_t)1 << task->dyadic1) / (double)((int64_t)1 << task->dyadic2);
   const int64_t state = t->width * t->levels;
   const int strips = !keeping;
-  keeping = keeping && backward && !task->careful && !task->k_stack;
+  keeping = keeping && backward && (!task->careful || task->planar) && !task->k_stack;
   t->kept = keeping && (t->rows + 1) * state * (int64_t)sizeof(vec) <= KEPT_BYTES;
   t->block = t->kept ? KEPT_BLOCK : BLOCK;
   t->blocks = (t->columns + t->block - 1) / t->block;
@@ -116,12 +124,24 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->sums[0] = TAKE(BLOCK);
   t->sums[1] = TAKE(BLOCK);
   t->k = TAKE(t->slots * state);
-  if (keeping && !t->kept) {
+  t->tops = t->starts = NULL;
+  if (keeping && !t->kept && task->planar) {
+    const int64_t row = t->blocks * t->levels, own = state * (int64_t)sizeof(vec);
+    const int64_t unit = up_to((t->products ? up_to(t->products->chunk, BAND) : 1) << task->dyadic1, BAND);
+    int64_t segment = EDGE_BYTES / (own / BAND + row * (int64_t)sizeof(edge));
+    while (segment * segment < 4 * t->rows) ++segment; /* as much memory for starts as for the rest, or less */
+    t->segment = least(up_to(segment, unit), up_to(t->rows, unit));
+    t->edged_from = 0;
+    t->edges = take(base, &used, (t->segment + 1) * row, sizeof(edge));
+    t->tops = TAKE(t->segment / BAND * state);
+    t->starts = TAKE((t->rows + t->segment - 1) / t->segment * state);
+  } else if (keeping && !t->kept) {
     const int64_t row = t->blocks * t->levels, from = t->rows - EDGE_BYTES / (row * (int64_t)sizeof(edge));
     t->edged_from = from > 0 ? (from + BAND - 1) / BAND * BAND : 0;
     t->edges = take(base, &used, (t->rows + 1 - t->edged_from) * row, sizeof(edge));
   }
   t->states = take(base, &used, BAND * (t->levels + 1), sizeof(row_state));
+  if (task->planar) t->planar_states = take(base, &used, BAND * t->levels, sizeof(planar_state));
   if (task->careful) t->logs = TAKE(state + t->width); /* those of the level above too */
   const int by_steps = is_linear(task);
   if (task->static_kernel != BS_GIVEN && !t->products) {
@@ -161,10 +181,14 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   }
   t->w = TAKE(state);
   t->gw = TAKE(state);
+  if (task->planar) {
+    t->suffixes = TAKE(state);
+    t->planar_adjoints = take(base, &used, BAND * t->levels, sizeof(planar_adjoint));
+  }
   t->w_top = TAKE(t->width);
   t->adjoints = take(base, &used, BAND * (t->levels + 1), sizeof(adjoint_state));
   t->gradient = TAKE(own_rows * in->stride);
-  if (task->grid_derivs) t->derivs = TAKE(BLOCK);
+  if (task->grid_derivs || task->planar) t->derivs = TAKE(BLOCK);
   return used;
 #undef TAKE
 }
@@ -216,7 +240,7 @@ static void load_block(tile *t, int64_t k) {
   if (t->in.any_still)
     for (int64_t i = 0; i < t->pending; ++i)
       for (int64_t j = first; j < last; ++j) g[i * t->in.stride + j] = choose(t->in.still, splat(0), g[i * t->in.stride + j]);
-  if (t->up && t->kept) return; /* nothing is recovered, and the adjoint takes cells of any size */
+  if (t->up && (t->kept || t->in.task->planar)) return; /* nothing is recovered, and the adjoint takes cells of any size */
   for (int64_t i = 0; i < t->pending; ++i, g += t->in.stride) {
     enum { APART = 4 }; /* at a time: each waits for the one before */
     vec bound[APART];
@@ -331,13 +355,16 @@ static void open_tile(tile *t, int64_t first) {
   t->packed = !t->products && task->static_kernel != BS_GIVEN;
   fill(t->fours, BLOCK, 4);
   fill(t->zeros, BLOCK, 0);
-  fill(k_row(t, 0, 0), t->width * t->levels, 1);
-  for (int64_t row = 0; row < t->slots * t->levels; ++row) t->k[t->width * row] = splat(1); /* column 0 */
+  const double one = task->planar ? 0 : 1; /* D in the place of K */
+  fill(k_row(t, 0, 0), t->width * t->levels, one);
+  for (int64_t row = 0; row < t->slots * t->levels; ++row) t->k[t->width * row] = splat(one); /* column 0 */
   if (t->edges) /* the first one of every row, and those of row 0 */
-    for (int64_t r = t->edged_from; r <= t->rows; ++r)
-      for (int64_t j = 0; j < (r ? 1 : t->blocks) * t->levels; ++j) edge_of(t, r, 0, 0)[j] = (edge){splat(1), splat(1)};
+    for (int64_t r = t->edged_from; r <= (t->tops ? t->segment : t->rows); ++r)
+      for (int64_t j = 0; j < (r ? 1 : t->blocks) * t->levels; ++j) edge_of(t, r, 0, 0)[j] = (edge){splat(one), splat(one)};
   if (task->careful) fill(t->logs, t->width * (t->levels + 1), 0);
   open_watch(t->watched, t->levels + 1);
+  if (task->planar)
+    for (int m = 0; m < t->levels; ++m) t->watched[m].extent[1] = splat(0);
   count_columns(t);
   t->total = t->grid_sum = t->size = splat(0);
 }
@@ -345,10 +372,27 @@ static void open_tile(tile *t, int64_t first) {
 /* Polled once a block of a band: with very many levels that alone takes a while. */
 BS_INLINE int stopped(const tile *t) { return *(const volatile int32_t *)t->in.task->stop; }
 
+/* Ordered forests: D on row r + 1 from row r. */
+static void planar_columns(tile *t, block b, int64_t r, int64_t r0) {
+  const bs_task *task = t->in.task;
+  const vec *sums = t->fours, *known = k_row(t, r, 0);
+  vec *next = k_row(t, r + 1, 0);
+  planar_state *state = &t->planar_states[(r - r0) * t->levels];
+  for (int m = 0; m < t->levels; ++m, known += t->width, next += t->width, ++state) {
+    vec *out = m + 1 < t->levels ? t->sums[m & 1] : NULL;
+    planar_block(task->planar == BS_PLANAR_LEFT, b, sums, known, next, out, state, &t->watched[m].extent[1]);
+    sums = out;
+  }
+}
+
 /* The columns of b, which lie in block k of row r of sub-cells: K on row r + 1 from row r or (up) the other way. The integral of the
    level above those of K is added to `integral`, unless that is NULL. */
 BS_INLINE void sweep_columns(tile *t, block b, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
   const int careful = t->in.task->careful, last = t->levels - 1;
+  if (t->in.task->planar) {
+    planar_columns(t, b, r, r0);
+    return;
+  }
   const int64_t from = up ? r + 1 : r, to = up ? r : r + 1;
   const vec bound = t->bound[(coarse(t, r) - t->first_row) * t->blocks + k], *sums = t->fours;
   vec largest = splat(4);
@@ -377,6 +421,10 @@ static void sweep_block(tile *t, int64_t k, int64_t r, int64_t r0, int up, vec *
 }
 
 static void open_states(tile *t) {
+  if (t->in.task->planar) {
+    memset(t->planar_states, 0, sizeof(planar_state) * (size_t)(BAND * t->levels));
+    return;
+  }
   for (int64_t k = 0; k < BAND * t->levels; ++k)
     t->states[k] = (row_state){splat(t->in.task->careful ? 0 : 1), splat(2), splat(1)};
 }
@@ -401,7 +449,9 @@ static void keep_edges(tile *t, int64_t k, int64_t r0, int64_t r1) {
   for (int64_t r = r0; r < r1; ++r)
     for (int m = 0; m < t->levels; ++m) {
       const row_state *state = &t->states[(r - r0) * t->levels + m];
-      if (is_edged(t, r + 1)) *edge_of(t, r + 1, k + 1, m) = (edge){state->E, state->k};
+      const planar_state *strip = &t->planar_states[(r - r0) * t->levels + m];
+      if (!is_edged(t, r + 1)) continue;
+      *edge_of(t, r + 1, k + 1, m) = t->tops ? (edge){strip->strip, strip->behind} : (edge){state->E, state->k};
     }
 }
 
@@ -411,7 +461,7 @@ static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
   for (int64_t k = 0; k < t->blocks && !stopped(t); ++k) {
     load_block(t, k);
     for (int64_t r = r0; r < r1; ++r) sweep_block(t, k, r, r0, 0, integrating ? &integral[r - r0] : NULL);
-    if (!t->in.task->careful) look_at_row(t, k, r1);
+    if (!t->in.task->careful && !t->in.task->planar) look_at_row(t, k, r1);
     if (is_edged(t, r1)) keep_edges(t, k, r0, r1);
   }
 }
@@ -453,13 +503,15 @@ static void sweep_band_of_itself(tile *t, int64_t r0, int64_t r1, vec *left, vec
           if (task->careful) t->logs[t->width * m + r + 1] = t->logs[t->width * m + r];
         }
       }
-      if (part[1].first <= part[1].last) sweep_part(t, part[1], k, r, r0, &own[r - r0]);
+      if (part[1].first > part[1].last) continue;
+      sweep_part(t, part[1], k, r, r0, &own[r - r0]);
+      if (task->planar) own[r - r0] = k_row(t, r + 1, t->levels - 1)[r + 1];
     }
-    if (!task->careful) look_at_row(t, k, r1);
+    if (!task->careful && !task->planar) look_at_row(t, k, r1);
   }
 }
 
-/* log K of the paths of all lanes, up to the given point, with themselves. */
+/* log K, or D, of the paths of all lanes, up to the given point, with themselves. */
 static void store_diagonal(const tile *t, int64_t first, int64_t point) {
   const bs_task *task = t->in.task;
   for (int w = 0; w < W && first + w < task->pairs; ++w) task->diagonal[(first + w) * task->stride1 + point] = t->total[w];
@@ -469,7 +521,10 @@ static void store_diagonal(const tile *t, int64_t first, int64_t point) {
    end of the longest path of a tile it stays as it is. */
 static void finish_row_of_itself(tile *t, int64_t first, int64_t r, vec left, vec own) {
   const bs_task *task = t->in.task;
-  t->total += 2 * left + own;
+  if (task->planar)
+    t->total = own;
+  else
+    t->total += 2 * left + own;
   if (!is_whole(t, r + 1)) return;
   const int64_t last = r + 1 < t->rows ? coarse(t, r + 1) : task->stride1 - 1;
   for (int64_t point = coarse(t, r + 1); point <= last; ++point) store_diagonal(t, first, point);
@@ -487,12 +542,13 @@ static void recover_band(tile *t, int64_t r0, int64_t r1) {
 /* Row r of K_{m+1} of every lane to level `level` of a grid, or (loading) back from it. */
 static void grid_row(const tile *t, int64_t first, int64_t r, double *grid, int levels_in_grid, int level, int m, int loading) {
   double *row = (double *)(t->in.task->log_grid ? t->logs + t->width * m : k_row(t, r, m));
+  const double one = t->in.task->planar && t->in.task->all_levels ? 1 : 0; /* K of D */
   for (int w = 0; w < W && first + w < t->in.task->pairs; ++w) {
     double *line = grid + (((first + w) * levels_in_grid + level) * (t->rows + 1) + r) * (t->columns + 1);
     if (loading)
       for (int64_t c = 0; c <= t->columns; ++c) row[c * W + w] = line[c];
     else
-      for (int64_t c = 0; c <= t->columns; ++c) line[c] = row[c * W + w];
+      for (int64_t c = 0; c <= t->columns; ++c) line[c] = one + row[c * W + w];
   }
 }
 
@@ -516,6 +572,16 @@ static void check_grid_row(tile *t, int64_t r) {
   for (int64_t c = 0; c <= t->columns; ++c) t->grid_sum += k[c] - k[c];
 }
 
+/* Ordered forests, downwards: what is kept of row r, the first one of a band. */
+static void keep_top(tile *t, int64_t r) {
+  const int64_t state = t->width * t->levels;
+  if (r % t->segment == 0) {
+    t->edged_from = r;
+    memcpy(t->starts + r / t->segment * state, k_row(t, r, 0), sizeof(vec) * (size_t)state);
+  }
+  memcpy(t->tops + (r - t->edged_from) / BAND * state, k_row(t, r, 0), sizeof(vec) * (size_t)state);
+}
+
 /* All rows downwards. Returns nonzero if it was asked to stop. */
 static int sweep_down(tile *t, int64_t first) {
   const bs_task *task = t->in.task;
@@ -532,6 +598,7 @@ static int sweep_down(tile *t, int64_t first) {
     fill(integral, BAND, 0);
     fill(own, BAND, 0);
     open_states(t);
+    if (t->tops) keep_top(t, r0);
     if (task->diagonal) {
       sweep_band_of_itself(t, r0, r1, integral, own);
       for (int64_t r = r0; r < r1; ++r) finish_row_of_itself(t, first, r, integral[r - r0], own[r - r0]);
@@ -541,9 +608,10 @@ static int sweep_down(tile *t, int64_t first) {
     for (int64_t r = r0; r < r1; ++r) t->total += integral[r - r0];
     for (int64_t r = r0 + 1; r <= r1; ++r) {
       if (task->grid) store_grid_row(t, first, r);
-      if (task->grid_derivs && task->careful) check_grid_row(t, r);
+      if (task->grid_derivs && task->careful && !task->planar) check_grid_row(t, r);
     }
   }
+  if (task->planar && !task->diagonal) t->total = k_row(t, t->rows, t->levels - 1)[t->columns];
   return 0;
 }
 
@@ -573,10 +641,31 @@ static vec error_bound(const tile *t, int all) {
   return all ? largest : error;
 }
 
+/* Lanes of ordered forests that another is to look at: values that are not finite, which shows at the end whatever the node, or may have
+   lost their digits. With M_m the largest |K_m| at a node and S the sum of |g|, errors are at most about
+
+     e_m = M_m^2 S (eps M_{m-1} + e_{m-1}) */
+static ivec planar_out_of_range(const tile *t) {
+  const bs_task *task = t->in.task;
+  const vec size = t->size / (t->factor * (double)((int64_t)1 << task->dyadic2)), k = absolute(1.0 + t->total);
+  vec error = splat(0), largest = error, below = splat(1), allowed = splat(BS_CONTENT);
+  if (task->purpose == BS_ROUGH || task->diagonal) return ~(ivec)(absolute(t->total) < __builtin_inf());
+  for (int m = 0; m < task->depth; ++m) {
+    const vec most = 1.0 + t->watched[m].extent[1];
+    error = most * most * (size * (BS_EPSILON * below + error));
+    largest = choose(error <= largest, largest, error);
+    below = most;
+  }
+  if (task->grid || task->grid_derivs) error = largest;
+  else allowed *= task->purpose == BS_KERNEL ? maximum(splat(1), k) : k;
+  return beyond(error, allowed) | ~(ivec)(k < __builtin_inf());
+}
+
 /* Lanes that are to be swept again: products that left their range, or may have lost their digits; careful, grids of which some node
    may have. */
 static ivec out_of_range(const tile *t) {
   const bs_task *task = t->in.task;
+  if (task->planar) return planar_out_of_range(t);
   const int grid = task->grid || task->grid_derivs;
   const vec error = error_bound(t, grid);
   ivec bad = beyond(error, splat(task->careful ? BS_TOLERANCE : BS_CONTENT));
@@ -591,7 +680,7 @@ static ivec out_of_range(const tile *t) {
 
 /* Careful: not a number in the lanes whose digits are lost at the end. */
 static void strike_out(tile *t) {
-  if (!t->in.task->careful || t->in.task->grid || t->in.task->grid_derivs) return;
+  if (!t->in.task->careful || t->in.task->planar || t->in.task->grid || t->in.task->grid_derivs) return;
   t->total = choose(lost(t->in.task->purpose, t->total, error_bound(t, 0), BS_TOLERANCE), splat(__builtin_nan("")), t->total);
 }
 
@@ -642,6 +731,45 @@ static void recover_block_of_row(tile *t, int64_t k, int64_t r, int64_t r0) {
     for (int m = 0; m < t->levels; ++m) fill(k_row(t, 0, m) + b.first, b.last + 1 - b.first, 1);
 }
 
+/* D on the rows r0..r1 of block k, from the first of them and the edges. */
+static void sweep_block_again(tile *t, int64_t k, int64_t r0, int64_t r1) {
+  const block b = block_of(t, k, r0);
+  const vec *top = t->tops + (r0 - t->edged_from) / BAND * t->width * t->levels;
+  for (int m = 0; m < t->levels; ++m)
+    memcpy(k_row(t, r0, m) + b.first - 1, top + t->width * m + b.first - 1, sizeof(vec) * (size_t)(b.last + 2 - b.first));
+  for (int64_t r = r0; r < r1; ++r) {
+    for (int m = 0; m < t->levels; ++m) {
+      const edge *left = edge_of(t, r + 1, k, m);
+      t->planar_states[(r - r0) * t->levels + m] = (planar_state){left->E, left->k};
+      k_row(t, r + 1, m)[b.first - 1] = left->k + left->E;
+    }
+    planar_columns(t, block_of(t, k, r), r, r0);
+  }
+}
+
+/* The segment that ends with row r1, downwards again. Returns nonzero if it was asked to stop. */
+static int sweep_segment_again(tile *t, int64_t r1) {
+  const int64_t first = r1 - t->segment, state = t->width * t->levels;
+  const vec *start = t->starts + first / t->segment * state;
+  if (!t->remembered) {
+    t->in.gradient = 0; /* what the way up has of the row below the segment is there again after it */
+    if (!t->products) start_rows(&t->in, coarse(t, first));
+  }
+  t->turn = 1;
+  memcpy(k_row(t, first, 0), start, sizeof(vec) * (size_t)state);
+  for (int64_t r0 = first; r0 < r1; r0 += BAND) {
+    if (stopped(t)) return 1;
+    open_increments(t, r0, r0 + BAND, t->remembered);
+    open_states(t);
+    keep_top(t, r0);
+    sweep_band(t, r0, r0 + BAND, NULL);
+  }
+  t->in.gradient = 1;
+  if (t->products) t->products->first = -1;
+  t->turn = BAND + 1;
+  return 0;
+}
+
 /* Derivatives with respect to row r of the grid, times factor, for the columns of a block. */
 static void load_derivs(tile *t, int64_t first, int64_t r, block b) {
   const int64_t area = (t->columns + 1) * (t->rows + 1);
@@ -653,6 +781,7 @@ static void load_derivs(tile *t, int64_t first, int64_t r, block b) {
 }
 
 static void open_adjoints(tile *t, int64_t rows) {
+  if (t->in.task->planar) memset(t->planar_adjoints, 0, sizeof(planar_adjoint) * (size_t)(rows * t->levels));
   for (int64_t k = 0; k < rows * (t->levels + 1); ++k) t->adjoints[k] = (adjoint_state){splat(0), splat(0)};
 }
 
@@ -660,6 +789,28 @@ static void open_adjoints(tile *t, int64_t rows) {
    whole blocks, which come from the right. */
 static int is_fresh(const tile *t, int64_t r, block b) {
   return is_whole(t, r + 1) && b.last % ((int64_t)1 << b.shift) == 0;
+}
+
+/* The same over ordered forests, the seed of the end being in the first w of the top level. */
+static void planar_adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64_t r0) {
+  const bs_task *task = t->in.task;
+  const block b = block_of(t, k, r);
+  t->gradient_from = t->products ? t->first_row : coarse(t, r0);
+  vec *gradient = t->gradient + (coarse(t, r) - t->gradient_from) * t->in.stride - offset(t, k);
+  if (task->grid_derivs)
+    load_derivs(t, first, r + 1, b);
+  else
+    fill(t->derivs, b.last + 1 - b.first, 0);
+  const vec *old = gradient;
+  if (is_fresh(t, r, b)) old = t->zeros - ((b.first - 1) >> b.shift);
+  for (int m = task->depth - 1; m >= 0; --m) {
+    const int64_t at = m * t->width, below = m ? m - 1 : 0;
+    const planar_rows rows = {k_row(t, r, m), k_row(t, r + 1, m), k_row(t, r, below), k_row(t, r + 1, below),
+                              t->w + at, t->suffixes + at, t->gw + at};
+    planar_adjoint_block(task->planar == BS_PLANAR_LEFT, m == 0, b, &rows, t->derivs, old, gradient,
+                         &t->planar_adjoints[(r - r0) * t->levels + m]);
+    old = gradient;
+  }
 }
 
 /* The adjoint of block k of row r of sub-cells, from the top level down, into t->gradient. */
@@ -749,6 +900,12 @@ static void hand_on_row(tile *t, int64_t first_pair, int64_t r) {
 static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
   for (int64_t k = t->blocks - 1; k >= 0 && !stopped(t); --k) {
     load_block(t, k);
+    if (t->in.task->planar) {
+      if (t->edges) sweep_block_again(t, k, r0, r1);
+      for (int64_t r = r1 - 1; r >= r0; --r) planar_adjoint_of_block(t, first, k, r, r0);
+      hand_on_gradient(t, first, k, r0, r1);
+      continue;
+    }
     if (is_edged(t, r0) && k + 1 < t->blocks) /* the column that was the left edge of the block before */
       for (int m = 0; m < t->levels; ++m) k_row(t, r1, m)[(k + 1) * t->block] = edge_of(t, r1, k + 1, m)->k;
     for (int64_t r = r1 - 1; r >= r0; --r) {
@@ -765,6 +922,10 @@ static void open_gradient(tile *t, vec seed) {
   fill(t->w, t->width * t->levels, 0);
   fill(t->gw, t->width * t->levels, 0);
   for (int64_t c = 0; c <= t->columns; ++c) t->w_top[c] = seed;
+  if (task->planar) {
+    memcpy(t->w + t->width * (t->levels - 1), t->w_top, sizeof(vec) * (size_t)t->width);
+    fill(t->suffixes, t->width * t->levels, 0);
+  }
   if (!t->products) fill(t->gradient, BAND * t->in.stride, 0);
   t->in.gradient = 1;
   fill(t->in.d_parameter, 2, 0);
@@ -783,11 +944,12 @@ static void open_gradient(tile *t, vec seed) {
 static int sweep_up(tile *t, int64_t first, vec seed) {
   const bs_task *task = t->in.task;
   open_gradient(t, seed);
-  if (!t->kept) take_turns(t, t->rows, t->edges ? 2 : BAND + 1);
+  if (!t->kept) take_turns(t, t->rows, t->edges && !t->tops ? 2 : BAND + 1);
   if (task->k_stack) provide_rows(t, first, t->rows, t->rows + 1);
   for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
     const int64_t r1 = r0 + BAND < t->rows ? r0 + BAND : t->rows;
     if (stopped(t)) return 1;
+    if (t->tops && r0 < t->edged_from && sweep_segment_again(t, r1)) return 1;
     open_increments(t, r0, r1, 1);
     provide_rows(t, first, r0, r1);
     open_adjoints(t, BAND);
@@ -847,7 +1009,7 @@ static void flush(tile *t, int w, int64_t k, int finite) {
 /* K_depth (or log K_depth) of each lane at the end point. */
 static vec top_value(const tile *t, int64_t first) {
   const bs_task *task = t->in.task;
-  if (!task->k_stack) return task->wrt_log ? t->total : exponential(t->total);
+  if (!task->k_stack) return task->wrt_log || task->planar ? t->total : exponential(t->total);
   vec value = splat(1);
   const int64_t area = (t->columns + 1) * (t->rows + 1);
   for (int w = 0; w < W && first + w < task->pairs; ++w)

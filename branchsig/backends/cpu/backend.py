@@ -21,7 +21,8 @@ from branchsig.backends import pairs
 from branchsig.backends.base import Gradients, Problem, Want, Wrt
 from branchsig.backends.cpu import schedule, telescope
 from branchsig.backends.cpu.task import DOUBLE, Sweep
-from branchsig.quadrature import TRAPEZOID
+from branchsig.backends.reference import ReferenceBackend
+from branchsig.quadrature import TRAPEZOID, LeftPoint
 from branchsig.static_kernels import parameters_of
 
 __all__ = ["CpuBackend"]
@@ -38,6 +39,8 @@ class CpuBackend:
 
     def solve(self, problem: Problem, want: Want, *, log: bool = False) -> np.ndarray:
         """Return kernels, their logarithms or components, at the end or at every node."""
+        if not _in_core(problem, want):
+            return np.asarray(_REFERENCE.solve(problem, want, log=log))
         problem = telescope.of_ends(problem, want) or problem
         sweep = Sweep(problem, want, log=log)
         if pairs.still(problem):
@@ -78,12 +81,15 @@ class CpuBackend:
     ) -> Gradients:
         """Return the gradients with respect to the paths and the parameters of the static kernel.
 
-        A `stack` is read for the trapezoid rule alone: for others it lacks nodes, or saves little.
+        A `stack` is read for the trapezoid rule alone, over unordered forests: for others it lacks nodes, or saves
+        little.
         """
+        if not _in_core(problem, want):
+            return _REFERENCE.adjoint(problem, want, derivs, wrt, log=log, stack=stack)
         ends = telescope.of_ends(problem, want)
         if ends is not None:
             return telescope.to_whole_paths(self.adjoint(ends, want, derivs, wrt, log=log), problem)
-        stack = stack if problem.quadrature == TRAPEZOID else None
+        stack = stack if problem.quadrature == TRAPEZOID and not problem.planar else None
         count = len(parameters_of(problem.static_kernel)) if wrt.parameters else 0
         sweep = Sweep(problem, want, log=log, backward=True, stack=stack is not None, parameters=count > 0)
         if pairs.still(problem):
@@ -132,6 +138,18 @@ class CpuBackend:
         _run_jobs(sweep, work, collect, fixed=not paired)
         dtype = problem.path1.dtype
         return Gradients(_as(dtype, totals[0]), _as(dtype, totals[1]), _as(dtype, of_parameters))
+
+
+_REFERENCE = ReferenceBackend()
+
+
+def _in_core(problem: Problem, want: Want) -> bool:
+    """Tell whether the core solves a problem. Of ordered forests it knows those by depth, and judges nodes of a grid as
+    kernels alone."""
+    if not problem.planar:
+        return True
+    judged = want != "grid" or problem.purpose in (None, "kernel", "rough")
+    return judged and problem.order is None and problem.quadrature in (TRAPEZOID, LeftPoint())
 
 
 class _OfIncrements:

@@ -13,6 +13,7 @@ import numpy as np
 
 from branchsig import _validation
 from branchsig import static_kernels as kernels
+from branchsig._arrays import weighted
 from branchsig._core import ffi, lib
 from branchsig.backends._digits import purpose_of
 from branchsig.backends.base import Problem, Want, Wrt
@@ -150,6 +151,7 @@ def _template(
     static_kernel: Any,
     quadrature: Quadrature,
     log_grid: bool,
+    planar: bool,
 ) -> Any:
     """A task with everything that depends on no array; `static_kernel` is None where increments are handed in."""
     task = ffi.new("bs_task *")
@@ -161,7 +163,9 @@ def _template(
     task.log_grid = task.careful = log_grid  # the running products do not have the logarithms
     if order is not None:
         task.order = order
-    if order is not None or untruncated or quadrature != TRAPEZOID:  # which is built in
+    if planar:
+        task.planar = 1 if quadrature == TRAPEZOID else 2
+    elif order is not None or untruncated or quadrature != TRAPEZOID:  # which is built in
         task.nodes = quadrature.p
         for k, value in enumerate(value for row in quadrature.steps for value in row):
             task.steps[k] = value
@@ -195,6 +199,7 @@ class Plan:
         static_kernel: kernels.StaticKernel | None,
         quadrature: Quadrature,
         log_grid: bool,
+        planar: bool,
     ) -> None:
         self.lengths, self.depth, self.order, self.dyadic_order = lengths, depth, order, dyadic_order
         self.rows, self.columns = ((n - 1) << k for n, k in zip(lengths, dyadic_order, strict=True))
@@ -210,7 +215,7 @@ class Plan:
             raise MemoryError(f"one row of the grids takes {longest:.1e} bytes: {self.blame()}")
         self.nodes = max(1.0, float(self.rows) * self.columns * (self.levels + 5 * untruncated) * quadrature.p**2)
         self._task = _template(
-            lengths, dimension, deepest, order, untruncated, dyadic_order, static_kernel, quadrature, log_grid
+            lengths, dimension, deepest, order, untruncated, dyadic_order, static_kernel, quadrature, log_grid, planar
         )
         self.template = self._task[0]
 
@@ -261,7 +266,7 @@ class Sweep:
         self.problem = problem
         self.want = want
         self.grids = stack or want in ("grid", "stack")
-        self.log = log
+        self.log = log = log and not problem.planar
         self.log_grid = log and want == "grid" and problem.order is None and not backward
         of_depth = purpose_of(problem, log=log and want != "stack")
         self.purpose = _PURPOSES[of_depth if problem.order is None else problem.purpose or "parts"]
@@ -277,6 +282,7 @@ class Sweep:
             problem.static_kernel if self.fused else None,
             problem.quadrature,
             self.log_grid,
+            problem.planar,
         )
         self.rows, self.columns, self.levels, self.nodes = plan.rows, plan.columns, plan.levels, plan.nodes
         paired = problem.pairing == "paired"
@@ -433,9 +439,10 @@ class Sweep:
         """Do some pairs of a job once more, block by block, with results and derivatives of their own.
 
         They are done in the log domain, without a stack that was handed in, which may lack digits too. Where that has
-        been done and every node of a grid is to be looked at, they are left to the reference.
+        been done and every node of a grid is to be looked at, they are left to the reference, and so are ordered
+        forests.
         """
-        careful = flags.get("careful") or self.log_grid
+        careful = flags.get("careful") or self.log_grid or self.problem.planar
         points = (self.lengths[0] + self.lengths[1]) * paths[0].shape[2]
         step = self.pairs_in_block(points + self.grids * (self.rows + 1) * (self.columns + 1))
         for start in range(0, len(pairs), step):
@@ -470,7 +477,7 @@ class Sweep:
         results: Arrays,
         derivs: Arrays,
     ) -> None:
-        """Fill the results of pairs with a grid of which some node may have lost its digits, by the reference."""
+        """Fill the results of pairs of which some value may have lost its digits, by the reference."""
         own = dataclasses.replace(
             self.problem,
             path1=paths[0],
@@ -483,19 +490,25 @@ class Sweep:
         )
         reference = ReferenceBackend()
         if derivs:
-            bars, log = derivs["grid_derivs"], bool(flags["wrt_log"])
+            want, bars, log = self.want, derivs["grid_derivs"], bool(flags["wrt_log"])
+            if bars is None:
+                bars = np.ones(len(paths[0]))
             if given is not None:
-                adjoint = reference.increments_adjoint(own, given, "grid", bars, log=log, stack=None)
-                results["grad_increments"][...] = adjoint
+                adjoint = reference.increments_adjoint(own, given, want, bars, log=log, stack=None)
+                results["grad_increments"][...] = weighted(derivs["weight1"][:, None, None], adjoint)
                 return
             names = "grad1", "grad2", "grad_parameters"
             wrt = Wrt(*(results.get(name) is not None for name in names))
-            found = reference.adjoint(own, "grid", bars, wrt, log=log)
+            found = reference.adjoint(own, want, bars, wrt, log=log)
             for name, gradient in zip(names, found, strict=True):
-                if gradient is not None:
-                    results[name][...] = gradient
+                if gradient is None:
+                    continue
+                if name in ("grad1", "grad2"):
+                    gradient = weighted(derivs["weight" + name[-1]][:, None, None], gradient)
+                results[name][...] = gradient
             return
+        (result,) = results.values()
         if given is not None:
-            results["grid"][...] = reference.values(own, given, self.want, log=self.log_grid)
+            result[...] = reference.values(own, given, self.want, log=self.log_grid)
         else:
-            results["grid"][...] = reference.solve(own, self.want, log=self.log_grid)
+            result[...] = reference.solve(own, self.want, log=self.log_grid)

@@ -29,7 +29,7 @@ def of_ends(problem: Problem, want: Want) -> Problem | None:
     A static kernel of the user's own need not be a second difference, and a path that is not finite somewhere must show
     in its kernels.
     """
-    if problem.depth != 1 or want != "end" or problem.order is not None or not is_built_in(problem.static_kernel):
+    if problem.depth != 1 or want != "end" or problem.signed or not is_built_in(problem.static_kernel):
         return None
     x, y = problem.path1, problem.path2
     if min(x.shape[1], y.shape[1]) < 2 or max(x.shape[1], y.shape[1]) == 2:
