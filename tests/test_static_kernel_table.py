@@ -53,7 +53,7 @@ def test_the_cuda_sources_take_the_names_from_the_table():
 @pytest.mark.parametrize("kernel", SAMPLES, ids=lambda kernel: type(kernel).__name__)
 def test_both_compilers_of_problems_know_every_row(kernel):
     assert instances.compiled_kernel(kernel).name in NAMES
-    template = task._template((3, 3), 1, 2, None, False, (0, 0), kernel, branchsig.Trapezoid(), False)
+    template = task._template((3, 3), 1, 2, None, False, (0, 0), kernel, branchsig.Trapezoid(), False, False)
     assert NAMES[template.static_kernel] == TABLE[type(kernel)].name
     assert tuple(template.parameter)[: len(TABLE[type(kernel)].attributes)] == TABLE[type(kernel)].values(kernel)
 
