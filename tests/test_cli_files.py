@@ -72,6 +72,48 @@ def test_gram_reads_files_of_every_kind(capsys, tmp_path, kind):
     assert "45 pairs" in printed
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_test_reads_files_of_every_kind(capsys, tmp_path, kind):
+    file, gram = written(tmp_path, kind)
+    other = tmp_path / "other.npy"
+    np.save(other, PATHS[::-1] + np.linspace(0, 3, 7)[:, None])
+    assert cli.main(["test", str(file), str(other), "--depth", "2", "--planar", "--seed", "3"]) == 0
+    exact = branchsig.branched_sig_mmd_test(
+        PATHS,
+        np.load(other),
+        2,
+        seed=3,
+        normalize="dilation",
+        planar=True,
+        lengths1=LENGTHS if gram is RAGGED else None,
+    )
+    printed = capsys.readouterr().out
+    assert f"{exact.statistic:.6g}" in printed
+    assert f"{exact.p_value:.4g}" in printed
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_fit_reads_files_of_every_kind(capsys, tmp_path, kind):
+    pytest.importorskip("sklearn")
+    file, gram = written(tmp_path, kind)
+    names = tmp_path / "labels.txt"
+    names.write_text("\n".join("ababababa") + "\n")
+    assert cli.main(["fit", str(file), "--labels", str(names), "--depths", "1", "--folds", "2", "--jobs", "1"]) == 0
+    printed = capsys.readouterr().out
+    points = "4 to 7" if gram is RAGGED else "7"
+    assert f"9 series of {points} points in 2 channels, 2 classes" in printed
+    assert printed.count("±") == 5 + 1
+
+
+def test_gram_takes_ordered_forests(tmp_path):
+    file, _ = written(tmp_path, "npy")
+    out = tmp_path / "gram.npy"
+    assert cli.main(["gram", str(file), "--out", str(out), "--depth", "1", "--planar", "--normalize", "none"]) == 0
+    np.testing.assert_allclose(np.load(out), branchsig.sig_kernel_gram(PATHS, None), rtol=1e-14)
+
+
 @pytest.mark.parametrize("ending", ["npy", "npz", "csv", "zarr"])
 def test_gram_writes_files_of_every_kind(tmp_path, ending):
     zarr = pytest.importorskip("zarr") if ending == "zarr" else None

@@ -110,6 +110,78 @@ def test_paths_may_lie_in_memory_in_files_or_in_zarr_arrays(store, tmp_path, kin
     np.testing.assert_array_equal(found[...], exact)
 
 
+T = np.random.default_rng(4).uniform(0.05, 0.3, size=(13, 9)).cumsum(axis=1)
+U = np.random.default_rng(5).uniform(0.05, 0.3, size=(6, 7)).cumsum(axis=1)
+TIMED = [{"depth": 2}, {"depth": 2, "normalize": "dilation", "lead_lag": True, "base_point": True}]
+
+
+def placed(array, where, folder):
+    """An array in memory, in a file, or in a Zarr array."""
+    if where == "memory":
+        return array
+    if where == "zarr":
+        return zarr.create_array(folder / f"{array.shape}.zarr", data=array, chunks=(5, *array.shape[1:]))
+    np.save(folder / f"{array.shape}.npy", array)
+    return np.load(folder / f"{array.shape}.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize("options", TIMED, ids=repr)
+@pytest.mark.parametrize("where", ["memory", "mapped", "zarr", "list"])
+@pytest.mark.parametrize("second", [False, True], ids=["symmetric", "two stacks"])
+@pytest.mark.parametrize("shared", [False, True], ids=["times of paths", "shared times"])
+def test_times_are_a_channel_of_matrices_and_of_their_gradients(tmp_path, options, where, second, shared):
+    x, y, t, u = X, Y if second else None, T[0] if shared else T, U[0] if shared else U
+    u = u if second else None
+    in_memory = x, y, t, u
+    if where == "list":
+        if shared:
+            t = [t] * len(x)
+            u = [u] * len(y) if second else None
+        cut = [3 + k % 5 for k in range(13)]
+        x, t = ([one[:n] for one, n in zip(many, cut)] for many in (x, t))
+        y, u = (None if many is None else [one[: n - 1] for one, n in zip(many, cut)] for many in (y, u))
+        given = in_memory = x, y, t, u
+    else:
+        given = [None if one is None else placed(one, where, tmp_path) for one in in_memory]
+    x, y, t, u = given
+    found = gram_to_zarr(x, y, store=tmp_path / "gram", chunk=4, times1=t, times2=u, **options)
+    x, y, t, u = in_memory
+    exact = branchsig.branched_sig_kernel_gram(x, y, times1=t, times2=u, **options)
+    np.testing.assert_array_equal(found[...], exact)
+
+    derivs = np.random.default_rng(2).normal(size=exact.shape)
+    x, y, t, u = given
+    found = gram_to_zarr_backprop(
+        derivs, x, y, store=tmp_path / "gradient", chunk=4, times1=t, times2=u, right_deriv=second, **options
+    )
+    x, y, t, u = in_memory
+    exact = branchsig.branched_sig_kernel_gram_backprop(derivs, x, y, times1=t, times2=u, right_deriv=second, **options)
+    for got, wanted in zip(found, exact, strict=True):
+        if wanted is None:
+            assert got is None
+            continue
+        for mine, its in zip(got, wanted, strict=True) if where == "list" else [(got[...], wanted)]:
+            mine = mine[: its.shape[0]]
+            np.testing.assert_allclose(mine, its, rtol=0, atol=1e-12 * max(1.0, np.abs(its).max()))
+
+
+def test_times_that_do_not_fit_are_refused_and_other_times_are_another_run(store):
+    for times, error, words in (
+        (T[:, :5], ValueError, r"times1 has shape \(13, 5\): expected \(13, 9\)"),
+        (T.astype(np.float32), TypeError, "float32"),
+    ):
+        with pytest.raises(error, match=words):
+            gram_to_zarr(X, depth=2, store=store, times1=times)
+    with pytest.raises(ValueError, match="times1 is given and times2 is not"):
+        gram_to_zarr(X, Y, depth=2, store=store, times1=T)
+    assert not store.exists()
+    gram_to_zarr(X, depth=2, store=store, chunk=4, times1=T)
+    with pytest.raises(ValueError, match="begun with another path1"):
+        gram_to_zarr(X, depth=2, store=store, chunk=4, times1=2.0 * T)
+    with pytest.raises(ValueError, match="begun with another options"):
+        gram_to_zarr(X, depth=2, store=store, chunk=4)
+
+
 def test_every_block_of_one_triangle_is_computed_once_and_every_factor_searched_once(store, blocks, monkeypatch):
     searched = []
     search = dilate.search
@@ -278,6 +350,18 @@ def test_workers_share_the_blocks_and_one_may_be_killed(store, tmp_path, cluster
     gradient, _ = gram_to_zarr_backprop(derivs, paths, store=tmp_path / "gradient", chunk=12, client=client, **options)
     exact, _ = branchsig.branched_sig_kernel_gram_backprop(derivs, MANY, None, **options)
     np.testing.assert_allclose(gradient[...], exact, rtol=0, atol=1e-12 * np.abs(exact).max())
+
+
+@dying
+def test_workers_read_times_where_they_lie(tmp_path, cluster):
+    _, client = cluster
+    times = np.random.default_rng(6).uniform(0.05, 0.3, size=(48, 40)).cumsum(axis=1)
+    for where in ("memory", "mapped"):
+        folder = tmp_path / where
+        folder.mkdir()
+        paths, stamps = placed(MANY, where, folder), placed(times, where, folder)
+        found = gram_to_zarr(paths, depth=2, store=folder / "gram", chunk=16, client=client, times1=stamps)
+        np.testing.assert_array_equal(found[...], branchsig.branched_sig_kernel_gram(MANY, None, 2, times1=times))
 
 
 @dying

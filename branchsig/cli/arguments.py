@@ -84,6 +84,9 @@ def add_kernel_options(parser: argparse.ArgumentParser, *, depth: bool = True) -
     if depth:
         parser.add_argument("--depth", type=_depth, metavar="N", default=3, help="largest depth of the trees, or inf")
     parser.add_argument("--order", type=whole, metavar="N", help="largest number of nodes of a forest")
+    parser.add_argument(
+        "--planar", action="store_true", help="sum over ordered forests: at depth 1 the signature kernel"
+    )
     parser.add_argument("--dyadic-order", type=whole, metavar="N", default=0, help="cells are split 2**N by 2**N")
     parser.add_argument("--kernel", choices=list(_KERNELS), default="linear", help="static kernel (default: linear)")
     parser.add_argument("--sigma", type=_positive, metavar="S", help="its length scale (default: 1)")
@@ -104,6 +107,7 @@ def kernel_options(chosen: argparse.Namespace, fail: Fail) -> dict[str, Any]:
         fail("--sigma with the linear kernel, which has no length scale: give --kernel rbf, or leave --sigma out")
     return {
         "order": chosen.order,
+        "planar": chosen.planar,
         "dyadic_order": chosen.dyadic_order,
         "static_kernel": None if kind is None else kind(1.0 if chosen.sigma is None else chosen.sigma),
         "normalize": _NORMALIZE[chosen.normalize],

@@ -23,10 +23,11 @@ from branchsig.operations import prepare
 from branchsig.operations.dilate import Dilate, Scaled
 from branchsig.operations.job import Job
 from branchsig.operations.stages import Kept, Stage, stage_for
+from branchsig.operations.timed import joined
 from branchsig.operations.transform import transformed_adjoint
 from branchsig.spec import Execution, Spec
 
-__all__ = ["Mapped", "Plan", "Stack", "fingerprint", "on_disk"]
+__all__ = ["Joined", "Mapped", "Plan", "Stack", "fingerprint", "joined_where_read", "on_disk"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,55 @@ class Mapped:
         return np.asarray(whole[index])
 
 
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """Paths with times as their last channel, joined where some of them are read."""
+
+    paths: Any
+    times: Any
+    """For each path, or the same for all."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """That of the paths with one more channel."""
+        count, length, dimension = self.paths.shape
+        return count, length, dimension + 1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """That of the paths and of the times."""
+        dtype: np.dtype[Any] = np.dtype(self.paths.dtype)
+        return dtype
+
+    def __getitem__(self, run: slice) -> np.ndarray:
+        paths = np.asarray(self.paths[run])
+        times = np.asarray(self.times[run] if len(self.times.shape) == 2 else self.times[:])
+        return np.concatenate([paths, np.broadcast_to(times[..., None], (*paths.shape[:-1], 1))], axis=-1)
+
+
+def joined_where_read(paths: Any, times: Any, name: str, name_of_times: str) -> Any:
+    """Check paths and their times, and join them; those of a list at once."""
+    if isinstance(paths, (list, tuple)):
+        return joined(list(paths), times, name, name_of_times)
+    if len(getattr(paths, "shape", ())) != 3:
+        return paths  # which `Stack.of` refuses
+    like, shown = _without_data(paths), _without_data(times)
+    _validation.single_path(like, name)
+    _validation.times(shown, name_of_times, like, name)
+    return Joined(paths, times)
+
+
+def _without_data(array: Any) -> Any:
+    """An array of NumPy of the shape and dtype of another one, whatever that is, with no memory of its own."""
+    if hasattr(array, "shape") and hasattr(array, "dtype"):
+        return np.broadcast_to(np.zeros((), array.dtype), array.shape)
+    return array
+
+
 def on_disk(paths: Any) -> Any:
     """Return a memory-mapped array as the place where it lies, and others as they are."""
+    if isinstance(paths, Joined):
+        return Joined(on_disk(paths.paths), on_disk(paths.times))
     base: Any = getattr(paths, "base", None)
     whole = isinstance(paths, np.memmap) and isinstance(base, mmap.mmap) and paths.flags.c_contiguous
     if whole and paths.filename is not None:

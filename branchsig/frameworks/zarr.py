@@ -16,11 +16,13 @@ import numpy as np
 from branchsig import _validation
 from branchsig._arrays import as_numpy
 from branchsig._warnings import warn
-from branchsig.frameworks._blocks import Plan, Stack, fingerprint, on_disk
+from branchsig.frameworks._blocks import Joined, Plan, Stack, fingerprint, joined_where_read, on_disk
+from branchsig.operations import OPERATIONS
 from branchsig.operations.complaints import what_happened
 from branchsig.operations.inputs import axis_order
 from branchsig.operations.progress import reporting
 from branchsig.operations.stages import Kept
+from branchsig.operations.timed import Split, Timed, timed
 from branchsig.quadrature import Quadrature
 from branchsig.spec import options_of
 from branchsig.static_kernels import StaticKernel, is_built_in
@@ -62,6 +64,8 @@ def gram_to_zarr(
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     normalize: bool | str = False,
     log: bool = False,
     order: int | None = None,
@@ -103,6 +107,9 @@ def gram_to_zarr(
         Number of threads for a block, as in joblib.
     lengths1, lengths2 : array of int, shape (n1,) and (n2,), optional
         Valid lengths of padded paths.
+    times1, times2 : array, shape (n1, length1) and (n2, length2), optional
+        Times of the points, which become the last channel, as in `branched_sig_kernel_gram`; of shape (length1,) and
+        (length2,) for those that all paths share. They may lie where paths may, and are a list for a list of paths.
     check_finite : bool, optional
         False turns off the warning of values that are not finite.
     progress : bool or callable, default: False
@@ -160,6 +167,7 @@ def gram_to_zarr(
         base_point=base_point,
         planar=planar,
     )
+    spec, path1, path2, _ = _with_times(spec, path1, path2, times1, times2)
     run = _Run(spec, how, path1, path2, lengths1, lengths2, chunk, client)
     group = run.opened(store, resume, "gram")
     plan, dtype = run.plan, run.first.problem.path1.dtype
@@ -207,6 +215,8 @@ def gram_to_zarr_backprop(
     quadrature: Quadrature | str = "trapezoid",
     lengths1: Any = None,
     lengths2: Any = None,
+    times1: Any = None,
+    times2: Any = None,
     normalize: bool | str = False,
     log: bool = False,
     order: int | None = None,
@@ -214,7 +224,7 @@ def gram_to_zarr_backprop(
     left_deriv: bool = True,
     right_deriv: bool = False,
     progress: bool | Callable[[int, int], None] = False,
-) -> tuple[Any, Any]:
+) -> tuple[Any, ...]:
     """Gradients of a function of a Gram matrix, block by block, written to disk.
 
     Parameters
@@ -245,6 +255,9 @@ def gram_to_zarr_backprop(
         Number of threads for a block, as in joblib.
     lengths1, lengths2 : array of int, shape (n1,) and (n2,), optional
         Valid lengths of padded paths.
+    times1, times2 : array, shape (n1, length1) and (n2, length2), optional
+        Times of the points, which become the last channel, as in `branched_sig_kernel_gram`; of shape (length1,) and
+        (length2,) for those that all paths share. They may lie where paths may, and are a list for a list of paths.
     left_deriv : bool, default: True
         Whether to differentiate with respect to the first paths.
     right_deriv : bool, default: False
@@ -257,7 +270,8 @@ def gram_to_zarr_backprop(
     tuple of zarr.Array or None
         The derivatives with respect to `path1`, shape (n1, length1, dimension), and to `path2`; None for a side that is
         not asked for. With ``path2=None`` the first is the whole gradient. For a list of paths they are padded by 0 to
-        the longest one.
+        the longest one. With times, the derivatives with respect to `times1` and `times2` follow, the arrays
+        ``"times1"`` and ``"times2"``, in the shapes of the times.
 
     Raises
     ------
@@ -293,6 +307,7 @@ def gram_to_zarr_backprop(
         planar=planar,
     )
     sides = [side for side, flag in enumerate(_flags(left_deriv, right_deriv, path2)) if flag]
+    spec, path1, path2, split = _with_times(spec, path1, path2, times1, times2)
     run = _Run(spec, how, path1, path2, lengths1, lengths2, chunk, client)
     plan = run.plan
     if tuple(getattr(derivs, "shape", ())) != plan.shape:
@@ -301,11 +316,17 @@ def gram_to_zarr_backprop(
     # With unequal dyadic orders one stack in both places has a gradient for each, which are added.
     both = path2 is None and not plan.triangle
     arrays: list[Any] = [None, None]
+    of_times: list[Any] = [None, None]
+    options = {"dtype": run.first.problem.path1.dtype, "compressors": compressors}
     for side in sides:
-        shape = plan.stacks[-1 if side else 0].count, *_longest(run.paths[side])
-        chunks = (plan.chunk, *shape[1:])
-        dtype = run.first.problem.path1.dtype
-        arrays[side] = _array(group, f"path{side + 1}", shape, chunks, 0.0, dtype=dtype, compressors=compressors)
+        count, (length, dimension) = plan.stacks[-1 if side else 0].count, _longest(run.paths[side])
+        if split is not None:
+            dimension -= 1
+            of_times[side] = _array(
+                group, _of_times(split, side), (count, length), (plan.chunk, length), 0.0, **options
+            )
+        shape = count, length, dimension
+        arrays[side] = _array(group, f"path{side + 1}", shape, (plan.chunk, *shape[1:]), 0.0, **options)
     run.find_of_paths(group)
     done = {side: _marks(group, f"done{side + 1}", (plan.count(side),)) for side in sides}
     finished = {side: marks[...] for side, marks in done.items()}
@@ -318,13 +339,35 @@ def gram_to_zarr_backprop(
         return int(own.stop - own.start) * sizes[side]
 
     reached, total = sum(pairs(*one) for one in work if finished[one[0]][one[1]]), sum(itertools.starmap(pairs, work))
-    todo = [(group, shared, *one, both) for one in work if not finished[one[0]][one[1]]]
+    names = [None if split is None else _of_times(split, side) for side in (0, 1)]
+    todo = [(group, shared, *one, both, names[one[0]]) for one in work if not finished[one[0]][one[1]]]
     with reporting(progress) as report:
-        for (_, _, side, block, _), _ in run.calls(_write_gradient, todo):
+        for (_, _, side, block, *_), _ in run.calls(_write_gradient, todo):
             reached += pairs(side, block)
             if report is not None:
                 report(reached, total)
-    return arrays[0], arrays[1]
+    if split is None:
+        return arrays[0], arrays[1]
+    for side in sides:
+        if split.shared[side]:
+            each, length = of_times[side], of_times[side].shape[1]
+            of_times[side] = _array(group, f"times{side + 1}", (length,), (length,), 0.0, **options)
+            of_times[side][...] = sum(each[plan.run(side, block)].sum(axis=0) for block in range(plan.count(side)))
+    return arrays[0], arrays[1], of_times[0], of_times[1]
+
+
+def _with_times(spec: Any, path1: Any, path2: Any, times1: Any, times2: Any) -> tuple[Any, Any, Any, Split | None]:
+    """Spec and paths with their times, if there are any, and how their gradients are split."""
+    operation = timed(OPERATIONS["gram"], times1, times2)
+    if not isinstance(operation, Timed):
+        return spec, path1, path2, None
+    spec, (path1, path2), split = operation.joined(spec, path1, path2, join=joined_where_read)
+    return spec, path1, path2, split
+
+
+def _of_times(split: Split, side: int) -> str:
+    """Name of the array of the derivatives with respect to times, for each path."""
+    return f"times{side + 1}_of_paths" if split.shared[side] else f"times{side + 1}"
 
 
 def _flags(left: Any, right: Any, path2: Any) -> tuple[bool, bool]:
@@ -374,7 +417,7 @@ class _Run:
 
     def sent(self, paths: Any) -> Any:
         """What stands for an array in the calls: where it lies on disk, or a copy with the workers."""
-        if self.client is None or not isinstance(paths, (np.ndarray, list)):
+        if self.client is None or not isinstance(paths, (np.ndarray, list, Joined)):
             return paths
         return self.client.scatter([paths], hash=False)[0]
 
@@ -507,7 +550,15 @@ def _write_block(plan: Plan, paths1: Any, paths2: Any, group: zarr.Group, block:
 
 
 def _write_gradient(
-    plan: Plan, paths1: Any, paths2: Any, group: zarr.Group, derivs: Any, side: int, block: int, both: bool
+    plan: Plan,
+    paths1: Any,
+    paths2: Any,
+    group: zarr.Group,
+    derivs: Any,
+    side: int,
+    block: int,
+    both: bool,
+    of_times: str | None,
 ) -> None:
     total: Any = None
     for place in (0, 1) if both else (side,):
@@ -515,7 +566,10 @@ def _write_gradient(
         known = [_of_paths(plan, group, (other, block) if place else (block, other)) for other in others]
         found = plan.gradient((paths1, paths2), derivs, place, block, known)
         total = found if total is None else total + found
-    group[f"path{side + 1}"][plan.run(side, block), : total.shape[1]] = total
+    there = plan.run(side, block), slice(total.shape[1])
+    if of_times is not None:
+        total, group[of_times][there] = total[:, :, :-1], total[:, :, -1]
+    group[f"path{side + 1}"][there] = total
     group[f"done{side + 1}"][block] = 1
 
 

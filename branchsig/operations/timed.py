@@ -19,7 +19,7 @@ from branchsig.operations.base import Operation
 from branchsig.operations.job import Job
 from branchsig.spec import Execution, Spec, Transforms
 
-__all__ = ["Split", "Timed", "timed", "with_times"]
+__all__ = ["Split", "Timed", "joined", "timed", "with_times"]
 
 _NAMES = {1: ("times",), 2: ("times1", "times2")}
 """Names of the arguments, by the number of operands with gradients."""
@@ -48,8 +48,14 @@ class Timed:
     operation: Operation
     times: tuple[Any, ...]
 
-    def joined(self, spec: Spec, *operands: Any) -> tuple[Spec, Any, Split]:
-        """Return spec and operands for paths joined with their times, and the function that splits their gradients."""
+    def joined(
+        self, spec: Spec, *operands: Any, join: Callable[[Any, Any, str, str], Any] | None = None
+    ) -> tuple[Spec, Any, Split]:
+        """Return spec and operands for paths joined with their times, and the function that splits their gradients.
+
+        `join` takes the place of the function `joined`.
+        """
+        join = joined if join is None else join
         sides, names = self.operation.sides, _NAMES[self.operation.sides]
         spec = dataclasses.replace(spec, transforms=with_times(spec.transforms))
         paths, times = operands[:sides], self.times
@@ -60,14 +66,14 @@ class Timed:
                 raise ValueError(f"{other} is given and {name} is not: give times for the points of all paths, or none")
         if sides == 2 and not same:
             _validation.same_dimension(paths[0], paths[1], *self.operation.operands[:2])
-        first = _joined(paths[0], times[0], self.operation.operands[0], names[0])
+        first = join(paths[0], times[0], self.operation.operands[0], names[0])
         done = [first]
         if same:
             done.append(None if paths[1] is None else first)
         elif sides == 2:
             if paths[1] is None:
                 raise ValueError("times2 is given and path2 is None: the second paths are the first. Leave times2 out")
-            done.append(_joined(paths[1], times[1], self.operation.operands[1], names[1]))
+            done.append(join(paths[1], times[1], self.operation.operands[1], names[1]))
         return spec, (*done, *operands[sides:]), Split.of(paths, (times[0], times[0]) if same else times)
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:
@@ -125,7 +131,7 @@ class _Pullback:
         return self.split(self.pullback(derivs))
 
 
-def _joined(paths: Any, times: Any, name: str, name_of_times: str) -> Any:
+def joined(paths: Any, times: Any, name: str, name_of_times: str) -> Any:
     """Check paths and times, and join them as the last channel; a list for a list."""
     join, shown = None, (paths, times)
     if type(paths) is not np.ndarray or type(times) is not np.ndarray:
@@ -140,7 +146,7 @@ def _joined(paths: Any, times: Any, name: str, name_of_times: str) -> Any:
         _validation.ragged_paths(shown[0], name)
         _validation.times_of_list(shown[1], name_of_times, shown[0], name)
         pairs = enumerate(zip(paths, times, strict=True))
-        return [_joined(path, at, f"{name}[{k}]", f"{name_of_times}[{k}]") for k, (path, at) in pairs]
+        return [joined(path, at, f"{name}[{k}]", f"{name_of_times}[{k}]") for k, (path, at) in pairs]
     _validation.single_path(shown[0], name)
     _validation.times(shown[1], name_of_times, shown[0], name)
     if join is not None:
