@@ -569,7 +569,7 @@ static void chunk_gradient(products *p, increments *in, int w) {
   a += top * span;
   /* Rows are rounded up, and those that the chunk below has made may lie there. */
   const int64_t more = below ? (up_to(count, DOWN) - count) * span : 0;
-  memcpy(p->saved, grad_a + count * span, (size_t)more * sizeof(double));
+  if (more) memcpy(p->saved, grad_a + count * span, (size_t)more * sizeof(double));
   if (takes_differences(task)) {
     differences(!p->added, count, vectors, p->columns, weights, n, 1, p->b, span, a, span, grad_a, span);
     differences(!below, p->columns, vectors, count, weights + (count - 1) * n, 1, -n, a + (count - 1) * span, -span, p->b, span, grad_b, span);
@@ -577,7 +577,7 @@ static void chunk_gradient(products *p, increments *in, int w) {
     product(!p->added, count, vectors, p->columns, weights, n, 1, p->b, span, ACROSS * W, grad_a, span);
     product(!below, p->columns, vectors, count, weights + (count - 1) * n, 1, -n, a + (count - 1) * span, -span, ACROSS * W, grad_b, span);
   }
-  memcpy(grad_a + count * span, p->saved, (size_t)more * sizeof(double));
+  if (more) memcpy(grad_a + count * span, p->saved, (size_t)more * sizeof(double));
 }
 
 /* Adds what the gradient by the steps of the second path of lane w, which has been made last, says of the scale, as sum_over_steps does. */
