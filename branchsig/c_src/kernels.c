@@ -8,7 +8,7 @@
 
 #define BS_PASTE_(name, isa) bs_##name##_##isa
 #define BS_PASTE(name, isa) BS_PASTE_(name, isa)
-#define BS_ENTRY(type, name) __attribute__((visibility("hidden"))) type BS_PASTE(name, BS_ISA)
+#define BS_ENTRY(type, name) type BS_PASTE(name, BS_ISA)
 
 BS_ENTRY(int32_t, lanes)(void) { return W; }
 

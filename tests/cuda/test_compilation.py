@@ -1,7 +1,8 @@
 """The CUDA kernels compile with NVRTC, which needs no device, and keep their state in registers.
 
-The instances here cover every template argument, and NVRTC takes its time for them: all but a few are slow tests, which
-``pytest -m slow`` runs. ``python tests/cuda_emulation/nvrtc.py`` compiles every instance there is.
+The instances here cover every template argument, and NVRTC takes its time for them: they are slow tests, which
+``pytest -m slow`` runs where the extra ``nvrtc`` is installed. ``python tests/cuda_emulation/nvrtc.py`` compiles every
+instance there is.
 """
 
 import math
@@ -22,7 +23,7 @@ import schedule
 @pytest.fixture(scope="module")
 def compiler():
     if nvrtc.library() is None:
-        pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc-cu12")
+        pytest.skip("NVRTC is not installed: pip install 'branchsig[nvrtc]'")
     return nvrtc.Nvrtc()
 
 
@@ -145,6 +146,7 @@ MOST_CYCLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "real"), MOST_CYCLES)
 def test_no_step_waits_for_long(compiler, kernel, real):
     steps = steps_of(compiler, kernel, real, 4, "sm_90")
@@ -153,6 +155,7 @@ def test_no_step_waits_for_long(compiler, kernel, real):
 
 
 # The emulator runs fences in the place of these.
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])  # nvdisasm knows none before
 def test_stages_of_a_relay_release_and_acquire_their_progress(compiler, architecture):
     names = schedule.names_of(schedule.disassembled(compiler, linear("forward", "float", 4), architecture))
@@ -171,7 +174,7 @@ def steps_of(compiler, kernel, real, dimension, architecture):
 def linear(kernel, real, dimension):
     """The instance of depth 4 with the linear kernel, to be disassembled."""
     if schedule.disassembler() is None:
-        pytest.skip("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
+        pytest.skip("nvdisasm is not installed: pip install 'branchsig[nvrtc]'")
     return Instance.widest(kernel, real, "LINEAR", 4, TRAPEZOID, grid=False, log_domain=False, dimension=dimension)
 
 

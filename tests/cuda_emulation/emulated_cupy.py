@@ -16,6 +16,7 @@ import re
 import subprocess
 import tempfile
 import typing
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -346,16 +347,16 @@ def compiled(code, entries):
     """Compile a source text with entry points of its kernels to a shared library, and return its path."""
     flags = WATCHED if watch_for_races else []
     text = f'#include "emulator.h"\n#line 1 "kernels.cu"\n{code}\n'
-    if (code, *flags) in _compiled_before:  # which pays from the second time on
+    _uses[code, *flags] += 1
+    if _uses[code, *flags] > 4:  # before, precompiling would cost more than it saves
         header = _made("kernels.h", text, ".h.gch", [*flags, "-x", "c++-header"])
         text = f'#include "{header.with_suffix("")}"\n'
-    _compiled_before.add((code, *flags))
     libraries = ["-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc"]  # not that of the sanitizer, which races.cpp is
     objects = [*_runtime(watch_for_races), *libraries * watch_for_races]
     return _made("kernels.cpp", text + entries + "\n", ".so", [*flags, "-shared"], objects)
 
 
-_compiled_before = set()
+_uses = Counter()
 
 
 def _made(name, text, suffix, flags, objects=()):

@@ -1,9 +1,13 @@
-"""Run the tests that suit the sanitizers on the package installed in a folder: run.py SITE REPOSITORY."""
+"""Run the tests that suit the sanitizers on the package installed in a folder: SITE=folder run.py.
 
+This module is also a plugin of pytest, so that the workers too take the package from there.
+"""
+
+import os
 import sys
 from pathlib import Path
 
-site, repository = Path(sys.argv[1]), Path(sys.argv[2])
+site, repository = Path(os.environ["SITE"]), Path(__file__).parents[2]
 # An editable install of the package answers imports before sys.path does.
 sys.meta_path[:] = [finder for finder in sys.meta_path if "esonpy" not in type(finder).__name__]
 
@@ -38,8 +42,7 @@ tests = [
 ]
 # Long paths repeat what short ones do, at a price; scripts run by the tests would not start under a preloaded library.
 left_out = "not long_paths and not log_k_of_twenty and not single_precision and not ctrl_c and not forked"
-sys.exit(
-    pytest.main(
-        ["-c", str(repository / "pyproject.toml"), "-q", "-x", "-p", "no:cacheprovider", "-k", left_out, *tests]
-    )
-)
+
+if __name__ == "__main__":
+    configuration = ["-c", str(repository / "pyproject.toml"), "-p", "no:cacheprovider", "-p", "run"]
+    sys.exit(pytest.main([*configuration, "-q", "-x", "-n", "2", "--dist", "worksteal", "-k", left_out, *tests]))
