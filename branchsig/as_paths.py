@@ -88,7 +88,9 @@ def as_paths(data: Any, *, layout: str | None = None) -> tuple[Array, Array | No
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> data = np.zeros((2, 3, 50))  # two series of three channels, as aeon and PyTorch have them
+    >>> data = np.zeros(
+    ...     (2, 3, 50)
+    ... )  # two series of three channels, as aeon and PyTorch have them
     >>> data[1, :, 30:] = np.nan
     >>> paths, lengths = branchsig.as_paths(data, layout="ncl")
     >>> paths.shape, lengths

@@ -167,7 +167,9 @@ def dilation(
     >>> scaled = factors[:, None, None] * paths
     >>> branchsig.branched_sig_kernel(scaled, scaled, depth=5, log=True)
     array([2., 2., 2., 2.])
-    >>> gram = branchsig.branched_sig_kernel_gram(paths, None, depth=math.inf, normalize="dilation")
+    >>> gram = branchsig.branched_sig_kernel_gram(
+    ...     paths, None, depth=math.inf, normalize="dilation"
+    ... )
     >>> bool(gram.min() > 1 / math.e), bool(gram.max() < math.e + 1e-9)
     (True, True)
     """

@@ -169,7 +169,9 @@ def branched_sig_kernel_gram(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> paths = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(4, 10, 3)), axis=1)
+    >>> paths = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(4, 10, 3)), axis=1
+    ... )
     >>> gram = branchsig.branched_sig_kernel_gram(paths, None, depth=3, normalize=True)
     >>> gram.shape
     (4, 4)
@@ -356,7 +358,9 @@ def branched_sig_kernel_gram_vjp(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> paths = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(4, 6, 2)), axis=1)
+    >>> paths = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(4, 6, 2)), axis=1
+    ... )
     >>> gram, pullback = branchsig.branched_sig_kernel_gram_vjp(paths, None, depth=3)
     >>> gradient, _ = pullback(2.0 * gram)  # of the squared Frobenius norm
     >>> gradient.shape
@@ -553,8 +557,12 @@ def branched_sig_kernel_gram_backprop(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> paths = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(4, 6, 2)), axis=1)
-    >>> whole, _ = branchsig.branched_sig_kernel_gram_backprop(np.ones((4, 4)), paths, None, depth=3)
+    >>> paths = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(4, 6, 2)), axis=1
+    ... )
+    >>> whole, _ = branchsig.branched_sig_kernel_gram_backprop(
+    ...     np.ones((4, 4)), paths, None, depth=3
+    ... )
     >>> left, right = branchsig.branched_sig_kernel_gram_backprop(
     ...     np.ones((4, 4)), paths, paths, depth=3, right_deriv=True
     ... )

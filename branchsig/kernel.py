@@ -184,7 +184,9 @@ def branched_sig_kernel(
     >>> bool(np.isclose(np.exp((x[-1] - x[0]) @ (y[-1] - y[0])), 2.117, atol=1e-5))
     True
     >>> batch = np.stack([x, y])
-    >>> branchsig.branched_sig_kernel(batch, batch, depth=3, static_kernel=branchsig.RBFKernel(sigma=1.0)).shape
+    >>> branchsig.branched_sig_kernel(
+    ...     batch, batch, depth=3, static_kernel=branchsig.RBFKernel(sigma=1.0)
+    ... ).shape
     (2,)
     """
     spec, how = options_of(
@@ -353,7 +355,9 @@ def branched_sig_kernel_vjp(
 
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 6, 2)), axis=-2
+    ... )
     >>> value, pullback = branchsig.branched_sig_kernel_vjp(x, y, depth=3)
     >>> d_x, _ = pullback(np.ones(value.shape))
     >>> bool(branchsig.branched_sig_kernel(x + 0.01 * d_x, y, depth=3) > value)
@@ -538,8 +542,12 @@ def branched_sig_kernel_backprop(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
-    >>> d_x, d_y = branchsig.branched_sig_kernel_backprop(np.ones(5), x, y, depth=3, right_deriv=True)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
+    >>> d_x, d_y = branchsig.branched_sig_kernel_backprop(
+    ...     np.ones(5), x, y, depth=3, right_deriv=True
+    ... )
     >>> d_x.shape, d_y.shape
     ((5, 6, 2), (5, 6, 2))
     """
@@ -691,11 +699,15 @@ def branched_sig_kernel_stack(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
     >>> stack = branchsig.branched_sig_kernel_stack(x, y, depth=3)
     >>> stack.shape
     (5, 4, 6, 6)
-    >>> bool(np.allclose(stack[:, -1, -1, -1], branchsig.branched_sig_kernel(x, y, depth=3)))
+    >>> bool(
+    ...     np.allclose(stack[:, -1, -1, -1], branchsig.branched_sig_kernel(x, y, depth=3))
+    ... )
     True
     """
     depth = _validation.depth(depth)  # required, since stacks take no order
@@ -829,7 +841,9 @@ def branched_sig_kernel_stack_vjp(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
     >>> stack, pullback = branchsig.branched_sig_kernel_stack_vjp(x, y, depth=3)
     >>> d_x, d_y = pullback(np.ones(stack.shape))
     >>> d_x.shape, d_y.shape
@@ -967,8 +981,12 @@ def branched_sig_kernel_stack_backprop(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
-    >>> d_x, _ = branchsig.branched_sig_kernel_stack_backprop(np.ones((5, 4, 6, 6)), x, y, depth=3)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
+    >>> d_x, _ = branchsig.branched_sig_kernel_stack_backprop(
+    ...     np.ones((5, 4, 6, 6)), x, y, depth=3
+    ... )
     >>> d_x.shape
     (5, 6, 2)
     """

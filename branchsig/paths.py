@@ -148,7 +148,9 @@ def transform_path_vjp(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> value, pullback = branchsig.transform_path_vjp(np.zeros((3, 1)), time_aug=True, lead_lag=True)
+    >>> value, pullback = branchsig.transform_path_vjp(
+    ...     np.zeros((3, 1)), time_aug=True, lead_lag=True
+    ... )
     >>> pullback(np.ones(value.shape))
     array([[3.],
            [4.],
@@ -304,6 +306,11 @@ def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
     ValueError
         If the sequence is empty, or the dimensions of the paths differ.
 
+    See Also
+    --------
+    as_paths : Paths and lengths from other formats, such as data frames.
+    transform_path : Time, a base point, lead and lag.
+
     Notes
     -----
     Functions that take a list of paths pad it in this way at every call; padding it once saves that. Given the lengths,
@@ -318,7 +325,9 @@ def pad_paths(paths: Sequence[Indexable[ArrayT]]) -> tuple[ArrayT, ArrayT]:
     >>> padded, lengths = branchsig.pad_paths(paths)
     >>> padded[1], lengths
     (array([[0. ], [0.2], [0.2]]), array([3, 2]))
-    >>> gram = branchsig.branched_sig_kernel_gram(padded, None, depth=2, lengths1=lengths, time_aug=True)
+    >>> gram = branchsig.branched_sig_kernel_gram(
+    ...     padded, None, depth=2, lengths1=lengths, time_aug=True
+    ... )
     >>> gram.shape
     (2, 2)
     """

@@ -71,6 +71,11 @@ class Trapezoid(Quadrature):
 
     Its error falls like :math:`h^2`.
 
+    See Also
+    --------
+    LeftPoint : Itô sums, at the same cost.
+    GaussLobatto : Rules of higher order.
+
     Examples
     --------
     >>> import branchsig
@@ -94,13 +99,22 @@ class LeftPoint(Quadrature):
     iterated integrals are left-point sums. They see the quadratic variation of a path; the limit of the other rules
     does not.
 
+    See Also
+    --------
+    Trapezoid : The default, of second order.
+    GaussLobatto : Rules of higher order.
+
     Examples
     --------
     >>> import numpy as np
     >>> import branchsig
     >>> x = np.array([[0.0], [1.0], [0.0]])
-    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, quadrature=branchsig.LeftPoint())
-    >>> bool(np.isclose(value, np.exp(1 - 1 - 1 + np.e)))  # one corner per cell, with increments 1, -1, -1, 1
+    >>> value = branchsig.branched_sig_kernel(
+    ...     x, x, depth=2, quadrature=branchsig.LeftPoint()
+    ... )
+    >>> bool(
+    ...     np.isclose(value, np.exp(1 - 1 - 1 + np.e))
+    ... )  # one corner per cell, with increments 1, -1, -1, 1
     True
     """
 
@@ -131,6 +145,11 @@ class GaussLobatto(Quadrature):
     ValueError
         If p is not from 2 to 8.
 
+    See Also
+    --------
+    Trapezoid : The default, of second order.
+    LeftPoint : Itô sums, which see quadratic variation.
+
     Notes
     -----
     The nodes are 0, 1 and the roots of the derivative of the Legendre polynomial :math:`P_p`, moved to [0, 1]. With the
@@ -146,7 +165,9 @@ class GaussLobatto(Quadrature):
     >>> import branchsig
     >>> branchsig.GaussLobatto(2).nodes
     (0.0, 0.5, 1.0)
-    >>> [round(6 * weight, 12) for weight in branchsig.GaussLobatto(2).matrix[-1]]  # Simpson's rule
+    >>> [
+    ...     round(6 * weight, 12) for weight in branchsig.GaussLobatto(2).matrix[-1]
+    ... ]  # Simpson's rule
     [1.0, 4.0, 1.0]
     """
 

@@ -158,7 +158,10 @@ def branched_sig_mmd(
     >>> import numpy as np
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
-    >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
+    >>> near, far = (
+    ...     np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1)
+    ...     for scale in (0.05, 0.15)
+    ... )
     >>> same = branchsig.branched_sig_mmd(near[:10], near[10:], depth=3)
     >>> bool(branchsig.branched_sig_mmd(near, far, depth=3) > same)
     True
@@ -307,10 +310,18 @@ def branched_sig_mmd_vjp(
     >>> import numpy as np
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
-    >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
-    >>> discrepancy, pullback = branchsig.branched_sig_mmd_vjp(near, far, depth=3, normalize=True)
+    >>> near, far = (
+    ...     np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1)
+    ...     for scale in (0.05, 0.15)
+    ... )
+    >>> discrepancy, pullback = branchsig.branched_sig_mmd_vjp(
+    ...     near, far, depth=3, normalize=True
+    ... )
     >>> toward, _ = pullback(1.0)
-    >>> bool(branchsig.branched_sig_mmd(near - 0.1 * toward, far, depth=3, normalize=True) < discrepancy)
+    >>> bool(
+    ...     branchsig.branched_sig_mmd(near - 0.1 * toward, far, depth=3, normalize=True)
+    ...     < discrepancy
+    ... )
     True
     """
     spec, how = options_of(
@@ -459,9 +470,15 @@ def branched_sig_mmd_backprop(
     >>> import numpy as np
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
-    >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
+    >>> near, far = (
+    ...     np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1)
+    ...     for scale in (0.05, 0.15)
+    ... )
     >>> toward, _ = branchsig.branched_sig_mmd_backprop(1.0, near, far, depth=3)
-    >>> before, after = (branchsig.branched_sig_mmd(near - step * toward, far, depth=3) for step in (0, 0.1))
+    >>> before, after = (
+    ...     branchsig.branched_sig_mmd(near - step * toward, far, depth=3)
+    ...     for step in (0, 0.1)
+    ... )
     >>> bool(after < before)
     True
     """
@@ -625,7 +642,10 @@ def branched_sig_score(
     >>> import numpy as np
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
-    >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
+    >>> near, far = (
+    ...     np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1)
+    ...     for scale in (0.05, 0.15)
+    ... )
     >>> branchsig.branched_sig_score(near, far[:5], depth=3).shape
     (5,)
     """
@@ -777,7 +797,10 @@ def branched_sig_score_vjp(
     >>> import numpy as np
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
-    >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
+    >>> near, far = (
+    ...     np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1)
+    ...     for scale in (0.05, 0.15)
+    ... )
     >>> scores, pullback = branchsig.branched_sig_score_vjp(near, far[:5], depth=3)
     >>> d_sample, d_y = pullback(np.ones(5))
     >>> d_sample.shape, d_y.shape
@@ -933,8 +956,13 @@ def branched_sig_score_backprop(
     >>> import numpy as np
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
-    >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
-    >>> d_sample, _ = branchsig.branched_sig_score_backprop(np.ones(5), near, far[:5], depth=3)
+    >>> near, far = (
+    ...     np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1)
+    ...     for scale in (0.05, 0.15)
+    ... )
+    >>> d_sample, _ = branchsig.branched_sig_score_backprop(
+    ...     np.ones(5), near, far[:5], depth=3
+    ... )
     >>> d_sample.shape
     (20, 10, 2)
     """
@@ -1092,9 +1120,16 @@ def expected_branched_sig_score(
     >>> import numpy as np
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
-    >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
+    >>> near, far = (
+    ...     np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1)
+    ...     for scale in (0.05, 0.15)
+    ... )
     >>> scores = branchsig.branched_sig_score(near, far, depth=3)
-    >>> bool(np.isclose(branchsig.expected_branched_sig_score(near, far, depth=3), scores.mean()))
+    >>> bool(
+    ...     np.isclose(
+    ...         branchsig.expected_branched_sig_score(near, far, depth=3), scores.mean()
+    ...     )
+    ... )
     True
     """
     spec, how = options_of(
@@ -1245,7 +1280,10 @@ def expected_branched_sig_score_vjp(
     >>> import numpy as np
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
-    >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
+    >>> near, far = (
+    ...     np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1)
+    ...     for scale in (0.05, 0.15)
+    ... )
     >>> score, pullback = branchsig.expected_branched_sig_score_vjp(near, far, depth=3)
     >>> d_near, d_far = pullback(1.0)
     >>> d_near.shape, d_far.shape
@@ -1403,7 +1441,10 @@ def expected_branched_sig_score_backprop(
     >>> import numpy as np
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
-    >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
+    >>> near, far = (
+    ...     np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1)
+    ...     for scale in (0.05, 0.15)
+    ... )
     >>> d_near, d_far = branchsig.expected_branched_sig_score_backprop(
     ...     1.0, near, far, depth=3, right_deriv=True
     ... )

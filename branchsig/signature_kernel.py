@@ -164,7 +164,9 @@ def sig_kernel(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
     >>> branchsig.sig_kernel(x, y).shape
     (5,)
     """
@@ -326,7 +328,9 @@ def sig_kernel_vjp(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
     >>> value, pullback = branchsig.sig_kernel_vjp(x, y)
     >>> d_x, d_y = pullback(np.ones(value.shape))
     >>> d_x.shape
@@ -493,7 +497,9 @@ def sig_kernel_backprop(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
     >>> d_x, _ = branchsig.sig_kernel_backprop(np.ones((5,)), x, y)
     >>> d_x.shape
     (5, 6, 2)
@@ -669,7 +675,9 @@ def sig_kernel_gram(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
     >>> branchsig.sig_kernel_gram(x, y).shape
     (5, 5)
     """
@@ -847,7 +855,9 @@ def sig_kernel_gram_vjp(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
     >>> value, pullback = branchsig.sig_kernel_gram_vjp(x, y)
     >>> d_x, d_y = pullback(np.ones(value.shape))
     >>> d_x.shape
@@ -1032,7 +1042,9 @@ def sig_kernel_gram_backprop(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
     >>> d_x, _ = branchsig.sig_kernel_gram_backprop(np.ones((5, 5)), x, y)
     >>> d_x.shape
     (5, 6, 2)
@@ -1188,7 +1200,9 @@ def sig_mmd(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
     >>> branchsig.sig_mmd(x, y).shape
     ()
     """
@@ -1333,7 +1347,9 @@ def sig_score(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
     >>> branchsig.sig_score(x, y).shape
     (5,)
     """
@@ -1479,7 +1495,9 @@ def expected_sig_score(
     --------
     >>> import numpy as np
     >>> import branchsig
-    >>> x, y = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2)
+    >>> x, y = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(2, 5, 6, 2)), axis=-2
+    ... )
     >>> branchsig.expected_sig_score(x, y).shape
     ()
     """

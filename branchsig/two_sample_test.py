@@ -39,6 +39,10 @@ class TwoSampleTest(NamedTuple):
         The share of regroupings of the paths, the observed one included, whose discrepancy is at least as large. NaN if
         the statistic is NaN.
 
+    See Also
+    --------
+    branched_sig_mmd_test : The test whose result this is.
+
     Examples
     --------
     >>> import numpy as np
@@ -182,8 +186,13 @@ def branched_sig_mmd_test(
     >>> import numpy as np
     >>> import branchsig
     >>> rng = np.random.default_rng(0)
-    >>> near, far = (np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1) for scale in (0.05, 0.15))
-    >>> branchsig.branched_sig_mmd_test(near, far, depth=3, time_aug=True, end_time=0.5, seed=0).p_value < 0.01
+    >>> near, far = (
+    ...     np.cumsum(scale * rng.normal(size=(20, 10, 2)), axis=1)
+    ...     for scale in (0.05, 0.15)
+    ... )
+    >>> branchsig.branched_sig_mmd_test(
+    ...     near, far, depth=3, time_aug=True, end_time=0.5, seed=0
+    ... ).p_value < 0.01
     True
     """
     try:

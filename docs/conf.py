@@ -5,9 +5,11 @@ import re
 import sys
 from pathlib import Path
 
-from branchsig.frameworks._table import as_markdown as frameworks_as_markdown
+sys.path.insert(0, str(Path(__file__).parent))  # the modules of this folder
 
-sys.path.insert(0, str(Path(__file__).parent))  # the extension of this folder
+import make_gallery
+
+from branchsig.frameworks._table import as_markdown as frameworks_as_markdown
 
 project = "branchsig"
 author = "The branchsig developers"
@@ -55,17 +57,20 @@ def escape_stars_of_shapes(app, what, name, obj, options, lines):
     """Let a docstring say ``(*batch, length)`` without the star opening an emphasis in reStructuredText."""
     # Literals and lines of examples are left alone; so is an emphasis that closes, as in *this*.
     pattern = re.compile(
-        r"(``.*?``|^ *(?:>>>|\.\.\.).*?$)|(?<=[(\s])\*(?=\w)(?!\w[^*\n]*\w\*(?!\w))", re.DOTALL | re.MULTILINE
+        r"(``.*?``|^ *(?:>>>|\.\.\.).*?$)|(?<=[(\s])\*(?=\w)(?!\w[^*\n]*\w\*(?!\w))",
+        re.DOTALL | re.MULTILINE,
     )
     lines[:] = pattern.sub(lambda found: found[1] or r"\*", "\n".join(lines)).split("\n")
 
 
 def fill_in_tables(app, name, source):
-    """Put the table of frameworks, which the library and its tests go by, in its place."""
+    """Put the table of frameworks, by which the library and its tests go, and the gallery in their places."""
     source[0] = source[0].replace("<!-- table of frameworks -->", "\n".join(frameworks_as_markdown()))
+    source[0] = source[0].replace("<!-- gallery -->", make_gallery.cards())
 
 
 def setup(app):
     """Connect the hooks, the first behind that of numpydoc."""
+    make_gallery.write_pages()
     app.connect("source-read", fill_in_tables)
     app.connect("autodoc-process-docstring", escape_stars_of_shapes, priority=900)

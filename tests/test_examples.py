@@ -1,8 +1,10 @@
 """The scripts in examples/ run, on small sizes, and do what they say."""
 
 import importlib.util
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -19,6 +21,9 @@ def test_every_example_has_a_test_here():
     tested = {"two_sample_test", "kernel_ridge_regression", "gradient_descent_on_a_path"}
     tested |= {"train_a_generator_in_torch", "train_a_generator_in_jax", "learn_a_bandwidth_in_jax"}
     tested |= {"train_a_model_in_keras", "sample_a_posterior_in_pymc", "lazy_gram_matrix_in_dask"}
+    tested |= {"kernel_pca_of_motions", "compare_classifiers", "rough_volatility", "find_change_points"}
+    tested |= {"score_forecasts", "gaussian_process_regression", "million_pairs_by_nystroem", "gram_on_disk"}
+    tested |= {"blow_up_without_truncation"}
     elsewhere = {"classification_of_public_series"}  # where the libraries that it needs are
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested | elsewhere
 
@@ -78,3 +83,84 @@ def test_the_odd_ones_among_lazy_paths_are_found():
     pytest.importorskip("dask.array")
     found, odd = load("lazy_gram_matrix_in_dask").main(number=300, chunk=60)
     assert found == odd
+
+
+def test_motions_have_neighbours_of_their_own_kind_in_the_plane():
+    assert load("kernel_pca_of_motions").main() > 0.9
+
+
+def test_dynamic_time_warping_is_that_of_the_definition():
+    warped = load("compare_classifiers").time_warping(np.array([[[0.0], [1.0], [1.0]], [[0.0], [0.0], [3.0]]]))
+    # The last points meet at the cost 4. The middle 1 meets a 0 at the cost 1, or the 3 at the cost 4.
+    np.testing.assert_allclose(warped, [[0.0, math.sqrt(5.0)], [math.sqrt(5.0), 0.0]], rtol=1e-12)
+
+
+def test_classifiers_are_compared_on_both_sets():
+    pytest.importorskip("sklearn")
+    found = load("compare_classifiers").main(depths=(2,), number=40, step=10, length=20)
+    assert set(found) == {"recorded motions", "simulated shapes"}
+    for methods in found.values():
+        assert set(methods) == {"branched kernel", "signature kernel", "time warping"}
+    assert found["recorded motions"]["branched kernel"] > 0.5  # guessing gets a quarter
+
+
+def test_rough_volatility_is_found_with_lead_lag():
+    without, with_lead_lag = load("rough_volatility").main(permutations=99)
+    assert with_lead_lag < 0.05 < without
+
+
+def test_change_points_are_found_within_a_window():
+    found = load("find_change_points").main()
+    np.testing.assert_allclose(found, [400, 750], atol=20)
+
+
+def test_the_true_law_has_the_best_score():
+    assert load("score_forecasts").main(number=100, correlations=(0.1, 0.5, 0.9), sizes=(0.6, 1.0, 1.6)) == (0.5, 1.0)
+
+
+def test_the_gaussian_process_explains_most_of_the_variance():
+    pytest.importorskip("sklearn")
+    explained, inside = load("gaussian_process_regression").main(number=40, new=30, length=10)
+    assert explained > 0.5
+    assert inside > 0.6
+
+
+def test_more_landmarks_explain_more():
+    pytest.importorskip("sklearn")
+    few, many = load("million_pairs_by_nystroem").main(number=200, new=100, counts=(3, 30))
+    assert few < many
+    assert many > 0.4
+
+
+def test_a_resumed_gram_matrix_is_that_in_memory():
+    pytest.importorskip("zarr")
+    assert load("gram_on_disk").main(number=40, chunk=10)
+
+
+def test_rules_of_higher_order_come_closer_to_the_pole():
+    last = load("blow_up_without_truncation").main()
+    assert last["trapezoid"] < last["trapezoid, dyadic order 3"] < last["lobatto8"] < 2.0
+
+
+def test_the_gallery_has_a_small_picture_and_an_output_for_every_script():
+    folder = EXAMPLES.parent / "docs" / "gallery" / "saved"
+    names = {path.stem for path in folder.glob("*.svg")}
+    assert names == set(gallery().PICTURES)
+    for name in names:
+        assert (folder / f"{name}.svg").stat().st_size < 100_000
+        assert (folder / f"{name}.txt").read_text(encoding="utf-8").strip()
+
+
+def test_every_script_of_the_gallery_has_a_title_and_a_picture_with_words():
+    for name, shown in gallery().PICTURES.items():
+        title, body = gallery().docstring(name)
+        assert 3 <= len(title.split()) <= 14
+        assert body
+        assert len(shown.split()) >= 5
+
+
+def gallery():
+    spec = importlib.util.spec_from_file_location("branchsig_gallery", EXAMPLES.parent / "docs" / "make_gallery.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -71,6 +71,10 @@ def as_samples(data: Any, *, layout: str | None = None) -> npt.NDArray[np.object
     array of objects, shape (n,)
         The paths; `numpy.asarray` makes of each an array of shape (length, channels), of float64 or float32.
 
+    See Also
+    --------
+    branchsig.as_paths : Paths in one array, and their lengths.
+
     Examples
     --------
     >>> import numpy as np
@@ -295,6 +299,11 @@ class BranchedSigKernel(_OnPaths):
     n_features_in_ : int
         Number of channels.
 
+    See Also
+    --------
+    BranchedSigNystroem : Features for linear models, for many paths.
+    BranchedSigGPKernel : A covariance for Gaussian processes.
+
     Examples
     --------
     >>> import numpy as np
@@ -303,8 +312,12 @@ class BranchedSigKernel(_OnPaths):
     >>> from branchsig.frameworks.sklearn import BranchedSigKernel
     >>> rng = np.random.default_rng(0)
     >>> labels = np.repeat([0, 1], 20)
-    >>> paths = np.cumsum(rng.normal(size=(40, 30, 2)) + 0.6 * labels[:, None, None], axis=1)
-    >>> model = make_pipeline(BranchedSigKernel(3, base_point=True), SVC(kernel="precomputed"))
+    >>> paths = np.cumsum(
+    ...     rng.normal(size=(40, 30, 2)) + 0.6 * labels[:, None, None], axis=1
+    ... )
+    >>> model = make_pipeline(
+    ...     BranchedSigKernel(3, base_point=True), SVC(kernel="precomputed")
+    ... )
     >>> model.fit(paths[::2], labels[::2]).score(paths[1::2], labels[1::2]) > 0.8
     True
     """
@@ -456,6 +469,10 @@ class BranchedSigNystroem(_OnPaths):
     n_features_in_ : int
         Number of channels.
 
+    See Also
+    --------
+    BranchedSigKernel : All kernels, for some thousand paths.
+
     Examples
     --------
     >>> import numpy as np
@@ -464,7 +481,9 @@ class BranchedSigNystroem(_OnPaths):
     >>> from branchsig.frameworks.sklearn import BranchedSigNystroem
     >>> paths = np.cumsum(np.random.default_rng(0).normal(size=(300, 20, 2)), axis=1)
     >>> ends = paths[:, -1, 0] / np.abs(paths).max(axis=(1, 2))
-    >>> model = make_pipeline(BranchedSigNystroem(2, n_components=50, random_state=0), Ridge(0.1))
+    >>> model = make_pipeline(
+    ...     BranchedSigNystroem(2, n_components=50, random_state=0), Ridge(0.1)
+    ... )
     >>> model.fit(paths[:200], ends[:200]).score(paths[200:], ends[200:]) > 0.8
     True
     """
@@ -598,6 +617,11 @@ class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
     planar : bool, default: False
         Sum over ordered forests of planar trees; at depth 1 this is the signature kernel.
 
+    See Also
+    --------
+    BranchedSigKernel : Kernels for other estimators.
+    as_samples : Paths as an array of objects, as Gaussian processes need them.
+
     Examples
     --------
     >>> import numpy as np
@@ -606,7 +630,9 @@ class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
     >>> from branchsig.frameworks.sklearn import BranchedSigGPKernel, as_samples
     >>> paths = np.cumsum(np.random.default_rng(0).normal(size=(40, 10, 2)) / 4, axis=1)
     >>> ends = np.sin(2 * paths[:, -1, 0])
-    >>> kernel = BranchedSigGPKernel(2, static_kernel=branchsig.RBFKernel(1.0), normalize=True)
+    >>> kernel = BranchedSigGPKernel(
+    ...     2, static_kernel=branchsig.RBFKernel(1.0), normalize=True
+    ... )
     >>> model = GaussianProcessRegressor(kernel, alpha=1e-2).fit(as_samples(paths), ends)
     >>> model.kernel_.static_kernel.sigma > 1.0
     True

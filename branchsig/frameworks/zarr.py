@@ -144,11 +144,13 @@ def gram_to_zarr(
     --------
     >>> import numpy as np, tempfile
     >>> from branchsig.frameworks.zarr import gram_to_zarr
-    >>> paths = np.cumsum(np.random.default_rng(0).normal(scale=0.1, size=(5, 6, 2)), axis=1)
+    >>> paths = np.cumsum(
+    ...     np.random.default_rng(0).normal(scale=0.1, size=(5, 6, 2)), axis=1
+    ... )
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     gram = gram_to_zarr(paths, depth=3, store=folder, chunk=2, normalize="dilation")
     ...     shape, diagonal = gram.shape, gram[0, 0]
-    >>> shape, float(round(diagonal, 6))
+    >>> shape, round(float(diagonal), 6)
     ((5, 5), 2.718282)
     """
     spec, how = options_of(
@@ -290,6 +292,19 @@ def gram_to_zarr_backprop(
     -----
     The unit of work, which is recorded when it is done, is a row of blocks for `path1` and a column of blocks for
     `path2`.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from branchsig.frameworks.zarr import gram_to_zarr_backprop
+    >>> paths = np.random.default_rng(0).normal(scale=0.1, size=(5, 6, 2)).cumsum(axis=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     gradient, _ = gram_to_zarr_backprop(
+    ...         np.ones((5, 5)), paths, depth=2, store=folder, chunk=2
+    ...     )
+    ...     values = gradient[:]
+    >>> values.shape
+    (5, 6, 2)
     """
     spec, how = options_of(
         depth,

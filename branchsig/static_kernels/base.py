@@ -39,6 +39,10 @@ class Context:
     saved_for_y : tuple
         The arguments of `save_for_grad_y`; empty if `grad_x` was not called.
 
+    See Also
+    --------
+    StaticKernel : The base class, whose methods get a context.
+
     Examples
     --------
     >>> import branchsig
@@ -80,6 +84,12 @@ class StaticKernel(abc.ABC):
     The arrays belong to the library of the caller's paths and must not be modified. Methods written in array API calls
     work for every library.
 
+    See Also
+    --------
+    Context : What the methods may save for one another.
+    LinearKernel : The default.
+    RBFKernel : A bounded static kernel.
+
     Examples
     --------
     >>> import numpy as np
@@ -105,7 +115,11 @@ class StaticKernel(abc.ABC):
     >>> x = np.array([[0.0], [0.5], [1.0]])
     >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=SquareKernel())
     >>> same = branchsig.PolynomialKernel(degree=2, gamma=0)
-    >>> bool(np.isclose(value, branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=same)))
+    >>> bool(
+    ...     np.isclose(
+    ...         value, branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=same)
+    ...     )
+    ... )
     True
     """
 

@@ -44,6 +44,11 @@ class PolynomialKernel(Parameters):
     ValueError
         If a parameter is out of range or not finite.
 
+    See Also
+    --------
+    LinearKernel : The default.
+    RBFKernel : A bounded static kernel.
+
     Notes
     -----
     A fractional degree has no real value where the sum is negative: the kernel is NaN there.
@@ -53,7 +58,9 @@ class PolynomialKernel(Parameters):
     >>> import numpy as np
     >>> import branchsig
     >>> x = np.array([[0.0], [0.5], [1.0]])
-    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.PolynomialKernel(degree=2))
+    >>> value = branchsig.branched_sig_kernel(
+    ...     x, x, depth=2, static_kernel=branchsig.PolynomialKernel(degree=2)
+    ... )
     """
 
     degree: float = 3.0

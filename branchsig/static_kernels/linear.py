@@ -54,12 +54,19 @@ class LinearKernel(LinearBody):
 
     .. math:: \kappa(x, y) = \langle x, y \rangle
 
+    See Also
+    --------
+    ScaledLinearKernel : The same with a scale, which has a gradient.
+    RBFKernel : A bounded static kernel.
+
     Examples
     --------
     >>> import numpy as np
     >>> import branchsig
     >>> x = np.array([[0.0], [0.5], [1.0]])
-    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.LinearKernel())
+    >>> value = branchsig.branched_sig_kernel(
+    ...     x, x, depth=2, static_kernel=branchsig.LinearKernel()
+    ... )
     """
 
     parameters = ()
@@ -86,12 +93,19 @@ class ScaledLinearKernel(LinearBody):
     ValueError
         If a parameter is out of range or not finite.
 
+    See Also
+    --------
+    LinearKernel : The default.
+    PolynomialKernel : Powers of the inner product.
+
     Examples
     --------
     >>> import numpy as np
     >>> import branchsig
     >>> x = np.array([[0.0], [0.5], [1.0]])
-    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.ScaledLinearKernel(0.5))
+    >>> value = branchsig.branched_sig_kernel(
+    ...     x, x, depth=2, static_kernel=branchsig.ScaledLinearKernel(0.5)
+    ... )
     >>> bool(np.isclose(value, branchsig.branched_sig_kernel(0.5 * x, 0.5 * x, depth=2)))
     True
     """

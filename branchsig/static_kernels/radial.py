@@ -152,12 +152,19 @@ class RBFKernel(RadialKernel):
     ValueError
         If a parameter is out of range or not finite.
 
+    See Also
+    --------
+    RationalQuadraticKernel : A mixture of RBF kernels; ``RBFKernel(2 * sigma**2)`` is its limit for large `alpha`.
+    Matern52Kernel : A kernel whose features are less smooth.
+
     Examples
     --------
     >>> import numpy as np
     >>> import branchsig
     >>> x = np.array([[0.0], [0.5], [1.0]])
-    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.RBFKernel(sigma=1.0))
+    >>> value = branchsig.branched_sig_kernel(
+    ...     x, x, depth=2, static_kernel=branchsig.RBFKernel(sigma=1.0)
+    ... )
     """
 
     sigma: float
@@ -266,6 +273,11 @@ class Matern12Kernel(RadialKernel):
     ValueError
         If a parameter is out of range or not finite.
 
+    See Also
+    --------
+    Matern32Kernel, Matern52Kernel : Smoother kernels of this family.
+    RBFKernel : The limit of this family.
+
     Notes
     -----
     Where two points coincide the kernel has no gradient; it is set to 0.
@@ -275,7 +287,9 @@ class Matern12Kernel(RadialKernel):
     >>> import numpy as np
     >>> import branchsig
     >>> x = np.array([[0.0], [0.5], [1.0]])
-    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.Matern12Kernel(sigma=1.0))
+    >>> value = branchsig.branched_sig_kernel(
+    ...     x, x, depth=2, static_kernel=branchsig.Matern12Kernel(sigma=1.0)
+    ... )
     """
 
     sigma: float
@@ -315,12 +329,19 @@ class Matern32Kernel(RadialKernel):
     ValueError
         If a parameter is out of range or not finite.
 
+    See Also
+    --------
+    Matern12Kernel, Matern52Kernel : Other kernels of this family.
+    RBFKernel : The limit of this family.
+
     Examples
     --------
     >>> import numpy as np
     >>> import branchsig
     >>> x = np.array([[0.0], [0.5], [1.0]])
-    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.Matern32Kernel(sigma=1.0))
+    >>> value = branchsig.branched_sig_kernel(
+    ...     x, x, depth=2, static_kernel=branchsig.Matern32Kernel(sigma=1.0)
+    ... )
     """
 
     sigma: float
@@ -358,12 +379,19 @@ class Matern52Kernel(RadialKernel):
     ValueError
         If a parameter is out of range or not finite.
 
+    See Also
+    --------
+    Matern12Kernel, Matern32Kernel : Rougher kernels of this family.
+    RBFKernel : The limit of this family.
+
     Examples
     --------
     >>> import numpy as np
     >>> import branchsig
     >>> x = np.array([[0.0], [0.5], [1.0]])
-    >>> value = branchsig.branched_sig_kernel(x, x, depth=2, static_kernel=branchsig.Matern52Kernel(sigma=1.0))
+    >>> value = branchsig.branched_sig_kernel(
+    ...     x, x, depth=2, static_kernel=branchsig.Matern52Kernel(sigma=1.0)
+    ... )
     """
 
     sigma: float
@@ -418,6 +446,11 @@ class RationalQuadraticKernel(RadialKernel):
         If a parameter is neither a real number nor an array without axes.
     ValueError
         If a parameter is out of range or not finite.
+
+    See Also
+    --------
+    RBFKernel : The limit for large `alpha`, with ``2 * sigma**2`` as its parameter.
+    Matern52Kernel : Another radial kernel.
 
     Examples
     --------
