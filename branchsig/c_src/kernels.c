@@ -69,7 +69,7 @@ static int forward_strips(const bs_task *task, int64_t k) {
   strips s = {0};
   lay_out_strips(&s, task, 0, aligned(task->workspace));
   if (sweep_strips(&s, k)) return 1;
-  if (task->ends) task->ends[k] = (task->wrt_log ? splat(s.total) : exponential(splat(s.total)))[0];
+  if (task->ends) task->ends[k] = (task->wrt_log || task->planar ? splat(s.total) : exponential(splat(s.total)))[0];
   task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
   return 0;
 }

@@ -26,7 +26,7 @@ typedef struct {
 } planar_cell;
 
 BS_INLINE planar_cell planar_step(int left, vec h, vec above, vec behind) {
-  if (left) return (planar_cell){splat(0), h, splat(1), h * behind + h}; /* 0 x and 1 x are compiled, and exact where x is finite */
+  if (left) return (planar_cell){splat(0), h, splat(1), h * behind + h};
   const vec half = 0.5 * h, square = h * h, a = square * (1.0 / 12) + half, both = square * (1.0 / 6) + half;
   return (planar_cell){a, square * (1.0 / 12), 1.0 + a, both * behind + (a * above + (square * 0.25 + h))};
 }
@@ -60,6 +60,61 @@ static void planar_block(int left, block b, const vec *sums, const vec *from, ve
     b.shift ? BS_PLANAR_BLOCK(1, 1) : BS_PLANAR_BLOCK(1, 0);
   else
     b.shift ? BS_PLANAR_BLOCK(0, 1) : BS_PLANAR_BLOCK(0, 0);
+}
+
+/* The closer look. A rounding error in a cell enters K after it times the kernel of what is left of the two paths; for large K bounds of
+   that are far too large. So errors of drawn signs are propagated to first order through all levels, in units of the rounding of a
+   double, and MARGIN times the largest of SAMPLES results decides; see _errors of backends/reference/planar.py. */
+enum { SAMPLES = 4, MARGIN = 8 };
+
+typedef struct {
+  vec *rows;            /* errors of the latest row, [sample][column], samples `width` apart */
+  int64_t width;
+  const vec *sums;      /* of the level below, as those of K: [sample][BLOCK] */
+  vec *sums_out;
+  planar_state *states; /* [sample] */
+  vec *worst;           /* widened to the largest error at a node, relative to K where that is larger than 1 */
+} planar_errors;
+
+/* Whether the error of sample j in a cell is negative */
+BS_INLINE int is_drawn(int64_t r, int64_t c, int m, int j) {
+  uint64_t x = ((uint64_t)r * 0x9e3779b97f4a7c15u ^ (uint64_t)c) * 0xbf58476d1ce4e5b9u + (uint64_t)(4 * m + j) * 0x94d049bb133111ebu;
+  x = (x ^ x >> 31) * 0xbf58476d1ce4e5b9u;
+  return (int)(x >> 63);
+}
+
+/* planar_block with the errors of level m on row r. */
+static void planar_careful_block(int left, block b, int64_t r, int m, const vec *sums, const vec *from, vec *to, vec *sums_out,
+                                 planar_state *state, vec *most, planar_errors errors) {
+  for (int64_t c = b.first; c <= b.last; ++c) {
+    const int64_t at = c - b.first;
+    const vec g = b.g[(c - 1) >> b.shift], above = from[c], behind = state->behind, beside = behind + state->strip, zero = splat(0);
+    const ivec still = g == zero;
+    const planar_cell cell = planar_step(left, g * sums[at], above, behind);
+    const vec h = g * sums[at], ends = 2.0 + (beside + above), first = 1.0 + behind;
+    vec slope = first;
+    if (!left) slope = (h * (1.0 / 6)) * (ends + first) + 0.5 * ends;
+    state->strip = state->strip * cell.p + cell.rest;
+    state->behind = above;
+    const vec k = above + state->strip;
+    to[c] = k;
+    *most = widened(*most, k);
+    if (sums_out) sums_out[at] = left ? 4.0 * first : (2.0 + (behind + beside)) + (2.0 + (above + k));
+    const vec own = absolute(cell.a) * (absolute(1.0 + beside) + absolute(1.0 + above)) + absolute(cell.b * first) + absolute(k) + absolute(above);
+    vec largest = zero;
+    for (int j = 0; j < SAMPLES; ++j) {
+      planar_state *error = &errors.states[j];
+      vec *row = errors.rows + j * errors.width;
+      const vec e01 = row[c], e00 = error->behind, e10 = e00 + error->strip, below = g * errors.sums[j * BLOCK + at];
+      const vec given = slope * below + (is_drawn(r, c, m, j) ? -own : own);
+      error->strip += cell.a * (e10 + e01) + cell.b * e00 + choose(still, zero, given);
+      error->behind = e01;
+      row[c] = e01 + error->strip;
+      errors.sums_out[j * BLOCK + at] = left ? 4.0 * e00 : (e00 + e10) + (e01 + row[c]);
+      largest = maximum(largest, absolute(row[c]));
+    }
+    *errors.worst = maximum(*errors.worst, largest / maximum(splat(1), absolute(1.0 + k)));
+  }
 }
 
 /* The part of the suffix of the next cell that is known, b times the derivative on the right, and g hbar there */

@@ -8,6 +8,9 @@
    every strip and block and K on its last row are kept, which is O(depth (length1 * BLOCKS + length2)). A lane without a block,
    rows behind the end of path1 and columns behind that of path2 have increments of zero, which change nothing.
 
+   Over ordered forests the first rows of strips are kept in the place of the last ones, and a step is taken downwards again from them
+   before its adjoint.
+
    Each node sees the operations of a tile in the order of a tile, so the values have the same bits. Gradients are sums in another
    order: whether a pair goes this way is for its lengths alone to say. */
 #ifndef BS_STRIPS_H
@@ -29,6 +32,8 @@ typedef struct {
   edge *edges;         /* backward: [step][row + 1][level]; E is that of the row below */
   vec *last_rows;      /* backward: [step][level][column] */
   adjoint_state *adjoints; /* [row][level] */
+  planar_state *planar_states;     /* ordered forests, as `states` */
+  planar_adjoint *planar_adjoints; /* likewise */
   double total;
 } strips;
 
@@ -43,7 +48,7 @@ static int64_t block_of_strips(const bs_task *task) {
    the lanes are busy most of the time, so that the lengths alone decide on the bits, which are others; so do diagonals, of few pairs.
    Values have the same bits, so what takes less time decides: a step of a strip takes half as long again as one of a tile. */
 static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
-  const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->planar && !task->dilated;
+  const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated && !(task->planar && task->diagonal);
   const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
   if (!plain || task->length1 <= 4 * W || task->length2 <= BLOCKS) return 0;
   if (backward || task->diagonal) return rows >= 512 && columns >= BLOCK * BLOCKS / 2 && (backward || count <= W / 2);
@@ -66,12 +71,14 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   int64_t used = lay_out(&s->t, &s->step, backward, 0, base);
   tile *t = &s->t;
   s->states = take(base, &used, t->rows * (t->levels + 1), sizeof(row_state));
+  if (task->planar) s->planar_states = take(base, &used, t->rows * t->levels, sizeof(planar_state));
   s->integral = take(base, &used, t->rows, sizeof(vec));
   s->corner = take(base, &used, t->levels + 1, sizeof(vec));
   if (backward) {
     s->edges = take(base, &used, s->steps * (t->rows + 1) * t->levels, sizeof(edge));
     s->last_rows = take(base, &used, s->steps * t->levels * t->width, sizeof(vec));
     s->adjoints = take(base, &used, t->rows * (t->levels + 1), sizeof(adjoint_state));
+    if (task->planar) s->planar_adjoints = take(base, &used, t->rows * t->levels, sizeof(planar_adjoint));
   }
   return used;
 }
@@ -128,6 +135,10 @@ static void open_step(strips *s, int64_t k, int64_t step) {
 
 /* Where a lane has done its last block, it goes on with paths that do not move. */
 static void retire_lane(strips *s, int w) {
+  if (s->task->planar) {
+    for (int64_t k = 0; k < s->t.rows * s->t.levels; ++k) s->planar_states[k].strip[w] = s->planar_states[k].behind[w] = 0;
+    return;
+  }
   for (int64_t k = 0; k < s->t.rows * s->t.levels; ++k) {
     s->states[k].E[w] = s->states[k].k[w] = 1;
     s->states[k].left[w] = 2;
@@ -137,6 +148,12 @@ static void retire_lane(strips *s, int w) {
 
 static void keep_strip_edges(strips *s, int64_t step) {
   const tile *t = &s->t;
+  if (s->task->planar) {
+    for (int64_t k = 0; k < t->rows * t->levels; ++k)
+      strip_edge(s, step, 0, 0)[k] = (edge){s->planar_states[k].strip, s->planar_states[k].behind};
+    for (int m = 0; m < t->levels; ++m) memcpy(s->last_rows + (step * t->levels + m) * t->width, k_row(t, 0, m), sizeof(vec) * (size_t)t->width);
+    return;
+  }
   for (int m = 0; m < t->levels; ++m) {
     strip_edge(s, step, 0, m)->k = s->corner[m];
     for (int64_t r = 0; r < t->rows; ++r) {
@@ -174,11 +191,14 @@ static int sweep_strips(strips *s, int64_t k) {
   fill(s->integral, t->rows, 0);
   fill(s->corner, t->levels, 1);
   for (int64_t j = 0; j < t->rows * t->levels; ++j) s->states[j] = (row_state){splat(1), splat(2), splat(1)};
-  fill(k_row(t, 0, 0), t->width * t->levels, 1);
+  fill(k_row(t, 0, 0), t->width * t->levels, task->planar ? 0 : 1);
   open_watch(t->watched, t->levels + 1);
+  if (task->planar) memset(s->planar_states, 0, sizeof(planar_state) * (size_t)(t->rows * t->levels));
+  for (int m = 0; task->planar && m < t->levels; ++m) t->watched[m].extent[1] = splat(0);
   t->size = splat(0);
   t->own = W;
   row_state *const band_states = t->states;
+  planar_state *const band_planar = t->planar_states;
   for (int64_t step = 0; step < s->steps; ++step) {
     for (int w = 0; w < W; ++w)
       if (step - w == s->blocks) retire_lane(s, w);
@@ -191,17 +211,24 @@ static int sweep_strips(strips *s, int64_t k) {
       const int64_t r1 = least(r0 + BAND, t->rows);
       open_increments(t, r0, r1, 0);
       t->states = s->states + r0 * t->levels;
+      t->planar_states = s->planar_states + r0 * t->levels;
       sweep_band(t, r0, r1, s->integral + r0);
       if (task->diagonal) store_strip_diagonal(s, k, step, r0, r1);
     }
     for (int m = 0; m < t->levels; ++m) {
       vec *last = k_row(t, t->rows, m), *next = k_row(t, 0, m);
-      if (backward) memcpy(s->last_rows + (step * t->levels + m) * t->width, last, sizeof(vec) * t->width);
-      for (int64_t c = 1; c <= t->columns; ++c) next[c] = lane_up(last[c], 1);
+      if (backward && !task->planar) memcpy(s->last_rows + (step * t->levels + m) * t->width, last, sizeof(vec) * t->width);
+      if (step == s->steps - 1) continue;
+      for (int64_t c = 1; c <= t->columns; ++c) next[c] = lane_up(last[c], task->planar ? 0 : 1);
     }
   }
   t->states = band_states;
+  t->planar_states = band_planar;
   s->total = 0;
+  if (task->planar) {
+    s->total = k_row(t, t->rows, t->levels - 1)[t->columns][W - 1];
+    return 0;
+  }
   for (int w = 0; w < W; ++w)
     for (int64_t r = 0; r < t->rows; ++r) s->total += s->integral[r][w];
   return 0;
@@ -242,38 +269,81 @@ static void flush_part(const strips *s, int second, int w, double weight, double
     flush_gradient(&s->step, second ? in->grad_y : in->grad_x, length, w, points, weight, to);
 }
 
+/* Ordered forests: D of a step, on all of its rows. Returns nonzero if it was asked to stop. */
+static int sweep_step_again(strips *s, int64_t step) {
+  tile *t = &s->t;
+  planar_state *const band_states = t->planar_states;
+  t->in.gradient = 0;
+  t->turn = t->slots;
+  if (!t->products) start_rows(&t->in, 0);
+  for (int m = 0; m < t->levels; ++m) memcpy(k_row(t, 0, m), s->last_rows + (step * t->levels + m) * t->width, sizeof(vec) * (size_t)t->width);
+  for (int64_t r = 0; r < t->rows; ++r)
+    for (int m = 0; m < t->levels; ++m) {
+      const edge *left = strip_edge(s, step, r, m);
+      s->planar_states[r * t->levels + m] = (planar_state){left->E, left->k};
+      if (r == 0) *k_row(t, 0, m) = left->k;
+      *k_row(t, r + 1, m) = left->k + left->E;
+    }
+  for (int64_t r0 = 0; r0 < t->rows; r0 += BAND) {
+    if (stopped(t)) return 1;
+    const int64_t r1 = least(r0 + BAND, t->rows);
+    open_increments(t, r0, r1, 0);
+    t->planar_states = s->planar_states + r0 * t->levels;
+    sweep_band(t, r0, r1, NULL);
+  }
+  t->planar_states = band_states;
+  t->in.gradient = 1;
+  if (t->products) t->products->first = -1;
+  return 0;
+}
+
+/* What the rows below the strips have left, one lane down; `seed` comes to the last strip of the top level. */
+static void pass_adjoints_down(strips *s, double seed) {
+  tile *t = &s->t;
+  const int64_t count = t->width * t->levels;
+  for (int64_t j = 0; j < count; ++j) {
+    const int top = s->task->planar && j >= count - t->width;
+    t->w[j] = lane_down(t->w[j], top ? seed : 0);
+    t->gw[j] = lane_down(t->gw[j], 0);
+    if (s->task->planar) t->suffixes[j] = lane_down(t->suffixes[j], 0);
+  }
+}
+
 /* All steps of pair k upwards: its gradient, to where it belongs. Returns nonzero if it was asked to stop. */
 static int adjoint_strips(strips *s, int64_t k) {
   tile *t = &s->t;
   const bs_task *task = s->task;
   increments *in = &t->in;
   const int64_t d = task->dimension;
-  const vec total = splat(s->total), value = task->wrt_log ? total : exponential(total);
+  const vec total = splat(s->total), value = task->wrt_log || task->planar ? total : exponential(total);
   const double scale = is_linear(task) ? task->parameter[0] : 1, nan = __builtin_nan("");
   const int finite = value[0] - value[0] == 0;
   const double weight1 = finite ? scale * task->weight1[k] : nan, weight2 = finite ? scale * task->weight2[k] : nan;
-  const double seed = task->wrt_log ? t->factor : t->factor * value[0];
+  const double seed = task->wrt_log || task->planar ? t->factor : t->factor * value[0];
   fill(t->w, t->width * t->levels, 0);
   fill(t->gw, t->width * t->levels, 0);
   if (!t->products) fill(t->gradient, BAND * in->stride, 0);
   if (!t->products) fill(in->grad_x, s->step.length1 * d, 0);
   for (int64_t j = 0; j < t->rows * (t->levels + 1); ++j) s->adjoints[j] = (adjoint_state){splat(0), splat(0)};
+  if (task->planar) {
+    fill(t->suffixes, t->width * t->levels, 0);
+    memset(s->planar_adjoints, 0, sizeof(planar_adjoint) * (size_t)(t->rows * t->levels));
+  }
   fill(in->d_parameter, 2, 0);
   in->gradient = 1;
   t->turn = BAND + 1;
   row_state *const band_states = t->states;
   adjoint_state *const band_adjoints = t->adjoints;
+  planar_adjoint *const band_planar = t->planar_adjoints;
   for (int64_t step = s->steps - 1; step >= 0; --step) {
     open_step(s, k, step);
     vec top = splat(0);
     for (int w = 0; w < W; ++w)
       if (busy(s, step, w)) top[w] = seed;
     for (int64_t c = 0; c <= t->columns; ++c) t->w_top[c] = top;
-    for (int64_t j = 0; j < t->width * t->levels; ++j) {
-      t->w[j] = lane_down(t->w[j], 0);
-      t->gw[j] = lane_down(t->gw[j], 0);
-    }
-    for (int m = 0; m < t->levels; ++m) {
+    pass_adjoints_down(s, seed);
+    if (task->planar && sweep_step_again(s, step)) return 1;
+    for (int m = 0; !task->planar && m < t->levels; ++m) {
       memcpy(k_row(t, t->rows, m), s->last_rows + (step * t->levels + m) * t->width, sizeof(vec) * t->width);
       *k_row(t, t->rows, m) = strip_edge(s, step, t->rows, m)->k;
     }
@@ -286,17 +356,19 @@ static int adjoint_strips(strips *s, int64_t k) {
       if (stopped(t)) return 1;
       const int64_t r1 = least(r0 + BAND, t->rows);
       open_increments(t, r0, r1, 1);
-      for (int64_t r = r0; r < r1; ++r)
+      for (int64_t r = r0; !task->planar && r < r1; ++r)
         for (int m = 0; m < t->levels; ++m) {
           const vec upper = strip_edge(s, step, r, m)->k, lower = strip_edge(s, step, r + 1, m)->k;
           *k_row(t, r, m) = upper;
           band_states[(r - r0) * t->levels + m] = (row_state){1 / strip_edge(s, step, r, m)->E, upper + lower, upper};
         }
-      recover_band(t, r0, r1);
+      if (!task->planar) recover_band(t, r0, r1);
       t->adjoints = s->adjoints + r0 * (t->levels + 1);
+      t->planar_adjoints = s->planar_adjoints + r0 * t->levels;
       adjoint_band(t, 0, r0, r1);
     }
     t->adjoints = band_adjoints;
+    t->planar_adjoints = band_planar;
     if (!t->products) {
       if (in->parameters && is_linear(task)) sum_over_steps(in);
       part_lanes(&s->step, in->points2, s->step.length2, in->grad_y);

@@ -55,6 +55,11 @@ typedef struct {
   row_state *states;     /* of the band: [row][level] */
   vec *w, *gw, *w_top;   /* backward: [level][column]; w of the top level */
   adjoint_state *adjoints; /* backward, of the band: [row][level], and of the seeds */
+  vec *errors;           /* careful, ordered forests: [level][sample][column], see planar.h */
+  planar_state *error_states; /* of the band: [row][level][sample] */
+  vec *error_sums[2];    /* of a block: [sample][column] */
+  vec worst;             /* the largest of these errors at a node, relative to K where that is larger than 1 */
+  int judging;           /* errors are propagated with D, on the way down */
   vec *suffixes;         /* backward, ordered forests: [level][column]; see planar.h */
   planar_adjoint *planar_adjoints; /* likewise, of the band: [row][level] */
   planar_state *planar_states; /* ordered forests, of the band: [row][level] */
@@ -102,7 +107,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->kept = keeping && (t->rows + 1) * state * (int64_t)sizeof(vec) <= KEPT_BYTES;
   t->block = t->kept ? KEPT_BLOCK : BLOCK;
   t->blocks = (t->columns + t->block - 1) / t->block;
-  t->slots = t->kept ? t->rows + 1 : backward || task->grid ? BAND + 1 : 1;
+  t->slots = t->kept || (strips && backward && task->planar) ? t->rows + 1 : backward || task->grid ? BAND + 1 : 1;
   t->turn = t->kept || task->grid ? t->slots : 1;
   t->edges = NULL;
   t->products = takes_products(task) ? &t->many : NULL;
@@ -142,6 +147,13 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   }
   t->states = take(base, &used, BAND * (t->levels + 1), sizeof(row_state));
   if (task->planar) t->planar_states = take(base, &used, BAND * t->levels, sizeof(planar_state));
+  t->judging = task->planar && task->careful && !task->diagonal;
+  if (t->judging) {
+    t->errors = TAKE(SAMPLES * state);
+    t->error_states = take(base, &used, BAND * t->levels * SAMPLES, sizeof(planar_state));
+    t->error_sums[0] = TAKE(SAMPLES * BLOCK);
+    t->error_sums[1] = TAKE(SAMPLES * BLOCK);
+  }
   if (task->careful) t->logs = TAKE(state + t->width); /* those of the level above too */
   const int by_steps = is_linear(task);
   if (task->static_kernel != BS_GIVEN && !t->products) {
@@ -365,6 +377,8 @@ static void open_tile(tile *t, int64_t first) {
   open_watch(t->watched, t->levels + 1);
   if (task->planar)
     for (int m = 0; m < t->levels; ++m) t->watched[m].extent[1] = splat(0);
+  if (t->judging) fill(t->errors, SAMPLES * t->width * t->levels, 0);
+  t->worst = splat(0);
   count_columns(t);
   t->total = t->grid_sum = t->size = splat(0);
 }
@@ -378,9 +392,15 @@ static void planar_columns(tile *t, block b, int64_t r, int64_t r0) {
   const vec *sums = t->fours, *known = k_row(t, r, 0);
   vec *next = k_row(t, r + 1, 0);
   planar_state *state = &t->planar_states[(r - r0) * t->levels];
+  if (t->judging) fill(t->error_sums[1], SAMPLES * BLOCK, 0); /* of K_0 */
   for (int m = 0; m < t->levels; ++m, known += t->width, next += t->width, ++state) {
     vec *out = m + 1 < t->levels ? t->sums[m & 1] : NULL;
-    planar_block(task->planar == BS_PLANAR_LEFT, b, sums, known, next, out, state, &t->watched[m].extent[1]);
+    const planar_errors errors = {t->errors + SAMPLES * t->width * m, t->width, t->error_sums[(m + 1) & 1], t->error_sums[m & 1],
+                                  t->error_states + ((r - r0) * t->levels + m) * SAMPLES, &t->worst};
+    if (t->judging)
+      planar_careful_block(task->planar == BS_PLANAR_LEFT, b, r, m, sums, known, next, out, state, &t->watched[m].extent[1], errors);
+    else
+      planar_block(task->planar == BS_PLANAR_LEFT, b, sums, known, next, out, state, &t->watched[m].extent[1]);
     sums = out;
   }
 }
@@ -423,6 +443,7 @@ static void sweep_block(tile *t, int64_t k, int64_t r, int64_t r0, int up, vec *
 static void open_states(tile *t) {
   if (t->in.task->planar) {
     memset(t->planar_states, 0, sizeof(planar_state) * (size_t)(BAND * t->levels));
+    if (t->judging) memset(t->error_states, 0, sizeof(planar_state) * (size_t)(BAND * t->levels * SAMPLES));
     return;
   }
   for (int64_t k = 0; k < BAND * t->levels; ++k)
@@ -641,22 +662,38 @@ static vec error_bound(const tile *t, int all) {
   return all ? largest : error;
 }
 
+/* Lanes of ordered forests whose value at the end has lost its digits, by the closer look. */
+static ivec planar_lost(const tile *t) {
+  const vec k = absolute(1.0 + t->total), *errors = t->errors + SAMPLES * t->width * (t->levels - 1) + t->columns;
+  vec allowed = maximum(splat(1), k);
+  if (t->in.task->purpose != BS_KERNEL) allowed = k;
+  if (t->in.task->purpose == BS_LOG) allowed = k * maximum(splat(1), absolute(logarithm(k)));
+  ivec gone = (ivec){0};
+  for (int j = 0; j < SAMPLES; ++j)
+    gone |= beyond(absolute(errors[j * t->width]) * (MARGIN * BS_EPSILON), allowed * BS_TOLERANCE);
+  return t->in.task->purpose == BS_ROUGH ? (ivec){0} : gone;
+}
+
 /* Lanes of ordered forests that another is to look at: values that are not finite, which shows at the end whatever the node, or may have
    lost their digits. With M_m the largest |K_m| at a node and S the sum of |g|, errors are at most about
 
-     e_m = M_m^2 S (eps M_{m-1} + e_{m-1}) */
+     e_m = M_m^2 S (eps M_{m-1} + e_{m-1})
+
+   Careful, grids of which some node may have lost them, by the closer look. */
 static ivec planar_out_of_range(const tile *t) {
   const bs_task *task = t->in.task;
   const vec size = t->size / (t->factor * (double)((int64_t)1 << task->dyadic2)), k = absolute(1.0 + t->total);
   vec error = splat(0), largest = error, below = splat(1), allowed = splat(BS_CONTENT);
-  if (task->purpose == BS_ROUGH || task->diagonal) return ~(ivec)(absolute(t->total) < __builtin_inf());
+  const int grid = task->grid || task->grid_derivs;
+  if (t->errors && grid) return beyond(t->worst * (MARGIN * BS_EPSILON), splat(BS_TOLERANCE)) | ~(ivec)(k < __builtin_inf());
+  if (t->errors || task->purpose == BS_ROUGH || task->diagonal) return ~(ivec)(absolute(t->total) < __builtin_inf());
   for (int m = 0; m < task->depth; ++m) {
     const vec most = 1.0 + t->watched[m].extent[1];
     error = most * most * (size * (BS_EPSILON * below + error));
     largest = choose(error <= largest, largest, error);
     below = most;
   }
-  if (task->grid || task->grid_derivs) error = largest;
+  if (grid) error = largest;
   else allowed *= task->purpose == BS_KERNEL ? maximum(splat(1), k) : k;
   return beyond(error, allowed) | ~(ivec)(k < __builtin_inf());
 }
@@ -680,7 +717,11 @@ static ivec out_of_range(const tile *t) {
 
 /* Careful: not a number in the lanes whose digits are lost at the end. */
 static void strike_out(tile *t) {
-  if (!t->in.task->careful || t->in.task->planar || t->in.task->grid || t->in.task->grid_derivs) return;
+  if (!t->in.task->careful || t->in.task->diagonal || t->in.task->grid || t->in.task->grid_derivs) return;
+  if (t->in.task->planar) {
+    t->total = choose(planar_lost(t), splat(__builtin_nan("")), t->total);
+    return;
+  }
   t->total = choose(lost(t->in.task->purpose, t->total, error_bound(t, 0), BS_TOLERANCE), splat(__builtin_nan("")), t->total);
 }
 
@@ -943,6 +984,7 @@ static void open_gradient(tile *t, vec seed) {
    if it was asked to stop. */
 static int sweep_up(tile *t, int64_t first, vec seed) {
   const bs_task *task = t->in.task;
+  t->judging = 0;
   open_gradient(t, seed);
   if (!t->kept) take_turns(t, t->rows, t->edges && !t->tops ? 2 : BAND + 1);
   if (task->k_stack) provide_rows(t, first, t->rows, t->rows + 1);

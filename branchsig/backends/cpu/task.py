@@ -438,11 +438,11 @@ class Sweep:
     ) -> None:
         """Do some pairs of a job once more, block by block, with results and derivatives of their own.
 
-        They are done in the log domain, without a stack that was handed in, which may lack digits too. Where that has
-        been done and every node of a grid is to be looked at, they are left to the reference, and so are ordered
-        forests.
+        They are done in the log domain, or over ordered forests with rounding errors propagated, without a stack that
+        was handed in, which may lack digits too. Where that has been done and every node of a grid is to be looked at,
+        or values of ordered forests are not finite, they are left to the reference.
         """
-        careful = flags.get("careful") or self.log_grid or self.problem.planar
+        careful = flags.get("careful") or self.log_grid
         points = (self.lengths[0] + self.lengths[1]) * paths[0].shape[2]
         step = self.pairs_in_block(points + self.grids * (self.rows + 1) * (self.columns + 1))
         for start in range(0, len(pairs), step):
