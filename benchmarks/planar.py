@@ -120,7 +120,9 @@ def errors(peer, points, size, runs):
     rng = np.random.default_rng(1)
     x, y = (size * measure.brownian(rng, 32, points, 3) for _ in range(2))
     exact = peer.sig_kernel(x, y, method="polynomial", order=64)
-    named = {f"ours, dyadic order {k}": functools.partial(branchsig.sig_kernel, x, y, k) for k in range(0, 8, 2)}
+    named = {
+        f"ours, dyadic order {k}": functools.partial(branchsig.sig_kernel, x, y, dyadic_order=k) for k in range(0, 8, 2)
+    }
     for order in (0, 2, 4):
         key = f"pysiglib, finite differences, dyadic order {order}"
         named[key] = functools.partial(peer.sig_kernel, x, y, dyadic_order=order)
