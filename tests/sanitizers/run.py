@@ -38,6 +38,7 @@ tests = [
         "lost_digits",
         "many_channels",
         "frames_of_xla",
+        "planar_core",
     )
 ]
 # Long paths repeat what short ones do, at a price; scripts run by the tests would not start under a preloaded library.
@@ -45,4 +46,5 @@ left_out = "not long_paths and not log_k_of_twenty and not single_precision and 
 
 if __name__ == "__main__":
     configuration = ["-c", str(repository / "pyproject.toml"), "-p", "no:cacheprovider", "-p", "run"]
-    sys.exit(pytest.main([*configuration, "-q", "-x", "-n", "2", "--dist", "worksteal", "-k", left_out, *tests]))
+    # -s, since a report would be lost with the process whose output pytest holds
+    sys.exit(pytest.main([*configuration, "-q", "-x", "-s", "-n", "2", "--dist", "worksteal", "-k", left_out, *tests]))
