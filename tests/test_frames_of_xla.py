@@ -28,8 +28,9 @@ def in_python():
 
     lib.bs_xla_set_python(handler)
     yield frames
-    binding = sys.modules.get("branchsig.frameworks.jax")
-    lib.bs_xla_set_python(ffi.NULL if binding is None else binding._handlers[0])
+    # Without JAX there are no handlers, even where something has tried to import the file.
+    handlers = getattr(sys.modules.get("branchsig.frameworks.jax"), "_handlers", None)
+    lib.bs_xla_set_python(ffi.NULL if handlers is None else handlers[0])
 
 
 class Program:

@@ -46,16 +46,11 @@ def backend_for(problem: Problem) -> Backend:
     path = problem.path1
     if isinstance(path, np.ndarray):
         found = serving.get("numpy") or _found("numpy")
-    elif problem.planar and (is_cupy(path) or lies_on_cuda(path)):
-        found = _REFERENCE  # the CUDA kernels have no ordered forests
     elif is_cupy(path):
         found = _found("cupy")
     else:
         found = (lies_on_cuda(path) and _found("through cupy")) or _found("others")
     return cast(Backend, found)
-
-
-_REFERENCE = ReferenceBackend()
 
 
 def for_cupy() -> Backend:

@@ -164,7 +164,7 @@ class Plan:
 
     def __init__(self, backend: CudaBackend, problem: Problem, compiled: CompiledKernel, *, grid: bool) -> None:
         self._backend = backend
-        self.grid = grid
+        self.grid, self.planar = grid, problem.planar
         # The grids of (x, y) and (y, x) differ, so they are not mirrored.
         self.pairing = "gram" if grid and problem.pairing == "symmetric" else problem.pairing
         self.shapes: tuple[tuple[int, int, int], ...] = problem.path1.shape, problem.path2.shape
@@ -192,13 +192,15 @@ class Plan:
         if problem.lengths1 is not None or problem.lengths2 is not None:
             return None
         shapes = problem.path1.shape, problem.path2.shape
-        rules = problem.depth, problem.order, problem.quadrature, problem.dyadic_order, problem.purpose
+        rules = problem.planar, problem.depth, problem.order, problem.quadrature, problem.dyadic_order, problem.purpose
         return problem.pairing, grid, problem.path1.dtype, shapes, rules, compiled, LIMITS
 
     @property
     def serves(self) -> bool:
         """Whether the kernels serve the problem; if not, the reference does."""
-        able = not self.bounded_twice and (self.truncation <= LARGEST_DEPTH or self.truncation == math.inf)
+        able = not (self.planar or self.bounded_twice) and (
+            self.truncation <= LARGEST_DEPTH or self.truncation == math.inf
+        )
         return able and max(self.rows, self.columns) < _LONGEST_SIDE
 
     def chunk(self, *, gradients: bool) -> int:
