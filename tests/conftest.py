@@ -60,6 +60,12 @@ def rng(request):
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
+@pytest.fixture
+def pysiglib():
+    """The library to agree with, where it is installed."""
+    return pytest.importorskip("pysiglib")
+
+
 @pytest.fixture(scope="module", params=["reference", *(["cpu"] if cpu else [])])
 def backend(request):
     """Every backend that serves NumPy arrays; the public functions use it too."""

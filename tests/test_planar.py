@@ -146,8 +146,7 @@ def close(value, expected):
     return np.max(np.abs(value - expected)) <= 1e-11 * max(1.0, np.max(np.abs(expected)))
 
 
-def test_depth_1_is_pysiglib_value_for_value():
-    pysiglib = pytest.importorskip("pysiglib")
+def test_depth_1_is_pysiglib_value_for_value(pysiglib):
     for x, y, orders, own, other, options, rng in configurations(pysiglib, 200):
         ours = {"planar": True, "static_kernel": own, **options}
         theirs = {"dyadic_order": orders, "static_kernel": other, **options}

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 
 import numpy as np
-import pysiglib
 import pytest
 from cases import STATIC_KERNELS, QuarticKernel, problem, static_kernel, walk
 from conftest import cpu
@@ -141,7 +140,7 @@ def test_long_paths_agree_with_the_reference(core, rng, case, rule):
     ((430, 650), 3, (2, 1)),
 ])  # fmt: skip
 @pytest.mark.parametrize("radial", [False, True])
-def test_very_long_paths_agree_with_pysiglib(rng, lengths, dimension, order, radial):
+def test_very_long_paths_agree_with_pysiglib(pysiglib, rng, lengths, dimension, order, radial):
     own, other = (branchsig.RBFKernel(0.9), pysiglib.RBFKernel(0.9)) if radial else (None, None)
     x, y = (walk(rng, 2, length, dimension) for length in lengths)
     options = {"dyadic_order": order, "right_deriv": True}
@@ -215,7 +214,7 @@ def test_values_that_overflow_or_have_lost_their_digits_are_those_of_the_referen
             assert np.array_equal(*(np.isnan(gradient) for gradient in gradients))
 
 
-def test_depth_1_is_pysiglib_over_random_configurations():
+def test_depth_1_is_pysiglib_over_random_configurations(pysiglib):
     rng = np.random.default_rng(11)
     for _ in range(60):
         batch, length1, length2, dimension = (int(n) for n in rng.integers((1, 2, 2, 1), (20, 90, 90, 24)))

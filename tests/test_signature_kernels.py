@@ -12,11 +12,6 @@ X = rng.standard_normal((5, 7, 2)).cumsum(1) * 0.3
 Y = rng.standard_normal((5, 6, 2)).cumsum(1) * 0.3
 
 
-@pytest.fixture
-def pysiglib():
-    return pytest.importorskip("pysiglib")
-
-
 NAMES = [name for name in branchsig.__all__ if name.startswith(("sig_", "expected_sig"))]
 
 
