@@ -90,6 +90,7 @@ def test_motions_have_neighbours_of_their_own_kind_in_the_plane():
 
 
 def test_dynamic_time_warping_is_that_of_the_definition():
+    pytest.importorskip("sklearn")
     warped = load("compare_classifiers").time_warping(np.array([[[0.0], [1.0], [1.0]], [[0.0], [0.0], [3.0]]]))
     # The last points meet at the cost 4. The middle 1 meets a 0 at the cost 1, or the 3 at the cost 4.
     np.testing.assert_allclose(warped, [[0.0, math.sqrt(5.0)], [math.sqrt(5.0), 0.0]], rtol=1e-12)
