@@ -197,9 +197,9 @@ def test_nan_at_the_end_looks_like_padding_and_the_remedy_works(name, options, x
     assert message.startswith(
         "path1[1] and path1[3] hold NaN. The NaN at the end of path1[1] and path1[3] looks like padding: give the "
     )
-    found = re.findall(r"(lengths[12])=(\(~.*?\)\.sum\(axis=-1\))", message)
+    found = re.findall(r"(lengths[12])=(\(.*?\.sum\(axis=-1\))", message)
     assert [name for name, _ in found] == ["lengths1", "lengths2"]
-    lengths = {name: eval(code, {"numpy": np, "path1": x, "path2": y}) for name, code in found}
+    lengths = {name: eval(code, {"path1": x, "path2": y}) for name, code in found}
     np.testing.assert_array_equal(lengths["lengths1"], [5, 3, 5, 1])
     np.testing.assert_array_equal(lengths["lengths2"], [6, 6, 5, 6])
     message, result = said(FUNCTIONS[name], x, y, 3, **lengths, **options)
@@ -207,13 +207,13 @@ def test_nan_at_the_end_looks_like_padding_and_the_remedy_works(name, options, x
     assert np.isfinite(result).all()
 
 
-def test_the_remedy_is_written_for_the_library_of_the_paths(x):
+def test_the_remedy_works_for_tensors(x):
     torch = pytest.importorskip("torch")
     x[1, 3:] = NAN
     x = torch.asarray(x)
     message, _ = said(branchsig.branched_sig_kernel_gram, x, None, 3)
-    (code,) = re.findall(r"lengths1=(\(~.*?\)\.sum\(axis=-1\))", message)
-    lengths = eval(code, {"torch": torch, "path1": x})
+    (code,) = re.findall(r"lengths1=(\(.*?\.sum\(axis=-1\))", message)
+    lengths = eval(code, {"path1": x})
     assert lengths.tolist() == [5, 3, 5, 5]
     assert said(branchsig.branched_sig_kernel_gram, x, None, 3, lengths1=lengths)[0] == ""
 
@@ -329,7 +329,7 @@ def test_dilation_names_the_paths_it_has_no_factor_for(method, options, convert,
     x[2, 0, 0] = INF
     message, factors = said(branchsig.dilation, convert(x), **options)
     assert message.startswith("paths[1] and paths[2] hold NaN or infinities. The NaN at the end of paths[1] looks like")
-    assert " lengths=(~" in message
+    assert " lengths=(paths == paths).any" in message
     np.testing.assert_array_equal(np.isnan(np.asarray(factors)), [False, True, True, False])
     paths = [convert(path) for path in x]
     message, _ = said(branchsig.dilation, paths, **options)
