@@ -179,3 +179,13 @@ def test_a_potential_in_pymc_samples_with_nuts(rng):
     assert found.shape == (1, 30)
     assert np.all(found > 0.0)
     assert len(np.unique(found)) > 10
+
+
+def test_the_gradient_of_a_number_has_the_dtype_of_the_paths(rng):
+    x, derivs = walk(rng, 3, 5, 2).astype("float32"), np.ones((3, 3), "float32")
+    variable = pt.tensor3("x", dtype="float32")
+    options = {"static_kernel": branchsig.RBFKernel(0.9), "param_deriv": True}
+    found = branchsig.branched_sig_kernel_gram_backprop(derivs, variable, None, 2, **options)[-1]["sigma"]
+    wanted = branchsig.branched_sig_kernel_gram_backprop(derivs, x, None, 2, **options)[-1]["sigma"]
+    assert found.dtype == wanted.dtype == "float32"
+    np.testing.assert_allclose(found.eval({variable: x}), wanted, rtol=1e-6)

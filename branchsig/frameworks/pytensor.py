@@ -53,7 +53,10 @@ def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
     line = _warnings.line_of_the_caller()
     if call.direction in ("backward", "backprop"):
         call = dataclasses.replace(call, direction="backprop")
-        return _Gradients(call.text, line)(*arrays[: 1 + call.operands], return_list=True)  # type: ignore[no-any-return]
+        found = _Gradients(call.text, line)(*arrays[: 1 + call.operands], return_list=True)
+        # A number has all its digits as a parameter, and a gradient of the dtype of the paths.
+        paired = zip(call.places, found, strict=True)
+        return [one if claims(arrays[1 + k]) else pt.cast(one, str(arrays[1].dtype)) for k, one in paired]
     return [_Value(call.towards("value").text, line)(*arrays)]
 
 

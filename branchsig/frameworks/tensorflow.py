@@ -53,7 +53,9 @@ def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
     """Return the results of a call. See `branchsig.frameworks._binding`."""
     tensors = [tf.convert_to_tensor(one if claims(one) else np.asarray(one)) for one in arrays]
     if call.direction in ("backward", "backprop"):
-        return _gradients(call, tensors)
+        found = zip(call.places, _gradients(call, tensors), strict=True)
+        # A number has all its digits as a parameter, and a gradient of the dtype of the paths.
+        return [one if claims(arrays[1 + k]) else tf.cast(one, tensors[1].dtype) for k, one in found]
     # Where sizes are not known, nor is how much is kept.
     known = all(tensor.shape.is_fully_defined() for tensor in tensors)
     needed = [place for place in call.differentiable() if claims(arrays[place])]
