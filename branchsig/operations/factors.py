@@ -313,7 +313,8 @@ class _OfLogarithms:
     def slopes(self) -> Floats:
         out = self._sizes.distances
         parts = [out[:, -1:], out, *([self._cells] if self._implicit else [])]
-        return np.concatenate(parts, axis=1) * self.guard[:, None] ** 2
+        slopes: Floats = np.concatenate(parts, axis=1) * self.guard[:, None] ** 2
+        return slopes
 
     def __call__(self, index: Indices, v: Floats) -> Floats:
         factors = self.guard[index] * np.exp(0.5 * v)
@@ -328,7 +329,8 @@ class _OfLogarithms:
     def larger_end(self, cell: Indices) -> Indices:
         """The end of each cell where K is larger."""
         rows, cell = np.arange(len(cell)), np.maximum(cell, 0)
-        return cell + (self._latest[rows, cell + 1] >= self._latest[rows, cell])
+        ends: Indices = cell + (self._latest[rows, cell + 1] >= self._latest[rows, cell])
+        return ends
 
 
 class _OfComponents:
