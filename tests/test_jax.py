@@ -16,6 +16,8 @@ from cases import STATIC_KERNELS, walk
 import branchsig
 
 jax = pytest.importorskip("jax")
+from jax_kernels import Gaussian  # noqa: E402  it needs JAX
+
 jnp = jax.numpy
 binding = pytest.importorskip("branchsig.frameworks.jax")
 
@@ -531,17 +533,6 @@ def test_a_pullback_of_concrete_arrays_can_be_pickled_and_differentiates_traced_
 
 
 # Static kernels of the user's own.
-
-
-class Gaussian(branchsig.StaticKernel):
-    """exp(-||x - y||^2 / sigma), written in jax.numpy and without gradients."""
-
-    def __init__(self, sigma):
-        self.sigma = sigma
-
-    def __call__(self, ctx, x, y):
-        kappa = jnp.exp(-((x[:, :, None] - y[:, None]) ** 2).sum(-1) / self.sigma)
-        return kappa[:, 1:, 1:] - kappa[:, :-1, 1:] - kappa[:, 1:, :-1] + kappa[:, :-1, :-1]
 
 
 @pytest.mark.parametrize("take", [branchsig.branched_sig_kernel, branchsig.branched_sig_kernel_gram])

@@ -8,22 +8,13 @@ from frameworks import framework_named
 import branchsig
 
 jax = pytest.importorskip("jax")
+from jax_kernels import Gaussian  # noqa: E402  it needs JAX
+
 jnp = jax.numpy
 framework_named("jax")  # with 64 bits
 
 KERNEL = (branchsig.branched_sig_kernel_vjp, branchsig.branched_sig_kernel_backprop)
 GRAM = (branchsig.branched_sig_kernel_gram_vjp, branchsig.branched_sig_kernel_gram_backprop)
-
-
-class Gaussian(branchsig.StaticKernel):
-    """That of `RBFKernel`, written in jax.numpy and without gradients."""
-
-    def __init__(self, sigma):
-        self.sigma = sigma
-
-    def __call__(self, ctx, x, y):
-        kappa = jnp.exp(-((x[:, :, None] - y[:, None]) ** 2).sum(-1) / self.sigma)
-        return kappa[:, 1:, 1:] - kappa[:, :-1, 1:] - kappa[:, 1:, :-1] + kappa[:, :-1, :-1]
 
 
 def same(found, wanted):

@@ -721,9 +721,8 @@ class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
             base_point=self.base_point,
             planar=self.planar,
         )
-        job = prepare.alone(
-            spec, how, paths.copy(), lengths
-        )  # what is kept must not change with the data of the caller
+        # What is kept must not change with the data of the caller.
+        job = prepare.alone(spec, how, paths.copy(), lengths)
         for known in self._lately:
             if (known.job.spec, known.job.how) == (spec, how) and _are_equal(known.job.problem, job.problem):
                 break
