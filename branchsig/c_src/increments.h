@@ -373,8 +373,12 @@ static int is_near(const double *x, int64_t points, int64_t channels, const doub
   for (int64_t k = 0; k < 2 * W && channels < W; ++k) repeated[k] = centre[k % channels];
   vec most = splat(0);
   if (channels < W) {
+    const int64_t next = W % channels;
     int64_t at = 0;
-    for (int64_t k = 0; k + W < count; k += W, at = (at + W) % channels) most = maximum(most, absolute(load(x + k) - load(repeated + at)));
+    for (int64_t k = 0; k + W < count; k += W) {
+      most = maximum(most, absolute(load(x + k) - load(repeated + at)));
+      at += at + next < channels ? next : next - channels;
+    }
     most = maximum(most, absolute(load(x + count - W) - load(repeated + (count - W) % channels)));
   } else {
     for (int64_t i = 0; i < points; ++i, x += channels) {

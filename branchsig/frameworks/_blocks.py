@@ -227,7 +227,7 @@ class Plan:
                 found = stage.adjoint(problem, kept, np.ascontiguousarray(bars), wrt, total=square)[side]
                 total = found if total is None else total + found
             if scaled is not None:  # all blocks hold the same paths on this side
-                total = scaled.sides[-1 if side else 0].adjoint(total).path1
+                total = scaled.sides[-1 if side else 0].adjoint([total])[0].path1
             if self.spec.transforms:
                 total = transformed_adjoint(total, self.spec.transforms)
             return np.asarray(as_like(total, job.origins[-1 if side else 0].path))

@@ -6,6 +6,7 @@ The stage passes the problem of the scaled paths to the stage below, and applies
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from branchsig.operations.factors import (
     Indices,
     Limits,
     as_array,
+    cells_of,
     centred,
     scaled_problem,
     search,
@@ -37,7 +39,6 @@ from branchsig.operations.factors import (
 )
 from branchsig.operations.nodes import less_one_of, of_log_of_sum, of_sum
 from branchsig.operations.stages import Geometry, Kept, Shape, Stage
-from branchsig.quadrature import TRAPEZOID
 from branchsig.static_kernels import is_linear
 
 __all__ = ["Dilate", "Dilation", "Scaled", "again", "dilation_of", "scale"]
@@ -167,13 +168,14 @@ class Dilation:
                 )
         return (*self._split(gradient), of_parameters)
 
-    def through(self, d_factors: Array, *, parameters: bool = False) -> Gradients:
-        """Gradients with respect to the paths and parameters, from one with respect to the logarithms of the factors.
+    def through(self, d_factors: Array, of_limit: tuple[Array, Array, Array | None]) -> Gradients:
+        """Gradients with respect to the paths and parameters, from one with respect to the logarithms of the factors
+        and those of the limits.
 
         If c(λx) is at its limit, d log λ = −(∂c / ∂x · dx) / (∂c / ∂ log λ).
         """
         xp = namespace_of(d_factors)
-        of_paths, slope, of_parameters = self.of_limit(parameters=parameters)
+        of_paths, slope, of_parameters = of_limit
         found = xp.asarray(self.limits.found, device=device_of(d_factors))
         share = xp.where(found, -d_factors / slope, xp.zeros_like(slope))
         of_paths = xp.where(found[:, None, None], of_paths, xp.zeros_like(of_paths))
@@ -182,13 +184,20 @@ class Dilation:
             of_parameters = xp.sum(weighted(share[:, None], of_parameters), axis=0)
         return Gradients(weighted(share[:, None, None], of_paths), None, of_parameters)
 
-    def adjoint(self, gradient: Array | None, *, parameters: bool = False) -> Gradients:
-        """Gradients with respect to the paths and parameters, from one with respect to `scaled`."""
-        if gradient is None:
-            return Gradients()
-        d_path, d_factors = self._split(gradient)
-        found = self.through(d_factors, parameters=parameters)
-        return found._replace(path1=d_path + found.path1)
+    def adjoint(self, gradients: Sequence[Array | None], *, parameters: bool = False) -> list[Gradients]:
+        """Gradients with respect to the paths and parameters, from each of several with respect to `scaled`."""
+        if all(gradient is None for gradient in gradients):
+            return [Gradients()] * len(gradients)
+        of_limit = self.of_limit(parameters=parameters)
+
+        def of(gradient: Array | None) -> Gradients:
+            if gradient is None:
+                return Gradients()
+            d_path, d_factors = self._split(gradient)
+            found = self.through(d_factors, of_limit)
+            return found._replace(path1=d_path + found.path1)
+
+        return [of(gradient) for gradient in gradients]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -230,8 +239,12 @@ class Scaled:
     def adjoint(self, found: Gradients, wrt: Wrt, *, total: bool) -> Gradients:
         """Gradients with respect to the caller's paths and parameters, from those with respect to the scaled ones."""
         with np.errstate(all="ignore"):
-            first = self.sides[0].adjoint(found.path1, parameters=wrt.parameters)
-            second = self.sides[-1].adjoint(found.path2, parameters=wrt.parameters)
+            given = [(found.path1, found.path2)] if len(self.sides) == 1 else [(found.path1,), (found.path2,)]
+            first, second = (
+                gradients
+                for side, of_side in zip(self.sides, given, strict=True)
+                for gradients in side.adjoint(of_side, parameters=wrt.parameters)
+            )
             parameters = found.parameters
             for side in (first, second):
                 if parameters is not None and side.parameters is not None:
@@ -294,16 +307,14 @@ def _prefixes(self_pairs: Problem, scaled: Array, limits: Limits) -> Problem:
 
 
 def _cells(self_pairs: Problem, scaled: Array, limits: Limits) -> Problem:
-    """The active step of each path as a path of two points: its log K with itself at depth 1 is the increment of κ."""
+    """The cells of the active steps of all paths."""
     xp, (paths, length, channels) = namespace_of(scaled), scaled.shape
     cell = np.maximum(limits.cell, 0)
     ends = np.stack([cell, cell + 1], axis=1) + length * np.arange(paths)[:, None]
     index = xp.asarray(np.ravel(ends), device=device_of(scaled))
     points = xp.take(xp.reshape(scaled, (paths * length, channels)), index, axis=0)
-    pair = scaled_problem(self_pairs, xp.reshape(points, (paths, 2, channels)))
-    return dataclasses.replace(
-        pair, depth=1, order=None, dyadic_order=(0, 0), quadrature=TRAPEZOID, lengths1=None, lengths2=None
-    )
+    steps = xp.reshape(points, (paths, 2, channels))
+    return cells_of(scaled_problem(self_pairs, steps), steps)
 
 
 def _at_limit(self_pairs: Problem, scaled: Array, limits: Limits) -> Array:

@@ -69,7 +69,7 @@ class DilationFactors(Operation):
             else:
                 dilation = dilate.again(problem, 0, kept)
                 weights = as_like(derivs, dilation.factors) * dilation.all_factors
-                found = dilation.through(weights, parameters=wrt.parameters)
+                found = dilation.through(weights, dilation.of_limit(parameters=wrt.parameters))
             return found
 
     def result(self, spec: Spec, *operands: Shape | None) -> Result:

@@ -25,6 +25,7 @@ from branchsig._arrays import (
 )
 from branchsig.backends import Problem, backend_for
 from branchsig.operations import roots
+from branchsig.quadrature import TRAPEZOID
 from branchsig.static_kernels import Context, DilatedKernel, increments, is_built_in, is_linear
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Limits",
     "Sizes",
     "as_array",
+    "cells_of",
     "centred",
     "scaled_problem",
     "search",
@@ -81,6 +83,20 @@ def scaled_problem(problem: Problem, path1: Array, path2: Array | None = None) -
 
 def with_path(self_pairs: Problem, path: Array) -> Problem:
     return dataclasses.replace(self_pairs, path1=path, path2=path)
+
+
+def cells_of(self_pairs: Problem, steps: Array) -> Problem:
+    """Steps as paths of two points each: log K with itself at depth 1 is the increment of κ over the cell of a step."""
+    return dataclasses.replace(
+        with_path(self_pairs, steps),
+        depth=1,
+        order=None,
+        planar=False,
+        dyadic_order=(0, 0),
+        quadrature=TRAPEZOID,
+        lengths1=None,
+        lengths2=None,
+    )
 
 
 def times(self_pairs: Problem, factors: Array) -> Array:
@@ -190,10 +206,9 @@ class Sizes:
         ends = np.stack([np.concatenate([k - 1, 0 * k]), np.concatenate([k, k])], axis=1)
         steps = xp.take(path, xp.asarray(np.ravel(ends), device=device_of(path)), axis=1)
         steps = xp.reshape(steps, (paths * 2 * (length - 1), 2, dimension))
+        cells = cells_of(self_pairs, steps)
         with np.errstate(all="ignore"):
-            squares = host(
-                xp.reshape(increments(self_pairs.static_kernel, Context(), steps, steps), (paths, 2, length - 1))
-            )
+            squares = np.reshape(host(backend_for(cells).solve(cells, "end", log=True)), (paths, 2, length - 1))
             squares = np.where(squares < 0, 0.0, squares)
         return cls(squares[:, 0], squares[:, 1])
 
