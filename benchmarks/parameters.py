@@ -51,7 +51,7 @@ def problems(rng):
     factors = np.concatenate((np.full((64, 1, 1), 0.5), np.zeros((64, 63, 1))), axis=1)
     dilated = [np.concatenate((path, factors), axis=2) for path in (x, y)]
     yield "dilated RBF", Problem(*dilated, "paired", DilatedKernel(rbf), 3, (0, 0))
-    yield "RBF, order 3", Problem(x, y, "paired", rbf, 0, (0, 0), order=3)
+    yield "RBF, order 3", Problem(x, y, "paired", rbf, math.inf, (0, 0), order=3)
     yield "RBF, no truncation", Problem(x, y, "paired", rbf, math.inf, (0, 0))
     yield "RBF, symmetric Gram", Problem(x, x, "symmetric", rbf, 3, (0, 0))
 
