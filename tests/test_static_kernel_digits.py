@@ -199,6 +199,33 @@ def test_of_a_huge_length_scale_the_increments_underflow_as_they_should(backend,
     np.testing.assert_allclose(found, value, rtol=1e-12, atol=1e-307)
 
 
+@pytest.mark.parametrize("far", [1e149, 1e155, 1e300])
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 3.3])
+def test_a_rational_quadratic_kernel_is_zero_at_distances_without_a_square(backend, alpha, far):
+    x, y = np.array([[0.0], [1.0]]), np.array([[0.0], [far]])
+    kernel = branchsig.RationalQuadraticKernel(1.0, alpha=alpha)
+    wanted = -math.expm1(-alpha * math.log1p(0.5 / alpha))  # κ(0, 0) − κ(1, 0)
+    value, pullback = branchsig.branched_sig_kernel_vjp(x, y, 1, static_kernel=kernel, log=True)
+    np.testing.assert_allclose(value, wanted, rtol=1e-14)
+    slope = (1 + 0.5 / alpha) ** (-alpha - 1)  # of κ(1, b) by b at 0, and of −κ(a, 0) by a at 1
+    for gradient, expected in zip(pullback(1.0), ([0, slope], [-slope, 0]), strict=True):
+        np.testing.assert_allclose(gradient[:, 0], expected, rtol=1e-13, atol=1e-140)
+    assert (
+        branchsig.branched_sig_kernel(
+            far * np.array([[0.0], [1.0]]), far * np.array([[0.3], [0.9]]), 2, static_kernel=kernel
+        )
+        == 1
+    )
+
+
+@pytest.mark.parametrize("far", [1e155, 1e300])
+def test_a_rational_quadratic_kernel_that_hardly_falls_is_not_a_number_at_distances_without_a_square(backend, far):
+    x, y = np.array([[0.0], [1.0]]), np.array([[0.0], [far]])
+    with pytest.warns(RuntimeWarning):
+        value = branchsig.branched_sig_kernel(x, y, 1, static_kernel=branchsig.RationalQuadraticKernel(1.0, alpha=0.01))
+    assert np.isnan(value)
+
+
 # Linear and polynomial kernels
 
 

@@ -135,6 +135,10 @@ static void gather_steps(increments *in, int64_t first, int64_t rows) {
 
 BS_INLINE int is_integer(double a) { return a == floor(a); }
 
+/* From this alpha on, a rational quadratic kernel is 0 to rounding at distances whose squares leave the range of doubles; one that falls
+   more slowly is not a number there. */
+#define BS_FALLING_ALPHA 0.1
+
 /* Forms of profile of its own for exponents that are no small whole number: for the compiler a loop over points has but one. */
 enum { BS_OTHER_POLYNOMIAL = BS_RATIONAL_QUADRATIC + 1, BS_OTHER_RATIONAL_QUADRATIC };
 
@@ -201,8 +205,10 @@ BS_INLINE vec profile(int kernel, const double *parameter, vec b, vec *slope) {
       return kappa;
     }
     default: { /* BS_OTHER_RATIONAL_QUADRATIC; log(1 + u), what 1 + u has lost of u made up for */
-      const double alpha = parameter[1];
-      vec u = b * (0.5 / alpha / sigma / sigma), base = 1.0 + u, over_base = 1 / base;
+      const double alpha = parameter[1], farthest = alpha >= BS_FALLING_ALPHA ? 0x1p1023 : __builtin_nan("");
+      vec u = b * (0.5 / alpha / sigma / sigma);
+      u = choose(u > splat(0x1p1023), splat(farthest), u);
+      const vec base = 1.0 + u, over_base = 1 / base;
       vec kappa = exponential(-alpha * (logarithm(base) + (u - (base - 1.0)) * over_base));
       if (slope) *slope = kappa * over_base * -(over_sigma * over_sigma);
       return kappa;
@@ -502,8 +508,8 @@ BS_INLINE vec increment_of(const bs_task *task, measure by, corners b, vec *chan
   for (int k = 0; change && k < 1 + two; ++k) change[k] *= sign;
   if (!two) return g;
   const double beyond = by.most * by.most; /* coordinates as good as infinite, but not for a kernel that hardly falls */
-  const ivec out = alpha >= 0.1 ? b.v00 >= beyond : maximum(maximum(b.v10, b.v01), b.v11) >= beyond;
-  const vec instead = splat(alpha >= 0.1 ? 0 : __builtin_nan(""));
+  const ivec out = alpha >= BS_FALLING_ALPHA ? b.v00 >= beyond : maximum(maximum(b.v10, b.v01), b.v11) >= beyond;
+  const vec instead = splat(alpha >= BS_FALLING_ALPHA ? 0 : __builtin_nan(""));
   for (int k = 0; change && k < 2; ++k) change[k] = choose(out, instead, change[k]);
   return choose(out, instead, g);
 }
