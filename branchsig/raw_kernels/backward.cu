@@ -134,7 +134,7 @@ struct Adjoint {
       GradientsOfStrip gradients(problem, team, memory.gradients, increments, row_sums);
       gradients.start();
       if constexpr (Rule::EVERY_ROW) {
-        strip.start(start < C ? sweep.nodes_of(start / width) + (R - 1) * (long long)Rule::CELL : nullptr);
+        strip.start(N, start < C ? sweep.nodes_of(start / width) + (R - 1) * sweep.kept_of_step() : nullptr);
       } else {
         strip.start(N - Rule::TOP, memory.last_row, first, C);
       }
@@ -281,9 +281,9 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     work* edge = sweep.edge = free;
     if constexpr (Rule::EVERY_ROW) {
       sweep.by_pass = task.by_pass;
-      free += (long long)(task.by_pass ? Forward::edges_of(sweep.passes()) : 1) * R * Rule::DOWN;
+      free += (long long)(task.by_pass ? Forward::edges_of(sweep.passes()) : 1) * R * Rule::DOWN * N;
       edge = free;
-      free += (long long)R * Rule::UP;
+      free += (long long)R * Rule::UP * N;
       sweep.nodes = free;
     } else {
       free += (long long)sweep.edge_rows() * Backward::STRIDE * N;
@@ -294,7 +294,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       mine.derivs = derivs + (first_pair + k) * given;
       mine.last_row = free;
       if constexpr (Rule::EVERY_ROW) {
-        free += (task.by_pass ? team.warps : (C + 31) / 32) * Rule::kept(R);
+        free += (task.by_pass ? team.warps : (C - 1) / sweep.span() + 1) * sweep.kept_of_warp();
       } else {
         free += N * Rule::kept(C);
       }
@@ -311,7 +311,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
       Watch<work> watch;
       work* kept = Rule::EVERY_ROW && task.by_pass ? nullptr : mine.last_row;
       work log_k = sweep.down(kept, nullptr, LAST_LEVEL, task.purpose, watch);
-      if (!sweep.collect(log_k, watch, scratch)) continue;
+      if (!sweep.collect(log_k, watch, task.purpose, scratch)) continue;
       if (!CAREFUL && team.thread() == 0) *mine.flag = watch.wrong;
       goes_up = CAREFUL || PARTS || team.some(!watch.wrong);
       if (goes_up) {

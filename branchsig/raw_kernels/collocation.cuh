@@ -135,7 +135,7 @@ struct Collocation : Levels<DEPTH, OF_GRID || IN_LOGS> {
     Bounds<ROOM, P, CAREFUL, false, work> bounds;
     Ends<1, !CAREFUL, work> ends;
 
-    __device__ __forceinline__ void start(int N) {
+    __device__ __forceinline__ void start(int N, int) {
       bounds.start();
       ends.start();
 #pragma unroll

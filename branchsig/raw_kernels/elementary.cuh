@@ -15,6 +15,35 @@ __device__ __forceinline__ float of_high_word<float>(unsigned bits) {
   return __int_as_float(bits);
 }
 
+template <typename work>
+__device__ __forceinline__ work larger(work a, work b) {
+  return a > b ? a : b;
+}
+template <typename work>
+__device__ __forceinline__ work smaller(work a, work b) {
+  return a < b ? a : b;
+}
+
+// Purpose of a value: the kernel, its logarithm, a logarithm that enters a difference, or one that may be large compared with that
+// difference. PARTS: the purpose of their sum, or each component by itself. ROUGH: every value is accepted.
+enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, A_QUOTIENT, EVERY_PART, ROUGH };
+
+// RELATIVE: error relative to large logarithms for a quotient, in units of the tolerance
+constexpr double EPSILON = 0x1p-52, TOLERANCE = 1e-4, RELATIVE = 1e-6;
+
+// The error that a sum of components, or a kernel that need not be positive, may have, in units of the tolerance
+template <typename work>
+__device__ __forceinline__ work allowed_of_sum(work sum, int purpose) {
+  const work size = fabs(sum);
+  if (purpose == KERNEL_ITSELF) return larger(work(1), size);
+  return purpose == ITS_LOGARITHM ? size * larger(work(1), work(fabs(log(size)))) : size;
+}
+// Whether the digits of such a kernel are lost; infinite ones are not.
+__device__ inline bool lost_of_sum(double k, double error, int purpose) {
+  if (purpose == ROUGH || fabs(k) > 0x1.fffffffffffffp+1023) return false;
+  return !(error <= TOLERANCE * allowed_of_sum(k, purpose));
+}
+
 // Tracks the running products of a lane. Extremes are kept as unsigned integers and checked at the end: that takes no floating-point
 // slot, and no instruction waits for a flag of the one before.
 template <typename work>
@@ -38,6 +67,10 @@ struct Watch {
   __device__ __forceinline__ void over(work k) {
     const unsigned beyond_one = high_word(k) - ONE;
     farthest = max(farthest, DOUBLE ? unsigned(abs(int(beyond_one))) : beyond_one + (ONE - LEAST));
+  }
+  // LESS_ONE: the largest |K - 1|, as the powers of 2 by which it exceeds 1; infinities and NaN are outside.
+  __device__ __forceinline__ void over_signed(work less_one) {
+    farthest = max(int(farthest), int(high_word(less_one) & 0x7fffffffu) - int(ONE));
   }
   // A product minus 1, or its latest factor minus 1, has too few digits if one of them is below 2^-6. NaN is detected in K, and in the
   // backward sweep in the gradients.
@@ -71,6 +104,17 @@ struct Watch {
     }
     return !(error <= digits());
   }
+  // LESS_ONE: with M the largest |K| of all levels and S the sum of |g|, errors are at most about e_m = M^2 S (eps M + e_{m-1}).
+  // ALL: the nodes of a grid are requested, otherwise the one value `k`.
+  template <bool ALL>
+  __device__ __forceinline__ bool doubtful_sum(double size, int levels, double k, int purpose) const {
+    if (wrong || purpose == ROUGH) return wrong;
+    if (ALL && purpose != KERNEL_ITSELF) return true;  // every node is judged by its own size
+    const double most = 1.0 + double(exp(reach)), factor = most * most * size;
+    double error = factor;
+    for (int m = 1; m < levels; ++m) error = factor * (most + error);
+    return !(error <= digits() * (ALL ? 1.0 : allowed_of_sum(k, purpose)));
+  }
 };
 
 // The contributions of the columns of a strip to log K of the last level and, if FOLLOWED, their extremes, as high words: |log K| at a
@@ -101,13 +145,6 @@ struct Ends {
   }
 };
 
-// Purpose of a value: the kernel, its logarithm, a logarithm that enters a difference, or one that may be large compared with that
-// difference. PARTS: the purpose of their sum, or each component by itself. ROUGH: every value is accepted.
-enum { KERNEL_ITSELF, ITS_LOGARITHM, A_DIFFERENCE, A_QUOTIENT, EVERY_PART, ROUGH };
-
-// RELATIVE: error relative to large logarithms for a quotient, in units of the tolerance
-constexpr double EPSILON = 0x1p-52, TOLERANCE = 1e-4, RELATIVE = 1e-6;
-
 // Whether the digits of a value are lost, given log K and a bound of its error. Infinite logarithms are not lost, nor are kernels that
 // are certainly inf or 0.
 __device__ inline bool lost(double log_k, double error, int purpose) {
@@ -121,15 +158,6 @@ template <typename work>
 __device__ __forceinline__ work not_a_number() {
   return work(0) / work(0);
 }
-template <typename work>
-__device__ __forceinline__ work larger(work a, work b) {
-  return a > b ? a : b;
-}
-template <typename work>
-__device__ __forceinline__ work smaller(work a, work b) {
-  return a < b ? a : b;
-}
-
 // A weight times a value; CAREFUL: 0 if the weight is zero, even if the value is infinite.
 template <bool CAREFUL, typename work>
 __device__ __forceinline__ work weighted(work weight, work value) {

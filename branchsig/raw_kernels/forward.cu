@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(32 * LONGEST_TEAM, 1)
     real* values = GRID ? grid + k * nodes : PARTS ? ends + pair.place(pairing, n2, task.first_pair + k) * (depth + 1) : nullptr;
     Watch<work> watch;
     work total = sweep.down(nullptr, values, content, task.purpose, watch);
-    if (!sweep.collect(total, watch, scratch)) continue;
+    if (!sweep.collect(total, watch, task.purpose, scratch)) continue;
     if (GRID && PADDED) {
       if (content == DIAGONAL) {
         sweep.extend_diagonal(grid + turns.pair() * nodes);

@@ -44,7 +44,7 @@ struct Order : Levels<DEPTH, true> {
     work k[ROOM][P + 1], u[ROOM][P + 1];
     Bounds<ROOM, P, true, false, work> bounds;  // the largest |k_n| of every n
 
-    __device__ __forceinline__ void start(int N) {
+    __device__ __forceinline__ void start(int N, int) {
       bounds.start();
 #pragma unroll
       for (int m = 0; m < N; ++m)
@@ -88,7 +88,7 @@ struct Order : Levels<DEPTH, true> {
     // k_n, n = m + 1, at the lower right corner of the latest cell; NaN where it has lost its digits
     __device__ __forceinline__ work corner(int N, int m, int, bool, int purpose) const {
       if (purpose == ROUGH) return k[m][P];
-      work error = error_of(m), allowed = size_of(k[m][P]);
+      work error = error_of(m), allowed = allowed_of_sum(k[m][P], KERNEL_ITSELF);
       if (purpose != EVERY_PART) {
         work sum = work(1);
         error = work(0);
@@ -97,12 +97,10 @@ struct Order : Levels<DEPTH, true> {
           sum += k[n][P];
           error += error_of(n);
         }
-        const work size = fabs(sum);
-        allowed = purpose == KERNEL_ITSELF ? size_of(size) : purpose == ITS_LOGARITHM ? size * size_of(log(size)) : size;
+        allowed = allowed_of_sum(sum, purpose);
       }
       return error > work(TOLERANCE) * allowed ? not_a_number<work>() : k[m][P];
     }
-    static __device__ __forceinline__ work size_of(work value) { return larger(work(1), work(fabs(value))); }
     // the bound of the error of k_n, n = m + 1
     __device__ __forceinline__ work error_of(int m) const {
       work total = m ? bounds.largest[m ? m - 1 : 0] : work(1);

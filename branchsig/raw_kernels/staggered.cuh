@@ -43,7 +43,7 @@ struct Staggered : Levels<DEPTH, OF_GRID> {
     work k[ROOM][COLUMNS + 1], both[ROOM][COLUMNS + 1], line[ROOM + 1][COLUMNS];
     Ends<COLUMNS, sizeof(work) == 8 && (DEPTH > 1), work> ends;
 
-    __device__ __forceinline__ void start(int N) {
+    __device__ __forceinline__ void start(int N, int) {
       ends.start();
 #pragma unroll
       for (int m = 0; m < N; ++m)

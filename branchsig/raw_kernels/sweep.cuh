@@ -8,8 +8,8 @@
 // Few pairs of long paths are relayed: every pass is a separate stage that the team of another block may run, as many phases behind
 // the stage before it. The passes of the backward sweep are stages too, after those of the forward sweep.
 //
-// A rule defines the work in a cell and the state of a lane: Trapezoid, Staggered, Collocation, Order or Untruncated, each in the
-// file of its name. A rule has the template arguments
+// A rule defines the work in a cell and the state of a lane: Trapezoid, Staggered, Collocation, Order, Untruncated or Planar, each in
+// the file of its name. A rule has the template arguments
 //
 //   real, work  the type of the paths and results, and the type of the arithmetic
 //   DEPTH       the depth (Order: the largest number of nodes); 0 if it is known only at run time: arrays are in local memory then
@@ -20,10 +20,11 @@
 //
 // and Down and Up, the state of a lane in the forward and in the backward sweep. LAG: number of rows by which a level trails the level
 // below it, and the first level the increments; rows before the first and after the last are then swept too, with increments of 0.
-// PARTS: the values are the components k_0 to k_DEPTH instead of log K, and the running products are sums. EVERY_ROW: the backward
-// sweep reads the values of every row from memory, not only those of the last. If memory does not suffice for all passes, it holds
-// those of one pass, which is swept forward again from the edge of the pass before it. Of n such edges about BASE log n are stored as
-// checkpoints, and the others are recomputed.
+// PARTS: the values are the components k_0 to k_DEPTH instead of log K, and the running products are sums. LESS_ONE: they are K - 1,
+// which takes the place of log K everywhere. EVERY_ROW: the backward sweep reads the values of every row from memory, not only those of
+// the last: CELL for every level, lane and row, of which a warp has one more on either side. If memory does not suffice for all passes,
+// it holds those of one pass, which is swept forward again from the edge of the pass before it. Of n such edges about BASE log n are
+// stored as checkpoints, and the others are recomputed.
 
 enum { PAIRED, GRAM, SYMMETRIC };
 enum { MOST_LEVELS = 16, LONGEST_TEAM = 8, BASE = 8 };
@@ -238,6 +239,7 @@ enum { LAST_LEVEL, ALL_LEVELS, LOGARITHM, DIAGONAL };
 // Levels whose values are kept. The last level is only integrated, unless its grid is requested.
 template <int DEPTH, bool ALL>
 struct Levels {
+  static constexpr bool LESS_ONE = false;
   enum { LEVELS = ALL ? DEPTH : DEPTH - 1, ROOM = DEPTH == 0 ? MOST_LEVELS : LEVELS > 0 ? LEVELS : 1 };
   static __device__ __forceinline__ int levels(int depth) { return DEPTH ? int(LEVELS) : ALL ? depth : depth - 1; }
 };
@@ -334,7 +336,7 @@ struct Sweep {
     if (!Rule::EVERY_ROW || !by_pass || pass == 0) return edge;
     int place = -1;
     for (; pass % BASE == 0; pass /= BASE) place += BASE - 1;
-    return edge + (long long)(place + pass % BASE) * problem.rows() * edge_values;
+    return edge + (long long)(place + pass % BASE) * problem.rows() * edge_values * levels();
   }
   // Places the paths at the start of the workspace of the pair and lays them out, unless an earlier stage has done so.
   __device__ void take_up(work*& free, work* scratch) {
@@ -356,9 +358,13 @@ struct Sweep {
     for (; passes; passes /= BASE) edges += min(passes, BASE - 1);
     return edges;
   }
-  // position of the values of the columns of this lane
+  // EVERY_ROW. Lanes, which are a row apart, store and read side by side, and the distances to the cells above and on the left are the
+  // same everywhere: values of the cells of a step, of a warp, and the position of those of this lane on row 0.
+  __device__ long long kept_of_step() const { return (long long)Rule::CELL * levels(); }
+  __device__ long long kept_of_warp() const { return (problem.rows() + 33) * kept_of_step(); }
   __device__ work* nodes_of(int pass) const {
-    return Rule::place(nodes, problem.rows(), (by_pass ? 0 : pass * team.warps) + team.warp, team.lane);
+    const int part = (by_pass ? 0 : pass * team.warps) + team.warp;
+    return nodes + part * kept_of_warp() + (team.lane + 2) * kept_of_step() + team.lane + 1;
   }
   // factor of increments: one over the number of sub-cells per cell, and a quarter if corners are summed for their mean
   __device__ work scale() const {
@@ -381,7 +387,7 @@ struct Sweep {
 
   // Combines the results of the threads of a team and the messages of the stages before, for all threads. Returns false if further
   // passes continue.
-  __device__ bool collect(work& total, Watch<work>& watch, work* scratch) const {
+  __device__ bool collect(work& total, Watch<work>& watch, int purpose, work* scratch) const {
     total = team.sum(total, scratch);
     watch.wrong = team.any(watch.wrong);
     if (WATCHED) team.most_and_sum(watch.reach, watch.last, scratch);
@@ -402,7 +408,11 @@ struct Sweep {
     }
     if (WATCHED) {
       const double size = KERNEL == GIVEN ? double(watch.moved) / Rule::OF_SUM : double(*paths.moved(problem));
-      watch.wrong |= watch.template doubtful<Rule::GRID, Rule::EVERY_ROW>(size, levels());
+      if constexpr (Rule::LESS_ONE) {
+        watch.wrong |= watch.template doubtful_sum<Rule::GRID>(size, levels(), 1.0 + double(total), purpose);
+      } else {
+        watch.wrong |= watch.template doubtful<Rule::GRID, Rule::EVERY_ROW>(size, levels());
+      }
     }
     return true;
   }
@@ -442,11 +452,11 @@ struct Sweep {
     work* left_edge = team.warp ? right_edge : edge_before(pass);
     IncrementsOfStrip increments(problem, paths);
     increments.start(first, Rule::LAG ? -team.lane >> problem.order1 : 0, false, scale());
-    strip.start(N);
+    strip.start(N, first);
     if constexpr (Rule::EVERY_ROW)
       if (last_row && start < C) {
         kept = nodes_of(pass);
-        strip.keep_above(kept, team.lane == 0);
+        strip.keep_above(N, kept, team.lane == 0);
       }
 #pragma unroll
     for (int m = 0; m < N; ++m)
@@ -491,7 +501,7 @@ struct Sweep {
             for (int v = 0; v < Rule::DOWN; ++v) edge_of(right_edge, r, v)[m] = handed[m][v];
         }
         if constexpr (Rule::EVERY_ROW)
-          if (last_row) strip.keep(kept + r * (long long)Rule::CELL, team.lane == 0);
+          if (last_row) strip.keep(N, kept + r * kept_of_step(), team.lane == 0);
         if (Rule::GRID && values && content != DIAGONAL) store(values, content, purpose, r, first, strip);
         if (Rule::GRID && !Rule::LAG && content == DIAGONAL && values) store_diagonal(values, purpose, r, first, strip);
       }
@@ -501,10 +511,10 @@ struct Sweep {
     if constexpr (!Rule::EVERY_ROW)
       if (last_row) strip.keep(N, last_row, first, C);
     if constexpr (!Rule::GRID && !Rule::PARTS && !Rule::EVERY_ROW) strip.ends.leave(total, watch);
-    if constexpr (Rule::CAREFUL && !Rule::GRID)
-      if (first == C - 1) {
-        const work end = strip.corner(N, N - 1, 0, true, purpose);
-        if (end != end) total = end;
+    if constexpr ((Rule::CAREFUL || Rule::LESS_ONE) && !Rule::GRID)
+      if (first < C && C <= first + COLUMNS) {  // padding repeats the end
+        const work end = strip.corner(N, N - 1, COLUMNS - 1, true, purpose);
+        if (Rule::LESS_ONE || end != end) total = end;
       }
     if (Rule::PARTS && first == C - 1) {
       if (!Rule::GRID && values) values[0] = real(1);

@@ -42,7 +42,7 @@ struct Trapezoid : Levels<DEPTH, OF_GRID || IN_LOGS> {
     Bounds<ROOM, 1, CAREFUL, false, work> bounds;
     Ends<COLUMNS, !CAREFUL, work> ends;
 
-    __device__ __forceinline__ void start(int N) {
+    __device__ __forceinline__ void start(int N, int) {
       bounds.start();
       ends.start();
 #pragma unroll

@@ -287,21 +287,15 @@ struct Untruncated : Levels<1, true> {
 
   static __device__ __forceinline__ work at_left_end(int value) { return work(value < P || !CAREFUL ? 1 : 0); }
   static __device__ __forceinline__ work at_right_end(work sum) { return sum; }
-  // Memory holds K at the nodes of a cell except the first of each row and column, so that lanes, which are a row apart, store and
-  // read side by side; the distances to the cell above and to the cell on the left are the same everywhere. A warp has one more row
-  // above its cells and one more column to the left.
+  // Memory holds K at the nodes of a cell except the first of each row and column.
   enum { WIDTH = 33, CELL = WIDTH * P * P, BESIDE = CELL + 1 };
-  static __device__ __forceinline__ long long kept(int rows) { return (rows + 33ll) * CELL; }  // values of a warp
-  static __device__ __forceinline__ work* place(work* nodes, int rows, int part, int lane) {
-    return nodes + part * kept(rows) + (lane + 2) * CELL + lane + 1;
-  }
 
   struct Down {
     // of the latest cell; log K on its last row of nodes
     work nodes[P + 1][P + 1], logs[P + 1];
     Bounds<1, 2 * P, CAREFUL, true, work> bounds;
 
-    __device__ __forceinline__ void start(int) {
+    __device__ __forceinline__ void start(int, int) {
       bounds.start();
 #pragma unroll(UNROLLED)
       for (int l = 0; l <= P; ++l) {
@@ -359,12 +353,12 @@ struct Untruncated : Levels<1, true> {
       return CAREFUL && logarithm ? logs[P] : nodes[P][P];
     }
 
-    __device__ __forceinline__ void keep_above(work* cell, bool leftmost) const {
+    __device__ __forceinline__ void keep_above(int, work* cell, bool leftmost) const {
 #pragma unroll(UNROLLED)
       for (int b = 0; b < P; ++b) cell[WIDTH * (P * P - P + b) - CELL] = nodes[P][b + 1];
       if (leftmost) cell[WIDTH * (P * P - 1) - CELL - BESIDE] = nodes[P][0];
     }
-    __device__ __forceinline__ void keep(work* cell, bool leftmost) const {
+    __device__ __forceinline__ void keep(int, work* cell, bool leftmost) const {
 #pragma unroll(UNROLLED)
       for (int a = 0; a < P; ++a) {
 #pragma unroll(UNROLLED)
@@ -381,7 +375,7 @@ struct Untruncated : Levels<1, true> {
     const work* cell;
 
     // `last`: position of K of the lowest cell, or null
-    __device__ __forceinline__ void start(const work* last) {
+    __device__ __forceinline__ void start(int, const work* last) {
 #pragma unroll(UNROLLED)
       for (int l = 0; l < P; ++l) w[l] = given[l] = work(0);
       cell = last;

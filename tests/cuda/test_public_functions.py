@@ -74,19 +74,27 @@ def test_the_host_looks_at_its_own_values_unless_told_not_to(reference, rng):
 
 
 @pytest.mark.parametrize(
-    ("quadrature", "order", "depth"),
-    [("trapezoid", None, 3), ("lobatto2", None, 3), ("left", 2, 3), ("trapezoid", None, math.inf)],
+    ("quadrature", "order", "depth", "planar"),
+    [
+        ("trapezoid", None, 3, False),
+        ("lobatto2", None, 3, False),
+        ("left", 2, 3, False),
+        ("trapezoid", None, math.inf, False),
+        ("trapezoid", None, 2, True),
+    ],
 )
 @pytest.mark.parametrize("return_grid", [False, True])
-def test_after_a_warm_up_nothing_is_compiled(installed, return_grid, quadrature, order, depth, rng, monkeypatch):
+def test_after_a_warm_up_nothing_is_compiled(
+    installed, return_grid, quadrature, order, depth, planar, rng, monkeypatch
+):
     kernel = kernel_named("rbf")
-    options = {"return_grid": return_grid, "quadrature": quadrature, "order": order}
+    options = {"return_grid": return_grid, "quadrature": quadrature, "order": order, "planar": planar}
     branchsig.warm_up(depth, static_kernel=kernel, dimension=2, **options)
     monkeypatch.setattr(cuda.instances, "source", lambda: pytest.fail("compiled again"))
     for lengths in ((5, 6), (4, 40)):
         x, y = (emulated_cupy.asarray(path) for path in drawn(rng, "gram", lengths, 2))
         rule = _validation.quadrature(quadrature)
-        arguments = problem(x, y, depth, (0, 0), "gram", kernel, quadrature=rule, order=order)
+        arguments = problem(x, y, depth, (0, 0), "gram", kernel, quadrature=rule, order=order, planar=planar)
         if order is not None:
             value = installed.solve(arguments, "grid" if return_grid else "end")
         else:
@@ -127,6 +135,10 @@ def test_a_warm_up_refuses_what_it_cannot_compile(installed, monkeypatch):
         branchsig.warm_up(3, dtype="int32")
     with pytest.raises(ValueError, match="dtype"):
         branchsig.warm_up(3, dtype="float16")
+    with pytest.raises(ValueError, match="planar=True with quadrature"):
+        branchsig.warm_up(3, planar=True, quadrature="lobatto2")
+    with pytest.raises(TypeError, match="planar"):
+        branchsig.warm_up(3, planar=1)
     monkeypatch.setattr(emulated_cupy, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="nvidia-smi"):
         branchsig.warm_up(3)

@@ -59,6 +59,7 @@ FAMILIES = {
     "lobatto2": {"quadrature": BY_NAME["lobatto2"]},
     "nodes": {"depth": math.inf, "order": 3},
     "untruncated": {"depth": math.inf},
+    "ordered": {"depth": 2, "planar": True},
 }
 
 VALUES, GRIDS, GRADIENTS, GRADIENTS_OF_GRIDS = ALL = "values", "grids", "gradients", "gradients of grids"

@@ -102,6 +102,7 @@ def instances(
     reals=("float", "double"),
     rule=TRAPEZOID,
     components=False,
+    planar=False,
     padded=False,
     dimensions=ANY_DIMENSION,
     parameters=False,
@@ -118,6 +119,7 @@ def instances(
             "grid": grid,
             "log_domain": log_domain,
             "components": components,
+            "planar": planar,
             "padded": padded,
             "parameters": parameters,
         }
@@ -133,12 +135,13 @@ ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 def main():
     """Compile every instance for the architectures named, and all three if none is.
 
-    Beside them stand the name of a rule, if not the trapezoid, and "components" for the truncation by nodes, or
-    "untruncated" for none. Prints what spills, and registers by depth as a table.
+    Beside them stand the name of a rule, if not the trapezoid, and "components" for the truncation by nodes,
+    "untruncated" for none, or "planar" for ordered forests. Prints what spills, and registers by depth as a table.
     """
     rules = [BY_NAME[word] for word in sys.argv[1:] if word in BY_NAME]
     architectures = [word for word in sys.argv[1:] if word.startswith("sm_")] or ARCHITECTURES
-    form = {"rule": rules[0] if rules else TRAPEZOID, "components": "components" in sys.argv[1:]}
+    form = {"rule": rules[0] if rules else TRAPEZOID}
+    form |= {word: word in sys.argv[1:] for word in ("components", "planar")}
     all_depths = (math.inf,) if "untruncated" in sys.argv[1:] else DEPTHS
     nvrtc, most, spilled, count = Nvrtc(), {}, [], 0
     for architecture, depth, static_kernel in itertools.product(architectures, all_depths, STATIC_KERNELS):

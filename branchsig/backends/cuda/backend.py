@@ -3,8 +3,9 @@
 It solves a `Problem` on CuPy arrays on CuPy's current stream. A warp processes one pair of paths at a time; a team of
 warps does if there are few pairs, and half a warp if there are many pairs of short paths. A few pairs of long paths are
 relayed between teams. Memory beyond the result is that of the pairs in flight, O(depth · (length1 + length2)) each;
-gradients without truncation store K at every node if it fits, and otherwise for the columns of one pass of a team.
-Pairs whose kernels leave the range of the running products are recomputed in float64 in the log domain, by kernels that
+gradients without truncation, and over ordered forests, store K at every node if it fits, and otherwise for the columns
+of one pass of a team. Pairs whose kernels leave the range of the running products are recomputed in float64 in the log
+domain (over ordered forests: those that may have lost their digits, with rounding errors propagated), by kernels that
 find them on the device: the host never synchronises. Problems that the kernels do not support go to the reference, in
 CuPy's namespace.
 """
@@ -81,11 +82,11 @@ class CudaBackend:
     def _values(self, problem: Problem, plan: Plan, want: Want, *, log: bool, given: Array | None = None) -> Array:
         """Compute the result of `solve` with the CUDA kernels."""
         shape = pairs.shape_of(problem, want)
-        in_logs = (want == "grid" and log) or want == "prefixes"
+        in_logs = want == "prefixes" or (want == "grid" and log and not plan.planar)
         if plan.components or want == "stack":
             content = ALL_LEVELS
         else:
-            content = LOGARITHM if log else LAST_LEVEL
+            content = LOGARITHM if log or plan.planar else LAST_LEVEL
         if want == "prefixes":
             content = DIAGONAL
         sweep = Sweep(self, problem, plan)

@@ -44,6 +44,7 @@ _SOURCES = (
     "collocation.cuh",
     "order.cuh",
     "untruncated.cuh",
+    "planar.cuh",
     "gradients.cuh",
     "forward.cu",
     "backward.cu",
@@ -124,7 +125,8 @@ class Instance:
     """The template arguments of one kernel.
 
     `depth` is 0 if the depth is passed at run time, and 1 without truncation. Each lane has a strip of `columns` cells;
-    the `rule` has `p` intervals along a side of a cell. An instance for `padded` paths keeps the sizes of each pair,
+    the `rule` has `p` intervals along a side of a cell. With `log_domain` it is the form that decides on values in
+    doubt, in the log domain except over ordered forests. An instance for `padded` paths keeps the sizes of each pair,
     which takes registers. It reads `channels` channels of a path together and holds them in registers; with `more`, it
     reads further channels in every step. With `parameters` it also sums the gradients with respect to the parameters of
     the static kernel.
@@ -148,7 +150,7 @@ class Instance:
     @property
     def expression(self) -> str:
         """The kernel as a C++ template instance."""
-        size = self.columns if self.rule == "Staggered" else self.p
+        size = self.columns if self.rule in ("Staggered", "Planar") else self.p
         arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {_flag(self.log_domain)}"
         rule = f"{self.rule}<{arguments}>"
         paths = f"{self.static_kernel}, {self.channels}, {_flag(self.more)}"
@@ -177,18 +179,32 @@ class Instance:
             down, up = 1, 3
         elif self.rule == "Trapezoid":
             down, up = 2 + bounds, 3
-        elif self.rule == "Untruncated":
-            return 2 * self.p + (1 if self.kernel == "backward" else 3 * self.log_domain)
+        elif self._every_row:  # the edges of the forward sweep are stored beside that of the backward sweep
+            return self._up if self.kernel == "backward" else self._down
         else:
             down, up = 2 * self.p + bounds, 3 * self.p + 1
         return down if self.kernel == "forward" else max(down, up)
 
+    @property
+    def _every_row(self) -> bool:
+        """Whether the backward sweep reads the values of every row from memory."""
+        return self.rule in ("Untruncated", "Planar")
+
+    @property
+    def _down(self) -> int:
+        """DOWN of such a rule."""
+        return 1 + 4 * self.log_domain if self.rule == "Planar" else 2 * self.p + 3 * self.log_domain
+
+    @property
+    def _up(self) -> int:
+        return 3 if self.rule == "Planar" else 2 * self.p + 1
+
     def kept(self, rows: int, columns: int, warps: int, *, by_pass: bool) -> int:
         """Values per level that the forward sweep stores for the backward sweep, in addition to one edge."""
-        if self.rule != "Untruncated":
+        if not self._every_row:
             return columns * self.p + 1
-        strips = -(-columns // 32)
-        nodes, edge = (rows + 33) * 33 * self.p**2, rows * (2 * self.p + 3 * self.log_domain)
+        strips = -(-columns // self.span)
+        nodes, edge = (rows + 33) * 33 * self.columns * self.p**2, rows * self._down
         if not by_pass:
             return edge + strips * nodes
         edges, passes = 0, -(-strips // warps)
@@ -209,19 +225,27 @@ class Instance:
         grid: bool,
         log_domain: bool,
         components: bool = False,
+        planar: bool = False,
         padded: bool = False,
         dimension: int = 1,
         parameters: bool = False,
     ) -> Instance:
         """Choose the instance with the widest strips that registers allow; see the notes on performance on CUDA."""
         unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
-        of_depth = depth < math.inf and not components and quadrature == TRAPEZOID
+        of_depth = depth < math.inf and not (components or planar) and quadrature == TRAPEZOID
         staggered, linear = bool(of_depth and unrolled and not log_domain), static_kernel == "LINEAR"
         channels = 2 * CHANNELS if staggered and linear and not grid and dimension > CHANNELS else CHANNELS
         more = static_kernel != GIVEN and dimension > channels
         work, columns = "double", 1
         if depth == math.inf:
             rule, unrolled = "Untruncated", 1
+        elif planar:
+            rule = "Planar"
+            others = static_kernel not in ("LINEAR", GIVEN)
+            if unrolled and not log_domain and kernel == "forward":  # by the register counts of NVRTC
+                columns = _WIDEST if depth + grid <= _UNROLLED_DEPTH else 2
+            elif unrolled and not log_domain:
+                columns = 2 if depth + grid <= _IN_REGISTERS - others else 1
         elif staggered:
             rule, work = "Staggered", real
             others = static_kernel not in ("LINEAR", GIVEN)

@@ -180,7 +180,7 @@ class Plan:
         self.bounded_twice = self.components and problem.largest_depth < self.truncation
         untruncated = self.truncation == math.inf
         self.depth = 1 if untruncated else int(self.truncation)
-        self.levels = self.depth - (not grid and not untruncated and not self.components)
+        self.levels = self.depth - (not (grid or untruncated or self.components or self.planar))
         self.static_kernel, self.parameters, self.dilated = compiled
         self.purpose = problem.purpose
         self.padded = problem.lengths1 is not None or problem.lengths2 is not None
@@ -197,10 +197,14 @@ class Plan:
 
     @property
     def serves(self) -> bool:
-        """Whether the kernels serve the problem; if not, the reference does."""
-        able = not (self.planar or self.bounded_twice) and (
-            self.truncation <= LARGEST_DEPTH or self.truncation == math.inf
-        )
+        """Whether the kernels serve the problem; if not, the reference does.
+
+        There are none for depths and numbers of nodes beyond 15, for both together, and for ordered forests by number
+        of nodes.
+        """
+        if self.bounded_twice or (self.planar and self.components):
+            return False
+        able = self.truncation <= LARGEST_DEPTH or self.truncation == math.inf
         return able and max(self.rows, self.columns) < _LONGEST_SIDE
 
     def chunk(self, *, gradients: bool) -> int:
@@ -240,9 +244,9 @@ class Plan:
         task = np.zeros(1, dtype=task_type(weights.size))
         (_, length1, dimension), (n2, length2, _) = self.shapes
         teams = launch.warps, launch.lanes, launch.stages, launch.by_pass
-        in_logs = content in (LOGARITHM, DIAGONAL) if kernel == "forward" else content
+        in_logs = not self.planar and (content in (LOGARITHM, DIAGONAL) if kernel == "forward" else content)
         purpose = _PURPOSES[self.purpose or ("part" if self.components else "log" if in_logs else "kernel")]
-        contents = (content, 0, purpose) if kernel == "forward" else (0, content, purpose)
+        contents = (content, 0, purpose) if kernel == "forward" else (0, content or self.planar, purpose)
         sizes = (length1, length2, dimension, *self.orders, self.depth)
         integers = (*sizes, self.dilated, PAIRINGS[self.pairing], fewest, most, *teams, *contents)
         for name, value in zip(INTEGERS, integers, strict=True):
@@ -263,6 +267,7 @@ class Plan:
             "grid": self.grid,
             "log_domain": log_domain,
             "components": self.components,
+            "planar": self.planar,
             "padded": self.padded,
         }
         form |= {"dimension": self.dimension - self.dilated, "parameters": parameters}

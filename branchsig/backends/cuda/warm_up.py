@@ -15,6 +15,7 @@ from branchsig.backends.cuda.backend import REMEDY
 from branchsig.backends.cuda.instances import ANY_DIMENSION, REALS, Instance, compiled_kernel
 from branchsig.backends.cuda.plans import LARGEST_DEPTH
 from branchsig.quadrature import Quadrature
+from branchsig.spec import Spec, Truncation
 
 __all__ = ["warm_up"]
 
@@ -29,6 +30,7 @@ def warm_up(
     quadrature: Quadrature | str = "trapezoid",
     order: int | None = None,
     dimension: int | None = None,
+    planar: bool = False,
 ) -> None:
     """Compile the CUDA kernels of a depth for the current device of CuPy, before they are needed.
 
@@ -56,6 +58,8 @@ def warm_up(
     dimension : int, optional
         The number of channels of the paths. If None, compile the kernels for any number, which are up to three times as
         many.
+    planar : bool, default: False
+        Compile the kernels for ordered forests. There are none for an `order`, which the reference computes.
 
     Raises
     ------
@@ -64,9 +68,9 @@ def warm_up(
     RuntimeError
         If CuPy finds no CUDA device, or a kernel cannot be compiled.
     TypeError
-        If `depth`, `order` or `dimension` is not an integer.
+        If `depth`, `order` or `dimension` is not an integer, or `planar` not a boolean.
     ValueError
-        If `depth`, `dtype` or `dimension` has an invalid value.
+        If `depth`, `dtype` or `dimension` has an invalid value, or ordered forests have no such depth or rule.
 
     Examples
     --------
@@ -88,11 +92,13 @@ def warm_up(
     nodes = _validation.order(order)
     channels = _validation.dimension(dimension)
     coordinates = None if channels is None else channels - compiled.dilated
+    Spec(Truncation(checked, nodes), quadrature=rule, planar=planar)  # checks them together
     _require_device()
     over_devices: Any = for_cupy()
     backend = over_devices.inner
     for kernel in ("forward", "backward") if gradients else ("forward",):
-        for instance in _instances(kernel, real, compiled.name, checked, rule, nodes, coordinates, grid=return_grid):
+        form = {"grid": return_grid, "planar": planar}
+        for instance in _instances(kernel, real, compiled.name, checked, rule, nodes, coordinates, **form):
             backend.function(instance.expression)
     if gradients:
         backend.function(f"sum_over_partners<{real}>")
@@ -117,16 +123,17 @@ def _instances(
     coordinates: int | None,
     *,
     grid: bool,
+    planar: bool,
 ) -> Iterator[Instance]:
     """Yield every instance that problems of a depth, or an order, may need, for all lengths."""
     dimensions = ANY_DIMENSION if coordinates is None else (coordinates,)
-    if order is not None and depth < order:
+    if order is not None and (planar or depth < order):
         return
     depth, components = (depth, False) if order is None else (order, True)
     if depth == 0 or LARGEST_DEPTH < depth < math.inf:
         return
     for log_domain in (False,) if components else (False, True):
-        form = {"grid": grid, "log_domain": log_domain, "components": components}
+        form = {"grid": grid, "log_domain": log_domain, "components": components, "planar": planar}
         for each in dimensions:
             instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form, dimension=each)
             while instance.columns:
