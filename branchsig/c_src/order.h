@@ -15,7 +15,14 @@
 
    but no forest of n nodes is deeper than n, so k_{m,n} = k_{n,n} for n <= m; and k_{depth,order} needs no k_{m,n} of more than
    order - depth nodes beyond m. So one level holds k_{m,n} and n u_{m,n} for each m = 1..depth and n = m..m + order - depth. Without a
-   bound the depth is the order, and there is one level to an m. */
+   bound the depth is the order, and there is one level to an m.
+
+   Over ordered forests
+
+     k_{m,n} = the integral of f_{m,n} = sum over i + j = n - 1 of k_{m,i} k_{m-1,j}
+
+   takes the place of both sums, and a level holds k_{m,n} alone. The adjoint of a cell is U_{m,n} = B^T w_{m,n} B with w the sum of
+   kbar_{m,n} below and to the right, gradient += sum of U f; kbar_{m,i} gathers g U k_{m-1,j}, and kbar_{m-1,j} g U k_{m,i}. */
 #ifndef BS_ORDER_H
 #define BS_ORDER_H
 
@@ -26,21 +33,21 @@ typedef struct {
                        give to kbar_n */
   int order, depth, per_depth; /* and order - depth + 1, the levels to a depth */
   vec *sums;        /* of a block, as those of n: of the levels of a depth but the first */
-  vec *u;           /* n u_n, as n.k */
+  vec *u;           /* n u_n, as n.k; NULL over ordered forests */
   vec *kbar, *ubar; /* backward, of a cell: [level][row of nodes but the first][node but the first] */
 } order_tile;
 
 static int64_t lay_out_order(order_tile *o, const bs_task *task, int backward, char *base) {
-  int64_t used = lay_out_collocation(&o->n, task, backward, task->nodes + 1, 2, base);
+  int64_t used = lay_out_collocation(&o->n, task, backward, task->nodes + 1, task->ordered ? 1 : 2, base);
   const int64_t levels = o->n.t.levels, of_cell = task->nodes * task->nodes;
   o->order = task->order;
   o->depth = task->depth;
   o->per_depth = levels_per_depth(task);
   o->sums = take(base, &used, (o->per_depth - 1) * BLOCK * of_cell, sizeof(vec));
-  o->u = take(base, &used, o->n.width * levels * o->n.slots, sizeof(vec));
+  o->u = task->ordered ? NULL : take(base, &used, o->n.width * levels * o->n.slots, sizeof(vec));
   if (backward) {
     o->kbar = take(base, &used, levels * of_cell, sizeof(vec));
-    o->ubar = take(base, &used, levels * of_cell, sizeof(vec));
+    o->ubar = task->ordered ? NULL : take(base, &used, levels * of_cell, sizeof(vec));
   }
   return used;
 }
@@ -119,8 +126,86 @@ static parts *parts_of(const order_tile *o) {
   return instances[o->per_depth > 1][o->n.p <= 3 ? o->n.p : 0];
 }
 
+/* Ordered forests: f_{m,n}, n > 1, at the nodes first..p of the rows of nodes `k` of a cell, whose level 0 begins there. */
+BS_INLINE void products_at(int p, int per_depth, int m, int n, int first, int64_t width, const vec *const *k, vec (*f)[BS_MOST_NODES + 1]) {
+  const int64_t beside = width * level_of(per_depth, m, n - 1);
+  for (int i = 0; i <= p; ++i)
+    for (int l = first; l <= p; ++l) f[i][l] = k[i][beside + l];
+  for (int j = 1; j < n && m > 1; ++j) { /* k_{m,n-1-j} k_{m-1,j}, and k_{m,0} = 1 */
+    const int64_t below = width * level_of(per_depth, m - 1, j);
+    const int64_t own = j < n - 1 ? width * level_of(per_depth, m, n - 1 - j) : 0;
+    for (int i = 0; i <= p; ++i)
+      for (int l = first; l <= p; ++l) {
+        vec product = k[i][below + l];
+        if (j < n - 1) product *= k[i][own + l];
+        f[i][l] += product;
+      }
+  }
+}
+
+/* k_n at depth m over a block of cells, over ordered forests, downwards or upwards (sign = -1). */
+BS_INLINE void ordered_parts_at(int p, int per_depth, double sign, const order_tile *o, int64_t r, int m, int past, block b) {
+  const int n = m + past, level = (m - 1) * per_depth + past, watching = n < o->order;
+  const int64_t width = o->n.width;
+  edge_state *state = &o->n.states[level];
+  vec most = o->n.t.watched[level].extent[1], *k[BS_MOST_NODES + 1];
+  for (int i = 0; i <= p; ++i) k[i] = node_row(&o->n, o->n.k, 0, r * p + i);
+  for (int64_t c = b.first; c <= b.last; ++c) {
+    const vec g = b.g[(c - 1) >> b.shift], *cell[BS_MOST_NODES + 1], *nodes[BS_MOST_NODES + 1], *sum = o->n.ones;
+    const ivec moves = g != splat(0);
+    const int64_t at = (c - 1) * p, own = at + width * level;
+    vec f[BS_MOST_NODES + 1][BS_MOST_NODES + 1], sums[BS_MOST_NODES * BS_MOST_NODES];
+    if (n > 1) {
+      for (int i = 0; i <= p; ++i) cell[i] = k[i] + at, nodes[i] = f[i];
+      products_at(p, per_depth, m, n, 1, width, cell, f);
+      sub_cell_sums(p, 0, o->n.t.in.task->steps, nodes, state->sums, sums);
+      sum = sums;
+    }
+    for (int step = 0; step < p; ++step) {
+      const int a = sign > 0 ? step : p - 1 - step, from = sign > 0 ? a : a + 1, to = sign > 0 ? a + 1 : a;
+      for (int l = 1; l <= p; ++l) {
+        const vec part = g * sum[a * p + l - 1];
+        state->E[a] += (vec)((ivec)part & moves);
+        const vec value = k[from][own + l] + sign * state->E[a];
+        k[to][own + l] = value;
+        if (watching && sign > 0) most = widened(most, value);
+      }
+    }
+  }
+  o->n.t.watched[level].extent[1] = most;
+}
+
+typedef void ordered_parts(const order_tile *o, int up, int64_t r, int m, int past, block b);
+#define BS_ORDERED_PARTS(name, p)                                                                 \
+  static void name(const order_tile *o, int up, int64_t r, int m, int past, block b) {            \
+    if (o->per_depth == 1)                                                                        \
+      ordered_parts_at(p, 1, up ? -1 : 1, o, r, m, past, b);                                      \
+    else                                                                                          \
+      ordered_parts_at(p, o->per_depth, up ? -1 : 1, o, r, m, past, b);                           \
+  }
+BS_ORDERED_PARTS(ordered_parts_1, 1)
+BS_ORDERED_PARTS(ordered_parts_2, 2)
+BS_ORDERED_PARTS(ordered_parts_3, 3)
+BS_ORDERED_PARTS(ordered_parts_any, o->n.p)
+
+/* All levels of row r of cells, downwards or upwards, over ordered forests. */
+static void sweep_ordered_parts(order_tile *o, int64_t r, int up) {
+  static ordered_parts *const instances[] = {ordered_parts_any, ordered_parts_1, ordered_parts_2, ordered_parts_3};
+  ordered_parts *const sweep = instances[o->n.p <= 3 ? o->n.p : 0];
+  memset(o->n.states, 0, sizeof(edge_state) * (size_t)o->n.t.levels); /* f is 0 on the left edge for n > 1 */
+  for (int64_t j = 0; j < o->n.t.blocks; ++j) {
+    const block b = block_of(&o->n.t, j, r);
+    for (int m = 1; m <= o->depth; ++m)
+      for (int past = 0; past < o->per_depth && !stopped(&o->n.t); ++past) sweep(o, up, r, m, past, b);
+  }
+}
+
 /* All levels of row r of cells, downwards or upwards. */
 static void sweep_parts(order_tile *o, int64_t r, int up) {
+  if (o->n.t.in.task->ordered) {
+    sweep_ordered_parts(o, r, up);
+    return;
+  }
   tile *t = &o->n.t;
   const int64_t of_level = BLOCK * o->n.p * o->n.p;
   parts *const sweep = parts_of(o);
@@ -199,23 +284,72 @@ BS_INLINE vec part_adjoint(int p, int per_depth, int m, int past, const adjoint_
   return sum;
 }
 
+/* The derivative with respect to k of a level at a node of a cell: those on the left and the upper edge are for its neighbours. */
+BS_INLINE vec *derivative_at(int p, const adjoint_cell *cell, int64_t level, int i, int l) {
+  if (l == 0) return &cell->states[level].right[i];
+  return i == 0 ? &cell->gw[cell->width * level + l] : &cell->kbar[(level * p + i - 1) * p + l - 1];
+}
+
+/* The same over ordered forests. What it gives to lower levels on the left and the upper edge is added to what lies there. */
+BS_INLINE vec ordered_part_adjoint(int p, int per_depth, int m, int past, const adjoint_cell *cell, vec g) {
+  const int64_t width = cell->width;
+  const int n = m + past, level = (m - 1) * per_depth + past;
+  vec *kbar = cell->kbar + level * p * p, *w = cell->w + width * level, sum = splat(0);
+  edge_adjoint *state = &cell->states[level];
+  vec cells[BS_MOST_NODES * BS_MOST_NODES], U[BS_MOST_NODES + 1][BS_MOST_NODES + 1], f[BS_MOST_NODES + 1][BS_MOST_NODES + 1];
+  for (int l = p; l > 0; --l) {
+    vec here = w[l];
+    for (int i = p; i > 0; --i) {
+      state->suffix[i - 1] += kbar[(i - 1) * p + l - 1];
+      here += state->suffix[i - 1];
+      cells[(i - 1) * p + l - 1] = here;
+    }
+    w[l] = here;
+  }
+  node_weights(p, cell->B, cells, U);
+  if (n > 1) products_at(p, per_depth, m, n, 0, width, cell->k, f);
+  for (int i = 0; i <= p; ++i)
+    for (int l = 0; l <= p; ++l) {
+      if (n > 1)
+        sum += U[i][l] * f[i][l];
+      else
+        sum += U[i][l];
+      U[i][l] *= g;
+    }
+  for (int j = 0; j < n && n > 1 && (j == 0 || m > 1); ++j) { /* k_{m,n-1-j} k_{m-1,j} */
+    const int64_t own = level_of(per_depth, m, n - 1 - j), below = level_of(per_depth, m - 1, j);
+    for (int i = 0; i <= p; ++i)
+      for (int l = 0; l <= p; ++l) {
+        vec of_own = U[i][l], of_below = of_own;
+        if (j > 0) of_own *= cell->k[i][width * below + l];
+        if (j < n - 1) of_below *= cell->k[i][width * own + l];
+        if (j < n - 1) *derivative_at(p, cell, own, i, l) += of_own;
+        if (j > 0) *derivative_at(p, cell, below, i, l) += of_below;
+      }
+  }
+  return sum;
+}
+
 /* The adjoint of the cell of column c, whose row of cells has k_1 and u_1 on the rows of nodes `k` and `u`. kbar holds what is given
    from outside for the corner at its end. `unrolled`: there is no bound on the depth, the order is at most 6, and the compiler knows it. */
-BS_INLINE vec parts_adjoint_at(int p, int order, int per_depth, int unrolled, const order_tile *o, const vec *const *k, const vec *const *u, int64_t c,
-                               vec g) {
+BS_INLINE vec parts_adjoint_at(int p, int order, int per_depth, int unrolled, int ordered, const order_tile *o, const vec *const *k,
+                               const vec *const *u, int64_t c, vec g) {
   const int depth = order + 1 - per_depth;
   const int64_t at = (c - 1) * p;
   adjoint_cell cell = {.B = o->n.t.in.task->steps, .width = o->n.width, .kbar = o->kbar, .ubar = o->ubar,
                        .w = o->n.w + at, .gw = o->n.gw + at, .states = o->n.adjoints};
   for (int i = 0; i <= p; ++i) {
     cell.k[i] = k[i] + at;
-    cell.u[i] = u[i] + at;
+    cell.u[i] = ordered ? NULL : u[i] + at;
   }
   for (int m = 0; m < depth * per_depth; ++m) { /* what the cells to the right and below give; kbar starts from 0 but at the corner */
     vec *kbar = cell.kbar + m * p * p;
-    const vec *gw = cell.gw + cell.width * m;
-    for (int i = 1; i <= p; ++i) kbar[i * p - 1] += cell.states[m].right[i];
+    vec *gw = cell.gw + cell.width * m, *right = cell.states[m].right;
+    for (int i = 1; i <= p; ++i) kbar[i * p - 1] += right[i];
     for (int l = 1; l <= p; ++l) kbar[(p - 1) * p + l - 1] += gw[l];
+    if (!ordered) continue;
+    for (int l = 1; l <= p; ++l) gw[l] = l < p ? splat(0) : right[0];
+    for (int i = 0; i <= p; ++i) right[i] = splat(0);
   }
   vec sum = splat(0);
   if (unrolled) {
@@ -227,7 +361,8 @@ BS_INLINE vec parts_adjoint_at(int p, int order, int per_depth, int unrolled, co
     return sum + part_adjoint(p, 1, 1, 0, &cell, g);
   }
   for (int m = depth; m > 0; --m)
-    for (int past = per_depth - 1; past >= 0 && !stopped(&o->n.t); --past) sum += part_adjoint(p, per_depth, m, past, &cell, g);
+    for (int past = per_depth - 1; past >= 0 && !stopped(&o->n.t); --past)
+      sum += ordered ? ordered_part_adjoint(p, per_depth, m, past, &cell, g) : part_adjoint(p, per_depth, m, past, &cell, g);
   return sum;
 }
 
@@ -236,7 +371,12 @@ BS_INLINE vec parts_adjoint_at(int p, int order, int per_depth, int unrolled, co
 typedef vec parts_adjoint(const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g);
 #define BS_PARTS_ADJOINT(name, p, order, per_depth, unrolled)                                        \
   static vec name(const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g) { \
-    return parts_adjoint_at(p, order, per_depth, unrolled, o, k, u, c, g);                           \
+    return parts_adjoint_at(p, order, per_depth, unrolled, 0, o, k, u, c, g);                        \
+  }
+#define BS_ORDERED_ADJOINT(name, p)                                                                  \
+  static vec name(const order_tile *o, const vec *const *k, const vec *const *u, int64_t c, vec g) { \
+    if (o->per_depth == 1) return parts_adjoint_at(p, o->order, 1, 0, 1, o, k, u, c, g);             \
+    return parts_adjoint_at(p, o->order, o->per_depth, 0, 1, o, k, u, c, g);                         \
   }
 BS_PARTS_ADJOINT(parts_adjoint_1, 1, o->order, 1, 0)
 BS_PARTS_ADJOINT(parts_adjoint_2, 2, o->order, 1, 0)
@@ -251,6 +391,10 @@ BS_PARTS_ADJOINT(parts_adjoint_of_depths_1, 1, o->order, o->per_depth, 0)
 BS_PARTS_ADJOINT(parts_adjoint_of_depths_2, 2, o->order, o->per_depth, 0)
 BS_PARTS_ADJOINT(parts_adjoint_of_depths_3, 3, o->order, o->per_depth, 0)
 BS_PARTS_ADJOINT(parts_adjoint_of_depths_any, o->n.p, o->order, o->per_depth, 0)
+BS_ORDERED_ADJOINT(ordered_adjoint_1, 1)
+BS_ORDERED_ADJOINT(ordered_adjoint_2, 2)
+BS_ORDERED_ADJOINT(ordered_adjoint_3, 3)
+BS_ORDERED_ADJOINT(ordered_adjoint_any, o->n.p)
 
 static parts_adjoint *adjoint_of(const order_tile *o) {
   static parts_adjoint *const of_orders[] = {parts_adjoint_1_to_2, parts_adjoint_1_to_3, parts_adjoint_1_to_4,
@@ -258,6 +402,8 @@ static parts_adjoint *adjoint_of(const order_tile *o) {
   static parts_adjoint *const instances[2][4] = {
       {parts_adjoint_any, parts_adjoint_1, parts_adjoint_2, parts_adjoint_3},
       {parts_adjoint_of_depths_any, parts_adjoint_of_depths_1, parts_adjoint_of_depths_2, parts_adjoint_of_depths_3}};
+  static parts_adjoint *const of_ordered[] = {ordered_adjoint_any, ordered_adjoint_1, ordered_adjoint_2, ordered_adjoint_3};
+  if (o->n.t.in.task->ordered) return of_ordered[o->n.p <= 3 ? o->n.p : 0];
   if (o->n.p == 1 && o->per_depth == 1 && o->order >= 2 && o->order <= 6) return of_orders[o->order - 2];
   return instances[o->per_depth > 1][o->n.p <= 3 ? o->n.p : 0];
 }
@@ -281,13 +427,13 @@ static void adjoint_parts(order_tile *o, int64_t first, int64_t r) {
   const vec *k[BS_MOST_NODES + 1], *u[BS_MOST_NODES + 1];
   for (int i = 0; i <= o->n.p; ++i) {
     k[i] = node_row(&o->n, o->n.k, 0, r * o->n.p + i);
-    u[i] = node_row(&o->n, o->u, 0, r * o->n.p + i);
+    u[i] = o->u ? node_row(&o->n, o->u, 0, r * o->n.p + i) : NULL;
   }
   for (int64_t c = t->columns; c > 0; --c) {
     const int64_t cell = (c - 1) >> t->in.task->dyadic2;
     const vec g = t->g[cell];
     memset(o->kbar, 0, of_cell);
-    memset(o->ubar, 0, of_cell);
+    if (o->ubar) memset(o->ubar, 0, of_cell);
     if (t->in.task->grid_derivs || (r + 1 == t->rows && c == t->columns)) seed_parts(o, first, r + 1, c);
     t->gradient[cell] += adjoint(o, k, u, c, g);
   }
@@ -298,7 +444,7 @@ static void open_order(order_tile *o, int64_t first) {
   open_tile(&o->n.t, first);
   for (int m = 0; m < levels; ++m) o->n.t.watched[m].extent[1] = splat(0);
   fill_ones(o->n.t.in.task, o->n.ones);
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < (o->u ? 2 : 1); ++i) {
     vec *values = i ? o->u : o->n.k;
     fill(values, o->n.width * levels, 0);
     for (int64_t row = 1; row < o->n.slots; ++row)
@@ -362,13 +508,16 @@ static vec largest_part(const order_tile *o, int m, int n) {
 }
 
 /* A bound for the error of k_n at the largest depth: with S the sum of |g| and M_n the largest |k_n|, that of u_j is eps S M_{j-1}, M that
-   of the depth below, and makes one of k_n of (1/n) times the sum over j of j eps S M_{j-1} M_{n-j}. */
+   of the depth below, and makes one of k_n of (1/n) times the sum over j of j eps S M_{j-1} M_{n-j}; over ordered forests, of eps S times
+   the sum of M_{j-1} M_{n-j}. */
 static vec part_error(const order_tile *o, int n) {
   const tile *t = &o->n.t;
   const vec size = t->size / (t->factor * (double)((int64_t)1 << t->in.task->dyadic2));
   vec sum = splat(0);
-  for (int j = 1; j <= n; ++j) sum += j * (largest_part(o, o->depth - 1, j - 1) * largest_part(o, o->depth, n - j));
-  return choose(size == splat(0), splat(0), sum * size * (BS_EPSILON / n));
+  const int ordered = t->in.task->ordered;
+  for (int j = 1; j <= n; ++j)
+    sum += (ordered ? 1 : j) * (largest_part(o, o->depth - 1, j - 1) * largest_part(o, o->depth, n - j));
+  return choose(size == splat(0), splat(0), sum * size * (BS_EPSILON / (ordered ? 1 : n)));
 }
 
 /* Lanes that have lost their digits: of k_n (value, error) by themselves, of their sum, or of its logarithm. */
@@ -434,7 +583,7 @@ static int order_up(order_tile *o, int64_t first) {
     if (r == 0) /* that much is known exactly */
       for (int m = 0; m < t->levels; ++m) {
         fill(node_row(&o->n, o->n.k, m, 0), o->n.width, 0);
-        fill(node_row(&o->n, o->u, m, 0), o->n.width, 0);
+        if (o->u) fill(node_row(&o->n, o->u, m, 0), o->n.width, 0);
       }
     adjoint_parts(o, first, r);
     hand_on_row(t, first, r);

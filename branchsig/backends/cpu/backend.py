@@ -143,12 +143,11 @@ _REFERENCE = ReferenceBackend()
 
 
 def _in_core(problem: Problem, want: Want) -> bool:
-    """Tell whether the core solves a problem. Of ordered forests it knows those by depth, and judges nodes of a grid as
-    kernels alone."""
-    if not problem.planar:
+    """Tell whether the core solves a problem. Over ordered forests by depth it judges grids only as kernels."""
+    if not problem.planar or problem.order is not None:
         return True
     judged = want != "grid" or problem.purpose in (None, "kernel", "rough")
-    return judged and problem.order is None and problem.quadrature in (TRAPEZOID, LeftPoint())
+    return judged and problem.quadrature in (TRAPEZOID, LeftPoint())
 
 
 class _OfIncrements:

@@ -163,10 +163,10 @@ def _template(
     task.log_grid = task.careful = log_grid  # the running products do not have the logarithms
     if order is not None:
         task.order = order
-    if planar:
+    if planar and order is None:
         task.planar = 1 if quadrature == TRAPEZOID else 2
     elif order is not None or untruncated or quadrature != TRAPEZOID:  # which is built in
-        task.nodes = quadrature.p
+        task.nodes, task.ordered = quadrature.p, planar
         for k, value in enumerate(value for row in quadrature.steps for value in row):
             task.steps[k] = value
         for k, value in enumerate(quadrature.whole[0]):

@@ -245,7 +245,7 @@ class Instance:
             if unrolled and not log_domain and kernel == "forward":  # by the register counts of NVRTC
                 columns = _WIDEST if depth + grid <= _UNROLLED_DEPTH else 2
             elif unrolled and not log_domain:
-                columns = 2 if depth + grid <= _IN_REGISTERS - others else 1
+                columns = 2 if depth + grid <= _IN_REGISTERS - (3 if others else more) else 1
         elif staggered:
             rule, work = "Staggered", real
             others = static_kernel not in ("LINEAR", GIVEN)
