@@ -505,6 +505,7 @@ def test_concrete_arrays_are_read_in_place(paths, monkeypatch):
         return prepare(self, spec, how, *operands)
 
     monkeypatch.setattr(type(branchsig.kernel._KERNEL), "prepare", spied)
+    monkeypatch.setattr(type(branchsig.kernel._KERNEL), "made_ready", False)
     found = branchsig.branched_sig_kernel(x, y, 3)
     assert addresses == [x.unsafe_buffer_pointer(), y.unsafe_buffer_pointer()]
     assert isinstance(found, jax.Array)

@@ -43,6 +43,7 @@ def read(monkeypatch):
         return prepare(self, spec, how, *operands)
 
     monkeypatch.setattr(type(KERNEL), "prepare", spied)
+    monkeypatch.setattr(type(KERNEL), "made_ready", False)  # later calls would not be prepared
     return found
 
 

@@ -7,6 +7,8 @@
   X(workspace, int64_t, (const bs_task *, int32_t))    \
   X(forward, int64_t, (const bs_task *))                  \
   X(backward, int64_t, (const bs_task *))                 \
+  X(ends, int32_t, (const double *, int64_t, int64_t, int64_t, double, double *)) \
+  X(within, int32_t, (const double *, int64_t, double))  \
   X(lanes, int32_t, (void))
 
 typedef struct {
@@ -87,4 +89,8 @@ int32_t bs_set_isa(const char *name) {
 int64_t bs_workspace(const bs_task *task, int32_t backward) { return table()->workspace(task, backward); }
 int64_t bs_forward(const bs_task *task) { return table()->forward(task); }
 int64_t bs_backward(const bs_task *task) { return table()->backward(task); }
+int32_t bs_ends(const double *paths, int64_t n, int64_t length, int64_t dimension, double most, double *ends) {
+  return table()->ends(paths, n, length, dimension, most, ends);
+}
+int32_t bs_within(const double *values, int64_t n, double most) { return table()->within(values, n, most); }
 int32_t bs_lanes(void) { return table()->lanes(); }

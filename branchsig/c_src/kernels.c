@@ -12,6 +12,24 @@
 
 BS_ENTRY(int32_t, lanes)(void) { return W; }
 
+BS_ENTRY(int32_t, within)(const double *values, int64_t n, double most) {
+  int beyond = 0;
+  int64_t k = 0;
+  for (; k + W <= n; k += W) beyond |= any_beyond(absolute(load(values + k)), most);
+  for (; k < n; ++k) beyond |= !(fabs(values[k]) <= most);
+  return !beyond;
+}
+
+BS_ENTRY(int32_t, ends)(const double *paths, int64_t n, int64_t length, int64_t dimension, double most, double *ends) {
+  const size_t point = (size_t)dimension * sizeof(double);
+  for (int64_t k = 0; k < n; ++k, ends += 2 * dimension) {
+    const double *first = paths + k * length * dimension;
+    memcpy(ends, first, point);
+    memcpy(ends + dimension, first + (length - 1) * dimension, point);
+  }
+  return BS_PASTE(within, BS_ISA)(paths, n * length * dimension, most);
+}
+
 /* Picks the pairs that come next, from `first` on, and their task. Returns nonzero where it is one pair that goes through strips. */
 static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task *own) {
   const int by_steps = steps_of_pair(task, first, backward);

@@ -112,7 +112,7 @@ static void open_step(strips *s, int64_t k, int64_t step) {
   const bs_task *task = s->task;
   increments *in = &s->t.in;
   const int64_t d = task->dimension;
-  const double *x = task->path1 + task->index1[k] * task->stride1 * d, *y = task->path2 + task->index2[k] * task->stride2 * d;
+  const double *x = task->path1 + path_of(task->index1, k) * task->stride1 * d, *y = task->path2 + path_of(task->index2, k) * task->stride2 * d;
   in->uniform = 0;
   in->ragged = 1; /* parts of a path need not have the same length */
   in->still = (ivec){0};
@@ -379,7 +379,7 @@ static int adjoint_strips(strips *s, int64_t k) {
         if (in->parameters && is_linear(task) && busy(s, step, w)) sum_over_steps_of_lane(t->products, in, w);
       }
       if (task->grad2 && task->weight2[k] && busy(s, step, w))
-        flush_part(s, 1, w, weight2, task->grad2 + (task->index2[k] * task->stride2 + (step - w) * s->block_cells) * d);
+        flush_part(s, 1, w, weight2, task->grad2 + (path_of(task->index2, k) * task->stride2 + (step - w) * s->block_cells) * d);
     }
   }
   in->gradient = 0;
@@ -391,7 +391,7 @@ static int adjoint_strips(strips *s, int64_t k) {
   if (!t->products) part_lanes(&s->step, in->points1, s->step.length1, in->grad_x);
   for (int w = 0; w < W; ++w)
     if (task->grad1 && task->weight1[k] && w * s->strip_cells < task->length1 - 1)
-      flush_part(s, 0, w, weight1, task->grad1 + (task->index1[k] * task->stride1 + w * s->strip_cells) * d);
+      flush_part(s, 0, w, weight1, task->grad1 + (path_of(task->index1, k) * task->stride1 + w * s->strip_cells) * d);
   return 0;
 }
 

@@ -298,7 +298,7 @@ static void load_increments(tile *t, int64_t r0, int64_t r1, int up) {
 }
 
 BS_INLINE int64_t points_of(const int64_t *lengths, const int64_t *index, int64_t k, int64_t length) {
-  return lengths ? lengths[index[k]] : length;
+  return lengths ? lengths[path_of(index, k)] : length;
 }
 
 /* Grids, and increments that are handed in, have the same size for all pairs. */
@@ -348,10 +348,10 @@ static void open_tile(tile *t, int64_t first) {
       in->x[w] = task->increments + k * (task->length1 - 1) * t->cells;
       continue;
     }
-    in->x[w] = task->path1 + task->index1[k] * task->stride1 * task->dimension;
+    in->x[w] = task->path1 + path_of(task->index1, k) * task->stride1 * task->dimension;
     in->points1[w] = points_of(task->lengths1, task->index1, k, task->length1);
     in->points2[w] = points_of(task->lengths2, task->index2, k, task->length2);
-    const double *y = task->path2 + task->index2[k] * task->stride2 * task->dimension;
+    const double *y = task->path2 + path_of(task->index2, k) * task->stride2 * task->dimension;
     in->uniform &= in->x[w] == in->x[0];
     in->ragged |= in->points1[w] < task->length1 || in->points2[w] < task->length2;
     in->still[w] = in->points1[w] == 1 || in->points2[w] == 1 ? -1 : 0;
@@ -1044,8 +1044,8 @@ static void flush(tile *t, int w, int64_t k, int finite) {
   for (int j = 0; j < t->in.parameters; ++j)
     task->grad_parameters[k * t->in.parameters + j] = finite ? of_parameter(&t->in, t->factor, j, t->in.d_parameter[j][w], t->in.scale[w]) : nan;
   double *const grad1 = task->weight1[k] ? task->grad1 : NULL, *const grad2 = task->weight2[k] ? task->grad2 : NULL;
-  flush_path(t, 0, w, weight1, grad1, task->index1[k] * task->stride1);
-  flush_path(t, 1, w, weight2, grad2, task->index2[k] * task->stride2);
+  flush_path(t, 0, w, weight1, grad1, path_of(task->index1, k) * task->stride1);
+  flush_path(t, 1, w, weight2, grad2, path_of(task->index2, k) * task->stride2);
 }
 
 /* K_depth (or log K_depth) of each lane at the end point. */

@@ -51,6 +51,7 @@ class FromIncrements(Paired):
     """Kernels of pairs from given increments of κ over all cells, shape (*batch, rows, columns)."""
 
     name = "increments"
+    made_ready = False
     operands = ("increments", "lengths1", "lengths2")
     sides = 1
     parametric = False

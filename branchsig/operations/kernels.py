@@ -152,6 +152,7 @@ class Paired(_Kernels):
     name = "kernel"
     all_pairs = False
     apart = True
+    made_ready = True
     operands: tuple[str, ...] = ("path1", "path2", "lengths1", "lengths2")
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:

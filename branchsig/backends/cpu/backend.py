@@ -19,6 +19,7 @@ from branchsig._arrays import weighted
 from branchsig.backends import pairs
 from branchsig.backends.base import Gradients, Problem, Want, Wrt
 from branchsig.backends.cpu import schedule, telescope
+from branchsig.backends.cpu.ready import Ready
 from branchsig.backends.cpu.task import DOUBLE, Sweep
 from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import TRAPEZOID, LeftPoint
@@ -35,6 +36,10 @@ class CpuBackend:
     """The compiled core. See `branchsig.backends.Backend` for the methods."""
 
     name = "cpu"
+
+    def ready(self, problem: Problem, batch: tuple[int, ...], *, log: bool) -> Ready | None:
+        """Return the description of a problem for later calls with other arrays, where it is short enough for one."""
+        return Ready.of(problem, batch, log=log)
 
     def solve(self, problem: Problem, want: Want, *, log: bool = False) -> np.ndarray:
         """Return kernels, their logarithms or components, at the end or at every node."""

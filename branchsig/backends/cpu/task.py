@@ -23,7 +23,7 @@ from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels.table import TABLE
 
-__all__ = ["DOUBLE", "Arrays", "Sweep"]
+__all__ = ["DOUBLE", "DOUBLES", "TASK", "Arrays", "Sweep", "workspace_of"]
 
 _BLOCK_BYTES = 32 * 2**20
 """Memory for the increments of a user's own kernel, or for the derivatives of grids, that are handed in at once."""
@@ -84,8 +84,8 @@ class _Parameters:
 
 
 DOUBLE = np.dtype(np.float64)
-_TASK = ffi.typeof("bs_task *")
-_DOUBLES, _BYTES = ffi.typeof("double[]"), ffi.typeof("char[]")
+TASK = ffi.typeof("bs_task *")
+DOUBLES, _BYTES = ffi.typeof("double[]"), ffi.typeof("char[]")
 _ELEMENTS = {
     **dict.fromkeys(("index1", "index2", "lengths1", "lengths2"), ffi.typeof("int64_t[]")),
     "out_of_range": ffi.typeof("uint8_t[]"),
@@ -120,24 +120,29 @@ _never = np.zeros(1, dtype=np.int32)
 """A `stop` that nobody sets."""
 
 
-def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: Arrays, blame: Callable[[], str]) -> int:
-    """Call the core: `flags` and `arrays` are fields of a task, None a null pointer. `blame` says what a workspace that
-    does not fit is too large for. Returns the number of pairs that are out of range."""
-    task = ffi.new(_TASK, template)
-    for name, value in flags.items():
-        setattr(task, name, value)
-    task.pairs = len(arrays["index1"])
-    for name, array in arrays.items():  # which outlive the task, that holds their addresses
-        if array is not None:
-            setattr(task, name, ffi.from_buffer(_ELEMENTS.get(name, _DOUBLES), array))
-    size = lib.bs_workspace(task, backward)
+def workspace_of(size: int, blame: Callable[[], str]) -> Any:
+    """So many bytes for a call of this thread. `blame` says what they are too many for, where they do not fit."""
     workspace = getattr(_kept, "workspace", _NOTHING)
     if size > len(workspace):
         _validation.bytes_fit_memory(size, "the workspace of a thread", blame)
         workspace = ffi.from_buffer(_BYTES, np.empty(size, dtype=np.uint8))
         if size <= _KEPT_BYTES:
             _kept.workspace = workspace
-    task.workspace = workspace
+    return workspace
+
+
+def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: Arrays, blame: Callable[[], str]) -> int:
+    """Call the core: `flags` and `arrays` are fields of a task, None a null pointer. `blame` says what a workspace that
+    does not fit is too large for. Returns the number of pairs that are out of range."""
+    task = ffi.new(TASK, template)
+    for name, value in flags.items():
+        setattr(task, name, value)
+    task.pairs = len(arrays["index1"])
+    for name, array in arrays.items():  # which outlive the task, that holds their addresses
+        if array is not None:
+            setattr(task, name, ffi.from_buffer(_ELEMENTS.get(name, DOUBLES), array))
+    workspace = workspace_of(lib.bs_workspace(task, backward), blame)
+    task.workspace = workspace  # which holds its address alone
     return int((lib.bs_backward if backward else lib.bs_forward)(task))
 
 

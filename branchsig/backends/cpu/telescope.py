@@ -20,20 +20,36 @@ from branchsig.backends.base import Gradients, Problem, Want
 from branchsig.quadrature import TRAPEZOID
 from branchsig.static_kernels import is_built_in
 
-__all__ = ["of_ends", "to_whole_paths"]
+__all__ = ["PLAIN", "most_of", "of_ends", "telescopes", "to_whole_paths"]
+
+PLAIN: dict[str, Any] = {"dyadic_order": (0, 0), "quadrature": TRAPEZOID}
+"""How a single increment is taken."""
+
+
+def most_of(dtype: np.dtype[Any]) -> float:
+    """Return a size of coordinates up to which their sum is finite in this dtype, however many they are."""
+    return 2.0**900 if dtype.itemsize == 8 else 2.0**60
+
+
+def telescopes(problem: Problem, want: Want) -> bool:
+    """Tell whether a problem of finite paths is that of their end points, and a larger one.
+
+    A static kernel of the user's own need not be a second difference.
+    """
+    if problem.depth != 1 or want != "end" or problem.signed or not is_built_in(problem.static_kernel):
+        return False
+    lengths = problem.path1.shape[1], problem.path2.shape[1]
+    return bool(min(lengths) >= 2 and max(lengths) > 2)
 
 
 def of_ends(problem: Problem, want: Want) -> Problem | None:
     """Return the problem of the end points, or None where that is another one, or no smaller.
 
-    A static kernel of the user's own need not be a second difference, and a path that is not finite somewhere must show
-    in its kernels.
+    A path that is not finite somewhere must show in its kernels.
     """
-    if problem.depth != 1 or want != "end" or problem.signed or not is_built_in(problem.static_kernel):
+    if not telescopes(problem, want):
         return None
     x, y = problem.path1, problem.path2
-    if min(x.shape[1], y.shape[1]) < 2 or max(x.shape[1], y.shape[1]) == 2:
-        return None
     lengths1, lengths2 = problem.lengths1, problem.lengths2
     ends1 = _ends(x, lengths1)
     ends2 = ends1 if problem.itself else _ends(y, lengths2)
@@ -47,8 +63,7 @@ def of_ends(problem: Problem, want: Want) -> Problem | None:
         path2=ends2,
         lengths1=valid1,
         lengths2=valid2,
-        dyadic_order=(0, 0),
-        quadrature=TRAPEZOID,
+        **PLAIN,
     )
 
 

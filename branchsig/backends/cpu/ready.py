@@ -1,0 +1,171 @@
+"""Short calls: problems that the core is told of once, and that come again with other arrays.
+
+To check a call of a few pairs and to describe it to the core takes longer than its arithmetic, and depends on nothing
+but options, shapes and dtype. A `Ready` holds the description; a call then sets the addresses of its arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import numpy as np
+
+from branchsig._arrays import is_plain
+from branchsig._core import ffi, lib
+from branchsig.backends import pairs
+from branchsig.backends.base import Problem
+from branchsig.backends.cpu import telescope
+from branchsig.backends.cpu.task import DOUBLE, DOUBLES, TASK, Sweep, workspace_of
+
+__all__ = ["Ready"]
+
+_MOST_NODES = 1e6
+"""Up to so many nodes times levels a call is short."""
+
+_REST = 16
+"""So many calls after one that was not finished are not begun: arrays like it may come again, and cost time twice."""
+
+_FLAGS = ffi.typeof("uint8_t[]")
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+
+class Ready:
+    """Pairs of paths as the core takes them, but for their arrays.
+
+    Both methods return None where the core does not finish the work: a value is not finite or has lost its digits, or
+    derivatives are no such arrays. The problem is then to be solved in full. Paths are as `is_plain` says, in the
+    dtype of the problem and with the shapes that it was made for.
+    """
+
+    def __init__(self, problem: Problem, sweep: Sweep, batch: tuple[int, ...], *, at_ends: bool) -> None:
+        self._batch = batch
+        self._count = sweep.count
+        self._at_ends = at_ends
+        self._single = problem.path1.dtype != DOUBLE
+        self._largest = _LARGEST_FLOAT32 if self._single else sys.float_info.max
+        self._most = telescope.most_of(problem.path1.dtype)
+        self._plan = sweep.plan
+        self._rest = 0
+        self._sizes: dict[tuple[int, bool], int] = {}
+        self._task = ffi.new(TASK, sweep.plan.template)
+        self._task.wrt_log, self._task.purpose = sweep.log, sweep.purpose
+        self._task.pairs = sweep.count
+        self._task.stop = ffi.from_buffer("int32_t[]", sweep.stop)  # one that outlives everything
+        self._template = self._task[0]
+
+    @classmethod
+    def of(cls, problem: Problem, batch: tuple[int, ...], *, log: bool) -> Ready | None:
+        """Return what is known of a problem before its arrays; None where the core alone is not enough, or the work is
+        not short. Values have the shape `batch`."""
+        if problem.pairing != "paired" or problem.signed or problem.progress is not None or pairs.still(problem):
+            return None
+        if problem.lengths1 is not None or problem.lengths2 is not None:
+            return None
+        at_ends = telescope.telescopes(problem, "end")
+        of_core = problem
+        if at_ends:
+            ends = problem.path1[:, :2], problem.path2[:, :2]
+            of_core = dataclasses.replace(problem, path1=ends[0], path2=ends[1], **telescope.PLAIN)
+        sweep = Sweep(of_core, "end", log=log)
+        short = sweep.alone and sweep.nodes * sweep.count <= _MOST_NODES
+        return cls(problem, sweep, batch, at_ends=at_ends) if short and sweep.fused else None
+
+    def values(self, path1: np.ndarray, path2: np.ndarray) -> np.ndarray | None:
+        """Return the kernels, or their logarithms."""
+        found = self._opened(path1, path2, backward=False)
+        if found is None:
+            return None
+        task, _ = found
+        values = np.empty(self._batch)
+        task.ends = ffi.from_buffer(DOUBLES, values)
+        if lib.bs_forward(task) or not lib.bs_within(task.ends, self._count, self._largest):
+            self._rest = _REST
+            return None
+        return _narrow(values) if self._single else values
+
+    def gradients(
+        self, derivs: Any, path1: np.ndarray, path2: np.ndarray, left: Any, right: Any
+    ) -> tuple[np.ndarray | None, np.ndarray | None] | None:
+        """Return the gradients with respect to the paths, None for one that is not asked for.
+
+        The derivatives have not been checked, nor have the flags.
+        """
+        flags = (left is True or left is False) and (right is True or right is False) and (left or right)
+        if not flags or not is_plain(derivs, path1.dtype) or derivs.shape != self._batch:
+            return None
+        found = self._opened(path1, path2, backward=True)
+        if found is None:
+            return None
+        task, alive = found
+        if self._single:
+            derivs = derivs.astype(DOUBLE)
+        task.weight1 = task.weight2 = ffi.from_buffer(DOUBLES, derivs)
+        grad1 = grad2 = None
+        if left:
+            grad1 = np.zeros(alive[0].shape)
+            task.grad1 = ffi.from_buffer(DOUBLES, grad1)
+        if right:
+            grad2 = np.zeros(alive[1].shape)
+            task.grad2 = ffi.from_buffer(DOUBLES, grad2)
+        if lib.bs_backward(task):
+            self._rest = _REST
+            return None
+        if not (self._at_ends or self._single):
+            return grad1, grad2
+        for gradient, data in ((grad1, task.grad1), (grad2, task.grad2)):
+            if gradient is not None and not lib.bs_within(data, gradient.size, self._largest):
+                self._rest = _REST
+                return None
+        return self._whole(grad1, path1), self._whole(grad2, path2)
+
+    def _opened(
+        self, path1: np.ndarray, path2: np.ndarray, *, backward: bool
+    ) -> tuple[ffi.CData, tuple[np.ndarray, ...]] | None:
+        """A task with paths and memory, and what it has addresses of; None where none is begun."""
+        if self._rest:
+            self._rest -= 1
+            return None
+        if self._single:
+            path1, path2 = path1.astype(DOUBLE), path2.astype(DOUBLE)
+        task = ffi.new(TASK, self._template)
+        if self._at_ends:
+            ends1, ends2 = self._ends(path1), self._ends(path2)
+            if ends1 is None or ends2 is None:
+                self._rest = _REST
+                return None
+            path1, path2 = ends1, ends2
+        task.path1, task.path2 = ffi.from_buffer(DOUBLES, path1), ffi.from_buffer(DOUBLES, path2)
+        key = lib.bs_lanes(), backward
+        size = self._sizes.get(key)
+        if size is None:
+            size = self._sizes[key] = lib.bs_workspace(task, backward)
+        room = workspace_of(size, self._plan.blame)
+        flags = ffi.new(_FLAGS, self._count)
+        task.workspace, task.out_of_range = room, flags
+        return task, (path1, path2, room, flags)
+
+    def _ends(self, path: np.ndarray) -> np.ndarray | None:
+        """The first and the last point of every path, or None where some point is not finite, or as good as not."""
+        ends = np.empty((self._count, 2, path.shape[-1]))
+        data = ffi.from_buffer(DOUBLES, path), ffi.from_buffer(DOUBLES, ends)
+        fine = lib.bs_ends(data[0], self._count, path.shape[-2], path.shape[-1], self._most, data[1])
+        return ends if fine else None
+
+    def _whole(self, gradient: np.ndarray | None, path: np.ndarray) -> np.ndarray | None:
+        """A gradient of finite numbers in the shape and dtype of a path."""
+        if gradient is None:
+            return None
+        if self._single:
+            gradient = _narrow(gradient)
+        if not self._at_ends:
+            return gradient
+        result = np.zeros(path.shape, dtype=path.dtype)
+        result.reshape(-1, *path.shape[-2:])[:, :: path.shape[-2] - 1] = gradient
+        return result
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    with np.errstate(under="ignore"):
+        return values.astype(np.float32)
