@@ -78,6 +78,12 @@ static const kernel_table *table(void) {
 
 const char *bs_isa_name(void) { return table()->name; }
 
+/* how many pairs a register of it holds, 0 if the machine cannot run it */
+int32_t bs_lanes_of(const char *name) {
+  const kernel_table *t = find(name);
+  return t ? t->lanes() : 0;
+}
+
 /* 0 if the machine can run it */
 int32_t bs_set_isa(const char *name) {
   const kernel_table *t = find(name);

@@ -22,6 +22,7 @@ def run() -> int:
         ("Python", platform.python_version()),
         ("NumPy", np.__version__),
         ("backends", _backends()),
+        ("core", _core()),
         ("CPU", f"{platform.machine()}, {cores} cores usable"),
         ("CUDA", _cuda()),
         ("optional", ", ".join(extras) or "none installed"),
@@ -35,9 +36,22 @@ def _backends() -> str:
     try:
         from branchsig.backends import cpu
     except ImportError:
-        return "reference (the C core is missing)"
+        return "reference"
     cpu.warn_of_environment()
-    return f"cpu (C core, instruction set {cpu.instruction_set()}), reference"
+    return "cpu, reference"
+
+
+def _core() -> str:
+    """Describe the instruction sets that the C core can use here."""
+    try:
+        from branchsig.backends import cpu
+    except ImportError:
+        return "the C core is missing"
+    machine = platform.machine().lower()
+    baseline = "NEON" if machine in ("aarch64", "arm64") else "SSE2" if machine in ("x86_64", "amd64") else ""
+    names = {name: f"{name} ({baseline})" if name == "baseline" and baseline else name for name in cpu.instruction_sets()}
+    usable = ", ".join(f"{names[name]}: {cpu.lanes(name)}" for name in names)
+    return f"instruction set {names[cpu.instruction_set()]}; lanes of float64 by instruction set: {usable}"
 
 
 def _cuda() -> str:

@@ -5,6 +5,12 @@ set, and `backend` serves a `Problem`.
 """
 
 from branchsig.backends.cpu.backend import CpuBackend
-from branchsig.backends.cpu.isa import instruction_set, instruction_sets, set_instruction_set, warn_of_environment
+from branchsig.backends.cpu.isa import (
+    instruction_set,
+    instruction_sets,
+    lanes,
+    set_instruction_set,
+    warn_of_environment,
+)
 
-__all__ = ["CpuBackend", "instruction_set", "instruction_sets", "set_instruction_set", "warn_of_environment"]
+__all__ = ["CpuBackend", "instruction_set", "instruction_sets", "lanes", "set_instruction_set", "warn_of_environment"]

@@ -7,7 +7,7 @@ import os
 from branchsig._core import ffi, lib
 from branchsig._warnings import warn
 
-__all__ = ["instruction_set", "instruction_sets", "set_instruction_set", "warn_of_environment"]
+__all__ = ["instruction_set", "instruction_sets", "lanes", "set_instruction_set", "warn_of_environment"]
 
 
 def instruction_set() -> str:
@@ -17,10 +17,12 @@ def instruction_set() -> str:
 
 def instruction_sets() -> tuple[str, ...]:
     """Return the instruction sets that this build and this machine can run, the best one first."""
-    in_use = instruction_set()
-    usable = tuple(name for name in ("avx512", "avx2", "baseline") if lib.bs_set_isa(name.encode()) == 0)
-    lib.bs_set_isa(in_use.encode())
-    return usable
+    return tuple(name for name in ("avx512", "avx2", "baseline") if lib.bs_lanes_of(name.encode()) > 0)
+
+
+def lanes(name: str) -> int:
+    """Return how many pairs of paths, in float64, a register of an instruction set holds; 0 if it cannot be used here."""
+    return int(lib.bs_lanes_of(name.encode()))
 
 
 def set_instruction_set(name: str) -> None:
