@@ -47,10 +47,10 @@ def _core() -> str:
         from branchsig.backends import cpu
     except ImportError:
         return "the C core is missing"
-    machine = platform.machine().lower()
-    baseline = "NEON" if machine in ("aarch64", "arm64") else "SSE2" if machine in ("x86_64", "amd64") else ""
-    names = {name: f"{name} ({baseline})" if name == "baseline" and baseline else name for name in cpu.instruction_sets()}
-    usable = ", ".join(f"{names[name]}: {cpu.lanes(name)}" for name in names)
+    baseline = {"x86_64": " (SSE2)", "amd64": " (SSE2)", "aarch64": " (NEON)", "arm64": " (NEON)"}
+    names = {name: name for name in cpu.instruction_sets()}
+    names["baseline"] += baseline.get(platform.machine().lower(), "")
+    usable = ", ".join(f"{shown}: {cpu.lanes(name)}" for name, shown in names.items())
     return f"instruction set {names[cpu.instruction_set()]}; lanes of float64 by instruction set: {usable}"
 
 

@@ -21,7 +21,7 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def lanes(name: str) -> int:
-    """Return how many pairs of paths, in float64, a register of an instruction set holds; 0 if it cannot be used here."""
+    """Return how many pairs of paths a register of an instruction set holds; 0 if it cannot be used here."""
     return int(lib.bs_lanes_of(name.encode()))
 
 
