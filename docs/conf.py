@@ -45,6 +45,7 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "navbar_end": ["theme-switcher"],
 }
+html_context = {"default_mode": "auto"}  # without it the theme complains on the first page that is opened
 html_show_sourcelink = False
 
 # A public name without a docstring, or with one that leaves out a parameter or the result, fails the build.

@@ -18,8 +18,11 @@ SAVED = ROOT / "docs" / "gallery" / "saved"
 PAGES = ROOT / "docs" / "gallery" / "_generated"
 
 PICTURES = {
+    "classify_ragged_speech": "Channels of four utterances of unequal length; nine speakers, almost all recognised",
     "kernel_pca_of_motions": "80 motions as points in the plane, in four groups by colour that hardly overlap",
     "compare_classifiers": "Bars of accuracy of three methods, for recorded motions and for simulated shapes",
+    "learn_a_bandwidth_in_jax": "Power of a test against the bandwidth, and steps that climb to the top",
+    "train_a_generator_in_jax": "A falling discrepancy; paths of the generator, which learn to swing like the data",
     "rough_volatility": "Four Brownian paths with even steps, four of rough volatility with calm and wild stretches",
     "find_change_points": "A series of two channels and, below it, the discrepancy with peaks at both true changes",
     "score_forecasts": "Mean score against correlation and size of the forecast, both lowest at the dashed true value",

@@ -1,9 +1,10 @@
 """The kernel without a bound on the depth, and where it becomes infinite.
 
-For one straight segment each, with the inner product c, the kernel of all forests is (1 − c/2)⁻². It is infinite from
-c = 2 on, while the kernel of every depth is finite. Rules of low order blow up too early. The equation of the trapezoid
-rule in one cell has no solution beyond about c = 0.8. Splitting the cell helps, and a Gauss–Lobatto rule of high order
-comes close to the true pole.
+For one straight segment each, with the inner product c, the kernel of all forests is (1
+− c/2)⁻². It is infinite from c = 2 on, while the kernel of every depth is finite. Rules
+of low order blow up too early. The equation of the trapezoid rule in one cell has no
+solution beyond about c = 0.8. Splitting the cell helps, and a Gauss–Lobatto rule of
+high order comes close to the true pole.
 """
 
 import sys
@@ -13,24 +14,38 @@ import numpy as np
 
 import branchsig
 
-RULES = {"trapezoid": {}, "trapezoid, dyadic order 3": {"dyadic_order": 3}, "lobatto8": {"quadrature": "lobatto8"}}
+RULES = {
+    "trapezoid": {},
+    "trapezoid, dyadic order 3": {"dyadic_order": 3},
+    "lobatto8": {"quadrature": "lobatto8"},
+}
 
 
 def main(points=60, picture=None):
     """Print and return the largest c at which each rule has a finite value."""
     c = np.linspace(0.0, 2.2, points)
     segment = np.array([[0.0], [1.0]])
-    first, second = np.broadcast_to(segment, (points, 2, 1)), segment * c[:, np.newaxis, np.newaxis]
+    first, second = (
+        np.broadcast_to(segment, (points, 2, 1)),
+        segment * c[:, np.newaxis, np.newaxis],
+    )
     values = {}
     for name, options in RULES.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # says how many values are infinite
-            values[name] = branchsig.branched_sig_kernel(first, second, np.inf, **options)
+            warnings.simplefilter(
+                "ignore", RuntimeWarning
+            )  # says how many values are infinite
+            values[name] = branchsig.branched_sig_kernel(
+                first, second, np.inf, **options
+            )
     last = {name: float(c[np.isfinite(value)].max()) for name, value in values.items()}
     for name, value in values.items():
         near = np.abs(c - 0.5).argmin()
         error = abs(value[near] * (1 - c[near] / 2) ** 2 - 1)
-        print(f"{name}: relative error {error:.1e} at c = {c[near]:.2f}, finite up to c = {last[name]:.2f}")
+        print(
+            f"{name}: relative error {error:.1e} at c = {c[near]:.2f}, "
+            f"finite up to c = {last[name]:.2f}"
+        )
     if picture:
         draw(c, values, picture)
     return last
@@ -42,10 +57,15 @@ def draw(c, values, picture):
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot(
-        xlabel="c, the inner product of two segments", ylabel="kernel", yscale="log", ylim=(1, 1e4)
+        xlabel="c, the inner product of two segments",
+        ylabel="kernel",
+        yscale="log",
+        ylim=(1, 1e4),
     )
     below = c[c < 2]
-    axes.plot(below, (1 - below / 2) ** -2, color="black", linewidth=0.8, label="(1 − c/2)⁻²")
+    axes.plot(
+        below, (1 - below / 2) ** -2, color="black", linewidth=0.8, label="(1 − c/2)⁻²"
+    )
     for (name, value), style in zip(values.items(), ("o", "s", "x")):
         finite = np.isfinite(value)
         axes.plot(c[finite], value[finite], style, markersize=4, label=name)

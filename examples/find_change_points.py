@@ -1,9 +1,10 @@
 """Change points: slide two windows along a series and compare them.
 
-The series is a noisy loop in the plane that changes its direction of rotation twice. Mean, variance and speed stay the
-same, so no statistic of single points shows the change. At each moment the 12 windows before it and the 12 windows
-behind it are compared by the squared maximum mean discrepancy. Its peaks are where the series changes. One Gram matrix
-of all windows serves all moments.
+The series is a noisy loop in the plane that changes its direction of rotation twice.
+Mean, variance and speed stay the same, so no statistic of single points shows the
+change. At each moment the 12 windows before it and the 12 windows behind it are
+compared by the squared maximum mean discrepancy. Its peaks are where the series
+changes. One Gram matrix of all windows serves all moments.
 """
 
 import sys
@@ -24,9 +25,12 @@ def series(rng, length, changes, noise=0.3):
 
 
 def discrepancy(gram):
-    """Squared discrepancy, without bias, of the first half of the windows and the second."""
+    """Squared discrepancy, without bias, of the two halves of the windows."""
     half = len(gram) // 2
-    within = [block.sum() - np.trace(block) for block in (gram[:half, :half], gram[half:, half:])]
+    within = [
+        block.sum() - np.trace(block)
+        for block in (gram[:half, :half], gram[half:, half:])
+    ]
     return sum(within) / (half * (half - 1)) - 2 * gram[:half, half:].mean()
 
 
@@ -35,10 +39,17 @@ def main(length=1200, changes=(400, 750), window=20, count=12, picture=None):
     path = series(np.random.default_rng(0), length, changes)
     starts = np.arange(0, length - window + 1, window // 2)
     windows = np.stack([path[start : start + window] for start in starts])
-    gram = branchsig.branched_sig_kernel_gram(windows, None, depth=2, normalize="dilation")
+    gram = branchsig.branched_sig_kernel_gram(
+        windows, None, depth=2, normalize="dilation"
+    )
 
     moments = np.arange(count, len(windows) - count + 1)
-    values = np.array([discrepancy(gram[m - count : m + count, m - count : m + count]) for m in moments])
+    values = np.array(
+        [
+            discrepancy(gram[m - count : m + count, m - count : m + count])
+            for m in moments
+        ]
+    )
     where = starts[moments]
     found, left = [], values.copy()
     for _ in changes:

@@ -1,7 +1,7 @@
 """Pull a straight line onto a loop by gradient descent on the kernel distance.
 
-The distance of two paths is d(x, y)² = k(x, x) − 2 k(x, y) + k(y, y). Its gradient comes from two
-pullbacks; nothing else is needed to train whatever produced the path.
+The distance of two paths is d(x, y)² = k(x, x) − 2 k(x, y) + k(y, y). Its gradient
+comes from two pullbacks; nothing else is needed to train whatever produced the path.
 """
 
 import numpy as np
@@ -12,12 +12,18 @@ import branchsig
 def squared_distance(path, target):
     """Squared distance, and its gradient with respect to `path`."""
     options = {"depth": 3, "time_aug": True, "end_time": 0.5}
-    with_itself, pullback_itself = branchsig.branched_sig_kernel_vjp(path, path, **options)
-    with_target, pullback_target = branchsig.branched_sig_kernel_vjp(path, target, **options)
+    with_itself, pullback_itself = branchsig.branched_sig_kernel_vjp(
+        path, path, **options
+    )
+    with_target, pullback_target = branchsig.branched_sig_kernel_vjp(
+        path, target, **options
+    )
     target_itself = branchsig.branched_sig_kernel(target, target, **options)
     one = np.ones_like(with_itself)
     left, right = pullback_itself(one)
-    return float(with_itself - 2 * with_target + target_itself), left + right - 2 * pullback_target(one)[0]
+    return float(
+        with_itself - 2 * with_target + target_itself
+    ), left + right - 2 * pullback_target(one)[0]
 
 
 def main(length=25, steps=200, rate=0.1):

@@ -1,8 +1,9 @@
 """A Gram matrix on disk that is interrupted and resumed.
 
-`gram_to_zarr` writes a Gram matrix block by block, and remembers which blocks are done. Here a run is stopped after
-four blocks, as by Ctrl-C. A second call with the same arguments computes the missing blocks alone. The result equals
-the matrix computed in memory, bit for bit. Needs Zarr.
+`gram_to_zarr` writes a Gram matrix block by block, and remembers which blocks are done.
+Here a run is stopped after four blocks, as by Ctrl-C. A second call with the same
+arguments computes the missing blocks alone. The result equals the matrix computed in
+memory, bit for bit. Needs Zarr.
 """
 
 import sys
@@ -34,13 +35,17 @@ def main(number=100, chunk=25, picture=None):
         for limit in (4, np.inf):
             seen = []
             try:
-                gram = gram_to_zarr(paths, store=store, progress=stop_after(limit), **options)
+                gram = gram_to_zarr(
+                    paths, store=store, progress=stop_after(limit), **options
+                )
             except KeyboardInterrupt:
                 print(f"interrupted after {len(seen)} reports of progress")
             counts.append(len(seen))
         values = gram[:]
     print(f"the second run reported {counts[1]} times, and finished")
-    in_memory = branchsig.branched_sig_kernel_gram(paths, None, depth=2, normalize="dilation")
+    in_memory = branchsig.branched_sig_kernel_gram(
+        paths, None, depth=2, normalize="dilation"
+    )
     same = bool(np.array_equal(values, in_memory))
     print(f"equal to the matrix in memory, bit for bit: {same}")
     if picture:

@@ -1,7 +1,8 @@
 """Kernel PCA: draw 80 recorded motions as points in the plane.
 
-Kernel PCA finds the directions in which paths differ most, as the kernel sees them. It needs the Gram matrix alone. The
-labels are used for the colours and for one number: how often the nearest neighbour in the plane has the same label.
+Kernel PCA finds the directions in which paths differ most, as the kernel sees them. It
+needs the Gram matrix alone. The labels are used for the colours and for one number: how
+often the nearest neighbour in the plane has the same label.
 """
 
 import sys
@@ -13,13 +14,15 @@ import branchsig
 
 
 def main(depth=2, picture=None):
-    """Print and return the share of motions whose nearest neighbour in the plane has the same label."""
+    """Print and return the share of motions next to one of the same label."""
     file = resources.files("branchsig") / "data" / "basic_motions.npz"
     with file.open("rb") as opened, np.load(opened) as data:
         paths = np.concatenate([data["train_paths"], data["test_paths"]])
         labels = np.concatenate([data["train_labels"], data["test_labels"]])
     paths = (paths - paths.mean(axis=(0, 1))) / paths.std(axis=(0, 1))
-    gram = branchsig.branched_sig_kernel_gram(paths, None, depth, time_aug=True, normalize="dilation")
+    gram = branchsig.branched_sig_kernel_gram(
+        paths, None, depth, time_aug=True, normalize="dilation"
+    )
 
     centred = gram - gram.mean(axis=0) - gram.mean(axis=1, keepdims=True) + gram.mean()
     eigenvalues, vectors = np.linalg.eigh(centred)
@@ -29,8 +32,13 @@ def main(depth=2, picture=None):
     np.fill_diagonal(distances, np.inf)
     same = np.mean(labels[distances.argmin(axis=1)] == labels)
     explained = eigenvalues[-2:].sum() / eigenvalues.sum()
-    print(f"two directions hold {explained:.1%} of the variance of {len(paths)} motions")
-    print(f"{same:.1%} of the motions have a nearest neighbour of their own kind in the plane")
+    print(
+        f"two directions hold {explained:.1%} of the variance of {len(paths)} motions"
+    )
+    print(
+        f"{same:.1%} of the motions have a nearest neighbour of their own kind "
+        "in the plane"
+    )
     if picture:
         draw(points, labels, picture)
     return same

@@ -1,7 +1,7 @@
 """Kernel ridge regression of a functional of paths by NumPy alone.
 
-The target is the area that a path in the plane encloses with its chord, which no linear function of the points can
-tell.
+The target is the area that a path in the plane encloses with its chord, which no linear
+function of the points can tell.
 """
 
 import numpy as np
@@ -13,7 +13,9 @@ def smooth_paths(rng, number, length):
     """Random trigonometric paths in the plane, starting at the origin."""
     time = np.linspace(0, 1, length)
     waves = np.stack([f(np.pi * k * time) for k in (1, 2, 3) for f in (np.sin, np.cos)])
-    paths = np.einsum("ndk,kt->ntd", rng.standard_normal((number, 2, len(waves))) / 6, waves)
+    paths = np.einsum(
+        "ndk,kt->ntd", rng.standard_normal((number, 2, len(waves))) / 6, waves
+    )
     return paths - paths[:, :1]
 
 
@@ -31,7 +33,9 @@ def main(number=80, length=40, ridge=1e-6):
 
     gram = branchsig.branched_sig_kernel_gram(train, None, depth=2, normalize=True)
     cross = branchsig.branched_sig_kernel_gram(test, train, depth=2, normalize=True)
-    coefficients = np.linalg.solve(gram + ridge * np.eye(number), target - target.mean())
+    coefficients = np.linalg.solve(
+        gram + ridge * np.eye(number), target - target.mean()
+    )
     prediction = target.mean() + cross @ coefficients
 
     explained = 1 - np.mean((prediction - truth) ** 2) / np.var(truth)

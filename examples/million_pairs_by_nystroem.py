@@ -1,8 +1,9 @@
 """A million pairs by Nyström features: regression on 2000 paths.
 
-A Gram matrix of 2000 training paths with 500 new ones takes a million solves, and one of the training paths two
-million more. Nyström features need the kernels with 50 landmarks alone, a twentieth. The target is the area that a path
-in the plane encloses with its chord. Needs scikit-learn.
+A Gram matrix of 2000 training paths with 500 new ones takes a million solves, and one
+of the training paths two million more. Nyström features need the kernels with 50
+landmarks alone, a twentieth. The target is the area that a path in the plane encloses
+with its chord. Needs scikit-learn.
 """
 
 import sys
@@ -19,8 +20,12 @@ from branchsig.frameworks.sklearn import BranchedSigNystroem
 def smooth_paths(rng, number, length=30):
     """Random trigonometric paths in the plane, starting at the origin."""
     times = np.linspace(0, 1, length)
-    waves = np.stack([f(np.pi * k * times) for k in (1, 2, 3) for f in (np.sin, np.cos)])
-    paths = np.einsum("ndk,kt->ntd", rng.standard_normal((number, 2, len(waves))) / 6, waves)
+    waves = np.stack(
+        [f(np.pi * k * times) for k in (1, 2, 3) for f in (np.sin, np.cos)]
+    )
+    paths = np.einsum(
+        "ndk,kt->ntd", rng.standard_normal((number, 2, len(waves))) / 6, waves
+    )
     return paths - paths[:, :1]
 
 
@@ -31,18 +36,25 @@ def signed_area(paths):
 
 
 def main(number=2000, new=500, counts=(5, 10, 20, 50), picture=None):
-    """Print the error by the number of landmarks, and return the shares of the variance explained."""
+    """Print and return the shares of explained variance by the number of landmarks."""
     rng = np.random.default_rng(0)
     train, test = smooth_paths(rng, number), smooth_paths(rng, new)
     target, truth = signed_area(train), signed_area(test)
     begun = time.perf_counter()
     branchsig.branched_sig_kernel_gram(test, train, depth=2, normalize=True)
-    print(f"all {number * new} kernels of new and training paths: {time.perf_counter() - begun:.1f} s")
+    print(
+        f"all {number * new} kernels of new and training paths: "
+        f"{time.perf_counter() - begun:.1f} s"
+    )
     explained = []
     for count in counts:
         begun = time.perf_counter()
-        features = BranchedSigNystroem(2, n_components=count, normalize=True, random_state=0)
-        model = make_pipeline(features, RidgeCV(np.logspace(-8, 0, 9))).fit(train, target)
+        features = BranchedSigNystroem(
+            2, n_components=count, normalize=True, random_state=0
+        )
+        model = make_pipeline(features, RidgeCV(np.logspace(-8, 0, 9))).fit(
+            train, target
+        )
         explained.append(model.score(test, truth))
         print(
             f"{count} landmarks: {explained[-1]:.3f} of the variance explained, "
@@ -58,7 +70,9 @@ def draw(counts, explained, picture):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.4), layout="constrained")
-    axes = figure.add_subplot(xlabel="landmarks", ylabel="share of the variance not explained", yscale="log")
+    axes = figure.add_subplot(
+        xlabel="landmarks", ylabel="share of the variance not explained", yscale="log"
+    )
     axes.plot(counts, 1 - np.array(explained), "o-")
     figure.savefig(picture)
 

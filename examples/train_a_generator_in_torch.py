@@ -1,8 +1,9 @@
 """Train a generator of paths against data, in PyTorch.
 
-The data are Ornstein–Uhlenbeck paths, dX = a (m − X) dt + s dW. The generator is the same equation with a, m and s to
-be learnt, from the squared maximum mean discrepancy of its paths and the data: a differentiable function of tensors
-like any other, here inside a program that torch.compile makes.
+The data are Ornstein–Uhlenbeck paths, dX = a (m − X) dt + s dW. The generator is the
+same equation with a, m and s to be learnt, from the squared maximum mean discrepancy of
+its paths and the data: a differentiable function of tensors like any other, here inside
+a program that torch.compile makes.
 """
 
 import torch
@@ -11,7 +12,7 @@ import branchsig
 
 
 def paths(parameters, noise, dt):
-    """Paths of dX = a (m − X) dt + s dW from 0, shape (number, length, 1), a differentiable function of a, m and s."""
+    """Paths of dX = a (m − X) dt + s dW from 0, differentiable in a, m and s."""
     a, m, s = parameters
     x = torch.zeros_like(noise[:, 0])
     points = [x]
@@ -22,7 +23,7 @@ def paths(parameters, noise, dt):
 
 
 def main(number=128, length=20, steps=100, rate=0.05, backend="eager"):
-    """Print the discrepancy on the way, and return those of fresh paths before and after the training."""
+    """Print discrepancies. Return those of fresh paths before and after training."""
     generator = torch.Generator().manual_seed(0)
     dt = 1.0 / length
     truth = torch.tensor([1.0, 0.8, -1.0], dtype=torch.float64)
@@ -32,7 +33,9 @@ def main(number=128, length=20, steps=100, rate=0.05, backend="eager"):
 
     def discrepancy(parameters, noise, data):
         made = paths(parameters, noise, dt)
-        return branchsig.branched_sig_mmd(made, data, depth=3, time_aug=True, normalize="dilation")
+        return branchsig.branched_sig_mmd(
+            made, data, depth=3, time_aug=True, normalize="dilation"
+        )
 
     loss = torch.compile(discrepancy, fullgraph=True, backend=backend)
     data = paths(truth, noise(), dt)
@@ -50,7 +53,9 @@ def main(number=128, length=20, steps=100, rate=0.05, backend="eager"):
             print(f"step {step:4d}: squared discrepancy {float(value.detach()):.6f}")
     with torch.no_grad():
         after = float(discrepancy(parameters, fresh, unseen))
-    for name, found, its in zip(("log a", "m", "log s"), parameters.tolist(), truth.tolist()):
+    for name, found, its in zip(
+        ("log a", "m", "log s"), parameters.tolist(), truth.tolist()
+    ):
         print(f"{name}: {found:.2f} after the training, {its:.2f} in the data")
     return before, after
 

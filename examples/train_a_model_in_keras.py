@@ -1,7 +1,9 @@
-"""Train a classifier of paths in a loop of Keras, whose first layer holds paths that are learnt.
+"""Train a classifier of paths in a loop of Keras, whose first layer holds paths that
+are learnt.
 
-The layer gives the kernels of every path with a few paths of its own, and a dense layer takes these as features. The
-paths of the layer and the width of its static kernel are weights like any others.
+The layer gives the kernels of every path with a few paths of its own, and a dense layer
+takes these as features. The paths of the layer and the width of its static kernel are
+weights like any others.
 """
 
 import keras
@@ -12,7 +14,7 @@ import branchsig
 
 
 class Kernels(keras.layers.Layer):
-    """Kernels of paths of shape (batch, length, channels) with `number` paths that are learnt."""
+    """Kernels of paths with `number` paths that are learnt."""
 
     def __init__(self, number, **options):
         super().__init__(**options)
@@ -20,14 +22,21 @@ class Kernels(keras.layers.Layer):
 
     def build(self, shape):
         """Make the weights."""
-        self.paths = self.add_weight(name="paths", shape=(self.number, *shape[1:]), initializer="random_normal")
-        self.log_sigma = self.add_weight(name="log_sigma", shape=(), initializer="zeros")
+        self.paths = self.add_weight(
+            name="paths", shape=(self.number, *shape[1:]), initializer="random_normal"
+        )
+        self.log_sigma = self.add_weight(
+            name="log_sigma", shape=(), initializer="zeros"
+        )
 
     def call(self, paths):
         """Return a Gram matrix, shape (batch, number)."""
         sigma = tf.exp(tf.convert_to_tensor(self.log_sigma))
         return branchsig.branched_sig_kernel_gram(
-            paths, tf.convert_to_tensor(self.paths), depth=2, static_kernel=branchsig.RBFKernel(sigma)
+            paths,
+            tf.convert_to_tensor(self.paths),
+            depth=2,
+            static_kernel=branchsig.RBFKernel(sigma),
         )
 
     def compute_output_shape(self, shape):
@@ -44,16 +53,28 @@ def loops(rng, number, length):
 
 
 def main(number=200, length=15, epochs=10, verbose=2):
-    """Print the training, and return the accuracies on new paths before and after it."""
+    """Print the training. Return the accuracies on new paths before and after it."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     train, test = loops(rng, number, length), loops(rng, number, length)
-    model = keras.Sequential([keras.Input((length, 2)), Kernels(4), keras.layers.Dense(1, activation="sigmoid")])
-    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="binary_crossentropy", metrics=["accuracy"])
+    model = keras.Sequential(
+        [
+            keras.Input((length, 2)),
+            Kernels(4),
+            keras.layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    model.compile(
+        optimizer=keras.optimizers.Adam(0.05),
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+    )
     _, before = model.evaluate(*test, verbose=0)
     model.fit(*train, batch_size=25, epochs=epochs, verbose=verbose)
     _, after = model.evaluate(*test, verbose=0)
-    print(f"accuracy on new paths: {before:.2f} before the training, {after:.2f} after it")
+    print(
+        f"accuracy on new paths: {before:.2f} before the training, {after:.2f} after it"
+    )
     return before, after
 
 

@@ -24,7 +24,8 @@ def test_every_example_has_a_test_here():
     tested |= {"kernel_pca_of_motions", "compare_classifiers", "rough_volatility", "find_change_points"}
     tested |= {"score_forecasts", "gaussian_process_regression", "million_pairs_by_nystroem", "gram_on_disk"}
     tested |= {"blow_up_without_truncation"}
-    elsewhere = {"classification_of_public_series"}  # where the libraries that it needs are
+    # Where the libraries that they need are.
+    elsewhere = {"classification_of_public_series", "classify_ragged_speech"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested | elsewhere
 
 

@@ -14,13 +14,17 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of these libraries, on impo
 VOWELS = Path(aeon.__file__).parent / "datasets" / "data" / "JapaneseVowels" / "JapaneseVowels_TRAIN.ts"
 
 
-@pytest.fixture(scope="module")
-def example():
-    path = Path(__file__).parents[1] / "examples" / "classification_of_public_series.py"
-    spec = importlib.util.spec_from_file_location("branchsig_example_public_series", path)
+def load(name):
+    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"branchsig_example_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def example():
+    return load("classification_of_public_series")
 
 
 def assert_equal(found, wanted):
@@ -102,3 +106,9 @@ def test_traces_are_told_apart_by_lead_lag(example):
     without, with_lead_lag = example.traces(folds=2)
     assert with_lead_lag > 0.85
     assert with_lead_lag > without + 0.1
+
+
+def test_nearly_all_speakers_are_recognised_with_a_base_point():
+    without, with_base_point = load("classify_ragged_speech").main()
+    assert without < with_base_point
+    assert with_base_point > 0.95
