@@ -553,18 +553,22 @@ struct Sweep {
     }
   }
 
-  // Stores the node below and to the right of cell (r, first), if it is on the diagonal at a point of the path.
+  // Stores the node below and to the right of cell (r, r), if the lane has it, at a point of the path.
   __device__ __forceinline__ void store_diagonal(real* diagonal, int purpose, int r, int first,
                                                  const typename Rule::Down& strip) const {
     const int N = levels(), stride = Rule::PARTS ? N + 1 : 1, mask = (1 << problem.order1) - 1;
     if (r == 0 && first == 0)
       for (int n = 0; n < stride; ++n) diagonal[n] = real(Rule::PARTS && n == 0);
-    if (r != first || ((r + 1) & mask) || first >= problem.columns()) return;
+    if (((r + 1) & mask) || r >= problem.columns()) return;
     real* node = diagonal + (long long)((r + 1) >> problem.order1) * stride;
-    if (Rule::PARTS) node[0] = real(1);
 #pragma unroll
-    for (int m = 0; m < N; ++m)
-      if (Rule::PARTS || m == N - 1) node[Rule::PARTS ? m + 1 : 0] = real(strip.corner(N, m, 0, true, purpose));
+    for (int c = 0; c < COLUMNS; ++c) {
+      if (first + c != r) continue;
+      if (Rule::PARTS) node[0] = real(1);
+#pragma unroll
+      for (int m = 0; m < N; ++m)
+        if (Rule::PARTS || m == N - 1) node[Rule::PARTS ? m + 1 : 0] = real(strip.corner(N, m, c, true, purpose));
+    }
   }
   // The diagonal is constant over padding.
   __device__ void extend_diagonal(real* diagonal) const {

@@ -82,7 +82,10 @@ class CudaBackend:
     def _values(self, problem: Problem, plan: Plan, want: Want, *, log: bool, given: Array | None = None) -> Array:
         """Compute the result of `solve` with the CUDA kernels."""
         shape = pairs.shape_of(problem, want)
-        in_logs = want == "prefixes" or (want == "grid" and log and not plan.planar)
+        if plan.planar:  # nodes that are judged by their own size
+            slowly = want in ("grid", "stack") and problem.purpose not in (None, "kernel", "rough")
+        else:
+            slowly = not plan.components and (want == "prefixes" or (want == "grid" and log))
         if plan.components or want == "stack":
             content = ALL_LEVELS
         else:
@@ -93,8 +96,7 @@ class CudaBackend:
         values = self.room(problem, (math.prod(shape[: problem.axes]), *shape[problem.axes :]))
         for first, count in sweep.chunks():
             results = (values, None) if want == "end" else (None, values[first : first + count])
-            alone = in_logs and not plan.components
-            sweep.launch("forward", first, count, content, given, *results, log_domain_only=alone)
+            sweep.launch("forward", first, count, content, given, *results, log_domain_only=slowly)
         return values.reshape(shape)
 
     def adjoint(
