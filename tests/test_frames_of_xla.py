@@ -53,7 +53,8 @@ class Program:
             results = ["GRAD1"] + ["GRAD2"] * (not alone)
             results += [f"GRAD_PARAMETERS+{k}" for k in range(len(self.names))] if self.wrt_parameters else []
             places |= {name: place for place, name in enumerate(results)}
-        rule = GaussLobatto(int(self.options["quadrature"][-1])) if "quadrature" in options else None
+        planar, quadrature = self.options.get("planar", False), self.options.get("quadrature", "trapezoid")
+        rule = GaussLobatto(int(quadrature[-1])) if quadrature.startswith("lobatto") else None
         untruncated = self.options["depth"] == np.inf
         if untruncated and rule is None:
             rule = branchsig.Trapezoid()
@@ -62,6 +63,7 @@ class Program:
         places |= {"GRAM": gram, "RANK": 3, "DEPTH": 1 if untruncated else self.options["depth"]}
         places |= {"DYADIC1": order[0], "DYADIC2": order[1], "STATIC_KERNEL": getattr(lib, f"BS_{kind}")}
         places |= {"NODES": rule.p if rule else 0, "UNTRUNCATED": untruncated, "LOG": self.options.get("log", False)}
+        places["PLANAR"] = planar * (1 + (quadrature == "left"))
         self.task = np.full(lib.BS_CALL_SIZE, -1)
         for name, value in places.items():
             name, _, further = name.partition("+")
@@ -123,6 +125,8 @@ RULES = {
     "lobatto": {"quadrature": "lobatto3"},
     "untruncated": {"depth": np.inf},
     "nothing": {"depth": 0},
+    "ordered": {"depth": 2, "planar": True},
+    "ordered, left points": {"depth": 1, "planar": True, "quadrature": "left"},
 }
 KERNELS = {name: kind(**parameters) for name, (kind, parameters) in STATIC_KERNELS.items()}
 
@@ -146,7 +150,13 @@ def check(found, wanted, dtype):
 
 
 @pytest.mark.parametrize(
-    ("rule", "dtype"), [*((rule, np.float64) for rule in RULES), ("plain", np.float32), ("logarithms", np.float32)]
+    ("rule", "dtype"),
+    [
+        *((rule, np.float64) for rule in RULES),
+        ("plain", np.float32),
+        ("logarithms", np.float32),
+        ("ordered", np.float32),
+    ],
 )
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_values_and_gradients_are_those_of_the_reference(structure, rule, dtype, instruction_set, in_python, rng):

@@ -191,8 +191,9 @@ static outcome flush(call *c) {
   for (int64_t k = 0; k < c->count; ++k) {
     if (!c->backward) {
       if (!isfinite(c->ends[k])) return FOR_PYTHON;
-      c->values[c->place[k]] = c->ends[k];
-      if (c->symmetric) c->values[c->index2[k] * c->n2 + c->index1[k]] = c->ends[k];
+      const double value = task->planar ? 1 + c->ends[k] : c->ends[k];
+      c->values[c->place[k]] = value;
+      if (c->symmetric) c->values[c->index2[k] * c->n2 + c->index1[k]] = value;
     } else if (c->own_parameters) {
       /* The parameters of a triangle are counted from both places of all pairs: half of that. */
       const double weight = c->symmetric ? 0.5 * (c->weight1[k] + c->weight2[k]) : c->weight1[k];
@@ -254,6 +255,7 @@ static outcome kernels(call *c) {
   t->nodes = (int32_t)number[BS_CALL_NODES];
   t->untruncated = (int32_t)number[BS_CALL_UNTRUNCATED];
   t->wrt_log = t->purpose = (int32_t)number[BS_CALL_LOG];
+  t->planar = (int32_t)number[BS_CALL_PLANAR];
   memcpy(t->parameter, numbers->data, sizeof t->parameter);
   memcpy(t->steps, (double *)numbers->data + 4, sizeof t->steps);
   memcpy(t->whole, (double *)numbers->data + 4 + STEPS, sizeof t->whole);

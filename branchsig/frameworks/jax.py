@@ -298,7 +298,7 @@ def _task(call: Call, path1: Shape) -> _Task | None:
         and (how.n_jobs, how.max_batch, how.devices, how.check_finite is True) == (1, -1, None, False)
         and not (spec.transforms or spec.normalize or spec.return_grid or spec.truncation.order is not None)
         and spec.rtol is None
-        and not spec.planar
+        and not (spec.planar and spec.log)
         and (math.isinf(spec.truncation.depth) or spec.truncation.depth <= _MOST_DEPTH)
         and max(spec.dyadic_order) <= _MOST_DYADIC_ORDER
         and not (isinstance(kernel, PolynomialKernel) and kernel.degree == 1.0)
@@ -332,7 +332,7 @@ def _task(call: Call, path1: Shape) -> _Task | None:
         if call.wrt[2]:
             places |= {f"GRAD_PARAMETERS+{k}": next(gradients) for k in range(len(call.parameters))}
     untruncated = math.isinf(spec.truncation.depth)
-    nodes = rule.p if untruncated or rule != TRAPEZOID else 0
+    nodes = rule.p if untruncated or not (spec.planar or rule == TRAPEZOID) else 0
     places |= {
         "GRAM": int(gram),
         "RANK": len(path1.shape),
@@ -343,6 +343,7 @@ def _task(call: Call, path1: Shape) -> _Task | None:
         "NODES": nodes,
         "UNTRUNCATED": int(untruncated),
         "LOG": int(spec.log),
+        "PLANAR": (1 if rule == TRAPEZOID else 2) if spec.planar else 0,
     }
     integers = [-1] * lib.BS_CALL_SIZE
     for name, value in places.items():
