@@ -1,10 +1,13 @@
 """The code of pages that need scikit-learn runs, and links and pictures of all pages are there."""
 
 import doctest
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+import branchsig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -42,3 +45,22 @@ def test_every_picture_of_a_page_exists_and_has_a_text(page):
 def test_every_link_to_a_file_leads_to_one(page):
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", prose(page)):
         assert (page.parent / target).exists(), target
+
+
+def test_the_page_of_options_has_all_of_them_once_with_their_defaults():
+    page = (ROOT / "docs" / "api" / "options.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?) \| (.+?) \|", page, re.M)
+    found = {name: values for names, values in rows for name in re.findall(r"`(\w+)`", names)}
+    assert len(found) == sum(len(re.findall(r"`(\w+)`", names)) for names, _ in rows)
+    defaults = {}
+    for name in branchsig.__all__:
+        function = getattr(branchsig, name)
+        if inspect.isfunction(function) and name not in ("as_paths", "pad_paths", "warm_up"):
+            for parameter in inspect.signature(function).parameters.values():
+                if parameter.default is not parameter.empty:
+                    defaults.setdefault(parameter.name, parameter.default)
+    assert set(found) == set(defaults)
+    shown = {"depth": "required", "static_kernel": "linear", "max_batch": "\N{MINUS SIGN}1"}
+    for name, default in defaults.items():
+        expected = "none" if default is None else f'"{default}"' if isinstance(default, str) else str(default)
+        assert found[name].replace("`", "").startswith(shown.get(name, expected)), name
