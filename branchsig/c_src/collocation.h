@@ -6,7 +6,7 @@
      K_m[a + 1, b]    = K_m[a, b] E_a(b),   E_a(b) = E_a(b - 1) exp(g sum_{m-1}[a, b]),   E_a = 1 on the left edge
      log K_depth      = sum over the cells of g sum over k, l of V[k] V[l] K_{depth-1}[k, l],   V[k] = sum over a of B[a, k]
 
-   A row of cells is swept in blocks of columns, a block level by level; K is kept on the last row of nodes. For the way back rows of
+   A row of cells is swept in blocks of columns, a block level by level; K is kept on the last row of nodes. For the backward pass rows of
    nodes are kept while they fit, and otherwise recovered, those of a row of cells from the last of them. The adjoint of a cell is
      U[k, l] = sum over a, b of B[a, k] w_{m+1}[a, b] B[b, l],   gradient += sum of U K_m,   Kbar_m[k, l] gathers g U[k, l],
      w_m[a, b] = sum of Kbar_m K_m over the nodes below and to the right of the sub-cell. */

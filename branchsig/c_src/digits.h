@@ -5,7 +5,7 @@
 
    the terms of log K_m are rounded as the largest of them is, and an error of K_{m-1}, which builds up along the way, comes in as
    log K_m does. Running products watch
-   upper bounds of S, M and L, which cost nothing; a pair for which they allow too much is swept again carefully, where all three are
+   upper bounds of S, M and L, which cost nothing; a pair for which they allow too much is swept again in the log domain, where all three are
    exact and decide. */
 #ifndef BS_DIGITS_H
 #define BS_DIGITS_H

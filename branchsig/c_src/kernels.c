@@ -92,7 +92,7 @@ static int forward_strips(const bs_task *task, int64_t k) {
   return 0;
 }
 
-/* The way down of the kernels of depth, or of none. Returns nonzero if it was asked to stop. */
+/* The forward pass of the kernels of depth, or of none. Returns nonzero if it was asked to stop. */
 static int tile_down(const bs_task *task, int64_t first, int backward, untruncated *u) {
   collocation *n = &u->n;
   char *base = aligned(task->workspace);

@@ -3,7 +3,7 @@
      u_n at the nodes = the integral of k_{n-1} = the sum of g sum_{n-1}[a, b] over the sub-cells above and to the left
      n k_n            = sum over j = 1..n of j u_j k_{n-j},   k_0 = 1
 
-   k_n and n u_n of all n are kept on the rows of nodes of one row of cells, and for the way back of as many as fit; above them u is
+   k_n and n u_n of all n are kept on the rows of nodes of one row of cells, and for the backward pass of as many as fit; above them u is
    recovered from the last row. The adjoint goes
    cell by cell, right to left, and in a cell from the highest n down:
      ubar_j += j/n k_{n-j} kbar_n,   kbar_{n-j} += j/n u_j kbar_n,   w_n[a, b] = the sum of ubar_n below and to the right,
@@ -551,7 +551,7 @@ static ivec lost_parts(const order_tile *o, double tolerance) {
   return lost_sum(task->purpose, value, error, tolerance);
 }
 
-/* After the way down: which pairs are to be swept again, and which of k_n have no digits. Careful, those are not numbers. */
+/* After the forward pass: which pairs are to be swept again, and which of k_n have no digits. In the log domain those are NaN. */
 static ivec judge_parts(const order_tile *o, int64_t first) {
   const bs_task *task = o->n.t.in.task;
   const int again = !task->careful || task->grid || task->grid_derivs;

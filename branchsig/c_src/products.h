@@ -1,6 +1,6 @@
 /* Increments for paths of many channels, and their gradients, as products of matrices, one pair after the other.
 
-   With pairs in the lanes a tile takes as much memory as all its paths, which passes through the first cache once a band, and lanes
+   With pairs in the lanes a tile takes as much memory as all its paths, which passes through the L1 cache once a band, and lanes
    without a pair of their own do all of the work. From MANY channels on sums over channels are made for a chunk of rows of a pair at
    once: lanes are columns, or for gradients channels, and a block of sums is held in registers. The linear kernels sum products of steps.
    All others sum products of points, or squares of their differences, and take the static kernel of a row of them (`profile`); by steps

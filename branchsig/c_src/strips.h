@@ -4,7 +4,7 @@
      step T, lane w: rows of strip w, columns of block T - w; K on its first row is what lane w - 1 had on its last row one step
      ago; E on its left edge is what it had itself on its right edge.
 
-   The adjoint takes the steps in the opposite order, and finds there what it needs: on the way down, E and K on the left edge of
+   The adjoint takes the steps in the opposite order, and finds there what it needs: in the forward pass, E and K on the left edge of
    every strip and block and K on its last row are kept, which is O(depth (length1 * BLOCKS + length2)). A lane without a block,
    rows behind the end of path1 and columns behind that of path2 have increments of zero, which change nothing.
 
@@ -180,7 +180,7 @@ static void store_strip_diagonal(const strips *s, int64_t k, int64_t step, int64
     }
 }
 
-/* All steps of pair k downwards: its log K, and for the way back the edges. Returns nonzero if it was asked to stop. */
+/* All steps of pair k downwards: its log K, and for the backward pass the edges. Returns nonzero if it was asked to stop. */
 static int sweep_strips(strips *s, int64_t k) {
   tile *t = &s->t;
   const int backward = s->edges != NULL;

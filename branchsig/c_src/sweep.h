@@ -12,8 +12,8 @@
 
 #include "digits.h"
 
-/* Columns of a block, at most, and rows of a band: a block of a band stays in the first cache while its rows are swept. Where rows
-   of K are kept for the way back, those pass through it too; registers of 64 bytes fill it so fast that narrower blocks pay then. */
+/* Columns of a block, at most, and rows of a band: a block of a band stays in the L1 cache while its rows are swept. Where rows
+   of K are kept for the backward pass, those pass through it too; registers of 64 bytes fill it so fast that narrower blocks pay then. */
 enum { BLOCK = 32, KEPT_BLOCK = BS_BYTES == 64 ? 16 : BLOCK, BAND = 8 };
 
 /* A lane whose K leaves [1/LIMIT, LIMIT] is computed again in the log domain. From above every node is looked at, for that costs

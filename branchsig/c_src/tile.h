@@ -9,7 +9,7 @@
 
 enum { PAGE = 4096 };
 
-/* For the way back all rows of K are kept where they fit into so many bytes. Otherwise they are recovered: block by block from their
+/* For the backward pass all rows of K are kept where they fit into so many bytes. Otherwise they are recovered: block by block from their
    edges, of which so many bytes are kept, and the rows above those band by band. Increments and slopes that take longer to make than
    to fetch are remembered where they fit. Over ordered forests, of which no row is recovered from the one below, edges and the first rows
    of bands are kept, of a segment of rows at a time, which the way up sweeps downwards again from its first row. */
@@ -59,7 +59,7 @@ typedef struct {
   planar_state *error_states; /* of the band: [row][level][sample] */
   vec *error_sums[2];    /* of a block: [sample][column] */
   vec worst;             /* the largest of these errors at a node, relative to K where that is larger than 1 */
-  int judging;           /* errors are propagated with D, on the way down */
+  int judging;           /* errors are propagated with D, in the forward pass */
   vec *suffixes;         /* backward, ordered forests: [level][column]; see planar.h */
   planar_adjoint *planar_adjoints; /* likewise, of the band: [row][level] */
   planar_state *planar_states; /* ordered forests, of the band: [row][level] */
@@ -78,7 +78,7 @@ static void *take(char *base, int64_t *used, int64_t count, size_t size) {
 }
 
 /* Registers of a row that hold `count`: rows that are used together must not all begin at the same place in a page (64 registers
-   of the widest kind), or they push each other out of the first cache. */
+   of the widest kind), or they push each other out of the L1 cache. */
 static int64_t row_width(int64_t count) {
   const int64_t place = count % 64;
   if (count <= BLOCK || (place >= 16 && place <= 48)) return count;
@@ -88,7 +88,7 @@ static int64_t row_width(int64_t count) {
 /* With an order, how many k_n of one depth are kept. */
 static int levels_per_depth(const bs_task *task) { return task->order ? task->order - task->depth + 1 : 1; }
 
-/* `keeping`: something of K, and of what it is made from, is to be kept for the way back */
+/* `keeping`: something of K, and of what it is made from, is to be kept for the backward pass */
 static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, char *base) {
 #define TAKE(count) take(base, &used, count, sizeof(vec))
   int64_t used = 0;

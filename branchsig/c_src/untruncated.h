@@ -8,8 +8,8 @@
    p > 1 the nodes of a cell are a fixed point. Cells where that is no strong contraction leave the range of the running products;
    careful, they are solved by Newton's method node by node. No solution that can be reached: inf. No end within the iterations: NaN.
 
-   K is kept on the last row of nodes. On the way back the rows of a segment are made again from K above the segment, which the way
-   down has kept. The adjoint of a cell is that of collocation.h with the w of the cell itself in the place of w_above, so it is a
+   K is kept on the last row of nodes. In the backward pass the rows of a segment are made again from K above the segment, which the
+   forward pass has kept. The adjoint of a cell is that of collocation.h with the w of the cell itself in the place of w_above, so it is a
    linear equation for w. */
 #ifndef BS_UNTRUNCATED_H
 #define BS_UNTRUNCATED_H
@@ -383,7 +383,7 @@ static void copy_start(untruncated *u, int64_t r, int back) {
   }
 }
 
-/* The first row of the last segment, whose nodes the way down keeps. */
+/* The first row of the last segment, whose nodes the forward pass keeps. */
 static int64_t last_segment(const untruncated *u) { return (u->n.t.rows - 1) / u->segment * u->segment; }
 
 /* The first row of nodes of row r of cells, which lies in the segment that begins with row r0. */

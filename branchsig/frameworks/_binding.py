@@ -616,7 +616,7 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class _Pullback:
-    """The way back from a value, on arrays of a framework."""
+    """The backward pass from a value, on arrays of a framework."""
 
     bound: Bound
     kept: list[Any]
@@ -658,7 +658,7 @@ class _Lent:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class _LentPullback:
-    """The way back from a value of arrays that were lent."""
+    """The backward pass from a value of arrays that were lent."""
 
     pullback: Any
     like: Any

@@ -39,7 +39,7 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)  # a function that jax.jit takes
 class Pullback:
-    """The way back from a value: takes derivatives with respect to it to gradients with respect to the operands.
+    """The backward pass from a value: takes derivatives with respect to it to gradients with respect to the operands.
 
     Nothing is solved for again, since it holds what the forward kept. Can be pickled.
     """
