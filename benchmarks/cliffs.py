@@ -54,14 +54,14 @@ TURN = 0.02
 """Seconds that a library calls the same function over and over before it is the other's turn."""
 
 
-def calls(module, shape, kernel, gram):
+def calls(module, shape, kernel, gram, dtype=np.float64):
     """The forward and the backward call of a library."""
     batch, length, dimension, depth = shape
     rng = np.random.default_rng(0)
-    x, y = (measure.brownian(rng, batch, length, dimension) for _ in range(2))
+    x, y = (measure.brownian(rng, batch, length, dimension, dtype) for _ in range(2))
     name, parameters = KERNELS[kernel]
     static_kernel = None if kernel == "linear" else getattr(module, name)(*parameters)
-    derivs = np.ones((batch, batch) if gram else batch)
+    derivs = np.ones((batch, batch) if gram else batch, dtype=dtype)
     value = module.branched_sig_kernel_gram if gram else module.branched_sig_kernel
     backprop = module.branched_sig_kernel_gram_backprop if gram else module.branched_sig_kernel_backprop
     return (
