@@ -648,8 +648,8 @@ BS_INLINE void linear_rows_at(int64_t run, int64_t from, int64_t d, int64_t rows
   for (int64_t j = first; j < last; ++j) {
     const vec *y = y_packed + j * d + from;
     vec sum[8];
-    for (int64_t i = 0; i < rows; ++i) sum[i] = from ? g[i * n + j] + x[i * run] * y[0] : x[i * run] * y[0];
-    for (int64_t k = 1; k < run; ++k)
+    for (int64_t i = 0; i < rows; ++i) sum[i] = from ? g[i * n + j] : splat(0);
+    for (int64_t k = 0; k < run; ++k) /* multiply-adds, all of them, so that bits do not depend on the rows at once */
       for (int64_t i = 0; i < rows; ++i) sum[i] += x[i * run + k] * y[k];
     for (int64_t i = 0; i < rows; ++i) g[i * n + j] = sum[i];
   }

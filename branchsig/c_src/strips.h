@@ -12,7 +12,9 @@
    before its adjoint.
 
    Each node sees the operations of a tile in the order of a tile, so the values have the same bits. Gradients are sums in another
-   order: whether a pair goes this way is for its lengths alone to say. */
+   order: whether a pair goes this way is for its lengths alone to say. There is one exception: for the linear kernel, of pairs whose rows
+   of K a tile recovers block by block, the sums have the order of a tile too (`sums_as_tile`). Strips then are whole bands of rows, and what
+   a strip has recovered of its first row, and its sums over rows, go on in the strip above it. */
 #ifndef BS_STRIPS_H
 #define BS_STRIPS_H
 
@@ -34,6 +36,8 @@ typedef struct {
   adjoint_state *adjoints; /* [row][level] */
   planar_state *planar_states;     /* ordered forests, as `states` */
   planar_adjoint *planar_adjoints; /* likewise */
+  int as_tile;         /* gradients are sums in the order of a tile */
+  vec *of_steps[2];    /* then: the gradients by the steps of both paths, in lane 0 */
   double total;
 } strips;
 
@@ -44,14 +48,23 @@ static int64_t block_of_strips(const bs_task *task) {
   return up_to((columns + BLOCKS - 1) / BLOCKS, unit);
 }
 
+/* Whether gradients by strips have the bits that a tile gives them. */
+static int sums_as_tile(const bs_task *task) {
+  const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
+  if (!is_linear(task) || takes_products(task) || task->planar || task->grad_parameters || task->lengths1 || task->lengths2) return 0;
+  return block_of_strips(task) == BLOCK && is_recovered_by_blocks(rows, columns, task->depth - 1);
+}
+
 /* Whether `count` pairs, which a tile would take at once, go through strips one by one. Gradients do where every lane has its strip and
    the lanes are busy most of the time, so that the lengths alone decide on the bits, which are others; so do diagonals, of few pairs.
-   Values have the same bits, so what takes less time decides: a step of a strip takes half as long again as one of a tile. */
+   Where bits are the same, what takes less time decides: a step of a strip takes half as long again as one of a tile. */
 static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
   const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated && !(task->planar && task->diagonal);
   const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
   if (!plain || task->length1 <= 4 * W || task->length2 <= BLOCKS) return 0;
-  if (backward || task->diagonal) return rows >= 512 && columns >= BLOCK * BLOCKS / 2 && (backward || count <= W / 2);
+  const int is_long = rows >= 512 && columns >= BLOCK * BLOCKS / 2;
+  if (task->diagonal) return is_long && count <= W / 2;
+  if (backward && (is_long || !sums_as_tile(task))) return is_long;
   if (takes_products(task) && task->length1 <= 24 * W) return 0; /* rows of strips are rounded up, and packed once a block */
   const int64_t block = block_of_strips(task), blocks = (columns + block - 1) / block;
   return rows >= 2 * BLOCK && columns >= 2 * BLOCK && 3 * count * (blocks + W - 1) <= 2 * W * blocks;
@@ -61,7 +74,9 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   const int64_t columns = (task->length2 - 1) << task->dyadic2, block = block_of_strips(task);
   s->task = task;
   s->block_cells = block >> task->dyadic2;
+  s->as_tile = backward && sums_as_tile(task);
   s->strip_cells = (task->length1 - 1 + W - 1) / W;
+  if (s->as_tile) s->strip_cells = up_to(s->strip_cells, BAND >> task->dyadic1 ? BAND >> task->dyadic1 : 1);
   s->blocks = (columns + block - 1) / block;
   s->steps = s->blocks + W - 1;
   s->step = *task;
@@ -79,6 +94,10 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
     s->last_rows = take(base, &used, s->steps * t->levels * t->width, sizeof(vec));
     s->adjoints = take(base, &used, t->rows * (t->levels + 1), sizeof(adjoint_state));
     if (task->planar) s->planar_adjoints = take(base, &used, t->rows * t->levels, sizeof(planar_adjoint));
+    if (s->as_tile) {
+      s->of_steps[0] = take(base, &used, W * s->strip_cells * task->dimension + task->dimension, sizeof(vec));
+      s->of_steps[1] = take(base, &used, s->blocks * s->block_cells * task->dimension + task->dimension, sizeof(vec));
+    }
   }
   return used;
 }
@@ -309,6 +328,45 @@ static void pass_adjoints_down(strips *s, double seed) {
   }
 }
 
+/* Sums in the order of a tile: what is known of K on row r below a band of a step. In the column that the next block begins with it is the one
+   that was kept, as in a tile. */
+static void take_edges(const strips *s, int64_t step, int64_t r) {
+  const tile *t = &s->t;
+  if (step + 1 == s->steps) return;
+  for (int m = 0; m < t->levels; ++m)
+    for (int w = 0; w < W; ++w)
+      if (busy(s, step + 1, w)) k_row(t, r, m)[t->columns][w] = strip_edge(s, step + 1, r, m)->k[w];
+}
+
+/* The same: K on the last rows of the strips, which is that on the first rows of the strips below, one step ago. */
+static void pass_rows_down(const strips *s, int64_t step) {
+  const tile *t = &s->t;
+  for (int m = 0; m < t->levels; ++m) {
+    const vec *from = k_row(t, 0, m), *last = s->last_rows + (step * t->levels + m) * t->width;
+    vec *to = k_row(t, t->rows, m);
+    for (int64_t c = 1; c <= t->columns; ++c) to[c] = lane_down(from[c], last[c][W - 1]);
+    to[0] = strip_edge(s, step, t->rows, m)->k;
+  }
+}
+
+/* The same: sums over rows go on one strip up; those of the first strip are whole. */
+static void pass_sums_down(const strips *s, int64_t step) {
+  const increments *in = &s->t.in;
+  const int64_t d = s->task->dimension, count = s->block_cells * d;
+  for (int64_t j = 0; j < count; ++j) {
+    if (busy(s, step, 0)) s->of_steps[1][step * count + j][0] = in->grad_y[j][0];
+    in->grad_y[j] = lane_down(in->grad_y[j], 0);
+  }
+}
+
+/* The gradient by the steps of a path, in lane 0, to where it belongs. */
+static void flush_whole(const strips *s, int second, int64_t length, double weight, double *to) {
+  int64_t points[W];
+  for (int w = 0; w < W; ++w) points[w] = length;
+  part_lanes(s->task, points, length, s->of_steps[second]);
+  flush_gradient(s->task, s->of_steps[second], length, 0, length, weight, to);
+}
+
 /* All steps of pair k upwards: its gradient, to where it belongs. Returns nonzero if it was asked to stop. */
 static int adjoint_strips(strips *s, int64_t k) {
   tile *t = &s->t;
@@ -324,6 +382,10 @@ static int adjoint_strips(strips *s, int64_t k) {
   fill(t->gw, t->width * t->levels, 0);
   if (!t->products) fill(t->gradient, BAND * in->stride, 0);
   if (!t->products) fill(in->grad_x, s->step.length1 * d, 0);
+  if (s->as_tile) {
+    fill(s->of_steps[0], (W * s->strip_cells + 1) * d, 0);
+    fill(s->of_steps[1], (s->blocks * s->block_cells + 1) * d, 0);
+  }
   for (int64_t j = 0; j < t->rows * (t->levels + 1); ++j) s->adjoints[j] = (adjoint_state){splat(0), splat(0)};
   if (task->planar) {
     fill(t->suffixes, t->width * t->levels, 0);
@@ -343,19 +405,21 @@ static int adjoint_strips(strips *s, int64_t k) {
     for (int64_t c = 0; c <= t->columns; ++c) t->w_top[c] = top;
     pass_adjoints_down(s, seed);
     if (task->planar && sweep_step_again(s, step)) return 1;
-    for (int m = 0; !task->planar && m < t->levels; ++m) {
+    if (s->as_tile) pass_rows_down(s, step);
+    for (int m = 0; !task->planar && !s->as_tile && m < t->levels; ++m) {
       memcpy(k_row(t, t->rows, m), s->last_rows + (step * t->levels + m) * t->width, sizeof(vec) * t->width);
       *k_row(t, t->rows, m) = strip_edge(s, step, t->rows, m)->k;
     }
     if (t->products) t->products->added = step < s->steps - 1;
     if (!t->products) {
       start_rows(in, s->step.length1 - 1);
-      start_gradient(in);
+      if (!s->as_tile || step == s->steps - 1) start_gradient(in);
     }
     for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
       if (stopped(t)) return 1;
       const int64_t r1 = least(r0 + BAND, t->rows);
       open_increments(t, r0, r1, 1);
+      if (s->as_tile) take_edges(s, step, r1);
       for (int64_t r = r0; !task->planar && r < r1; ++r)
         for (int m = 0; m < t->levels; ++m) {
           const vec upper = strip_edge(s, step, r, m)->k, lower = strip_edge(s, step, r + 1, m)->k;
@@ -363,12 +427,18 @@ static int adjoint_strips(strips *s, int64_t k) {
           band_states[(r - r0) * t->levels + m] = (row_state){1 / strip_edge(s, step, r, m)->E, upper + lower, upper};
         }
       if (!task->planar) recover_band(t, r0, r1);
+      for (int m = 0; s->as_tile && r0 == 0 && m < t->levels; ++m)
+        for (int64_t c = 0; c <= t->columns; ++c) k_row(t, 0, m)[c][0] = 1; /* that much is known exactly */
       t->adjoints = s->adjoints + r0 * (t->levels + 1);
       t->planar_adjoints = s->planar_adjoints + r0 * t->levels;
       adjoint_band(t, 0, r0, r1);
     }
     t->adjoints = band_adjoints;
     t->planar_adjoints = band_planar;
+    if (s->as_tile) {
+      pass_sums_down(s, step);
+      continue;
+    }
     if (!t->products) {
       if (in->parameters && is_linear(task)) sum_over_steps(in);
       part_lanes(&s->step, in->points2, s->step.length2, in->grad_y);
@@ -383,6 +453,15 @@ static int adjoint_strips(strips *s, int64_t k) {
     }
   }
   in->gradient = 0;
+  if (s->as_tile) {
+    const int64_t count = s->strip_cells * d;
+    for (int64_t j = 0; j < W * count; ++j) s->of_steps[0][j][0] = in->grad_x[j % count][j / count];
+    double *const grad1 = task->grad1 && task->weight1[k] ? task->grad1 + path_of(task->index1, k) * task->stride1 * d : NULL;
+    double *const grad2 = task->grad2 && task->weight2[k] ? task->grad2 + path_of(task->index2, k) * task->stride2 * d : NULL;
+    if (grad1) flush_whole(s, 0, task->length1, weight1, grad1);
+    if (grad2) flush_whole(s, 1, task->length2, weight2, grad2);
+    return 0;
+  }
   for (int j = 0; j < in->parameters; ++j) {
     double sum = 0;
     for (int w = 0; w < W; ++w) sum += in->d_parameter[j][w];

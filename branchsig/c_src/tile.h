@@ -88,6 +88,13 @@ static int64_t row_width(int64_t count) {
 /* With an order, how many k_n of one depth are kept. */
 static int levels_per_depth(const bs_task *task) { return task->order ? task->order - task->depth + 1 : 1; }
 
+/* In the backward pass all rows of K are recovered block by block. */
+static int is_recovered_by_blocks(int64_t rows, int64_t columns, int64_t levels) {
+  const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
+  if ((rows + 1) * row_width(columns + 1) * levels * (int64_t)sizeof(vec) <= KEPT_BYTES) return 0;
+  return rows <= EDGE_BYTES / (blocks * levels * (int64_t)sizeof(edge));
+}
+
 /* `keeping`: something of K, and of what it is made from, is to be kept for the backward pass */
 static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, char *base) {
 #define TAKE(count) take(base, &used, count, sizeof(vec))

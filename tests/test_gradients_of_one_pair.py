@@ -1,0 +1,84 @@
+"""Gradients of one pair of medium length go through strips of rows, and have the bits that they have among many."""
+
+import numpy as np
+import pytest
+from cases import gradients_of, walk
+
+import branchsig
+from branchsig.backends import Problem
+from branchsig.backends.reference import ReferenceBackend
+
+pytestmark = pytest.mark.usefixtures("core")
+
+CASES = {  # points of both paths, channels, depth, dyadic order
+    "squares": (200, 200, 4, 4, (0, 0)),
+    "one channel": (177, 300, 1, 4, (0, 0)),
+    "deep": (300, 100, 2, 6, (0, 0)),
+    "two runs of channels": (400, 161, 15, 4, (0, 0)),
+    "refined rows and columns": (130, 110, 3, 4, (1, 1)),
+    "rows refined to a band": (60, 150, 3, 5, (3, 1)),
+    "rows refined beyond a band": (40, 300, 3, 6, (4, 0)),
+    "a column more than whole blocks": (199, 1025, 2, 4, (0, 0)),
+    "too many columns for blocks of their own": (150, 1100, 2, 4, (0, 0)),
+    "rows of bands alone": (257, 193, 3, 5, (0, 0)),
+}
+
+
+def gradients(x, y, derivs, depth, dyadic_order, **options):
+    return branchsig.branched_sig_kernel_backprop(derivs, x, y, depth, dyadic_order, **options, right_deriv=True)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_gradient_of_few_pairs_has_the_bits_it_has_among_many(case, count, rng):
+    length1, length2, channels, depth, dyadic_order = case
+    x, y, derivs = walk(rng, 9, length1, channels), walk(rng, 9, length2, channels), rng.normal(size=9)
+    for options in ({}, {"log": True}, {"static_kernel": branchsig.ScaledLinearKernel(0.7)}):
+        many = gradients(x, y, derivs, depth, dyadic_order, **options)
+        few = slice(5, 5 + count)
+        for found, wanted in zip(
+            gradients(x[few], y[few], derivs[few], depth, dyadic_order, **options), many, strict=True
+        ):
+            np.testing.assert_array_equal(found, wanted[few])
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_gradient_of_one_pair_agrees_with_the_reference(case, rng):
+    length1, length2, channels, depth, dyadic_order = case
+    x, y = walk(rng, 1, length1, channels), walk(rng, 1, length2, channels)
+    problem = Problem(x, y, "paired", branchsig.LinearKernel(), depth, dyadic_order)
+    wanted = gradients_of(ReferenceBackend(), problem, np.array([0.7]), wrt_log=False, left=True, right=True)
+    for found, gradient in zip(gradients(x, y, np.array([0.7]), depth, dyadic_order), wanted, strict=True):
+        tolerance = 1e-13 * (length1 * 2 ** dyadic_order[0] + length2 * 2 ** dyadic_order[1])
+        np.testing.assert_allclose(found, gradient, rtol=0, atol=tolerance * np.abs(gradient).max())
+
+
+def test_one_side_alone_and_one_path_twice_have_the_same_bits(rng):
+    x, y = walk(rng, 1, 220, 3), walk(rng, 1, 200, 3)
+    left, right = gradients(x, y, np.ones(1), 4, 0)
+    np.testing.assert_array_equal(branchsig.branched_sig_kernel_backprop(np.ones(1), x, y, 4)[0], left)
+    np.testing.assert_array_equal(
+        branchsig.branched_sig_kernel_backprop(np.ones(1), x, y, 4, left_deriv=False, right_deriv=True)[1], right
+    )
+    total = branchsig.branched_sig_kernel_gram_backprop(np.ones((1, 1)), x, None, 4)[0]
+    parts = branchsig.branched_sig_kernel_gram_backprop(np.ones((1, 1)), x, x, 4, right_deriv=True)
+    np.testing.assert_allclose(total, parts[0] + parts[1], rtol=1e-12, atol=1e-14)
+
+
+def test_a_pair_that_overflows_has_no_gradient_and_warns_by_its_value(rng):
+    x = walk(rng, 1, 200, 2, size=60.0)
+    with pytest.warns(RuntimeWarning):
+        value = branchsig.branched_sig_kernel(x, x, 4)
+    assert not np.isfinite(value).any()
+    for gradient in gradients(x, x, np.ones(1), 4, 0):
+        assert np.isnan(gradient).all()
+
+
+def test_a_gradient_with_that_of_the_scale_has_the_bits_of_the_one_without(rng):
+    x, y = walk(rng, 1, 200, 4), walk(rng, 1, 210, 4)
+    kernel = branchsig.ScaledLinearKernel(0.8)
+    alone = gradients(x, y, np.ones(1), 4, 0, static_kernel=kernel)
+    *beside, of_scale = gradients(x, y, np.ones(1), 4, 0, static_kernel=kernel, param_deriv=True)
+    for found, wanted in zip(beside, alone, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert np.isfinite(of_scale["scale"])
