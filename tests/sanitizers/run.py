@@ -39,6 +39,7 @@ tests = [
         "many_channels",
         "frames_of_xla",
         "planar_core",
+        "planar_nodes",
     )
 ]
 # Long paths repeat what short ones do, at a price; scripts run by the tests would not start under a preloaded library.
