@@ -246,13 +246,10 @@ BS_INLINE void sweep_cells_of(collocation *n, block b, int64_t j, int64_t r, int
     for (int k = 0; k <= p; ++k) rows[k] = node_row(n, n->k, m, r * p + k);
     vec *above = m == levels - 1 ? integral : NULL;
 #define BS_ARGUMENTS n, careful, largest * bound, b, sums, n->slots > 1 ? rows : NULL, rows[up ? p : 0], logs, out, above, &n->states[m], &t->watched[m]
-    switch (careful ? 0 : up ? -p : p) {
-      case 1: largest = cells_down_1(BS_ARGUMENTS); break;
-      case 2: largest = cells_down_2(BS_ARGUMENTS); break;
-      case 3: largest = cells_down_3(BS_ARGUMENTS); break;
-      case -1: largest = cells_up_1(BS_ARGUMENTS); break;
-      case -2: largest = cells_up_2(BS_ARGUMENTS); break;
-      case -3: largest = cells_up_3(BS_ARGUMENTS); break;
+    switch (careful ? 0 : p) {
+      case 1: largest = up ? cells_up_1(BS_ARGUMENTS) : cells_down_1(BS_ARGUMENTS); break;
+      case 2: largest = up ? cells_up_2(BS_ARGUMENTS) : cells_down_2(BS_ARGUMENTS); break;
+      case 3: largest = up ? cells_up_3(BS_ARGUMENTS) : cells_down_3(BS_ARGUMENTS); break;
       default: largest = up ? cells_up_any(BS_ARGUMENTS) : cells_down_any(BS_ARGUMENTS);
     }
     if (above && !careful) t->watched[m + 1].reach += largest * t->bound[j] * t->counts[j];
@@ -306,53 +303,71 @@ BS_INLINE void node_weights(int p, const double *B, const vec *w, vec U[BS_MOST_
     }
 }
 
-/* One level of the adjoint over a block of cells, right to left. w_above: w_{m+1} of the sub-cells, or (top) of the cells. */
+/* One level of the adjoint over a block of cells, right to left. w_above: w_{m+1} of the sub-cells, or (top) of the cells. A cell is
+   gone through column of nodes by column, so that few registers are in use at a time; what a store to a vec might change for all that
+   the compiler knows is copied first. */
 BS_INLINE void cells_adjoint_at(int p, int top, int lowest, block b, const bs_task *task, const vec *w_above, vec *const *rows,
                                 vec *w, vec *gw, vec *w_out, vec *gradient, edge_adjoint *state) {
-  const double *B = task->steps, *V = task->whole;
+  double B[BS_MOST_NODES * (BS_MOST_NODES + 1)], V[BS_MOST_NODES + 1], side[BS_MOST_NODES];
+  const vec *K[BS_MOST_NODES + 1];
+  edge_adjoint edge = *state;
+  for (int i = 0; i < p * (p + 1); ++i) B[i] = task->steps[i];
+  for (int k = 0; k <= p; ++k) V[k] = task->whole[k], K[k] = rows[k];
+  for (int a = 0; a < p; ++a) {
+    side[a] = 0;
+    for (int k = 0; k <= p; ++k) side[a] += B[a * (p + 1) + k];
+  }
   for (int64_t c = b.last; c >= b.first; --c) {
     const int64_t at = (c - 1) * p;
     const vec g = b.g[(c - 1) >> b.shift], *above = w_above + (top ? c : (c - b.first) * p * p);
-    vec U[BS_MOST_NODES + 1][BS_MOST_NODES + 1], sum = splat(0);
-    if (top) {
-      for (int k = 0; k <= p; ++k)
-        for (int l = 0; l <= p; ++l) U[k][l] = *above * (V[k] * V[l]);
-    } else {
-      node_weights(p, B, above, U);
-    }
-    for (int l = p; l >= 0; --l)
-      for (int k = 0; k <= p; ++k) {
-        sum += U[k][l] * rows[k][at + l];
-        U[k][l] *= g;
+    vec *out = w_out + (c - b.first) * p * p, sum = splat(0);
+    for (int l = p; l >= 0; --l) {
+      vec U[BS_MOST_NODES + 1], across[BS_MOST_NODES]; /* U = B^T w B, its column l */
+      for (int a = 0; a < p && !top; ++a) {
+        across[a] = splat(0);
+        for (int e = 0; e < p; ++e) across[a] += above[a * p + e] * B[e * (p + 1) + l];
       }
-    for (int k = 0; k <= p; ++k) {
-      U[k][p] += state->right[k];
-      state->right[k] = U[k][0];
-    }
-    for (int l = p; l > 0; --l) {
-      vec here = w[at + l];
-      U[p][l] += gw[at + l];
-      gw[at + l] = U[0][l];
-      for (int k = p; k > 0; --k) {
-        state->suffix[k - 1] += U[k][l] * rows[k][at + l];
-        here += state->suffix[k - 1];
-        w_out[((c - b.first) * p + k - 1) * p + l - 1] = here;
-        if (lowest) { /* K_0 = 1 */
-          double area = 0, side = 0;
-          for (int i = 0; i <= p; ++i) area += B[(k - 1) * (p + 1) + i], side += B[(l - 1) * (p + 1) + i];
-          sum += here * (area * side);
+      for (int k = 0; k <= p; ++k) {
+        if (top) {
+          U[k] = *above * (V[k] * V[l]);
+        } else {
+          U[k] = splat(0);
+          for (int a = 0; a < p; ++a) U[k] += B[a * (p + 1) + k] * across[a];
         }
+        sum += U[k] * K[k][at + l];
+        U[k] *= g;
+      }
+      if (l == p)
+        for (int k = 0; k <= p; ++k) U[k] += edge.right[k];
+      if (l == 0) {
+        for (int k = 0; k <= p; ++k) edge.right[k] = U[k];
+        continue;
+      }
+      vec here = w[at + l];
+      U[p] = (l < p ? rounded(U[p]) : U[p]) + gw[at + l];
+      gw[at + l] = U[0];
+      for (int k = p; k > 0; --k) {
+        edge.suffix[k - 1] += U[k] * K[k][at + l];
+        here += edge.suffix[k - 1];
+        out[(k - 1) * p + l - 1] = here;
       }
       w[at + l] = here;
     }
+    if (lowest) /* K_0 = 1 */
+      for (int l = p; l > 0; --l)
+        for (int k = p; k > 0; --k) sum += out[(k - 1) * p + l - 1] * (side[k - 1] * side[l - 1]);
     gradient[(c - 1) >> b.shift] += sum;
   }
+  *state = edge;
 }
 
 #define BS_CELLS_ADJOINT(name, p)                                                                                                \
   static void name(const collocation *n, int top, int lowest, block b, const vec *w_above, vec *const *rows, vec *w, vec *gw,    \
                    vec *w_out, vec *gradient, edge_adjoint *state) {                                                             \
-    cells_adjoint_at(p, top, lowest, b, n->t.in.task, w_above, rows, w, gw, w_out, gradient, state);                             \
+    if (top)                                                                                                                     \
+      cells_adjoint_at(p, 1, lowest, b, n->t.in.task, w_above, rows, w, gw, w_out, gradient, state);                             \
+    else                                                                                                                         \
+      cells_adjoint_at(p, 0, lowest, b, n->t.in.task, w_above, rows, w, gw, w_out, gradient, state);                             \
   }
 BS_CELLS_ADJOINT(cells_adjoint_1, 1)
 BS_CELLS_ADJOINT(cells_adjoint_2, 2)

@@ -111,6 +111,16 @@ BS_INLINE vec reciprocal(vec x) {
 #endif
 }
 
+/* x as it is, but a product keeps its own rounding: it is not fused with the sum it goes into, however much the compiler sees at once */
+BS_INLINE vec rounded(vec x) {
+#if defined(__SSE2__)
+  __asm__("" : "+x"(x));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(x));
+#endif
+  return x;
+}
+
 BS_INLINE vec load(const double *from) {
   vec v;
   memcpy(&v, from, sizeof v);
