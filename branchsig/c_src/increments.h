@@ -640,7 +640,7 @@ BS_INLINE int64_t rows_at_once(int64_t run) { return run <= 3 ? 8 : run <= 6 ? 4
 
 /* What the channels from, from + 1, ... of a run add to increments of the linear kernel, times the factor, for `rows` rows and the
    cells first..last-1; the steps of x are held in registers. */
-BS_INLINE void linear_rows_at(int64_t run, int64_t from, int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last,
+BS_INLINE void linear_rows_at(int64_t run, int adding, int64_t from, int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last,
                               const vec *x_rows, const vec *y_packed, double factor, vec *g) {
   vec x[24];
   for (int64_t i = 0; i < rows; ++i)
@@ -648,25 +648,30 @@ BS_INLINE void linear_rows_at(int64_t run, int64_t from, int64_t d, int64_t rows
   for (int64_t j = first; j < last; ++j) {
     const vec *y = y_packed + j * d + from;
     vec sum[8];
-    for (int64_t i = 0; i < rows; ++i) sum[i] = from ? g[i * n + j] : splat(0);
-    for (int64_t k = 0; k < run; ++k) /* multiply-adds, all of them, so that bits do not depend on the rows at once */
+    for (int64_t i = 0; i < rows; ++i)
+      if (adding)
+        sum[i] = g[i * n + j];
+      else
+        sum[i] = x[i * run] * y[0];
+    for (int64_t k = !adding; k < run; ++k) /* what is there already is added by a multiply-add, whatever the rows at once */
       for (int64_t i = 0; i < rows; ++i) sum[i] += x[i * run + k] * y[k];
     for (int64_t i = 0; i < rows; ++i) g[i * n + j] = sum[i];
   }
 }
 
-BS_INLINE void linear_rows_of(const increments *in, int64_t run, int64_t d, int64_t from, int64_t rows, int64_t first,
+BS_INLINE void linear_rows_of(const increments *in, int64_t run, int adding, int64_t d, int64_t from, int64_t rows, int64_t first,
                               int64_t last, double factor, vec *g) {
   const int64_t n = in->stride, at_once = rows_at_once(run);
   int64_t i = 0;
   for (; i + at_once <= rows; i += at_once)
-    linear_rows_at(run, from, d, at_once, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
-  for (; i < rows; ++i) linear_rows_at(run, from, d, 1, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
+    linear_rows_at(run, adding, from, d, at_once, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
+  for (; i < rows; ++i) linear_rows_at(run, adding, from, d, 1, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
 }
 
 /* factor times the increments of the linear kernel of the cells first..last-1 of so many rows, whose steps of x are in x_rows. */
 static void linear_rows(const increments *in, int64_t rows, int64_t first, int64_t last, double factor, vec *g) {
-#define BS_OF_RUN(run, d, from) linear_rows_of(in, run, d, from, rows, first, last, factor, g)
+#define BS_OF_RUN(run, d, from) \
+  from ? linear_rows_of(in, run, 1, d, from, rows, first, last, factor, g) : linear_rows_of(in, run, 0, d, from, rows, first, last, factor, g)
   BS_FOR_RUNS(in->task->dimension, in->task->dimension)
 #undef BS_OF_RUN
 }

@@ -21,7 +21,7 @@ from branchsig.backends.cpu.task import DOUBLE, DOUBLES, TASK, Sweep, workspace_
 
 __all__ = ["Ready"]
 
-_MOST_NODES = 1e6
+_MOST_NODES = 4e6
 """Up to so many nodes times levels a call is short."""
 
 _REST = 16
