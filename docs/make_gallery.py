@@ -18,6 +18,7 @@ SAVED = ROOT / "docs" / "gallery" / "saved"
 PAGES = ROOT / "docs" / "gallery" / "_generated"
 
 PICTURES = {
+    "learn_a_phase": "Predicted against true phases: near the diagonal for the branched kernel, far for time warping",
     "classify_ragged_speech": "Channels of four utterances of unequal length; nine speakers, almost all recognised",
     "kernel_pca_of_motions": "80 motions as points in the plane, in four groups by colour that hardly overlap",
     "compare_classifiers": "Bars of accuracy of three methods, for recorded motions and for simulated shapes",

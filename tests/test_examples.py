@@ -23,7 +23,7 @@ def test_every_example_has_a_test_here():
     tested |= {"train_a_model_in_keras", "sample_a_posterior_in_pymc", "lazy_gram_matrix_in_dask"}
     tested |= {"kernel_pca_of_motions", "compare_classifiers", "rough_volatility", "find_change_points"}
     tested |= {"score_forecasts", "gaussian_process_regression", "million_pairs_by_nystroem", "gram_on_disk"}
-    tested |= {"blow_up_without_truncation"}
+    tested |= {"blow_up_without_truncation", "learn_a_phase"}
     # Where the libraries that they need are.
     elsewhere = {"classification_of_public_series", "classify_ragged_speech"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested | elsewhere
@@ -95,6 +95,18 @@ def test_dynamic_time_warping_is_that_of_the_definition():
     warped = load("compare_classifiers").time_warping(np.array([[[0.0], [1.0], [1.0]], [[0.0], [0.0], [3.0]]]))
     # The last points meet at the cost 4. The middle 1 meets a 0 at the cost 1, or the 3 at the cost 4.
     np.testing.assert_allclose(warped, [[0.0, math.sqrt(5.0)], [math.sqrt(5.0), 0.0]], rtol=1e-12)
+
+
+def test_a_phase_is_learnt_best_by_the_branched_kernel():
+    found = load("learn_a_phase").main(number=150, new=200, length=12, seeds=1)
+    assert found["branched kernel"] > found["signature kernel"] + 0.03
+    assert found["branched kernel"] > 0.3 > found["time warping"]
+
+
+def test_time_warping_of_the_phases_is_that_of_the_definition():
+    first, second = np.array([[[0.0], [1.0], [1.0]]]), np.array([[[0.0], [0.0], [3.0]]])
+    # The last points meet at the cost 4. The middle 1 meets a 0 at the cost 1, or the 3 at the cost 4.
+    np.testing.assert_allclose(load("learn_a_phase").time_warping(first, second), [[math.sqrt(5.0)]], rtol=1e-12)
 
 
 def test_classifiers_are_compared_on_both_sets():
