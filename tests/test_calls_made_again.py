@@ -4,6 +4,7 @@ import gc
 import itertools
 import math
 import threading
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -42,17 +43,23 @@ def value_and_gradients(x, y, derivs, depth, **options):
 
 @pytest.fixture
 def all_ways(monkeypatch):
-    """Run a function on the long way, then twice more, so that the last time takes the short one where there is one."""
+    """Run a function on the long way, then three times, so that the last takes the short one where there is one."""
 
     def run(function):
         with monkeypatch.context() as long:
             long.setattr(type(KERNEL), "made_ready", False)
             wanted = function()
-        calls._kept.clear()
+        forget()
+        function()
         function()
         return function(), wanted
 
     yield run
+    forget()
+
+
+def forget():
+    calls._met.clear()
     calls._kept.clear()
 
 
@@ -96,7 +103,7 @@ def test_options_that_need_more_than_the_core_have_nothing_ready(rng, all_ways):
     ):
         found, wanted = all_ways(lambda o=options: [branchsig.branched_sig_kernel(x, y, 3, **o)])
         assert_same(found, wanted)
-        assert not calls._kept
+        assert not any(ready for *_, ready in calls._kept.values())
 
 
 @pytest.mark.usefixtures("core")
@@ -224,10 +231,63 @@ def test_calls_in_several_threads_have_their_own_memory(rng):
 
 @pytest.mark.usefixtures("core")
 def test_so_many_calls_are_kept_and_no_more(rng):
-    calls._kept.clear()
+    forget()
     for length in range(2, 2 + calls._MOST + 5):
         x = np.zeros((1, length, 1))
-        branchsig.branched_sig_kernel(x, x, 2)
+        for _ in range(2):
+            branchsig.branched_sig_kernel(x, x, 2)
         assert 0 < len(calls._kept) <= calls._MOST
     spec, how = options_of(2, 0, None, False, False, 1.0, 1, "trapezoid")
     assert ready_for(spec, how, x, x) is not None
+
+
+@pytest.mark.usefixtures("core")
+def test_calls_that_never_come_again_do_not_drive_out_those_that_do(rng):
+    forget()
+    (x,) = random_paths(rng, SHAPES["one pair"][:1])
+    for _ in range(2):
+        branchsig.branched_sig_kernel(x, x, 3)
+    for sigma in np.linspace(1.0, 2.0, 2 * calls._MOST):
+        branchsig.branched_sig_kernel(x, x, 3, static_kernel=branchsig.RBFKernel(float(sigma)))
+        branchsig.branched_sig_kernel(x, x, 3, static_kernel=branchsig.RBFKernel(np.asarray(sigma)))
+    spec, how = options_of(3, 0, None, False, False, 1.0, 1, "trapezoid")
+    assert ready_for(spec, how, x, x) is not None
+    assert len(calls._met) <= calls._MOST
+
+
+@pytest.mark.usefixtures("core")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_large_paths_are_not_copied_for_their_end_points(dtype):
+    x = np.zeros((600, 600, 4), dtype)
+    x[:, -1] = 0.1
+    peaks = []
+    for _ in range(4):
+        tracemalloc.start()
+        branchsig.branched_sig_kernel(x, x, 1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < x.nbytes / 2
+
+
+@pytest.mark.usefixtures("core")
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_signalling_nan_has_the_warning_of_any_other_in_every_call(depth):
+    x, y = np.zeros((2, 3, 6, 2), np.float32)
+    for _ in range(4):
+        branchsig.branched_sig_kernel(x, y, depth)
+    x.view(np.uint32)[1, 2, 0] = 0x7FA00000
+    for _ in range(4):
+        with pytest.warns(RuntimeWarning, match=r"path1\[1\] holds NaN") as warned, np.errstate(all="raise"):
+            branchsig.branched_sig_kernel(x, y, depth)
+        assert len(warned) == 1
+        with np.errstate(all="raise"):
+            branchsig.branched_sig_kernel_backprop(x[:, 2, 0], np.zeros_like(x), y, depth)
+
+
+@pytest.mark.usefixtures("core")
+def test_what_is_wrong_with_derivatives_is_said_before_memory_is_counted():
+    x = np.zeros((1, 5, 2))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="derivs has shape"):
+            branchsig.branched_sig_kernel_backprop(np.ones(2), x, x, 2**40)
+        assert branchsig.branched_sig_kernel_backprop(np.ones(1), x, x, 2**40, left_deriv=False) == (None, None)

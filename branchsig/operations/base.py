@@ -198,14 +198,14 @@ class Operation(abc.ABC):
             if bound is not None and k_stack is None and any(wrt):
                 return bound.backprop(derivs, wrt)
         job = self.prepare_for(derivs, spec, how, *operands)
-        if ready is None and self.made_ready:
-            make_ready(job, *operands[:2])
         kept: Kept = {}
         if k_stack is not None:
             job, kept = self.handed_in(job, k_stack)
         derivs = self.derivs(job, derivs)
         if not any(wrt):
             return (None,) * self.sides
+        if ready is None and self.made_ready:
+            make_ready(job, *operands[:2])
         with _reported(job) as running:
             part = self.residual_share(job)
             if not part:

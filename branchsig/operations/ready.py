@@ -7,6 +7,7 @@ by the operation, which has the words for it.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,14 @@ _MOST = 256
 _DOUBLE, _SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 
 _Key = tuple[int, int, tuple[int, ...], tuple[int, ...], bool]
+_met: dict[_Key, tuple[Spec, Execution]] = {}
+"""Calls that were made once. Some never come again, such as those with a parameter that changes from call to call."""
+
 _kept: dict[_Key, tuple[Spec, Execution, Any, Any]] = {}
 """By the identities of spec and execution, which are kept so that no other objects have them, the shapes of the paths
-and whether they are float64: the backend, and what it has ready."""
+and whether they are float64: the backend, and what it has ready, which may be nothing."""
+
+_changing = threading.Lock()
 
 
 def ready_for(
@@ -47,24 +53,44 @@ def ready_for(
 
 
 def make_ready(job: Job, path1: Any, path2: Any) -> None:
-    """Make ready for calls like this one, which has been checked, if it is one of those."""
+    """Make ready for calls like this one, which has been checked, if it is one of those and has been made before."""
+    if type(path1) is not np.ndarray or type(path2) is not np.ndarray or not _may_be(job):
+        return
+    spec, how, problem = job.spec, job.how, job.problem
+    backend = backend_for(problem)
+    key = id(spec), id(how), path1.shape, path2.shape, problem.path1.dtype == _DOUBLE
+    with _changing:
+        found = _kept.get(key)
+        if found is not None and found[2] is backend:
+            return
+        if _met.pop(key, None) is None:
+            if len(_met) >= _MOST:
+                del _met[next(iter(_met))]
+            _met[key] = spec, how
+            return
+    make = getattr(backend, "ready", None)
+    with np.errstate(all="ignore"):
+        ready = None if make is None else make(problem, job.batch, log=stage_for(spec).output == "log")
+    with _changing:
+        if len(_kept) >= _MOST:
+            del _kept[next(iter(_kept))]
+        _kept[key] = spec, how, backend, ready
+
+
+def _may_be(job: Job) -> bool:
+    """Whether options and operands are of the kind that is made ready."""
     spec, how, problem = job.spec, job.how, job.problem
     stage = stage_for(spec)
-    if not isinstance(stage, Solve) or stage.want != "end" or stage.output not in ("kernel", "log"):
-        return
-    if spec.rtol is not None or how.progress is not False or how.check_finite:
-        return
-    if spec.transforms or spec.transforms.times:  # a spec with times is made for one call
-        return
-    if not is_built_in(spec.static_kernel) or spec.static_kernel.holds_arrays:  # which may be modified
-        return
-    if type(path1) is not np.ndarray or type(path2) is not np.ndarray:
-        return
-    backend = backend_for(problem)
-    make = getattr(backend, "ready", None)
-    ready = None if make is None else make(problem, job.batch, log=stage.output == "log")
-    if ready is None:
-        return
-    if len(_kept) >= _MOST:
-        _kept.clear()
-    _kept[id(spec), id(how), path1.shape, path2.shape, problem.path1.dtype == _DOUBLE] = spec, how, backend, ready
+    return (
+        isinstance(stage, Solve)
+        and stage.want == "end"
+        and stage.output in ("kernel", "log")
+        and spec.rtol is None
+        and problem.lengths1 is None
+        and problem.lengths2 is None
+        and how.progress is False
+        and not how.check_finite
+        and not (spec.transforms or spec.transforms.times)  # a spec with times is made for one call
+        and is_built_in(spec.static_kernel)
+        and not spec.static_kernel.holds_arrays  # which may be modified
+    )

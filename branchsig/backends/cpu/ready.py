@@ -24,6 +24,9 @@ __all__ = ["Ready"]
 _MOST_NODES = 4e6
 """Up to so many nodes times levels a call is short."""
 
+_MOST_NUMBERS = 2e6
+"""And up to so many numbers in its paths, which are read and perhaps converted as a whole."""
+
 _REST = 16
 """So many calls after one that was not finished are not begun: arrays like it may come again, and cost time twice."""
 
@@ -63,6 +66,8 @@ class Ready:
             return None
         if problem.lengths1 is not None or problem.lengths2 is not None:
             return None
+        if problem.path1.size + problem.path2.size > _MOST_NUMBERS:
+            return None
         at_ends = telescope.telescopes(problem, "end")
         of_core = problem
         if at_ends:
@@ -100,7 +105,7 @@ class Ready:
             return None
         task, alive = found
         if self._single:
-            derivs = derivs.astype(DOUBLE)
+            derivs = _widened(derivs)
         task.weight1 = task.weight2 = ffi.from_buffer(DOUBLES, derivs)
         grad1 = grad2 = None
         if left:
@@ -124,30 +129,36 @@ class Ready:
         self, path1: np.ndarray, path2: np.ndarray, *, backward: bool
     ) -> tuple[ffi.CData, tuple[np.ndarray, ...]] | None:
         """A task with paths and memory, and what it has addresses of; None where none is begun."""
-        if self._rest:
-            self._rest -= 1
+        rest = self._rest
+        if rest > 0:
+            self._rest = rest - 1
             return None
-        if self._single:
-            path1, path2 = path1.astype(DOUBLE), path2.astype(DOUBLE)
+        read1 = self._read(path1)
+        read2 = read1 if path2 is path1 else self._read(path2)
+        if read1 is None or read2 is None:
+            self._rest = _REST
+            return None
+        path1, path2 = read1, read2
         task = ffi.new(TASK, self._template)
-        if self._at_ends:
-            ends1, ends2 = self._ends(path1), self._ends(path2)
-            if ends1 is None or ends2 is None:
-                self._rest = _REST
-                return None
-            path1, path2 = ends1, ends2
         task.path1, task.path2 = ffi.from_buffer(DOUBLES, path1), ffi.from_buffer(DOUBLES, path2)
         key = lib.bs_lanes(), backward
         size = self._sizes.get(key)
         if size is None:
-            size = self._sizes[key] = lib.bs_workspace(task, backward)
+            size = lib.bs_workspace(task, backward)
+            if key[0] == lib.bs_lanes():  # no other thread has changed the instruction set meanwhile
+                self._sizes[key] = size
         room = workspace_of(size, self._plan.blame)
         flags = ffi.new(_FLAGS, self._count)
         task.workspace, task.out_of_range = room, flags
         return task, (path1, path2, room, flags)
 
-    def _ends(self, path: np.ndarray) -> np.ndarray | None:
-        """The first and the last point of every path, or None where some point is not finite, or as good as not."""
+    def _read(self, path: np.ndarray) -> np.ndarray | None:
+        """What the core takes of paths: all points, or the first and the last of each, which are None where some point
+        is not finite, or as good as not."""
+        if self._single:
+            path = _widened(path)
+        if not self._at_ends:
+            return path
         ends = np.empty((self._count, 2, path.shape[-1]))
         data = ffi.from_buffer(DOUBLES, path), ffi.from_buffer(DOUBLES, ends)
         fine = lib.bs_ends(data[0], self._count, path.shape[-2], path.shape[-1], self._most, data[1])
@@ -164,6 +175,11 @@ class Ready:
         result = np.zeros(path.shape, dtype=path.dtype)
         result.reshape(-1, *path.shape[-2:])[:, :: path.shape[-2] - 1] = gradient
         return result
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # of a signalling NaN
+        return array.astype(DOUBLE)
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:
