@@ -84,7 +84,7 @@ class Operation(abc.ABC):
     """Whether every path, or pair, of a batch has a value by itself: two batches are then one larger batch."""
 
     made_ready: ClassVar[bool] = False
-    """Whether the second call of a kind may go straight to the backend; see `ready`."""
+    """Whether calls that come again may go straight to the backend; see `ready`."""
 
     alone: ClassVar[bool] = False
     """Whether the second operand may be left out, which stands for the first one, and has no gradient of its own."""
