@@ -54,7 +54,8 @@ def ready_for(
 
 def make_ready(job: Job, path1: Any, path2: Any) -> None:
     """Make ready for calls like this one, which has been checked, if it is one of those and has been made before."""
-    if type(path1) is not np.ndarray or type(path2) is not np.ndarray or not _may_be(job):
+    solve = _solve_of(job)
+    if type(path1) is not np.ndarray or type(path2) is not np.ndarray or solve is None:
         return
     spec, how, problem = job.spec, job.how, job.problem
     backend = backend_for(problem)
@@ -70,22 +71,21 @@ def make_ready(job: Job, path1: Any, path2: Any) -> None:
             return
     make = getattr(backend, "ready", None)
     with np.errstate(all="ignore"):
-        ready = None if make is None else make(problem, job.batch, log=stage_for(spec).output == "log")
+        ready = None if make is None else make(problem, job.batch, log=solve.output == "log")
     with _changing:
         if len(_kept) >= _MOST:
             del _kept[next(iter(_kept))]
         _kept[key] = spec, how, backend, ready
 
 
-def _may_be(job: Job) -> bool:
-    """Whether options and operands are of the kind that is made ready."""
+def _solve_of(job: Job) -> Solve | None:
+    """The only stage of a job whose options and operands are of the kind that is made ready; None for others."""
     spec, how, problem = job.spec, job.how, job.problem
     stage = stage_for(spec)
-    return (
-        isinstance(stage, Solve)
-        and stage.want == "end"
-        and stage.output in ("kernel", "log")
-        and spec.rtol is None
+    if not isinstance(stage, Solve) or stage.want != "end" or stage.output not in ("kernel", "log"):
+        return None
+    plain = (
+        spec.rtol is None
         and problem.lengths1 is None
         and problem.lengths2 is None
         and how.progress is False
@@ -94,3 +94,4 @@ def _may_be(job: Job) -> bool:
         and is_built_in(spec.static_kernel)
         and not spec.static_kernel.holds_arrays  # which may be modified
     )
+    return stage if plain else None
