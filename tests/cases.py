@@ -151,3 +151,21 @@ def relative_to_path(found, wanted):
     difference = np.nan_to_num(np.abs(found - wanted), posinf=np.inf).max(axis=(-2, -1))
     scale = np.nan_to_num(np.abs(wanted)).max(axis=(-2, -1))
     return float(np.max(np.where(difference == 0, 0.0, difference / np.where(scale == 0, 1e-300, scale)), initial=0.0))
+
+
+def close(found, wanted, tolerance=1e-12):
+    """Whether arrays agree relative to the largest entry, or to 1."""
+    assert found.shape == wanted.shape
+    assert np.all(np.isfinite(wanted))
+    return np.max(abs(found - wanted), initial=0.0) <= tolerance * np.max(abs(wanted), initial=1.0)
+
+
+def assert_backends_agree(backend, reference, arguments, want, wrt, rng):
+    """What is wanted, and its gradients, are those of the reference."""
+    wanted = reference.solve(arguments, want)
+    assert close(backend.solve(arguments, want), wanted)
+    derivs = rng.standard_normal(wanted.shape)
+    found, expected = (each.adjoint(arguments, want, derivs, wrt) for each in (backend, reference))
+    for own, other in zip(found, expected, strict=True):
+        assert (own is None) == (other is None)
+        assert own is None or close(own, other)

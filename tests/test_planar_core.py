@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from cases import STATIC_KERNELS, QuarticKernel, problem, static_kernel, walk
+from cases import STATIC_KERNELS, QuarticKernel, assert_backends_agree, close, problem, static_kernel, walk
 from conftest import cpu
 
 import branchsig
@@ -23,13 +23,6 @@ reference = ReferenceBackend()
 @pytest.fixture
 def core():
     return cpu.CpuBackend()
-
-
-def close(found, wanted, tolerance=1e-12):
-    """Whether arrays agree relative to the largest entry, or to 1."""
-    assert found.shape == wanted.shape
-    assert np.all(np.isfinite(wanted))
-    return np.max(abs(found - wanted), initial=0.0) <= tolerance * np.max(abs(wanted), initial=1.0)
 
 
 def planar(x, y, depth, rule, *, orders=(0, 0), pairing="paired", kernel=None, **options):
@@ -50,13 +43,7 @@ def assert_agrees(core, arguments, rng, *, grids=False):
     parameters = is_built_in(arguments.static_kernel)
     wrt = Wrt(True, arguments.pairing != "symmetric", parameters)
     for want in ("end", "grid") if grids else ("end",):
-        wanted = reference.solve(arguments, want)
-        assert close(core.solve(arguments, want), wanted)
-        derivs = rng.standard_normal(wanted.shape)
-        found, expected = (backend.adjoint(arguments, want, derivs, wrt) for backend in (core, reference))
-        for own, other in zip(found, expected, strict=True):
-            assert (own is None) == (other is None)
-            assert own is None or close(own, other)
+        assert_backends_agree(core, reference, arguments, want, wrt, rng)
     if grids:
         assert close(core.solve(arguments, "stack"), reference.solve(arguments, "stack"))
 

@@ -5,7 +5,17 @@ import math
 
 import numpy as np
 import pytest
-from cases import STATIC_KERNELS, QuarticKernel, problem, retraced, sizes, static_kernel, walk
+from cases import (
+    STATIC_KERNELS,
+    QuarticKernel,
+    assert_backends_agree,
+    close,
+    problem,
+    retraced,
+    sizes,
+    static_kernel,
+    walk,
+)
 from conftest import cpu
 
 import branchsig
@@ -36,24 +46,11 @@ def ordered(x, y, truncation, rule="trapezoid", orders=(0, 0), pairing="paired",
     return problem(x, y, depth, orders, pairing, kernel, **options)
 
 
-def close(found, wanted, tolerance=1e-12):
-    """Whether arrays agree relative to the largest entry, or to 1."""
-    assert found.shape == wanted.shape
-    assert np.all(np.isfinite(wanted))
-    return np.max(abs(found - wanted), initial=0.0) <= tolerance * np.max(abs(wanted), initial=1.0)
-
-
 def assert_agrees(core, arguments, rng, wants=("end", "grid")):
     """Components and the gradients of ends and of grids are those of the reference."""
     wrt = Wrt(True, True, is_built_in(arguments.static_kernel))
     for want in wants:
-        wanted = reference.solve(arguments, want)
-        assert close(core.solve(arguments, want), wanted)
-        derivs = rng.standard_normal(wanted.shape)
-        found, expected = (backend.adjoint(arguments, want, derivs, wrt) for backend in (core, reference))
-        for own, other in zip(found, expected, strict=True):
-            assert (own is None) == (other is None)
-            assert own is None or close(own, other)
+        assert_backends_agree(core, reference, arguments, want, wrt, rng)
 
 
 @pytest.mark.parametrize("rule", RULES)
