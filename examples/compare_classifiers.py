@@ -2,10 +2,10 @@
 
 No method is best everywhere. On recorded motions (badminton, running, standing,
 walking) support vector machines on branched and on plain signature kernels get every
-recording right, and the nearest neighbour under dynamic time warping four of five. On
+recording right; the nearest neighbour under dynamic time warping gets four of five. On
 shapes in noise that begin and end at random times, time warping is better than both
-kernels: it aligns two shapes point by point, and one channel holds little that iterated
-integrals could relate.
+kernels. It aligns two shapes point by point, and iterated integrals say little about
+one channel.
 
 Accuracies are means over five folds, on every fourth point of the motions. The kernels
 have standardised channels, a base point, time as a channel and dilation; depth, rule

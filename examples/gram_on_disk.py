@@ -2,7 +2,7 @@
 
 `gram_to_zarr` writes a Gram matrix block by block, and remembers which blocks are done.
 Here a run is stopped after four blocks, as by Ctrl-C. A second call with the same
-arguments computes the missing blocks alone. The result equals the matrix computed in
+arguments computes only the missing blocks. The result equals the matrix computed in
 memory, bit for bit. Needs Zarr.
 """
 

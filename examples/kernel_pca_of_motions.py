@@ -1,7 +1,7 @@
 """Kernel PCA: draw 80 recorded motions as points in the plane.
 
 Kernel PCA finds the directions in which paths differ most, as the kernel sees them. It
-needs the Gram matrix alone. The labels are used for the colours and for one number: how
+needs only the Gram matrix. The labels serve for the colours and for one number: how
 often the nearest neighbour in the plane has the same label.
 """
 

@@ -1,7 +1,7 @@
 """Kernel ridge regression of a functional of paths by NumPy alone.
 
-The target is the area that a path in the plane encloses with its chord, which no linear
-function of the points can tell.
+The target is the area that a path in the plane encloses with its chord. It is not a
+linear function of the points.
 """
 
 import numpy as np

@@ -1,9 +1,9 @@
-"""Find the odd ones among many paths by a Gram matrix that is never in memory as a
+"""Find outliers among many paths by a Gram matrix that is never in memory as a
 whole, in Dask.
 
-The paths are a lazy array in chunks, and so is their Gram matrix: the mean kernel of
+The paths are a lazy array in chunks, and so is their Gram matrix. The mean kernel of
 every path with all others is computed chunk by chunk, each pair of chunks once and on
-all cores. Paths unlike the others have the least.
+all cores. The outliers are the paths whose mean is smallest.
 """
 
 import dask.array as da

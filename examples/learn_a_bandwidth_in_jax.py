@@ -1,9 +1,10 @@
 """Learn a bandwidth by the power of a two-sample test, in JAX.
 
-The power of the test on the maximum mean discrepancy grows with the ratio of the
-discrepancy and its standard deviation [1]. The ratio is a function of three Gram
-matrices, and JAX takes its gradient with respect to the bandwidth through them. A
-bandwidth is learnt on one half of the data, and the test is done on the other.
+How well a two-sample test works depends on the bandwidth of the static kernel. The
+power of the test on the maximum mean discrepancy grows with the ratio of the
+discrepancy and its standard deviation [1]. This ratio is a function of three Gram
+matrices, so JAX can differentiate it with respect to the bandwidth. The bandwidth is
+learnt on one half of the data, and the test is done on the other.
 
 [1] F. Liu et al., "Learning deep kernels for non-parametric two-sample tests", ICML
 2020.

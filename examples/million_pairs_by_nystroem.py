@@ -1,9 +1,9 @@
 """A million pairs by Nyström features: regression on 2000 paths.
 
 A Gram matrix of 2000 training paths with 500 new ones takes a million solves, and one
-of the training paths two million more. Nyström features need the kernels with 50
-landmarks alone, a twentieth. The target is the area that a path in the plane encloses
-with its chord. Needs scikit-learn.
+of the training paths two million more. Nyström features need only the kernels with 50
+landmarks, a twentieth of these. The target is the area that a path in the plane
+encloses with its chord. Needs scikit-learn.
 """
 
 import sys

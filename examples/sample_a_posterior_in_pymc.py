@@ -1,9 +1,9 @@
 """Sample the parameters of a model of paths that has no likelihood, in PyMC.
 
-The data are paths with a drift, dX = m dt + s dW. The likelihood is taken for unknown,
-as it is for most simulators: in its place stands the squared maximum mean discrepancy
-of the data and of paths that the model makes from fixed noise, a potential that NUTS
-differentiates through the simulator and the kernels.
+The data are paths with a drift, dX = m dt + s dW. We pretend that the likelihood is
+unknown, as it is for most simulators. The model makes paths from fixed noise, and the
+squared maximum mean discrepancy between these and the data takes the place of the
+likelihood. NUTS differentiates it through the simulator and the kernels.
 """
 
 import numpy as np

@@ -1,9 +1,9 @@
 """Learn a generator of paths in JAX: a swing with friction.
 
 The data are paths of a swing with friction, d²X = (−k X − c dX) dt + s dW, released at
-1. The generator is the same equation with k, c and s to be learnt, from the squared
-maximum mean discrepancy of its paths and the data. The whole training is one program: a
-step with its gradient, Adam by hand, inside of lax.scan.
+1. The generator is the same equation with unknown k, c and s. It learns them by
+minimising the squared maximum mean discrepancy between its paths and the data. The
+whole training is one program: a step with its gradient, Adam by hand, inside lax.scan.
 """
 
 import functools

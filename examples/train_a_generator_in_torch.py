@@ -1,9 +1,9 @@
 """Train a generator of paths against data, in PyTorch.
 
 The data are Ornstein–Uhlenbeck paths, dX = a (m − X) dt + s dW. The generator is the
-same equation with a, m and s to be learnt, from the squared maximum mean discrepancy of
-its paths and the data: a differentiable function of tensors like any other, here inside
-a program that torch.compile makes.
+same equation with unknown a, m and s. It learns them by minimising the squared maximum
+mean discrepancy between its paths and the data. This is a differentiable function of
+tensors like any other, here inside a program that torch.compile makes.
 """
 
 import torch

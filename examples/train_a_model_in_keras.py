@@ -1,9 +1,9 @@
 """Train a classifier of paths in a loop of Keras, whose first layer holds paths that
 are learnt.
 
-The layer gives the kernels of every path with a few paths of its own, and a dense layer
-takes these as features. The paths of the layer and the width of its static kernel are
-weights like any others.
+The first layer has a few prototype paths. Its outputs are the kernels of an input path
+with each prototype, and a dense layer takes these as features. The prototypes and the
+width of the static kernel are weights like any others.
 """
 
 import keras
