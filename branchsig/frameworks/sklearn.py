@@ -56,8 +56,8 @@ class Sample:
 def as_samples(data: Any, *, layout: str | None = None) -> npt.NDArray[np.object_]:
     """Series in any of the usual forms as an array of objects, one path for each.
 
-    scikit-learn takes it everywhere: such an array can be indexed, split and copied, whatever the lengths of the paths,
-    and is taken by estimators that refuse lists and arrays of three axes, such as those of Gaussian processes.
+    Every estimator of scikit-learn accepts such an array, also those that refuse lists and arrays of three axes, such
+    as Gaussian processes. It can be indexed, split and copied, whatever the lengths of the paths.
 
     Parameters
     ----------
@@ -411,8 +411,8 @@ class BranchedSigNystroem(_OnPaths):
     """Features of paths whose inner products are near their kernels, from kernels with some of them, the landmarks.
 
     With the matrix K of the landmarks, the features of a path with kernels k to them are the entries of
-    :math:`k V \\Lambda^{-1/2}`, where :math:`K = V \\Lambda V^T`. They are exact for the landmarks, and take kernels
-    of n paths with `n_components` landmarks in the place of n.
+    :math:`k V \\Lambda^{-1/2}`, where :math:`K = V \\Lambda V^T`. They are exact for the landmarks. n paths take
+    n times `n_components` kernels instead of n squared.
 
     Parameters
     ----------
@@ -579,12 +579,13 @@ _ROUNDING = 10.0
 class BranchedSigGPKernel(_ReplacedKernels, GenericKernelMixin, Kernel):
     """The branched signature kernel as a covariance of Gaussian processes, whose static kernel is fitted.
 
-    The hyperparameters are the parameters of the static kernel that are above 0: `GaussianProcessRegressor` maximises
-    the likelihood over their logarithms, by derivatives written by hand, through the factors of dilation too. It is
-    added to and multiplied by the kernels of scikit-learn: ``ConstantKernel() * BranchedSigGPKernel(...)``.
+    The hyperparameters are the parameters of the static kernel that are above 0. `GaussianProcessRegressor` maximises
+    the likelihood over their logarithms, by hand-written derivatives, also through the factors of dilation. Kernels of
+    scikit-learn can be added and multiplied: ``ConstantKernel() * BranchedSigGPKernel(...)``.
 
-    Paths go to Gaussian processes as `as_samples` makes them: their estimators refuse arrays of three axes. Where
-    kernels overflow the likelihood has no value, and the search for its maximum stops: `parameter_bounds` keep it away.
+    Convert paths by `as_samples` first, since Gaussian processes of scikit-learn refuse arrays of three axes. If
+    kernels overflow, the likelihood has no value and the search for its maximum stops. Choose `parameter_bounds` that
+    exclude this.
 
     Parameters
     ----------
