@@ -19,7 +19,7 @@ CASES = {  # points of both paths, channels, depth, dyadic order
     "rows refined to a band": (60, 150, 3, 5, (3, 1)),
     "rows refined beyond a band": (40, 300, 3, 6, (4, 0)),
     "a column more than whole blocks": (199, 1025, 2, 4, (0, 0)),
-    "too many columns for blocks of their own": (150, 1100, 2, 4, (0, 0)),
+    "too many columns for blocks of their own": (150, 2100, 2, 4, (0, 0)),
     "rows of bands alone": (257, 193, 3, 5, (0, 0)),
 }
 

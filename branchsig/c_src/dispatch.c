@@ -2,6 +2,14 @@
 #include "bs.h"
 #include <stdlib.h>
 #include <string.h>
+#ifdef _WIN32
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+void bs_yield(void) { SwitchToThread(); }
+#else
+#include <sched.h>
+void bs_yield(void) { sched_yield(); }
+#endif
 
 #define BS_KERNELS(X)                                  \
   X(workspace, int64_t, (const bs_task *, int32_t))    \
@@ -9,6 +17,9 @@
   X(backward, int64_t, (const bs_task *))                 \
   X(ends, int32_t, (const double *, int64_t, int64_t, int64_t, double, double *)) \
   X(within, int32_t, (const double *, int64_t, double))  \
+  X(shared, int64_t, (const bs_task *, int32_t, int32_t *)) \
+  X(help, void, (const bs_task *, int32_t))              \
+  X(by_strips, int32_t, (const bs_task *, int64_t, int32_t)) \
   X(lanes, int32_t, (void))
 
 typedef struct {
@@ -99,4 +110,7 @@ int32_t bs_ends(const double *paths, int64_t n, int64_t length, int64_t dimensio
   return table()->ends(paths, n, length, dimension, most, ends);
 }
 int32_t bs_within(const double *values, int64_t n, double most) { return table()->within(values, n, most); }
+int64_t bs_shared(const bs_task *task, int32_t backward, int32_t *threads) { return table()->shared(task, backward, threads); }
+void bs_help(const bs_task *task, int32_t backward) { table()->help(task, backward); }
+int32_t bs_by_strips(const bs_task *task, int64_t count, int32_t backward) { return table()->by_strips(task, count, backward); }
 int32_t bs_lanes(void) { return table()->lanes(); }

@@ -54,7 +54,7 @@ static int64_t size_of_pairs(const bs_task *own, int backward, int strips_next) 
   strips s = {0};
   untruncated u = {0};
   order_tile o = {0};
-  if (strips_next) return lay_out_strips(&s, own, backward, NULL);
+  if (strips_next) return size_of_strips(&s, own, backward);
   if (own->order) return lay_out_order(&o, own, backward, NULL);
   if (own->untruncated) return lay_out_untruncated(&u, own, backward, NULL);
   if (own->nodes) return lay_out_collocation(&u.n, own, backward, backward ? own->nodes + 1 : 1, 1, NULL);
@@ -82,14 +82,40 @@ BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   return most + 64;
 }
 
-/* Returns nonzero if it was asked to stop. */
-static int forward_strips(const bs_task *task, int64_t k) {
+/* Pair k through strips, alone or with the threads that help. Returns nonzero if it was asked to stop. */
+static int pair_of_strips(const bs_task *task, int64_t k, int backward) {
   strips s = {0};
-  lay_out_strips(&s, task, 0, aligned(task->workspace));
-  if (sweep_strips(&s, k)) return 1;
-  if (task->ends) task->ends[k] = (task->wrt_log || task->planar ? splat(s.total) : exponential(splat(s.total)))[0];
-  task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
+  open_strips(&s, task, backward);
+  if (work_on_strips(&s, k) || wait_for_forward(&s)) return 1;
+  for (int64_t item = s.groups; backward && item < 2 * s.groups; ++item)
+    if (wait_for_steps(&s, item, s.steps)) return 1;
+  task->out_of_range[k] = (uint8_t)judge_strips(&s);
+  if (!backward && task->ends) task->ends[k] = (task->wrt_log || task->planar ? splat(s.total) : exponential(splat(s.total)))[0];
+  if (backward && !task->out_of_range[k]) flush_strips(&s, k);
   return 0;
+}
+
+BS_ENTRY(int64_t, shared)(const bs_task *task, int32_t backward, int32_t *threads) {
+  bs_task own;
+  strips s = {0};
+  int64_t blank;
+  *threads = 1;
+  if (task->pairs != 1 || !next_pairs(task, 0, backward, &own)) return 0;
+  lay_out_strips(&s, &own, backward, NULL);
+  *threads = (int32_t)s.groups;
+  return lay_out_relay(&s, backward, NULL, &blank) + 64;
+}
+
+BS_ENTRY(void, help)(const bs_task *task, int32_t backward) {
+  bs_task own;
+  strips s = {0};
+  if (!next_pairs(task, 0, backward, &own)) return;
+  open_strips(&s, &own, backward);
+  work_on_strips(&s, 0);
+}
+
+BS_ENTRY(int32_t, by_strips)(const bs_task *task, int64_t count, int32_t backward) {
+  return goes_by_strips(task, least(count, W), backward);
 }
 
 /* The forward pass of the kernels of depth, or of none. Returns nonzero if it was asked to stop. */
@@ -145,14 +171,6 @@ static int backward_order(const bs_task *task, int64_t first) {
   return 0;
 }
 
-static int backward_strips(const bs_task *task, int64_t k) {
-  strips s = {0};
-  lay_out_strips(&s, task, 1, aligned(task->workspace));
-  if (sweep_strips(&s, k)) return 1;
-  task->out_of_range[k] = (uint8_t)strips_out_of_range(&s);
-  return !task->out_of_range[k] && adjoint_strips(&s, k);
-}
-
 static int backward_tile(const bs_task *task, int64_t first, untruncated *u) {
   collocation *n = &u->n;
   tile *t = &n->t;
@@ -186,7 +204,7 @@ BS_ENTRY(int64_t, forward)(const bs_task *task) {
   untruncated u = {0}; /* what the last tile has packed of the second path serves the next one */
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
-    if (next_pairs(task, first, 0, &own) ? forward_strips(&own, first)
+    if (next_pairs(task, first, 0, &own) ? pair_of_strips(&own, first, 0)
         : own.order ? forward_order(&own, first)
         : forward_tile(&own, first, &u))
       return 0;
@@ -197,7 +215,7 @@ BS_ENTRY(int64_t, backward)(const bs_task *task) {
   untruncated u = {0}; /* what the last tile has packed of the second path serves the next one */
   bs_task own;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
-    if (next_pairs(task, first, 1, &own) ? backward_strips(&own, first)
+    if (next_pairs(task, first, 1, &own) ? pair_of_strips(&own, first, 1)
         : own.order ? backward_order(&own, first)
         : backward_tile(&own, first, &u))
       return 0;

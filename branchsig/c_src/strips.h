@@ -8,6 +8,11 @@
    every strip and block and K on its last row are kept, which is O(depth (length1 * BLOCKS + length2)). A lane without a block,
    rows behind the end of path1 and columns behind that of path2 have increments of zero, which change nothing.
 
+   The rows of a pair that is long enough make several groups of W strips, each W steps behind the one above it. Threads take the groups
+   in turns, forward downwards and then backward upwards; what one group hands to the next lies in memory that they share (`relay`). A group
+   waits only for those that were taken before it, so the work gets done by whatever threads come and however late they are, and since lengths
+   alone decide on the groups, with the same bits.
+
    Over ordered forests the first rows of strips are kept in the place of the last ones, and a step is taken downwards again from them
    before its adjoint.
 
@@ -20,24 +25,38 @@
 
 #include "tile.h"
 
-enum { BLOCKS = 32 };
+enum { BLOCKS = 64, LONG = 512, GROUPS = 8, GROUP_ROWS = 48, APART = 64 / sizeof(int64_t) };
+
+/* What the threads that work on one pair share. Rows from one group to the next hold a place for every column: the group below takes what is
+   there before it puts its own. */
+typedef struct {
+  int64_t *taken;      /* so many items, each the way of a group in one direction, have been taken */
+  int64_t *done;       /* [item * APART]: steps of it that are done */
+  double *gradient[2]; /* with respect to path1, [strip][point][channel], and path2; in the order of a tile to the steps of both */
+  double *parameters;  /* [group][parameter]: gradients, as finish_parameters takes them */
+  double *integral;    /* [row]: of the top level; ordered forests: D at the end */
+  double *k, *w, *gw, *suffixes; /* [level][column]: from one group to the next */
+  watch *watched;      /* [group][level] */
+  vec *size;           /* [group] */
+  edge *edges;         /* backward: [group][step][row + 1][level]; E is that of the row below */
+  vec *last_rows;      /* backward: [group][step][level][column] */
+} relay;
 
 typedef struct {
   const bs_task *task;
+  relay shared;
   bs_task step;        /* the problem of one lane at one step */
   tile t;              /* of that problem */
+  int64_t group, groups; /* the one at hand, and how many there are */
   int64_t steps, blocks;
   int64_t strip_cells, block_cells;
   row_state *states;   /* [row]: [level] */
   vec *integral;       /* [row] */
   vec *corner;         /* [level]: K at the left end of the first row */
-  edge *edges;         /* backward: [step][row + 1][level]; E is that of the row below */
-  vec *last_rows;      /* backward: [step][level][column] */
   adjoint_state *adjoints; /* [row][level] */
   planar_state *planar_states;     /* ordered forests, as `states` */
   planar_adjoint *planar_adjoints; /* likewise */
   int as_tile;         /* gradients are sums in the order of a tile */
-  vec *of_steps[2];    /* then: the gradients by the steps of both paths, in lane 0 */
   double total;
 } strips;
 
@@ -62,7 +81,7 @@ static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
   const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated && !(task->planar && task->diagonal);
   const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
   if (!plain || task->length1 <= 4 * W || task->length2 <= BLOCKS) return 0;
-  const int is_long = rows >= 512 && columns >= BLOCK * BLOCKS / 2;
+  const int is_long = rows >= LONG && columns >= LONG;
   if (task->diagonal) return is_long && count <= W / 2;
   if (backward && (is_long || !sums_as_tile(task))) return is_long;
   if (takes_products(task) && task->length1 <= 24 * W) return 0; /* rows of strips are rounded up, and packed once a block */
@@ -70,13 +89,22 @@ static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
   return rows >= 2 * BLOCK && columns >= 2 * BLOCK && 3 * count * (blocks + W - 1) <= 2 * W * blocks;
 }
 
+/* As many groups as leave their strips so many rows: the more there are, the less threads wait for one another. */
+static int64_t groups_of(const bs_task *task) {
+  int64_t groups = 1;
+  while (groups < GROUPS && (task->length1 - 1) << task->dyadic1 >= 2 * groups * W * GROUP_ROWS && task->length1 > 2 * groups * W * BAND) groups *= 2;
+  return groups;
+}
+
+/* The memory of one thread. */
 static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char *base) {
-  const int64_t columns = (task->length2 - 1) << task->dyadic2, block = block_of_strips(task);
+  const int64_t columns = (task->length2 - 1) << task->dyadic2, block = block_of_strips(task), strips_of_all = groups_of(task) * W;
   s->task = task;
   s->block_cells = block >> task->dyadic2;
   s->as_tile = backward && sums_as_tile(task);
-  s->strip_cells = (task->length1 - 1 + W - 1) / W;
+  s->strip_cells = (task->length1 - 1 + strips_of_all - 1) / strips_of_all;
   if (s->as_tile) s->strip_cells = up_to(s->strip_cells, BAND >> task->dyadic1 ? BAND >> task->dyadic1 : 1);
+  s->groups = (task->length1 - 1 + W * s->strip_cells - 1) / (W * s->strip_cells);
   s->blocks = (columns + block - 1) / block;
   s->steps = s->blocks + W - 1;
   s->step = *task;
@@ -90,39 +118,118 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   s->integral = take(base, &used, t->rows, sizeof(vec));
   s->corner = take(base, &used, t->levels + 1, sizeof(vec));
   if (backward) {
-    s->edges = take(base, &used, s->steps * (t->rows + 1) * t->levels, sizeof(edge));
-    s->last_rows = take(base, &used, s->steps * t->levels * t->width, sizeof(vec));
     s->adjoints = take(base, &used, t->rows * (t->levels + 1), sizeof(adjoint_state));
     if (task->planar) s->planar_adjoints = take(base, &used, t->rows * t->levels, sizeof(planar_adjoint));
-    if (s->as_tile) {
-      s->of_steps[0] = take(base, &used, W * s->strip_cells * task->dimension + task->dimension, sizeof(vec));
-      s->of_steps[1] = take(base, &used, s->blocks * s->block_cells * task->dimension + task->dimension, sizeof(vec));
-    }
   }
   return used;
 }
 
+/* The memory that threads share, of which `blank` bytes are zeros at first. */
+static int64_t lay_out_relay(strips *s, int backward, char *base, int64_t *blank) {
+  const tile *t = &s->t;
+  const bs_task *task = s->task;
+  relay *r = &s->shared;
+  const int64_t row = t->levels * s->blocks * t->columns, d = task->dimension;
+  int64_t used = 0;
+#define TAKE(count) take(base, &used, up_to(count, APART), sizeof(double))
+  r->taken = TAKE(APART);
+  r->done = TAKE(2 * s->groups * APART);
+  if (backward) {
+    r->gradient[0] = TAKE(s->groups * W * (s->strip_cells + 1) * d);
+    r->gradient[1] = TAKE((s->blocks * s->block_cells + 1) * d);
+  }
+  *blank = used;
+  r->parameters = TAKE(2 * s->groups);
+  r->integral = TAKE(s->groups * W * t->rows);
+  r->k = TAKE(row);
+  if (backward) {
+    r->w = TAKE(row);
+    r->gw = TAKE(row);
+    if (task->planar) {
+      r->suffixes = TAKE(row);
+    }
+  }
+#undef TAKE
+  r->watched = take(base, &used, s->groups * (t->levels + 1), sizeof(watch));
+  r->size = take(base, &used, s->groups, sizeof(vec));
+  r->edges = NULL;
+  if (!backward) return used;
+  r->edges = take(base, &used, s->groups * s->steps * (t->rows + 1) * t->levels, sizeof(edge));
+  r->last_rows = take(base, &used, s->groups * s->steps * t->levels * t->width, sizeof(vec));
+  return used;
+}
+
+/* The memory of one thread that shares its own with nobody, where the task has none that is shared. */
+static int64_t size_of_strips(strips *s, const bs_task *task, int backward) {
+  int64_t blank;
+  const int64_t own = lay_out_strips(s, task, backward, NULL);
+  return task->shared ? own : own + 64 + lay_out_relay(s, backward, NULL, &blank);
+}
+
+static void open_strips(strips *s, const bs_task *task, int backward) {
+  char *own = aligned(task->workspace);
+  int64_t blank;
+  const int64_t used = lay_out_strips(s, task, backward, own);
+  char *shared = aligned(task->shared ? task->shared : own + used);
+  lay_out_relay(s, backward, shared, &blank);
+  if (!task->shared) memset(shared, 0, (size_t)blank);
+  fill(s->t.fours, BLOCK, 4);
+  fill(s->t.zeros, BLOCK, 0);
+  s->t.own = W;
+}
+
+/* The next one of the items, which are the groups downwards and, backward, upwards again. */
+static int64_t take_item(const strips *s) { return __atomic_fetch_add(s->shared.taken, 1, __ATOMIC_ACQ_REL); }
+
+static void finish_steps(const strips *s, int64_t item, int64_t steps) {
+  __atomic_store_n(s->shared.done + item * APART, steps, __ATOMIC_RELEASE);
+}
+
+/* Waits until so many steps of an item are done. Returns nonzero if it was asked to stop. */
+static int wait_for_steps(const strips *s, int64_t item, int64_t steps) {
+  const int64_t *done = s->shared.done + item * APART, enough = least(steps, s->steps);
+  for (int tries = 0; __atomic_load_n(done, __ATOMIC_ACQUIRE) < enough;) {
+    if (stopped(&s->t)) return 1;
+    if (tries < 200) ++tries, bs_pause();
+    else bs_yield();
+  }
+  return 0;
+}
+
+/* Waits until all groups have come down. */
+static int wait_for_forward(const strips *s) {
+  for (int64_t item = 0; item < s->groups; ++item)
+    if (wait_for_steps(s, item, s->steps)) return 1;
+  return 0;
+}
+
 BS_INLINE edge *strip_edge(const strips *s, int64_t step, int64_t r, int m) {
-  return s->edges + (step * (s->t.rows + 1) + r) * s->t.levels + m;
+  return s->shared.edges + ((s->group * s->steps + step) * (s->t.rows + 1) + r) * s->t.levels + m;
 }
 
-/* v one lane up, `first` into lane 0 */
-static vec lane_up(vec v, double first) {
-  double lanes[W + 1];
-  lanes[0] = first;
-  memcpy(lanes + 1, &v, sizeof v);
-  memcpy(&v, lanes, sizeof v);
-  return v;
+/* K (ordered forests: D) on the last, or the first, rows of the strips at a step. */
+BS_INLINE vec *strip_row(const strips *s, int64_t step, int m) {
+  return s->shared.last_rows + ((s->group * s->steps + step) * s->t.levels + m) * s->t.width;
 }
 
-/* v one lane down, `last` into the last lane */
-static vec lane_down(vec v, double last) {
-  double lanes[W + 1];
-  memcpy(lanes, &v, sizeof v);
-  lanes[W] = last;
-  memcpy(&v, lanes + 1, sizeof v);
-  return v;
+/* What lies in a row from one group to the next for the columns of a block. */
+BS_INLINE double *handed(const strips *s, double *row, int m, int64_t block) {
+  return row + (m * s->blocks + block) * s->t.columns;
 }
+
+/* The first cell of the strip of lane w. */
+BS_INLINE int64_t first_cell(const strips *s, int w) { return (s->group * W + w) * s->strip_cells; }
+
+/* `value` in the place of one lane */
+BS_INLINE vec with_lane(vec v, int lane, double value) {
+  ivec mask = {0};
+  mask[lane] = -1;
+  return choose(mask, splat(value), v);
+}
+
+/* *v one lane up, `first` into lane 0, and one lane down, `last` into the last one; what lies beside it in memory is read as well. */
+BS_INLINE vec lane_up(const vec *v, double first) { return with_lane(load((const double *)v - 1), 0, first); }
+BS_INLINE vec lane_down(const vec *v, double last) { return with_lane(load((const double *)v + 1), W - 1, last); }
 
 BS_INLINE int busy(const strips *s, int64_t step, int w) { return step >= w && step - w < s->blocks; }
 
@@ -138,7 +245,7 @@ static void open_step(strips *s, int64_t k, int64_t step) {
   in->any_still = 0;
   in->scale = splat(1);
   for (int w = 0; w < W; ++w) {
-    const int64_t row = least(w * s->strip_cells, task->length1 - 1);
+    const int64_t row = least(first_cell(s, w), task->length1 - 1);
     in->x[w] = x + row * d;
     in->points1[w] = least(task->length1 - row, s->strip_cells + 1);
     const int64_t column = busy(s, step, w) ? (step - w) * s->block_cells : task->length2 - 1;
@@ -170,7 +277,7 @@ static void keep_strip_edges(strips *s, int64_t step) {
   if (s->task->planar) {
     for (int64_t k = 0; k < t->rows * t->levels; ++k)
       strip_edge(s, step, 0, 0)[k] = (edge){s->planar_states[k].strip, s->planar_states[k].behind};
-    for (int m = 0; m < t->levels; ++m) memcpy(s->last_rows + (step * t->levels + m) * t->width, k_row(t, 0, m), sizeof(vec) * (size_t)t->width);
+    for (int m = 0; m < t->levels; ++m) memcpy(strip_row(s, step, m), k_row(t, 0, m), sizeof(vec) * (size_t)t->width);
     return;
   }
   for (int m = 0; m < t->levels; ++m) {
@@ -191,7 +298,7 @@ static void store_strip_diagonal(const strips *s, int64_t k, int64_t step, int64
   const int64_t refinement = (int64_t)1 << task->dyadic1, rows = (task->length1 - 1) << task->dyadic1;
   for (int w = 0; w < W; ++w)
     for (int64_t r = r0 + 1; busy(s, step, w) && r <= r1; ++r) {
-      const int64_t node = w * t->rows + r, column = node - (step - w) * t->columns;
+      const int64_t node = (s->group * W + w) * t->rows + r, column = node - (step - w) * t->columns;
       if (node % refinement || node > rows || column < 1 || column > t->columns) continue;
       const vec log_k = logarithm(k_row(t, r, t->levels - 1)[column]);
       const int64_t point = node / refinement, last = node < rows ? point : task->stride1 - 1;
@@ -199,29 +306,64 @@ static void store_strip_diagonal(const strips *s, int64_t k, int64_t step, int64
     }
 }
 
-/* All steps of pair k downwards: its log K, and for the backward pass the edges. Returns nonzero if it was asked to stop. */
-static int sweep_strips(strips *s, int64_t k) {
+static void widen(watch *at, const vec extent[2], vec least) {
+  at->extent[0] = minimum(extent[0], at->extent[0]);
+  at->extent[1] = maximum(extent[1], at->extent[1]);
+  at->least = minimum(least, at->least);
+}
+
+/* What all lanes have watched, as one, into every lane. */
+static void pool_lanes(tile *t) {
+  double size = 0, reach = 0;
+  for (int w = 0; w < W; ++w) {
+    size += t->size[w];
+    reach += t->watched[t->levels].reach[w];
+  }
+  t->size = splat(size);
+  t->watched[t->levels].reach = splat(reach);
+  for (int m = 0; m < t->levels; ++m) {
+    const watch own = t->watched[m];
+    for (int w = 0; w < W; ++w) widen(&t->watched[m], (vec[2]){splat(own.extent[0][w]), splat(own.extent[1][w])}, splat(own.least[w]));
+  }
+}
+
+/* K on the first rows of the strips, which is that on the last rows of the strips above, one step ago. */
+static void pass_rows_up(const strips *s, int64_t step) {
+  const tile *t = &s->t;
+  const double one = s->task->planar ? 0 : 1;
+  for (int m = 0; m < t->levels; ++m) {
+    const double *above = s->group && busy(s, step, 0) ? handed(s, s->shared.k, m, step) : NULL;
+    const vec *last = k_row(t, t->rows, m);
+    vec *first = k_row(t, 0, m);
+    for (int64_t c = 1; c <= t->columns; ++c) first[c] = lane_up(last + c, above ? above[c - 1] : one);
+  }
+}
+
+/* All steps of a group downwards: what it says of log K, and for the backward pass the edges. Returns nonzero if it was asked to stop. */
+static int sweep_group(strips *s, int64_t k, int64_t item) {
   tile *t = &s->t;
-  const int backward = s->edges != NULL;
+  const relay *shared = &s->shared;
+  const int backward = shared->edges != NULL, below = item + 1 < s->groups;
   const bs_task *task = s->task;
-  if (task->diagonal) task->diagonal[k * task->stride1] = 0;
-  fill(t->fours, BLOCK, 4);
-  fill(t->zeros, BLOCK, 0);
+  s->group = item;
+  if (task->diagonal && item == 0) task->diagonal[k * task->stride1] = 0;
   fill(s->integral, t->rows, 0);
   fill(s->corner, t->levels, 1);
   for (int64_t j = 0; j < t->rows * t->levels; ++j) s->states[j] = (row_state){splat(1), splat(2), splat(1)};
   fill(k_row(t, 0, 0), t->width * t->levels, task->planar ? 0 : 1);
+  fill(k_row(t, t->rows, 0), t->width * t->levels, task->planar ? 0 : 1);
   open_watch(t->watched, t->levels + 1);
   if (task->planar) memset(s->planar_states, 0, sizeof(planar_state) * (size_t)(t->rows * t->levels));
   for (int m = 0; task->planar && m < t->levels; ++m) t->watched[m].extent[1] = splat(0);
   t->size = splat(0);
-  t->own = W;
   row_state *const band_states = t->states;
   planar_state *const band_planar = t->planar_states;
   for (int64_t step = 0; step < s->steps; ++step) {
     for (int w = 0; w < W; ++w)
       if (step - w == s->blocks) retire_lane(s, w);
     open_step(s, k, step);
+    if (item && wait_for_steps(s, item - 1, step + W)) return 1;
+    pass_rows_up(s, step);
     if (backward) keep_strip_edges(s, step);
     for (int m = 0; m < t->levels; ++m) s->corner[m] = k_row(t, 0, m)[t->columns];
     if (!t->products) start_rows(&t->in, 0);
@@ -235,47 +377,42 @@ static int sweep_strips(strips *s, int64_t k) {
       if (task->diagonal) store_strip_diagonal(s, k, step, r0, r1);
     }
     for (int m = 0; m < t->levels; ++m) {
-      vec *last = k_row(t, t->rows, m), *next = k_row(t, 0, m);
-      if (backward && !task->planar) memcpy(s->last_rows + (step * t->levels + m) * t->width, last, sizeof(vec) * t->width);
-      if (step == s->steps - 1) continue;
-      for (int64_t c = 1; c <= t->columns; ++c) next[c] = lane_up(last[c], task->planar ? 0 : 1);
+      const vec *last = k_row(t, t->rows, m);
+      if (backward && !task->planar) memcpy(strip_row(s, step, m), last, sizeof(vec) * (size_t)t->width);
+      if (!below || !busy(s, step, W - 1)) continue;
+      double *to = handed(s, shared->k, m, step - (W - 1));
+      for (int64_t c = 1; c <= t->columns; ++c) to[c - 1] = last[c][W - 1];
     }
+    if (step + 1 < s->steps) finish_steps(s, item, step + 1);
   }
   t->states = band_states;
   t->planar_states = band_planar;
-  s->total = 0;
-  if (task->planar) {
-    s->total = k_row(t, t->rows, t->levels - 1)[t->columns][W - 1];
-    return 0;
-  }
   for (int w = 0; w < W; ++w)
-    for (int64_t r = 0; r < t->rows; ++r) s->total += s->integral[r][w];
+    for (int64_t r = 0; r < t->rows && !task->planar; ++r) shared->integral[(item * W + w) * t->rows + r] = s->integral[r][w];
+  if (task->planar && !below) shared->integral[0] = k_row(t, t->rows, t->levels - 1)[t->columns][W - 1];
+  pool_lanes(t);
+  memcpy(shared->watched + item * (t->levels + 1), t->watched, sizeof(watch) * (size_t)(t->levels + 1));
+  shared->size[item] = t->size;
+  finish_steps(s, item, s->steps);
   return 0;
 }
 
-/* What all lanes have watched, as one, into every lane. */
-static void pool_lanes(tile *t) {
-  double size = 0, reach = 0;
-  for (int w = 0; w < W; ++w) {
-    size += t->size[w];
-    reach += t->watched[t->levels].reach[w];
+/* What all groups say of log K, which have come down. Returns nonzero if it is out of range. */
+static int judge_strips(strips *s) {
+  tile *t = &s->t;
+  const relay *shared = &s->shared;
+  memcpy(t->watched, shared->watched, sizeof(watch) * (size_t)(t->levels + 1));
+  t->size = shared->size[0];
+  for (int64_t g = 1; g < s->groups; ++g) {
+    const watch *own = shared->watched + g * (t->levels + 1);
+    t->size += shared->size[g];
+    t->watched[t->levels].reach += own[t->levels].reach;
+    for (int m = 0; m < t->levels; ++m) widen(&t->watched[m], own[m].extent, own[m].least);
   }
-  t->size = splat(size);
-  t->watched[t->levels].reach = splat(reach);
-  for (int m = 0; m < t->levels; ++m) {
-    watch *at = &t->watched[m], own = *at;
-    for (int w = 0; w < W; ++w) {
-      at->extent[0] = minimum(splat(own.extent[0][w]), at->extent[0]);
-      at->extent[1] = maximum(splat(own.extent[1][w]), at->extent[1]);
-      at->least = minimum(splat(own.least[w]), at->least);
-    }
-  }
-}
-
-static int strips_out_of_range(strips *s) {
-  pool_lanes(&s->t);
-  s->t.total = splat(s->total);
-  return out_of_range(&s->t)[0] != 0;
+  s->total = shared->integral[0];
+  for (int64_t r = 1; r < s->groups * W * t->rows && !s->task->planar; ++r) s->total += shared->integral[r];
+  t->total = splat(s->total);
+  return out_of_range(t)[0] != 0;
 }
 
 /* The gradient of lane w with respect to its part of a path. */
@@ -295,7 +432,7 @@ static int sweep_step_again(strips *s, int64_t step) {
   t->in.gradient = 0;
   t->turn = t->slots;
   if (!t->products) start_rows(&t->in, 0);
-  for (int m = 0; m < t->levels; ++m) memcpy(k_row(t, 0, m), s->last_rows + (step * t->levels + m) * t->width, sizeof(vec) * (size_t)t->width);
+  for (int m = 0; m < t->levels; ++m) memcpy(k_row(t, 0, m), strip_row(s, step, m), sizeof(vec) * (size_t)t->width);
   for (int64_t r = 0; r < t->rows; ++r)
     for (int m = 0; m < t->levels; ++m) {
       const edge *left = strip_edge(s, step, r, m);
@@ -317,14 +454,37 @@ static int sweep_step_again(strips *s, int64_t step) {
 }
 
 /* What the rows below the strips have left, one lane down; `seed` comes to the last strip of the top level. */
-static void pass_adjoints_down(strips *s, double seed) {
+static void pass_adjoints_down(strips *s, int64_t step, double seed) {
   tile *t = &s->t;
-  const int64_t count = t->width * t->levels;
-  for (int64_t j = 0; j < count; ++j) {
-    const int top = s->task->planar && j >= count - t->width;
-    t->w[j] = lane_down(t->w[j], top ? seed : 0);
-    t->gw[j] = lane_down(t->gw[j], 0);
-    if (s->task->planar) t->suffixes[j] = lane_down(t->suffixes[j], 0);
+  const relay *shared = &s->shared;
+  const int planar = s->task->planar;
+  for (int m = 0; m < t->levels; ++m) {
+    const int below = s->group + 1 < s->groups && busy(s, step, W - 1);
+    const double top = planar && m == t->levels - 1 ? seed : 0;
+    const int64_t at = m * t->width, block = below ? step - (W - 1) : 0;
+    const double *w = handed(s, shared->w, m, block) - 1, *gw = handed(s, shared->gw, m, block) - 1, *suffixes = NULL;
+    if (planar) suffixes = handed(s, shared->suffixes, m, block) - 1;
+    for (int64_t c = 1; c <= t->columns; ++c) {
+      t->w[at + c] = lane_down(t->w + at + c, below ? w[c] : top);
+      t->gw[at + c] = lane_down(t->gw + at + c, below ? gw[c] : 0);
+      if (planar) t->suffixes[at + c] = lane_down(t->suffixes + at + c, below ? suffixes[c] : 0);
+    }
+  }
+}
+
+/* What the first strip has left, to the group above. */
+static void hand_up(const strips *s, int64_t step) {
+  const tile *t = &s->t;
+  const relay *shared = &s->shared;
+  if (!s->group || !busy(s, step, 0)) return;
+  for (int m = 0; m < t->levels; ++m) {
+    const int64_t at = m * t->width;
+    for (int64_t c = 1; c <= t->columns; ++c) {
+      handed(s, shared->w, m, step)[c - 1] = t->w[at + c][0];
+      handed(s, shared->gw, m, step)[c - 1] = t->gw[at + c][0];
+      if (s->task->planar) handed(s, shared->suffixes, m, step)[c - 1] = t->suffixes[at + c][0];
+      if (s->as_tile) handed(s, shared->k, m, step)[c - 1] = k_row(t, 0, m)[c][0];
+    }
   }
 }
 
@@ -341,51 +501,85 @@ static void take_edges(const strips *s, int64_t step, int64_t r) {
 /* The same: K on the last rows of the strips, which is that on the first rows of the strips below, one step ago. */
 static void pass_rows_down(const strips *s, int64_t step) {
   const tile *t = &s->t;
+  const int below = s->group + 1 < s->groups && busy(s, step, W - 1);
   for (int m = 0; m < t->levels; ++m) {
-    const vec *from = k_row(t, 0, m), *last = s->last_rows + (step * t->levels + m) * t->width;
+    const vec *from = k_row(t, 0, m), *last = strip_row(s, step, m);
+    const double *known = below ? handed(s, s->shared.k, m, step - (W - 1)) - 1 : NULL;
     vec *to = k_row(t, t->rows, m);
-    for (int64_t c = 1; c <= t->columns; ++c) to[c] = lane_down(from[c], last[c][W - 1]);
+    for (int64_t c = 1; c <= t->columns; ++c) to[c] = lane_down(from + c, known ? known[c] : last[c][W - 1]);
     to[0] = strip_edge(s, step, t->rows, m)->k;
   }
 }
 
-/* The same: sums over rows go on one strip up; those of the first strip are whole. */
+/* The same: sums over rows go on one strip up. */
 static void pass_sums_down(const strips *s, int64_t step) {
-  const increments *in = &s->t.in;
-  const int64_t d = s->task->dimension, count = s->block_cells * d;
-  for (int64_t j = 0; j < count; ++j) {
-    if (busy(s, step, 0)) s->of_steps[1][step * count + j][0] = in->grad_y[j][0];
-    in->grad_y[j] = lane_down(in->grad_y[j], 0);
+  const int64_t count = s->block_cells * s->task->dimension;
+  const double *below = s->group + 1 < s->groups && busy(s, step, W - 1) ? s->shared.gradient[1] + (step - (W - 1)) * count : NULL;
+  for (int64_t j = 0; j < count; ++j) s->t.in.grad_y[j] = lane_down(s->t.in.grad_y + j, below ? below[j] : 0);
+}
+
+/* The same: those of the first strip go to the group above, or are whole. */
+static void hand_up_sums(const strips *s, int64_t step) {
+  const int64_t count = s->block_cells * s->task->dimension;
+  for (int64_t j = 0; j < count && busy(s, step, 0); ++j) s->shared.gradient[1][step * count + j] = s->t.in.grad_y[j][0];
+}
+
+/* The gradient of a step with respect to the parts of the second path. */
+static void hand_on_step(strips *s, int64_t step) {
+  tile *t = &s->t;
+  increments *in = &t->in;
+  const bs_task *task = s->task;
+  const int of_scale = in->parameters && is_linear(task);
+  if (!t->products) {
+    if (of_scale) sum_over_steps(in);
+    part_lanes(&s->step, in->points2, s->step.length2, in->grad_y);
+  }
+  for (int w = 0; w < W; ++w) {
+    if (t->products) {
+      chunk_gradient(t->products, in, w);
+      if (of_scale && busy(s, step, w)) sum_over_steps_of_lane(t->products, in, w);
+    }
+    if (busy(s, step, w)) flush_part(s, 1, w, 1, s->shared.gradient[1] + (step - w) * s->block_cells * task->dimension);
   }
 }
 
-/* The gradient by the steps of a path, in lane 0, to where it belongs. */
-static void flush_whole(const strips *s, int second, int64_t length, double weight, double *to) {
-  int64_t points[W];
-  for (int w = 0; w < W; ++w) points[w] = length;
-  part_lanes(s->task, points, length, s->of_steps[second]);
-  flush_gradient(s->task, s->of_steps[second], length, 0, length, weight, to);
+/* The gradient of a group with respect to its parts of the first path and to the parameters. */
+static void hand_on_group(strips *s) {
+  tile *t = &s->t;
+  increments *in = &t->in;
+  const int64_t d = s->task->dimension, count = s->strip_cells * d;
+  double *to = s->shared.gradient[0] + s->group * W * (s->as_tile ? count : count + d);
+  if (s->as_tile) {
+    for (int64_t j = 0; j < W * count; ++j) to[j] = in->grad_x[j % count][j / count];
+    return;
+  }
+  for (int j = 0; j < in->parameters; ++j) {
+    double sum = 0;
+    for (int w = 0; w < W; ++w) sum += in->d_parameter[j][w];
+    s->shared.parameters[2 * s->group + j] = sum;
+  }
+  if (!t->products) part_lanes(&s->step, in->points1, s->step.length1, in->grad_x);
+  for (int w = 0; w < W; ++w)
+    if (first_cell(s, w) < s->task->length1 - 1) flush_part(s, 0, w, 1, to + w * (count + d));
 }
 
-/* All steps of pair k upwards: its gradient, to where it belongs. Returns nonzero if it was asked to stop. */
-static int adjoint_strips(strips *s, int64_t k) {
+/* All steps of a group upwards: its gradient. Returns nonzero if it was asked to stop. */
+static int adjoint_group(strips *s, int64_t k, int64_t item) {
   tile *t = &s->t;
   const bs_task *task = s->task;
   increments *in = &t->in;
   const int64_t d = task->dimension;
-  const vec total = splat(s->total), value = task->wrt_log || task->planar ? total : exponential(total);
-  const double scale = is_linear(task) ? task->parameter[0] : 1, nan = __builtin_nan("");
-  const int finite = value[0] - value[0] == 0;
-  const double weight1 = finite ? scale * task->weight1[k] : nan, weight2 = finite ? scale * task->weight2[k] : nan;
-  const double seed = task->wrt_log || task->planar ? t->factor : t->factor * value[0];
+  s->group = 2 * s->groups - 1 - item;
+  if (wait_for_forward(s)) return 1;
+  if (judge_strips(s)) {
+    finish_steps(s, item, s->steps);
+    return 0;
+  }
+  const double seed = task->wrt_log || task->planar ? t->factor : t->factor * exponential(splat(s->total))[0];
   fill(t->w, t->width * t->levels, 0);
   fill(t->gw, t->width * t->levels, 0);
   if (!t->products) fill(t->gradient, BAND * in->stride, 0);
   if (!t->products) fill(in->grad_x, s->step.length1 * d, 0);
-  if (s->as_tile) {
-    fill(s->of_steps[0], (W * s->strip_cells + 1) * d, 0);
-    fill(s->of_steps[1], (s->blocks * s->block_cells + 1) * d, 0);
-  }
   for (int64_t j = 0; j < t->rows * (t->levels + 1); ++j) s->adjoints[j] = (adjoint_state){splat(0), splat(0)};
   if (task->planar) {
     fill(t->suffixes, t->width * t->levels, 0);
@@ -394,6 +588,7 @@ static int adjoint_strips(strips *s, int64_t k) {
   fill(in->d_parameter, 2, 0);
   in->gradient = 1;
   t->turn = BAND + 1;
+  if (s->as_tile) fill(t->k, t->slots * t->width * t->levels, 1); /* of lanes that have no block yet */
   row_state *const band_states = t->states;
   adjoint_state *const band_adjoints = t->adjoints;
   planar_adjoint *const band_planar = t->planar_adjoints;
@@ -403,11 +598,13 @@ static int adjoint_strips(strips *s, int64_t k) {
     for (int w = 0; w < W; ++w)
       if (busy(s, step, w)) top[w] = seed;
     for (int64_t c = 0; c <= t->columns; ++c) t->w_top[c] = top;
-    pass_adjoints_down(s, seed);
+    /* one step more than for what is handed up: blocks of the second path have a point in common */
+    if (item > s->groups && wait_for_steps(s, item - 1, s->steps - step + W)) return 1;
+    pass_adjoints_down(s, step, seed);
     if (task->planar && sweep_step_again(s, step)) return 1;
     if (s->as_tile) pass_rows_down(s, step);
     for (int m = 0; !task->planar && !s->as_tile && m < t->levels; ++m) {
-      memcpy(k_row(t, t->rows, m), s->last_rows + (step * t->levels + m) * t->width, sizeof(vec) * t->width);
+      memcpy(k_row(t, t->rows, m), strip_row(s, step, m), sizeof(vec) * (size_t)t->width);
       *k_row(t, t->rows, m) = strip_edge(s, step, t->rows, m)->k;
     }
     if (t->products) t->products->added = step < s->steps - 1;
@@ -415,6 +612,7 @@ static int adjoint_strips(strips *s, int64_t k) {
       start_rows(in, s->step.length1 - 1);
       if (!s->as_tile || step == s->steps - 1) start_gradient(in);
     }
+    if (s->as_tile) pass_sums_down(s, step);
     for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
       if (stopped(t)) return 1;
       const int64_t r1 = least(r0 + BAND, t->rows);
@@ -427,7 +625,7 @@ static int adjoint_strips(strips *s, int64_t k) {
           band_states[(r - r0) * t->levels + m] = (row_state){1 / strip_edge(s, step, r, m)->E, upper + lower, upper};
         }
       if (!task->planar) recover_band(t, r0, r1);
-      for (int m = 0; s->as_tile && r0 == 0 && m < t->levels; ++m)
+      for (int m = 0; s->as_tile && !s->group && r0 == 0 && m < t->levels; ++m)
         for (int64_t c = 0; c <= t->columns; ++c) k_row(t, 0, m)[c][0] = 1; /* that much is known exactly */
       t->adjoints = s->adjoints + r0 * (t->levels + 1);
       t->planar_adjoints = s->planar_adjoints + r0 * t->levels;
@@ -435,43 +633,60 @@ static int adjoint_strips(strips *s, int64_t k) {
     }
     t->adjoints = band_adjoints;
     t->planar_adjoints = band_planar;
-    if (s->as_tile) {
-      pass_sums_down(s, step);
-      continue;
-    }
-    if (!t->products) {
-      if (in->parameters && is_linear(task)) sum_over_steps(in);
-      part_lanes(&s->step, in->points2, s->step.length2, in->grad_y);
-    }
-    for (int w = 0; w < W; ++w) {
-      if (t->products) {
-        chunk_gradient(t->products, in, w);
-        if (in->parameters && is_linear(task) && busy(s, step, w)) sum_over_steps_of_lane(t->products, in, w);
-      }
-      if (task->grad2 && task->weight2[k] && busy(s, step, w))
-        flush_part(s, 1, w, weight2, task->grad2 + (path_of(task->index2, k) * task->stride2 + (step - w) * s->block_cells) * d);
-    }
+    hand_up(s, step);
+    if (s->as_tile)
+      hand_up_sums(s, step);
+    else
+      hand_on_step(s, step);
+    if (step) finish_steps(s, item, s->steps - step);
   }
   in->gradient = 0;
-  if (s->as_tile) {
-    const int64_t count = s->strip_cells * d;
-    for (int64_t j = 0; j < W * count; ++j) s->of_steps[0][j][0] = in->grad_x[j % count][j / count];
-    double *const grad1 = task->grad1 && task->weight1[k] ? task->grad1 + path_of(task->index1, k) * task->stride1 * d : NULL;
-    double *const grad2 = task->grad2 && task->weight2[k] ? task->grad2 + path_of(task->index2, k) * task->stride2 * d : NULL;
-    if (grad1) flush_whole(s, 0, task->length1, weight1, grad1);
-    if (grad2) flush_whole(s, 1, task->length2, weight2, grad2);
-    return 0;
-  }
-  for (int j = 0; j < in->parameters; ++j) {
-    double sum = 0;
-    for (int w = 0; w < W; ++w) sum += in->d_parameter[j][w];
-    task->grad_parameters[k * in->parameters + j] = finite ? of_parameter(in, t->factor, j, sum, 1) : nan;
-  }
-  if (!t->products) part_lanes(&s->step, in->points1, s->step.length1, in->grad_x);
-  for (int w = 0; w < W; ++w)
-    if (task->grad1 && task->weight1[k] && w * s->strip_cells < task->length1 - 1)
-      flush_part(s, 0, w, weight1, task->grad1 + (path_of(task->index1, k) * task->stride1 + w * s->strip_cells) * d);
+  hand_on_group(s);
+  finish_steps(s, item, s->steps);
   return 0;
+}
+
+/* Takes items of pair k until none are left. Returns nonzero if it was asked to stop. */
+static int work_on_strips(strips *s, int64_t k) {
+  const int64_t items = s->shared.edges ? 2 * s->groups : s->groups;
+  for (int64_t item; (item = take_item(s)) < items;)
+    if (item < s->groups ? sweep_group(s, k, item) : adjoint_group(s, k, item)) return 1;
+  return 0;
+}
+
+/* to[i] += weight times the gradient by the steps of a path. */
+static void flush_whole(const double *gradient, int64_t length, int64_t d, double weight, double *to) {
+  for (int64_t j = 0; j < length; ++j)
+    for (int64_t k = j * d; k < (j + 1) * d; ++k) {
+      const double before = j ? gradient[k - d] : 0, after = j + 1 < length ? gradient[k] : 0;
+      to[k] += weight * (before - after);
+    }
+}
+
+/* The gradient of pair k, all parts of which are there, to where it belongs. */
+static void flush_strips(strips *s, int64_t k) {
+  const bs_task *task = s->task;
+  const int64_t d = task->dimension, apart = s->strip_cells * d;
+  const vec total = splat(s->total), value = task->wrt_log || task->planar ? total : exponential(total);
+  const double scale = is_linear(task) ? task->parameter[0] : 1, nan = __builtin_nan("");
+  const int finite = value[0] - value[0] == 0;
+  const double weight1 = finite ? scale * task->weight1[k] : nan, weight2 = finite ? scale * task->weight2[k] : nan;
+  double *const *gradient = s->shared.gradient;
+  double *const grad1 = task->grad1 && task->weight1[k] ? task->grad1 + path_of(task->index1, k) * task->stride1 * d : NULL;
+  double *const grad2 = task->grad2 && task->weight2[k] ? task->grad2 + path_of(task->index2, k) * task->stride2 * d : NULL;
+  if (s->as_tile) {
+    if (grad1) flush_whole(gradient[0], task->length1, d, weight1, grad1);
+    if (grad2) flush_whole(gradient[1], task->length2, d, weight2, grad2);
+    return;
+  }
+  for (int j = 0; j < s->t.in.parameters; ++j) {
+    double sum = 0;
+    for (int64_t g = 0; g < s->groups; ++g) sum += s->shared.parameters[2 * g + j];
+    task->grad_parameters[k * s->t.in.parameters + j] = finite ? of_parameter(&s->t.in, s->t.factor, j, sum, 1) : nan;
+  }
+  for (int64_t first = 0, from = 0; grad1 && first < task->length1 - 1; first += s->strip_cells, from += apart + d)
+    for (int64_t j = 0; j < least(s->strip_cells + 1, task->length1 - first) * d; ++j) grad1[first * d + j] += weight1 * gradient[0][from + j];
+  for (int64_t j = 0; grad2 && j < task->length2 * d; ++j) grad2[j] += weight2 * gradient[1][j];
 }
 
 #endif

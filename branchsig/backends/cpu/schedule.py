@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -106,14 +106,13 @@ _PATIENCE = 1.0
 """Seconds that an error or an interruption waits for the calls under way, which end when they next look at `stop`."""
 
 
-def run(calls: Iterator[Callable[[], T]], n_jobs: int, stop: np.ndarray, collect: Callable[[T], None]) -> None:
-    """Run calls in threads, and hand their results to `collect` in order, in the calling thread.
+def run(calls: Iterator[Callable[[], T]], team: Team, stop: np.ndarray, collect: Callable[[T], None]) -> None:
+    """Run calls in the threads of a team, and hand their results to `collect` in order, in the calling thread.
 
     This is for long work, even of one thread: a thread that waits can be interrupted, one inside the core cannot. On
     any error, an interruption too, `stop` is set, which ends the calls under way. Where the system gives fewer threads
-    than `n_jobs`, those do the work, and without any the calling thread does.
+    than the team has room for, those do the work, and without any the calling thread does.
     """
-    team: _Team[T] = _Team(n_jobs)
     waiting: deque[Future[T]] = deque()
     try:
         for call in calls:
@@ -122,7 +121,7 @@ def run(calls: Iterator[Callable[[], T]], n_jobs: int, stop: np.ndarray, collect
                 collect(call())
                 continue
             waiting.append(future)
-            if len(waiting) > 2 * n_jobs:  # what is not collected yet takes memory
+            if len(waiting) > 2 * team.most:  # what is not collected yet takes memory
                 collect(waiting.popleft().result())
         while waiting:
             collect(waiting.popleft().result())
@@ -135,24 +134,26 @@ def run(calls: Iterator[Callable[[], T]], n_jobs: int, stop: np.ndarray, collect
     team.end(None)
 
 
-class _Team(Generic[T]):
+class Team:
     """Threads that are started as there is work for them, up to a number. A pool of `concurrent.futures` fails where a
     thread cannot be started, and cannot be left."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._threads: list[threading.Thread] = []
-        self._tasks: SimpleQueue[tuple[Future[T], Callable[[], T]] | None] = SimpleQueue()
+        self._starting = threading.Lock()
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
 
     def submit(self, call: Callable[[], T]) -> Future[T] | None:
-        """Let a thread do a call; None where there are no threads."""
-        if len(self._threads) < self._most:
-            thread = threading.Thread(target=self._work, name=f"branchsig_{len(self._threads)}", daemon=True)
-            try:
-                thread.start()
-                self._threads.append(thread)
-            except RuntimeError:  # the system gives no more
-                self._most = len(self._threads)
+        """Let a thread do a call; None where there are no threads. A call may submit others, but not wait for them."""
+        with self._starting:
+            if len(self._threads) < self.most:
+                thread = threading.Thread(target=self._work, name=f"branchsig_{len(self._threads)}", daemon=True)
+                try:
+                    thread.start()
+                    self._threads.append(thread)
+                except RuntimeError:  # the system gives no more
+                    self.most = len(self._threads)
         if not self._threads:
             return None
         future: Future[T] = Future()

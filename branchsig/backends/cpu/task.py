@@ -131,9 +131,18 @@ def workspace_of(size: int, blame: Callable[[], str]) -> Any:
     return workspace
 
 
-def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: Arrays, blame: Callable[[], str]) -> int:
+def _call(
+    template: Any,
+    *,
+    backward: bool,
+    flags: dict[str, Any],
+    arrays: Arrays,
+    blame: Callable[[], str],
+    team: schedule.Team | None,
+) -> int:
     """Call the core: `flags` and `arrays` are fields of a task, None a null pointer. `blame` says what a workspace that
-    does not fit is too large for. Returns the number of pairs that are out of range."""
+    does not fit is too large for. Threads of a `team` without other work help with a long pair. Returns the number of
+    pairs that are out of range."""
     task = ffi.new(TASK, template)
     for name, value in flags.items():
         setattr(task, name, value)
@@ -141,9 +150,38 @@ def _call(template: Any, *, backward: bool, flags: dict[str, Any], arrays: Array
     for name, array in arrays.items():  # which outlive the task, that holds their addresses
         if array is not None:
             setattr(task, name, ffi.from_buffer(_ELEMENTS.get(name, DOUBLES), array))
+    solve = lib.bs_backward if backward else lib.bs_forward
+    most = ffi.new("int32_t *")
+    size = lib.bs_shared(task, backward, most) if team is not None and task.pairs == 1 else 0
+    helpers = 0 if team is None else min(most[0], team.most) - 1
+    if helpers > 0:
+        _validation.bytes_fit_memory(size, "what threads share", blame)
+        shared = np.zeros(size, dtype=np.uint8)
+        task.shared = ffi.from_buffer(_BYTES, shared)
     workspace = workspace_of(lib.bs_workspace(task, backward), blame)
     task.workspace = workspace  # which holds its address alone
-    return int((lib.bs_backward if backward else lib.bs_forward)(task))
+    if team is None or helpers <= 0:
+        return int(solve(task))
+    offers = [(task, shared, arrays)]  # what outlives all calls of helpers, which may come when it is withdrawn
+    help_out = functools.partial(_help, offers, backward=backward, blame=blame)
+    for _ in range(helpers):
+        team.submit(help_out)
+    try:
+        return int(solve(task))
+    finally:
+        offers.clear()
+
+
+def _help(offers: list[tuple[Any, ...]], *, backward: bool, blame: Callable[[], str]) -> None:
+    """Work on the pair of another thread, if that has not finished it."""
+    for offer in offers[:]:
+        task = ffi.new(TASK, offer[0][0])
+        try:
+            workspace = workspace_of(lib.bs_workspace(task, backward), blame)
+        except MemoryError:  # the others do it
+            return
+        task.workspace = workspace
+        lib.bs_help(task, backward)
 
 
 def _template(
@@ -270,6 +308,7 @@ class Sweep:
         x, y = problem.path1, problem.path2
         self.problem = problem
         self.want = want
+        self._is_adjoint = backward
         self.grids = stack or want in ("grid", "stack")
         self.log = log = log and not problem.planar
         self.log_grid = log and want == "grid" and problem.order is None and not backward
@@ -302,6 +341,7 @@ class Sweep:
         self.inline = few and self.levels <= _INLINE_LEVELS
         self.alone = self.inline and paired  # then no result is made of two of the core
         self.in_one = self.alone and self.fused and self.count <= _FEW and problem.progress is None
+        self._team: schedule.Team | None = None
         if stop is None:
             stop = _never if self.inline else np.zeros(1, dtype=np.int32)
         self.stop = stop
@@ -330,6 +370,8 @@ class Sweep:
         if self.in_one:
             only = _first(self.count)
             return iter(((only, only),))
+        if self._goes_pair_by_pair(lanes):
+            lanes = 1
         size = -(-self.job_size(fixed=fixed) // lanes) * lanes
         n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
         if self.grids:
@@ -340,6 +382,22 @@ class Sweep:
         valid1, valid2 = (np.full(n, end) if v is None else v for v, n, end in zip(self.valid, (n1, n2), self.lengths))
         orders = schedule.by_length(problem.pairing, valid1, valid2, lanes)
         return schedule.reordered(jobs, problem.pairing, orders)
+
+    def _goes_pair_by_pair(self, lanes: int) -> bool:
+        """Tell whether long pairs are to be jobs of their own, each over all lanes, so that threads can share them.
+
+        Values have the same bits whether the core takes pairs so or in tiles, and then what keeps the threads busy
+        decides: a pair over all lanes takes half as long again as in a tile.
+        """
+        if self.grids or not self.fused:
+            return False
+        task = ffi.new(TASK, self.plan.template)
+        if self.want == "prefixes":
+            task.diagonal = ffi.cast("double *", task)  # which nobody reads
+        if lib.bs_by_strips(task, self.count, self._is_adjoint):
+            return True
+        few = self.want == "end" and not self._is_adjoint and 3 * self.count <= 2 * lanes * self.problem.n_jobs
+        return few and bool(lib.bs_by_strips(task, 1, False))
 
     def pairs_in_block(self, values: int) -> int:
         """Number of pairs with so many values each that fit a block."""
@@ -357,7 +415,8 @@ class Sweep:
                     collect(work(item))
                 return
             calls = (functools.partial(_quietly, work, item) for item in items)
-            schedule.run(calls, self.problem.n_jobs, self.stop, collect)
+            self._team = schedule.Team(self.problem.n_jobs)
+            schedule.run(calls, self._team, self.stop, collect)
 
     def forward(self, job: schedule.Job, given: np.ndarray | None, values: np.ndarray) -> None:
         """Fill the values of the pairs of a job: what is wanted."""
@@ -422,7 +481,14 @@ class Sweep:
         if self.parameters is not None:
             own["grad_parameters"] = np.zeros((len(job[0]), self.parameters.of_core))
         everything = arrays | results | derivs | own
-        beyond = _call(self.plan.template, backward=bool(derivs), flags=flags, arrays=everything, blame=self.plan.blame)
+        beyond = _call(
+            self.plan.template,
+            backward=bool(derivs),
+            flags=flags,
+            arrays=everything,
+            blame=self.plan.blame,
+            team=self._team,
+        )
         if self.parameters is not None:
             results["grad_parameters"][...] = self.parameters.from_core(own["grad_parameters"])
         if beyond:
