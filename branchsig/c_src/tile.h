@@ -391,7 +391,7 @@ static void open_tile(tile *t, int64_t first) {
 }
 
 /* Polled once a block of a band: with very many levels that alone takes a while. */
-BS_INLINE int stopped(const tile *t) { return *(const volatile int32_t *)t->in.task->stop; }
+BS_INLINE int stopped(const tile *t) { return __atomic_load_n(t->in.task->stop, __ATOMIC_RELAXED); }
 
 /* Ordered forests: D on row r + 1 from row r. */
 static void planar_columns(tile *t, block b, int64_t r, int64_t r0) {
