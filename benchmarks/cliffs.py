@@ -4,8 +4,10 @@
 
 Both libraries get the same float64 arrays and one thread each, and take turns within one process. Times are CPU times
 of the process, which other work on the machine disturbs less than the clock on the wall. The rows with a goal come
-first, then random configurations of a fresh seed, each sized to about `seconds` of the peer's time, and all of those
-where this library is the slower one. The report goes to the screen and to `results/cliffs.md`.
+first, then what two threads gain on one long pair, and what dilation and ragged paths cost, then random configurations
+of a fresh seed, each sized to about `seconds` of the peer's time, and all of those where this library is the slower
+one. Threads are timed by the clock on the wall, so they need free cores. The report goes to the screen and to
+`results/cliffs.md`.
 """
 
 import math
@@ -101,6 +103,66 @@ def compared(peer, shape, kernel, gram, count, most):
     return found
 
 
+def beside_ours():
+    """Calls of this library and what they are held against: a name, call and base, the share of the base that is due,
+    and the goal: how often the base is to take as long, or by a negative number how often the call may."""
+    rng = np.random.default_rng(0)
+    x, y = (measure.brownian(rng, 1, 2000, 4) for _ in range(2))
+    ones = np.ones(64)
+
+    def of_threads(n_jobs):
+        options = {"n_jobs": n_jobs}
+        return (
+            lambda: branchsig.branched_sig_kernel(x, y, 4, **options),
+            lambda: branchsig.branched_sig_kernel_backprop(ones[:1], x, y, 4, right_deriv=True, **options),
+        )
+
+    for way, two, one in zip(("forward", "backward"), of_threads(2), of_threads(1), strict=True):
+        yield f"(1, 2000, 4, 4), two threads over one, {way}", two, one, 1.0, 1.6
+    paths = measure.brownian(rng, 64, 64, 4)
+
+    def gram(**options):
+        return branchsig.branched_sig_kernel_gram(paths, None, 4, n_jobs=2, **options)
+
+    yield (
+        "Gram of 64 x (64, 4), depth 4, two threads, dilation over none",
+        lambda: gram(normalize="dilation"),
+        gram,
+        1.0,
+        -1.3,
+    )
+    a, b = (measure.brownian(rng, 64, 200, 3) for _ in range(2))
+    lengths1, lengths2 = (rng.integers(20, 201, size=64) for _ in range(2))
+    cells = (lengths1 - 1) * (lengths2 - 1) / 199.0**2
+    lengths = {"lengths1": lengths1, "lengths2": lengths2}
+
+    def value(**options):
+        return branchsig.branched_sig_kernel(a, b, 4, **options)
+
+    def gradient(**options):
+        return branchsig.branched_sig_kernel_backprop(ones, a, b, 4, right_deriv=True, **options)
+
+    for way, call in (("forward", value), ("backward", gradient)):
+        name = f"64 pairs of 20 to 200 points, 3 channels, depth 4, over their share of whole ones, {way}"
+        yield name, lambda call=call: call(**lengths), call, cells.mean(), -1.3
+
+
+def line_of_ours(name, call, base, share, goal, count):
+    times = measure.interleaved({"call": call, "base": base}, count)
+    taken, held = times["call"].median, times["base"].median * share
+    found = held / taken if goal > 0 else taken / held
+    met = found >= goal if goal > 0 else found <= -goal
+    cells = [
+        name,
+        f"{1e3 * taken:.3f}",
+        f"{1e3 * held:.3f}",
+        f"{found:.2f}",
+        f"{'>=' if goal > 0 else '<='} {abs(goal):g}: {'met' if met else 'missed'}",
+    ]
+    print("  ".join(cells), flush=True)
+    return cells
+
+
 def random_shape(rng, seconds):
     """A shape that takes the peer about so many seconds forward, by what it takes for a cell, level and channel."""
     length = int(np.exp(rng.uniform(np.log(2), np.log(1500))))
@@ -143,6 +205,7 @@ def main():
         line(title(shape, kernel, gram), compared(peer, shape, kernel, gram, count, most), goals)
         for shape, kernel, gram, goals in ROWS[: 3 if options.quick else None]
     ]
+    ours = [line_of_ours(*row, 3 if options.quick else 41) for row in beside_ours()]
     seed = int(np.random.SeedSequence().entropy % 2**32) if options.seed is None else options.seed
     rng, names, ratios, slower = np.random.default_rng(seed), list(KERNELS), ([], []), []
     for _ in range(3 if options.quick else options.number):
@@ -164,6 +227,11 @@ def main():
         "`benchmarks/cliffs.py`, which writes this page.",
         "",
         *measure.table(header, named),
+        "",
+        "Beside calls of this library, by the clock on the wall, medians: what two threads gain, and what dilation and "
+        "ragged paths cost.",
+        "",
+        *measure.table(["case", "call, ms", "held against, ms", "times", "goal"], ours),
         "",
         f"{len(ratios[0])} random configurations, seed {seed}: up to 60000 pairs of 2 to 1500 points in 1 to 800 "
         f"channels, depth 1 to 8, any of the static kernels above, at most about {options.seconds:g} s of the peer's "
