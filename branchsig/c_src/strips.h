@@ -5,7 +5,7 @@
      ago; E on its left edge is what it had itself on its right edge.
 
    The adjoint takes the steps in the opposite order, and finds there what it needs: in the forward pass, E and K on the left edge of
-   every strip and block and K on its last row are kept, which is O(depth (length1 * BLOCKS + length2)). A lane without a block,
+   every strip and block and K on its last row are kept, which is O(depth (length1 * BLOCKS + length2 * GROUPS)). A lane without a block,
    rows behind the end of path1 and columns behind that of path2 have increments of zero, which change nothing.
 
    The rows of a pair that is long enough make several groups of W strips, each W steps behind the one above it. Threads take the groups

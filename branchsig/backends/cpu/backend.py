@@ -4,8 +4,9 @@ A `Problem` on NumPy arrays comes in. The core (``c_src``) sweeps tiles of pairs
 lane; the few pairs whose kernels leave the range of those are swept again in the log domain. It computes in float64,
 whatever the dtype of the paths: in float32 the errors of the levels add up to more than the dtype resolves. Beyond the
 result it takes a workspace of O(depth · length2) a thread, and up to 26 MB for gradients, 31 MB for those with respect
-to parameters (without truncation, and over ordered forests, O(√length1 · length2), where that is more). Pairs of a
-custom static kernel come as increments, in blocks of bounded size (see `pairs`).
+to parameters (without truncation, and over ordered forests, O(√length1 · length2), where that is more; for pairs of
+more than 512 sub-cells a side, 2 KB a point and level, which threads that share the pair share too). Pairs of a custom
+static kernel come as increments, in blocks of bounded size (see `pairs`).
 """
 
 from __future__ import annotations
