@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -106,8 +106,11 @@ _PATIENCE = 1.0
 """Seconds that an error or an interruption waits for the calls under way, which end when they next look at `stop`."""
 
 
-def run(calls: Iterator[Callable[[], T]], team: Team, stop: np.ndarray, collect: Callable[[T], None]) -> None:
-    """Run calls in the threads of a team, and hand their results to `collect` in order, in the calling thread.
+def run(
+    calls: Iterator[Callable[[], T]], team: Team, helpers: int, stop: np.ndarray, collect: Callable[[T], None]
+) -> None:
+    """Run calls in the threads of a team, and hand their results to `collect` in order, in the calling thread. There
+    will be work for so many helpers of each call.
 
     This is for long work, even of one thread: a thread that waits can be interrupted, one inside the core cannot. On
     any error, an interruption too, `stop` is set, which ends the calls under way. Where the system gives fewer threads
@@ -123,6 +126,8 @@ def run(calls: Iterator[Callable[[], T]], team: Team, stop: np.ndarray, collect:
             waiting.append(future)
             if len(waiting) > 2 * team.most:  # what is not collected yet takes memory
                 collect(waiting.popleft().result())
+        if waiting:
+            team.start(helpers)
         while waiting:
             collect(waiting.popleft().result())
     except BaseException:
@@ -142,26 +147,40 @@ class Team:
         self.most = most
         self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
+        self._idle = threading.Semaphore(0)
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
 
     def submit(self, call: Callable[[], T]) -> Future[T] | None:
         """Let a thread do a call; None where there are no threads. A call may submit others, but not wait for them."""
-        with self._starting:
-            if len(self._threads) < self.most:
-                thread = threading.Thread(target=self._work, name=f"branchsig_{len(self._threads)}", daemon=True)
-                try:
-                    thread.start()
-                    self._threads.append(thread)
-                except RuntimeError:  # the system gives no more
-                    self.most = len(self._threads)
+        if not self._idle.acquire(blocking=False):
+            self.start()
         if not self._threads:
             return None
         future: Future[T] = Future()
         self._tasks.put((future, call))
         return future
 
+    def start(self, threads: int = 1) -> None:
+        """Start so many threads more, where there is room for them."""
+        with self._starting:
+            for _ in range(min(threads, self.most - len(self._threads))):
+                thread = threading.Thread(target=self._work, name=f"branchsig_{len(self._threads)}", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system gives no more
+                    self.most = len(self._threads)
+                    return
+                self._threads.append(thread)
+
+    def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
+        try:
+            return self._tasks.get_nowait()
+        except Empty:
+            self._idle.release()
+            return self._tasks.get()
+
     def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
+        while (task := self._next()) is not None:
             future, call = task
             if future.set_running_or_notify_cancel():
                 try:
@@ -174,7 +193,10 @@ class Team:
             del task, future, call  # a thread that waits keeps no results
 
     def end(self, patience: float | None) -> None:
-        """Wait until all threads have done what they were given, but not longer than so many seconds."""
+        """Wait until all threads have done what they were given, but not longer than so many seconds. None is started
+        any more."""
+        with self._starting:
+            self.most = 0
         for _ in self._threads:
             self._tasks.put(None)
         until = math.inf if patience is None else time.monotonic() + patience

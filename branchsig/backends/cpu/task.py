@@ -98,6 +98,9 @@ _KEPT_BYTES = 2**18
 _FEW = 8
 """So few pairs are one job."""
 
+_MOST_GROUPS = 8
+"""So many threads find work at one long pair, at most."""
+
 _kept = threading.local()
 
 S = TypeVar("S")
@@ -342,6 +345,7 @@ class Sweep:
         self.alone = self.inline and paired  # then no result is made of two of the core
         self.in_one = self.alone and self.fused and self.count <= _FEW and problem.progress is None
         self._team: schedule.Team | None = None
+        self._helpers = 0
         if stop is None:
             stop = _never if self.inline else np.zeros(1, dtype=np.int32)
         self.stop = stop
@@ -371,7 +375,7 @@ class Sweep:
             only = _first(self.count)
             return iter(((only, only),))
         if self._goes_pair_by_pair(lanes):
-            lanes = 1
+            lanes, self._helpers = 1, _MOST_GROUPS - 1
         size = -(-self.job_size(fixed=fixed) // lanes) * lanes
         n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
         if self.grids:
@@ -416,7 +420,7 @@ class Sweep:
                 return
             calls = (functools.partial(_quietly, work, item) for item in items)
             self._team = schedule.Team(self.problem.n_jobs)
-            schedule.run(calls, self._team, self.stop, collect)
+            schedule.run(calls, self._team, self._helpers, self.stop, collect)
 
     def forward(self, job: schedule.Job, given: np.ndarray | None, values: np.ndarray) -> None:
         """Fill the values of the pairs of a job: what is wanted."""
