@@ -16,6 +16,7 @@ from branchsig._arrays import is_plain
 from branchsig.backends import backend_for
 from branchsig.backends.choice import serving
 from branchsig.operations.job import Job
+from branchsig.operations.nodes import SumOverNodes
 from branchsig.operations.solve import Solve
 from branchsig.operations.stages import stage_for
 from branchsig.spec import Execution, Spec
@@ -78,11 +79,16 @@ def make_ready(job: Job, path1: Any, path2: Any) -> None:
         _kept[key] = spec, how, backend, ready
 
 
-def _solve_of(job: Job) -> Solve | None:
-    """The only stage of a job whose options and operands are of the kind that is made ready; None for others."""
+def _solve_of(job: Job) -> Solve | SumOverNodes | None:
+    """The only stage of a job whose options and operands are of the kind that is made ready; None for others.
+
+    Over ordered forests those are kernels, which are K - 1 of the backend and 1.
+    """
     spec, how, problem = job.spec, job.how, job.problem
     stage = stage_for(spec)
-    if not isinstance(stage, Solve) or stage.want != "end" or stage.output not in ("kernel", "log"):
+    if not isinstance(stage, Solve | SumOverNodes) or stage.want != "end":
+        return None
+    if stage.output != "kernel" and (spec.signed or stage.output != "log"):
         return None
     plain = (
         spec.rtol is None

@@ -40,7 +40,7 @@ class CpuBackend:
 
     def ready(self, problem: Problem, batch: tuple[int, ...], *, log: bool) -> Ready | None:
         """Return the description of a problem for later calls with other arrays, where it is short enough for one."""
-        return Ready.of(problem, batch, log=log)
+        return Ready.of(problem, batch, log=log) if _in_core(problem, "end") else None
 
     def solve(self, problem: Problem, want: Want, *, log: bool = False) -> np.ndarray:
         """Return kernels, their logarithms or components, at the end or at every node."""

@@ -47,6 +47,7 @@ class Ready:
         self._count = sweep.count
         self._at_ends = at_ends
         self._single = problem.path1.dtype != DOUBLE
+        self._planar = problem.planar  # values of the core are then K - 1
         self._largest = _LARGEST_FLOAT32 if self._single else sys.float_info.max
         self._most = telescope.most_of(problem.path1.dtype)
         self._plan = sweep.plan
@@ -62,7 +63,9 @@ class Ready:
     def of(cls, problem: Problem, batch: tuple[int, ...], *, log: bool) -> Ready | None:
         """Return what is known of a problem before its arrays; None where the core alone is not enough, or the work is
         not short. Values have the shape `batch`."""
-        if problem.pairing != "paired" or problem.signed or problem.progress is not None or pairs.still(problem):
+        if problem.pairing != "paired" or problem.order is not None or problem.progress is not None:
+            return None
+        if pairs.still(problem):
             return None
         if problem.lengths1 is not None or problem.lengths2 is not None:
             return None
@@ -88,7 +91,11 @@ class Ready:
         if lib.bs_forward(task) or not lib.bs_within(task.ends, self._count, self._largest):
             self._rest = _REST
             return None
-        return _narrow(values) if self._single else values
+        if self._single:
+            values = _narrow(values)
+        if self._planar:
+            values += 1.0
+        return values
 
     def gradients(
         self, derivs: Any, path1: np.ndarray, path2: np.ndarray, left: Any, right: Any
