@@ -14,9 +14,28 @@
 //
 // Level m of the arrays holds n = m + 1. DEPTH is the largest n; derivatives are always given, of k_n at the end or at all corners.
 
-template <typename real, typename work, int DEPTH, int P, bool OF_GRID, bool IN_LOGS>
+// One of some components from all of them and their errors; NaN where it has lost its digits
+template <typename Value, typename Error>
+__device__ __forceinline__ double judged(int count, int which, int purpose, const Value& value, const Error& error_of) {
+  const double own = value(which);
+  if (purpose == ROUGH) return own;
+  double error = error_of(which), allowed = allowed_of_sum(own, KERNEL_ITSELF);
+  if (purpose != EVERY_PART) {
+    double sum = 1.0;
+    error = 0.0;
+#pragma unroll
+    for (int n = 0; n < count; ++n) {
+      sum += value(n);
+      error += error_of(n);
+    }
+    allowed = allowed_of_sum(sum, purpose);
+  }
+  return error > TOLERANCE * allowed ? not_a_number<double>() : own;
+}
+
+template <typename real, typename work, int DEPTH, int P, bool OF_GRID, int BOUND>
 struct Order : Levels<DEPTH, true> {
-  static_assert(!IN_LOGS, "there is no product whose range could be left");
+  static_assert(BOUND == 0, "the reference bounds the depth as well");
   typedef work Work;
   typedef Weights<P> At;
   enum { COLUMNS = 1, ROOM = Levels<DEPTH, true>::ROOM, WEIGHTS = At::COUNT, UNROLLED = At::UNROLLED };
@@ -87,19 +106,7 @@ struct Order : Levels<DEPTH, true> {
 
     // k_n, n = m + 1, at the lower right corner of the latest cell; NaN where it has lost its digits
     __device__ __forceinline__ work corner(int N, int m, int, bool, int purpose) const {
-      if (purpose == ROUGH) return k[m][P];
-      work error = error_of(m), allowed = allowed_of_sum(k[m][P], KERNEL_ITSELF);
-      if (purpose != EVERY_PART) {
-        work sum = work(1);
-        error = work(0);
-#pragma unroll
-        for (int n = 0; n < N; ++n) {
-          sum += k[n][P];
-          error += error_of(n);
-        }
-        allowed = allowed_of_sum(sum, purpose);
-      }
-      return error > work(TOLERANCE) * allowed ? not_a_number<work>() : k[m][P];
+      return judged(N, m, purpose, [&](int n) { return k[n][P]; }, [&](int n) { return error_of(n); });
     }
     // the bound of the error of k_n, n = m + 1
     __device__ __forceinline__ work error_of(int m) const {

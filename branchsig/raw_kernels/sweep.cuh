@@ -8,11 +8,11 @@
 // Few pairs of long paths are relayed: every pass is a separate stage that the team of another block may run, as many phases behind
 // the stage before it. The passes of the backward sweep are stages too, after those of the forward sweep.
 //
-// A rule defines the work in a cell and the state of a lane: Trapezoid, Staggered, Collocation, Order, Untruncated or Planar, each in
-// the file of its name. A rule has the template arguments
+// A rule defines the work in a cell and the state of a lane: Trapezoid, Staggered, Collocation, Order, Untruncated, Planar or
+// PlanarOrder, each in the file of its name. A rule has the template arguments
 //
 //   real, work  the type of the paths and results, and the type of the arithmetic
-//   DEPTH       the depth (Order: the largest number of nodes); 0 if it is known only at run time: arrays are in local memory then
+//   DEPTH       the depth (PARTS: the largest number of nodes); 0 if it is known only at run time: arrays are in local memory then
 //   GRID        values at all corners of the cells are requested, or have derivatives: K of the last level is needed too
 //   CAREFUL     log domain: one exp per node, log K(r, c) = log K(r-1, c) + sum of the cells of the row up to c, in the order of the
 //               reference. For pairs whose running products leave their range, and for logarithms; a cell without an increment
@@ -242,6 +242,7 @@ struct Levels {
   static constexpr bool LESS_ONE = false;
   enum { LEVELS = ALL ? DEPTH : DEPTH - 1, ROOM = DEPTH == 0 ? MOST_LEVELS : LEVELS > 0 ? LEVELS : 1 };
   static __device__ __forceinline__ int levels(int depth) { return DEPTH ? int(LEVELS) : ALL ? depth : depth - 1; }
+  static __device__ __forceinline__ int results(int levels) { return levels; }  // number of components, or of levels of a stack, from 1 on
 };
 
 // Arguments of a kernel other than arrays. They are passed by value, so that the weights of a rule are operands of instructions and
@@ -519,7 +520,7 @@ struct Sweep {
     if (Rule::PARTS && first == C - 1) {
       if (!Rule::GRID && values) values[0] = real(1);
 #pragma unroll
-      for (int m = 0; m < N; ++m) {
+      for (int m = 0; m < Rule::results(N); ++m) {
         const work end = strip.corner(N, m, 0, false, purpose);
         watch.wrong |= !is_finite(end);
         if (!Rule::GRID && values) values[m + 1] = real(end);
@@ -531,10 +532,10 @@ struct Sweep {
   // column 0.
   __device__ __forceinline__ void store(real* grid, int content, int purpose, int r, int first,
                                         const typename Rule::Down& strip) const {
-    const int C = problem.columns(), N = levels();
-    const long long width = problem.grid_columns(), size = problem.grid_rows() * width, stride = Rule::PARTS ? N + 1 : 1;
+    const int C = problem.columns(), N = levels(), count = Rule::results(N);
+    const long long width = problem.grid_columns(), size = problem.grid_rows() * width, stride = Rule::PARTS ? count + 1 : 1;
 #pragma unroll
-    for (int m = -1; m < N; ++m) {
+    for (int m = -1; m < count; ++m) {
       if (content != ALL_LEVELS && m != N - 1) continue;
       const int i = r - Rule::LAG * (m + 1);
       if (Rule::LAG && (i < 0 || i >= problem.rows())) continue;
@@ -556,7 +557,7 @@ struct Sweep {
   // Stores the node below and to the right of cell (r, r), if the lane has it, at a point of the path.
   __device__ __forceinline__ void store_diagonal(real* diagonal, int purpose, int r, int first,
                                                  const typename Rule::Down& strip) const {
-    const int N = levels(), stride = Rule::PARTS ? N + 1 : 1, mask = (1 << problem.order1) - 1;
+    const int N = levels(), count = Rule::results(N), stride = Rule::PARTS ? count + 1 : 1, mask = (1 << problem.order1) - 1;
     if (r == 0 && first == 0)
       for (int n = 0; n < stride; ++n) diagonal[n] = real(Rule::PARTS && n == 0);
     if (((r + 1) & mask) || r >= problem.columns()) return;
@@ -566,13 +567,13 @@ struct Sweep {
       if (first + c != r) continue;
       if (Rule::PARTS) node[0] = real(1);
 #pragma unroll
-      for (int m = 0; m < N; ++m)
-        if (Rule::PARTS || m == N - 1) node[Rule::PARTS ? m + 1 : 0] = real(strip.corner(N, m, c, true, purpose));
+      for (int m = 0; m < count; ++m)
+        if (Rule::PARTS || m == count - 1) node[Rule::PARTS ? m + 1 : 0] = real(strip.corner(N, m, c, true, purpose));
     }
   }
   // The diagonal is constant over padding.
   __device__ void extend_diagonal(real* diagonal) const {
-    const int stride = Rule::PARTS ? levels() + 1 : 1, valid = problem.length1;
+    const int stride = Rule::PARTS ? Rule::results(levels()) + 1 : 1, valid = problem.length1;
     for (int e = team.thread(); e < problem.padded1 * stride; e += team.threads())
       if (e >= valid * stride || valid == 1)
         diagonal[e] = valid == 1 ? real(Rule::PARTS && e % stride == 0) : diagonal[(valid - 1) * stride + e % stride];

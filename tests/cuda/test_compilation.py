@@ -109,6 +109,16 @@ def test_ordered_forests_compile(compiler, static_kernel, depth, architecture):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rule", "order", "bound"), [("trapezoid", 4, 0), ("trapezoid", 4, 2), ("lobatto2", 4, 0), ("lobatto4", 0, 2)]
+)
+def test_ordered_forests_by_number_of_nodes_compile(compiler, rule, order, bound):
+    form = {"reals": ["float"], "rule": BY_NAME[rule], "components": True, "planar": True, "dimensions": (4,)}
+    instances = nvrtc.instances(["LINEAR"], [order], bound=bound, **form)
+    check(compiler, "sm_90", instances, spills=rule == "lobatto4")
+
+
+@pytest.mark.slow
 def test_the_largest_kernel_has_enough_shared_memory(compiler):
     instances = nvrtc.instances(["LINEAR"], [6], kernels=["backward"], reals=["double"])
     check(compiler, "sm_70", [i for i in instances if not (i.grid or i.log_domain)], spills=True)

@@ -1,7 +1,6 @@
 """Ordered forests on CUDA against the reference: all options, crossed with how pairs are shared among warps."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
@@ -321,9 +320,9 @@ def test_ordinary_paths_are_not_swept_twice(emulated, reference, rng, monkeypatc
 
 def test_what_the_kernels_do_not_compute_goes_to_the_reference(backend, reference, rng):
     x, y = drawn(rng, "paired", (5, 6), 2)
-    for arguments in (planar(x, y, math.inf, order=3), planar(x, y, 2, order=3), planar(x, y, 16)):
-        assert not backend.backend.sweeps(backend.sent(arguments))
-        assert close(backend.solve(arguments, "end"), reference.solve(arguments, "end"))
+    arguments = planar(x, y, 16)
+    assert not backend.backend.sweeps(backend.sent(arguments))
+    assert close(backend.solve(arguments, "end"), reference.solve(arguments, "end"))
 
 
 def test_public_functions_of_ordered_forests_give_the_same_on_a_device(on_device, rng):

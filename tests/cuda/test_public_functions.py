@@ -81,6 +81,7 @@ def test_the_host_looks_at_its_own_values_unless_told_not_to(reference, rng):
         ("left", 2, 3, False),
         ("trapezoid", None, math.inf, False),
         ("trapezoid", None, 2, True),
+        ("left", 4, 2, True),
     ],
 )
 @pytest.mark.parametrize("return_grid", [False, True])

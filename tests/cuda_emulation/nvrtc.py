@@ -103,6 +103,7 @@ def instances(
     rule=TRAPEZOID,
     components=False,
     planar=False,
+    bound=0,
     padded=False,
     dimensions=ANY_DIMENSION,
     parameters=False,
@@ -110,7 +111,7 @@ def instances(
     """Every instance that problems of these static kernels and depths lead to, with the widest strips.
 
     A depth of 0 stands for depths known only at run time, `math.inf` for no truncation; with `components` depths are
-    numbers of nodes.
+    numbers of nodes, and `bound` is the largest depth, or 0.
     """
     for kernel, real, static_kernel, depth, log_domain, grid in itertools.product(
         kernels, reals, static_kernels, depths, (False,) if components else (False, True), (False, True)
@@ -120,6 +121,7 @@ def instances(
             "log_domain": log_domain,
             "components": components,
             "planar": planar,
+            "bound": bound,
             "padded": padded,
             "parameters": parameters,
         }
@@ -135,13 +137,15 @@ ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 def main():
     """Compile every instance for the architectures named, and all three if none is.
 
-    Beside them stand the name of a rule, if not the trapezoid, and "components" for the truncation by nodes,
-    "untruncated" for none, or "planar" for ordered forests. Prints what spills, and registers by depth as a table.
+    Beside them stand the name of a rule, if not the trapezoid, and "components" for the truncation by nodes, with
+    "depth1" for a largest depth beside it, "untruncated" for none, or "planar" for ordered forests. Prints what spills,
+    and registers by depth as a table.
     """
     rules = [BY_NAME[word] for word in sys.argv[1:] if word in BY_NAME]
     architectures = [word for word in sys.argv[1:] if word.startswith("sm_")] or ARCHITECTURES
     form = {"rule": rules[0] if rules else TRAPEZOID}
     form |= {word: word in sys.argv[1:] for word in ("components", "planar")}
+    form["bound"] = sum(int(word[5:]) for word in sys.argv[1:] if word.startswith("depth"))
     all_depths = (math.inf,) if "untruncated" in sys.argv[1:] else DEPTHS
     nvrtc, most, spilled, count = Nvrtc(), {}, [], 0
     for architecture, depth, static_kernel in itertools.product(architectures, all_depths, STATIC_KERNELS):

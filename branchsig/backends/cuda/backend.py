@@ -82,10 +82,12 @@ class CudaBackend:
     def _values(self, problem: Problem, plan: Plan, want: Want, *, log: bool, given: Array | None = None) -> Array:
         """Compute the result of `solve` with the CUDA kernels."""
         shape = pairs.shape_of(problem, want)
-        if plan.planar:  # nodes that are judged by their own size
+        if plan.components:
+            slowly = False
+        elif plan.planar:  # nodes that are judged by their own size
             slowly = want in ("grid", "stack") and problem.purpose not in (None, "kernel", "rough")
         else:
-            slowly = not plan.components and (want == "prefixes" or (want == "grid" and log))
+            slowly = want == "prefixes" or (want == "grid" and log)
         if plan.components or want == "stack":
             content = ALL_LEVELS
         else:

@@ -28,6 +28,7 @@ __all__ = [
     "CompiledKernel",
     "Instance",
     "compiled_kernel",
+    "levels_of",
     "source",
     "task_type",
     "weights_of",
@@ -45,6 +46,7 @@ _SOURCES = (
     "order.cuh",
     "untruncated.cuh",
     "planar.cuh",
+    "planar_order.cuh",
     "gradients.cuh",
     "forward.cu",
     "backward.cu",
@@ -112,6 +114,11 @@ _WIDEST = 4
 """Largest number of columns of a strip."""
 
 
+def levels_of(order: float, bound: int) -> int:
+    """Return how many sums by depth and number of nodes there are; `bound` as in `Instance`."""
+    return int(bound * (order - bound + 1) if bound else order)
+
+
 @functools.cache
 def source() -> str:
     """Return the CUDA source text of all templates, with the enumeration of the static kernels in front."""
@@ -129,7 +136,7 @@ class Instance:
     doubt, in the log domain except over ordered forests. An instance for `padded` paths keeps the sizes of each pair,
     which takes registers. It reads `channels` channels of a path together and holds them in registers; with `more`, it
     reads further channels in every step. With `parameters` it also sums the gradients with respect to the parameters of
-    the static kernel.
+    the static kernel. `bound` is the largest depth if a number of nodes truncates too, and 0 if only one of them does.
     """
 
     kernel: str
@@ -146,12 +153,14 @@ class Instance:
     channels: int = 4
     more: bool = False
     parameters: bool = False
+    bound: int = 0
 
     @property
     def expression(self) -> str:
         """The kernel as a C++ template instance."""
         size = self.columns if self.rule in ("Staggered", "Planar") else self.p
-        arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {_flag(self.log_domain)}"
+        form = str(self.bound) if self._components else _flag(self.log_domain)
+        arguments = f"{self.real}, {self.work}, {self.depth}, {size}, {_flag(self.grid)}, {form}"
         rule = f"{self.rule}<{arguments}>"
         paths = f"{self.static_kernel}, {self.channels}, {_flag(self.more)}"
         flags = (self.padded, self.parameters) if self.kernel == "backward" else (self.padded,)
@@ -174,7 +183,7 @@ class Instance:
     @property
     def handed_on(self) -> int:
         """Values per level in an edge: DOWN of the rule; for the backward kernel the larger of DOWN and UP."""
-        bounds = 2 * (self.rule == "Order" or self.log_domain)
+        bounds = 2 * (self._components or self.log_domain)
         if self.rule == "Staggered":
             down, up = 1, 3
         elif self.rule == "Trapezoid":
@@ -182,8 +191,13 @@ class Instance:
         elif self._every_row:  # the edges of the forward sweep are stored beside that of the backward sweep
             return self._up if self.kernel == "backward" else self._down
         else:
-            down, up = 2 * self.p + bounds, 3 * self.p + 1
+            down, up = (1 + (self.rule != "PlanarOrder")) * self.p + bounds, 3 * self.p + 1
         return down if self.kernel == "forward" else max(down, up)
+
+    @property
+    def _components(self) -> bool:
+        """Whether it computes components by number of nodes."""
+        return self.rule in ("Order", "PlanarOrder")
 
     @property
     def _every_row(self) -> bool:
@@ -226,12 +240,14 @@ class Instance:
         log_domain: bool,
         components: bool = False,
         planar: bool = False,
+        bound: int = 0,
         padded: bool = False,
         dimension: int = 1,
         parameters: bool = False,
     ) -> Instance:
         """Choose the instance with the widest strips that registers allow; see the notes on performance on CUDA."""
-        unrolled = int(depth) if depth <= _UNROLLED_DEPTH else 0
+        levels = levels_of(depth, bound) if components else depth
+        unrolled = int(depth) if levels <= _UNROLLED_DEPTH else 0
         of_depth = depth < math.inf and not (components or planar) and quadrature == TRAPEZOID
         staggered, linear = bool(of_depth and unrolled and not log_domain), static_kernel == "LINEAR"
         channels = 2 * CHANNELS if staggered and linear and not grid and dimension > CHANNELS else CHANNELS
@@ -239,6 +255,8 @@ class Instance:
         work, columns = "double", 1
         if depth == math.inf:
             rule, unrolled = "Untruncated", 1
+        elif components:
+            rule = "PlanarOrder" if planar else "Order"
         elif planar:
             rule = "Planar"
             others = static_kernel not in ("LINEAR", GIVEN)
@@ -260,8 +278,8 @@ class Instance:
                 columns = 2 if room else 1
             columns = min(columns * (1 if real == "double" else 2), _WIDEST)
         else:
-            rule = "Trapezoid" if of_depth else "Order" if components else "Collocation"
-        form = (grid, log_domain, padded, channels, more, parameters and static_kernel != GIVEN)
+            rule = "Trapezoid" if of_depth else "Collocation"
+        form = (grid, log_domain, padded, channels, more, parameters and static_kernel != GIVEN, bound)
         return cls(kernel, real, work, static_kernel, rule, quadrature.p, unrolled, columns, *form)
 
     @property

@@ -21,6 +21,7 @@ from branchsig.backends.cuda.instances import (
     REALS,
     CompiledKernel,
     Instance,
+    levels_of,
     task_type,
     weights_of,
 )
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from branchsig.backends.base import Problem
     from branchsig.backends.cuda.backend import CudaBackend
 
-__all__ = ["LARGEST_DEPTH", "LIMITS", "PAIRINGS", "Launches", "Limits", "Plan"]
+__all__ = ["LIMITS", "PAIRINGS", "Launches", "Limits", "Plan", "bound_of", "has_kernels"]
 
 PAIRINGS = {"paired": 0, "gram": 1, "symmetric": 2}
 
@@ -39,8 +40,11 @@ LAST_LEVEL, ALL_LEVELS, LOGARITHM, DIAGONAL = range(4)
 _PURPOSES = {"kernel": 0, "log": 1, "difference": 2, "quotient": 3, "part": 4, "rough": 5}
 """Purposes of values, as in elementary.cuh."""
 
-LARGEST_DEPTH = 15
+_LARGEST_DEPTH = 15
 """Beyond this depth the reference serves; MOST_LEVELS in sweep.cuh is one larger, for grids."""
+
+_MOST_LEVELS = 16
+"""Largest number of levels, as in sweep.cuh."""
 
 _LONGEST_SIDE = 2**28
 """Largest number of refined cells along a path, which are counted in 32 bits."""
@@ -74,6 +78,24 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits()
+
+
+def bound_of(depth: float, order: int | None) -> int:
+    """Return the largest depth if a number of nodes truncates forests too, and 0 if only one of them does."""
+    return 0 if order is None or depth >= order else int(depth)
+
+
+def has_kernels(depth: float, order: int | None, *, planar: bool) -> bool:
+    """Tell whether there are kernels for a depth, for a number of nodes, or for both together.
+
+    There are none for depths and numbers of nodes beyond 15, and for both together only over ordered forests, with at
+    most 16 levels.
+    """
+    if order is None:
+        return depth <= _LARGEST_DEPTH or depth == math.inf
+    if depth < order and not (planar and 0 < levels_of(order, int(depth)) <= _MOST_LEVELS):
+        return False
+    return order <= _LARGEST_DEPTH
 
 
 def _aligned(values: int) -> int:
@@ -177,10 +199,14 @@ class Plan:
         self.still = pairs.still(problem)
         self.components = problem.order is not None
         self.truncation = problem.depth if problem.order is None else problem.order
-        self.bounded_twice = self.components and problem.largest_depth < self.truncation
+        self.bound = bound_of(problem.depth, problem.order)
+        self._has_kernels = has_kernels(problem.depth, problem.order, planar=problem.planar)
         untruncated = self.truncation == math.inf
         self.depth = 1 if untruncated else int(self.truncation)
-        self.levels = self.depth - (not (grid or untruncated or self.components or self.planar))
+        if self.components:
+            self.levels = levels_of(self.depth, self.bound)
+        else:
+            self.levels = self.depth - (not (grid or untruncated or self.planar))
         self.static_kernel, self.parameters, self.dilated = compiled
         self.purpose = problem.purpose
         self.padded = problem.lengths1 is not None or problem.lengths2 is not None
@@ -197,15 +223,8 @@ class Plan:
 
     @property
     def serves(self) -> bool:
-        """Whether the kernels serve the problem; if not, the reference does.
-
-        There are none for depths and numbers of nodes beyond 15, for both together, and for ordered forests by number
-        of nodes.
-        """
-        if self.bounded_twice or (self.planar and self.components):
-            return False
-        able = self.truncation <= LARGEST_DEPTH or self.truncation == math.inf
-        return able and max(self.rows, self.columns) < _LONGEST_SIDE
+        """Whether the kernels serve the problem; if not, the reference does."""
+        return self._has_kernels and max(self.rows, self.columns) < _LONGEST_SIDE
 
     def chunk(self, *, gradients: bool) -> int:
         """Return the largest number of pairs to process at a time, by the memory of their increments or gradients."""
@@ -268,6 +287,7 @@ class Plan:
             "log_domain": log_domain,
             "components": self.components,
             "planar": self.planar,
+            "bound": self.bound,
             "padded": self.padded,
         }
         form |= {"dimension": self.dimension - self.dilated, "parameters": parameters}

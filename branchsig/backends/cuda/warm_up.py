@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from branchsig import static_kernels as kernels
 from branchsig.backends.choice import for_cupy
 from branchsig.backends.cuda.backend import REMEDY
 from branchsig.backends.cuda.instances import ANY_DIMENSION, REALS, Instance, compiled_kernel
-from branchsig.backends.cuda.plans import LARGEST_DEPTH
+from branchsig.backends.cuda.plans import bound_of, has_kernels
 from branchsig.quadrature import Quadrature
 from branchsig.spec import Spec, Truncation
 
@@ -53,13 +52,13 @@ def warm_up(
     quadrature : Quadrature or str, default: "trapezoid"
         The rule for the integral over a sub-cell.
     order : int, optional
-        Compile the kernels for truncation by this number of nodes instead of those for a depth. There are none for a
-        `depth` below `order`, which the reference computes.
+        Compile the kernels for truncation by this number of nodes instead of those for a depth. With a `depth` below
+        `order` there are none, except over ordered forests: the reference computes those.
     dimension : int, optional
         The number of channels of the paths. If None, compile the kernels for any number, which are up to three times as
         many.
     planar : bool, default: False
-        Compile the kernels for ordered forests. There are none for an `order`, which the reference computes.
+        Compile the kernels for ordered forests.
 
     Raises
     ------
@@ -127,15 +126,14 @@ def _instances(
 ) -> Iterator[Instance]:
     """Yield every instance that problems of a depth, or an order, may need, for all lengths."""
     dimensions = ANY_DIMENSION if coordinates is None else (coordinates,)
-    if order is not None and (planar or depth < order):
-        return
-    depth, components = (depth, False) if order is None else (order, True)
-    if depth == 0 or LARGEST_DEPTH < depth < math.inf:
+    components, bound, most = order is not None, bound_of(depth, order), depth if order is None else order
+    if depth == 0 or most == 0 or not has_kernels(depth, order, planar=planar):
         return
     for log_domain in (False,) if components else (False, True):
-        form = {"grid": grid, "log_domain": log_domain, "components": components, "planar": planar}
+        form: dict[str, Any] = {"grid": grid, "log_domain": log_domain, "components": components, "planar": planar}
+        form["bound"] = bound
         for each in dimensions:
-            instance = Instance.widest(kernel, real, static_kernel, depth, quadrature, **form, dimension=each)
+            instance = Instance.widest(kernel, real, static_kernel, most, quadrature, **form, dimension=each)
             while instance.columns:
                 yield instance
                 instance = instance.narrower()
