@@ -255,3 +255,27 @@ def test_radial_kernels_of_far_points_change_no_bit_under_a_translation_that_lea
     np.testing.assert_array_equal(found[0], wanted[0])
     for gradient, other in zip(found[1], wanted[1], strict=True):
         np.testing.assert_array_equal(gradient, other)
+
+
+@pytest.mark.parametrize("size", [0.3, 30.0])
+@pytest.mark.parametrize("name", [name for name in KERNELS if "polynomial" not in name])
+@pytest.mark.parametrize("isa", cpu.instruction_sets())
+def test_a_path_that_hardly_moves_beside_one_of_some_or_of_many_lengths(isa, name, size, rng):
+    """Increments from steps: of paths that lie together by sums at every eighth row and column alone."""
+    before = cpu.instruction_set()
+    cpu.set_instruction_set(isa)
+    try:
+        x, y = 1e-3 * walk(rng, 3, 21, 19), size * walk(rng, 3, 35, 19)
+        for first, second in ((x, y), (y, x)):
+            arguments = problem(first, second, 3, static_kernel=KERNELS[name])
+            assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 2e-10)
+    finally:
+        cpu.set_instruction_set(before)
+
+
+@pytest.mark.parametrize("size", ["ordinary", "beside a wide kernel"])
+@pytest.mark.parametrize("name", ["rbf", "matern12", "rational_quadratic"])
+def test_paths_of_many_channels_in_chunks_of_many_rows(name, size, rng):
+    x, y = (SIZES[size] * walk(rng, 2, length, 70) for length in (150, 300))
+    arguments = problem(x, y, 2, static_kernel=KERNELS[name])
+    assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-9)

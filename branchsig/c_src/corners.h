@@ -125,6 +125,12 @@ BS_INLINE vec rbf_increment(double over_sigma, corners b, vec *change) {
   return e.r;
 }
 
+/* The same within few lengths, where no corner is so far off another that it matters which of them b is looked at from. */
+BS_INLINE vec compact_rbf_increment(double over_sigma, corners b) {
+  const vec p = exponential_less_one(b.p * -over_sigma), q = exponential_less_one(b.q * -over_sigma), r = exponential_less_one(b.r * -over_sigma);
+  return decay(b.v00 * -over_sigma) * (p * q + (p + 1.0) * ((q + 1.0) * r));
+}
+
 /* exp(-sqrt(b) over_sigma) */
 BS_INLINE vec matern12_increment(double over_sigma, corners b, vec *change) {
   const double c[] = {1, 0, 0};

@@ -96,11 +96,20 @@ BS_INLINE vec logarithm(vec x) {
   return choose((x == x) & (x < splat(__builtin_inf())), result, choose(x < splat(0), result, x));
 }
 
-/* exp(x) - 1 within a few units in its own last place: by its series where that is less than 1/2 */
+/* exp(x) - 1 within a few units in its own last place: where that is less than 1/2 by its series, of which even and odd powers are summed
+   side by side. */
 BS_INLINE vec exponential_less_one(vec x) {
-  vec s = splat(1.0 / 13);
-  for (int k = 12; k >= 1; --k) s = (s * x + 1.0) * (1.0 / k);
-  return choose(absolute(x) <= 0.35, x * s, exponential(x) - 1.0);
+  const double over[] = {1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800,
+                         1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+  const vec x2 = x * x;
+  vec even = splat(over[12]), odd = splat(over[11]);
+  for (int k = 10; k >= 2; k -= 2) {
+    even = even * x2 + over[k];
+    odd = odd * x2 + over[k - 1];
+  }
+  const vec near = x + x2 * (odd + x * even);
+  if (!any_beyond(absolute(x), 0.35)) return near;
+  return choose(absolute(x) <= 0.35, near, exponential(x) - 1.0);
 }
 
 /* log(1 + x) within a few units in its own last place: by the series of logarithm where x is small */

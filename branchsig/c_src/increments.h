@@ -22,6 +22,7 @@
 typedef struct {
   const bs_task *task;
   const double *x[W], *y[W]; /* the paths of each lane, or its increments in x */
+  const double *centre[W]; /* the first point of the first path, where x is but a part of it as well */
   int64_t points1[W], points2[W]; /* how many points of them there are: behind the last one a path stays where it is */
   int uniform;             /* every lane has the same first path */
   int ragged;              /* a path has fewer points than the tile has room for */
@@ -496,6 +497,7 @@ BS_INLINE vec increment_of(const bs_task *task, measure by, corners b, vec *chan
     if (change) change[0] = scale * degree * any_power_increment(degree == 0 ? 0 : degree - 1, b);
     return scale * any_power_increment(degree, b);
   }
+  if (task->compact && task->static_kernel == BS_RBF && !change) return compact_rbf_increment(1 / by.sigma, b);
   const double alpha = task->parameter[1];
   const vec sign = from_extreme(0, &b);
   vec g;

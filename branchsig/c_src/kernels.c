@@ -32,20 +32,24 @@ BS_ENTRY(int32_t, ends)(const double *paths, int64_t n, int64_t length, int64_t 
 
 /* Picks the pairs that come next, from `first` on, and their task. Returns nonzero where it is one pair that goes through strips. */
 static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task *own) {
-  const int by_steps = steps_of_pair(task, first, backward);
+  const kind own_kind = kind_of_pair(task, first, backward);
   int64_t count = least(W, task->pairs - first);
   trim(own, task, first, 1);
-  own->by_steps = by_steps;
+  own->by_steps = own_kind.by_steps;
+  own->compact = own_kind.compact;
   if (goes_by_strips(own, count, backward)) return 1;
   if (backward && is_trimmed(task))
     for (int64_t k = 1; k < count; ++k) {
       trim(own, task, first + k, 1);
       if (goes_by_strips(own, 1, 1)) count = k;
     }
-  for (int64_t k = 1; k < count; ++k)
-    if (steps_of_pair(task, first + k, backward) != by_steps) count = k;
+  for (int64_t k = 1; k < count; ++k) {
+    const kind other = kind_of_pair(task, first + k, backward);
+    if (other.by_steps != own_kind.by_steps || other.compact != own_kind.compact) count = k;
+  }
   trim(own, task, first, count);
-  own->by_steps = by_steps;
+  own->by_steps = own_kind.by_steps;
+  own->compact = own_kind.compact;
   return 0;
 }
 
@@ -67,11 +71,13 @@ BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   if (!is_trimmed(task)) { /* all tiles of one kind are of one size, whichever pairs they hold, and so are all strips */
     const int kinds = takes_products(task) && !is_linear(task) ? BY_STEPS_IN_UNITS : BY_VALUES;
     for (own.by_steps = BY_VALUES; own.by_steps <= kinds; ++own.by_steps)
-      for (int strips_next = 0; strips_next < 2; ++strips_next)
-        if (strips_next ? goes_by_strips(task, 1, backward) : !goes_by_strips(task, least(W, task->pairs), backward)) {
-          const int64_t size = size_of_pairs(&own, backward, strips_next);
-          if (size > most) most = size;
-        }
+      for (int k = 0; k < 4; ++k) {
+        const int strips_next = k % 2;
+        own.compact = k / 2;
+        if (strips_next ? !goes_by_strips(task, 1, backward) : goes_by_strips(task, least(W, task->pairs), backward)) continue;
+        const int64_t size = size_of_pairs(&own, backward, strips_next);
+        if (size > most) most = size;
+      }
     return most + 64;
   }
   for (int64_t first = 0; first < task->pairs; first = own.pairs) {

@@ -7,18 +7,31 @@
    they sum what the corners of a cell differ by as well. Increments then change places with those of the other pairs of the tile
    (`into_lanes`).
 
+   Where both paths lie within a few lengths of a radial kernel (`compact`), the square of a distance is that of two points counted from
+   the first one of x, less twice their product: it is off by rounding of a few squared lengths, which kernels that are smooth there do not
+   see. By steps, what b differs by along both steps of a cell, r = -2 <dx, dy>, is a product; p along x alone grows by r from column to
+   column, q along y alone grows by r from row to row, and b by p. So p is summed over channels in every ANCHOR-th column alone, and q and b
+   in every ANCHOR-th row.
+
    Every sum is that over channels in their order. Gradients are sums over all columns from the left, and over rows from the last one
-   upwards: how many rows make a chunk has no say in them. */
+   upwards: how many rows make a chunk has no say in them. A chunk of many channels has CHUNK_ROWS rows or more: what it reads and writes of the
+   whole second path, and of its gradient, is then little beside the sums. */
 #ifndef BS_PRODUCTS_H
 #define BS_PRODUCTS_H
 
+#include "blocks.h"
 #include "increments.h"
 
-enum { MANY = 16, CHUNK_CELLS = 16384 };
+enum { MANY = 16, CHUNK_CELLS = 16384, CHUNK_CHANNELS = 64, CHUNK_ROWS = 64, ANCHOR = 8 };
 
-/* Rows and vectors of a block of sums: of products, the rows a number of whole vectors, and of weighted differences; rows of a block of
-   corners */
-enum { DOWN = BS_BYTES == 64 ? 8 : 4, ACROSS = 3, FEW_DOWN = BS_BYTES == 64 ? 4 : 2, FEW_ACROSS = 2, CORNERS_DOWN = BS_BYTES == 64 ? 6 : 2 };
+/* What sums over channels take of a second path */
+typedef struct {
+  double *points;  /* (linear: its steps) in panels: [panel][channel][ACROSS vectors] */
+  double *steps;   /* by steps: these, likewise */
+  double *anchors; /* anchored: every ANCHOR-th point, likewise */
+  double *squares; /* compact: |y|^2 of every column */
+  double *slants;  /* anchored: <dy, dy + 2 y> */
+} columns;
 
 typedef struct {
   int64_t rows, cells, channels; /* of a pair */
@@ -29,22 +42,27 @@ typedef struct {
   int64_t width, span;           /* doubles of a row of columns, and of channels */
   int64_t first;                 /* the row that the chunk at hand begins with, or -1 */
   int sloped;                    /* kappa' of this chunk has been made too */
+  int anchored;                  /* p, q and b are summed over channels at anchors alone */
   int added;                     /* gradients with respect to the first path are added to those of other columns */
   int all_lanes;                 /* gradients of all lanes are kept, since they are sums over several chunks or steps */
   int twin[W];                   /* the first lane of those in a row that have the same pair */
   double *lanes;                 /* [lane][row][cell] of a chunk: increments, or derivatives with respect to them; zeros in front */
-  int packed;                    /* the panels of all lanes are there */
-  double *panels, *others;       /* of the second path: [lane][panel][channel][ACROSS vectors]; by steps, its steps */
-  double *a, *b;                 /* of one lane: steps or points, [row][channel] of a chunk, [column][channel] */
+  int packed;                    /* those of the second paths of all lanes are there */
+  columns first_columns;         /* of the first lane that has a second path of its own */
+  double *a;                     /* of one lane: steps or points, [row][channel] of a chunk */
+  double *b;                     /* for gradients: the same of second paths, [lane][panel of channels][column][PANEL] */
+  int has_b[W];                  /* of which lanes that is there */
   double *steps, *step_squares;  /* by steps: those of a, and |dx|^2 of every row */
   double *values;                /* of one lane: b, then kappa, [row][column] */
-  double *along_x, *along_y, *bend; /* by steps: p, q and r of the corners, likewise */
+  double *along_x, *along_y, *bend; /* by steps: p, q and r of the corners, likewise, or where anchored products that they are made from */
+  double *base;                  /* anchored: products of points, [anchored row][column] */
+  double *row_squares;           /* compact: |x|^2 of every row */
+  double *row_slants;            /* anchored: <dx, dx + 2 x> of every row */
   const double *held;            /* for gradients: the first path, of so many points, that a has been made from */
   int64_t held_points;
   double *slopes, *squares;      /* [lane][row][column] of a chunk: kappa', and b where parameters need it */
   double *changes[2];            /* by steps: [lane][row][cell], changes of increments with parameters */
   double *weights, *corner;      /* of points, [row][column]; of the row of cells below the chunk, [lane][column] */
-  double *saved;                 /* rows of grad_a */
   double *grad_a, *grad_b;       /* [lane][row or column][channel]: with respect to steps or points */
 } products;
 
@@ -54,169 +72,121 @@ static int takes_products(const bs_task *task) {
   return task->static_kernel != BS_GIVEN && !task->nodes && coordinates(task) >= MANY && task->by_steps != BY_STEPS_IN_UNITS;
 }
 
+/* How the increments of a pair are made. */
+typedef struct {
+  int by_steps, compact;
+} kind;
+
+/* No point is further from the first one of the first path than so many lengths of the static kernel, squared. */
+#define BS_COMPACT 4
+
+static int lies_within(const double *x, int64_t points, int64_t channels, int64_t apart, const double *centre, double square) {
+  for (int64_t i = points - 1; i >= 0; --i)
+    if (!(square_of(x + i * apart, centre, channels) <= square)) return 0;
+  return 1;
+}
+
+/* Pair k lies within few lengths of a static kernel that is smooth where points coincide. */
+static int is_compact(const bs_task *task, int64_t k) {
+  if (!takes_products(task) || !is_radial(task) || task->static_kernel == BS_MATERN12) return 0;
+  const int64_t index1 = path_of(task->index1, k), index2 = path_of(task->index2, k), d = coordinates(task), apart = task->dimension;
+  const double *x = task->path1 + index1 * task->stride1 * apart, *y = task->path2 + index2 * task->stride2 * apart;
+  const double sigma = task->parameter[0], square = BS_COMPACT * (task->static_kernel == BS_RBF ? sigma : sigma * sigma);
+  return lies_within(x, task->lengths1 ? task->lengths1[index1] : task->length1, d, apart, x, square) &&
+         lies_within(y, task->lengths2 ? task->lengths2[index2] : task->length2, d, apart, x, square);
+}
+
+static kind kind_of_pair(const bs_task *task, int64_t k, int backward) {
+  bs_task own = *task;
+  own.by_steps = steps_of_pair(task, k, backward);
+  return (kind){own.by_steps, is_compact(&own, k)};
+}
+
+static int is_anchored(const bs_task *task) { return task->by_steps == BY_STEPS && task->compact; }
+
 /* Gradients of radial kernels are sums of weighted differences of points, where those of points leave nothing but rounding. */
-static int takes_differences(const bs_task *task) { return is_radial(task) && (task->by_steps || task->static_kernel == BS_MATERN12); }
+static int takes_differences(const bs_task *task) {
+  return is_radial(task) && ((task->by_steps && !task->compact) || task->static_kernel == BS_MATERN12);
+}
 
 /* Otherwise they need the sums of the weights as well: those of one more channel, which is 1. Points are then counted from the first one
    of the first path. */
 static int has_ones(const bs_task *task) { return is_radial(task) && !takes_differences(task); }
 
-/* c[r][v] (+)= sum over k < count of a[r][k] b[k][v], or (squares) of (a[r][k] - b[k][v])^2: rows of a and c, and values of a row of a, and
-   rows of b lie so far apart. */
-BS_INLINE void block_of_product(int across, int squares, int fresh, int64_t count, const double *a, int64_t a_row, int64_t a_next,
-                                const double *b, int64_t b_next, double *c, int64_t c_row) {
-  vec sum[DOWN][ACROSS];
-  for (int r = 0; r < DOWN; ++r)
-    for (int v = 0; v < across; ++v) sum[r][v] = fresh ? splat(0) : load(c + r * c_row + v * W);
-  for (int64_t k = 0; k < count; ++k, a += a_next, b += b_next) {
-    vec row[ACROSS];
-    for (int v = 0; v < across; ++v) row[v] = load(b + v * W);
-    for (int r = 0; r < DOWN; ++r) {
-      const vec x = splat(a[r * a_row]);
-      for (int v = 0; v < across; ++v) {
-        const vec difference = x - row[v];
-        sum[r][v] += squares ? difference * difference : x * row[v];
-      }
-    }
-  }
-  for (int r = 0; r < DOWN; ++r)
-    for (int v = 0; v < across; ++v) store(c + r * c_row + v * W, sum[r][v]);
+/* Where channel k of row i lies, of rows one after the other or (panels of channels, PANEL of them each) of so many rows a panel. */
+BS_INLINE double *channel_of(const products *p, double *to, int64_t panel_rows, int64_t i, int64_t k) {
+  return panel_rows ? to + (k / PANEL * panel_rows + i) * PANEL + k % PANEL : to + i * p->span + k;
 }
 
-/* The same for any number of rows, which are rounded up, and of vectors; panels of b, ACROSS vectors each, lie `panel` apart. */
-BS_INLINE void product_of(int squares, int fresh, int64_t rows, int64_t vectors, int64_t count, const double *a, int64_t a_row,
-                          int64_t a_next, const double *b, int64_t b_next, int64_t panel, double *c, int64_t c_row) {
-  for (int64_t v = 0; v < vectors; v += ACROSS, b += panel)
-    for (int64_t r = 0; r < rows; r += DOWN) {
-      const double *x = a + r * a_row;
-      double *to = c + r * c_row + v * W;
-#define BS_BLOCK(across)                                                                                       \
-  fresh ? block_of_product(across, squares, 1, count, x, a_row, a_next, b, b_next, to, c_row)                  \
-        : block_of_product(across, squares, 0, count, x, a_row, a_next, b, b_next, to, c_row)
-      switch (least(vectors - v, ACROSS)) {
-        case 1: BS_BLOCK(1); break;
-        case 2: BS_BLOCK(2); break;
-        default: BS_BLOCK(3);
-      }
-#undef BS_BLOCK
-    }
-}
-
-static void product(int fresh, int64_t rows, int64_t vectors, int64_t count, const double *a, int64_t a_row, int64_t a_next,
-                    const double *b, int64_t b_next, int64_t panel, double *c, int64_t c_row) {
-  product_of(0, fresh, rows, vectors, count, a, a_row, a_next, b, b_next, panel, c, c_row);
-}
-
-/* c[r][v] (+)= sum over k < count of weight[r][k] (b[k][v] - a[r][v]); rows of a lie as those of c. */
-BS_INLINE void block_of_differences(int across, int fresh, int64_t count, const double *weight, int64_t weight_row, int64_t weight_next,
-                                    const double *b, int64_t b_next, const double *a, int64_t a_row, double *c, int64_t c_row) {
-  vec sum[FEW_DOWN][FEW_ACROSS], own[FEW_DOWN][FEW_ACROSS];
-  for (int r = 0; r < FEW_DOWN; ++r)
-    for (int v = 0; v < across; ++v) {
-      sum[r][v] = fresh ? splat(0) : load(c + r * c_row + v * W);
-      own[r][v] = load(a + r * a_row + v * W);
-    }
-  for (int64_t k = 0; k < count; ++k, weight += weight_next, b += b_next)
-    for (int v = 0; v < across; ++v) {
-      const vec other = load(b + v * W);
-      for (int r = 0; r < FEW_DOWN; ++r) sum[r][v] += splat(weight[r * weight_row]) * (other - own[r][v]);
-    }
-  for (int r = 0; r < FEW_DOWN; ++r)
-    for (int v = 0; v < across; ++v) store(c + r * c_row + v * W, sum[r][v]);
-}
-
-static void differences(int fresh, int64_t rows, int64_t vectors, int64_t count, const double *weight, int64_t weight_row,
-                        int64_t weight_next, const double *b, int64_t b_next, const double *a, int64_t a_row, double *c, int64_t c_row) {
-  for (int64_t v = 0; v < vectors; v += FEW_ACROSS)
-    for (int64_t r = 0; r < rows; r += FEW_DOWN) {
-#define BS_BLOCK(across, fresh)                                                                                                     \
-  block_of_differences(across, fresh, count, weight + r * weight_row, weight_row, weight_next, b + v * W, b_next, a + r * a_row + v * W, \
-                       a_row, c + r * c_row + v * W, c_row)
-      if (vectors - v == 1) {
-        if (fresh) BS_BLOCK(1, 1); else BS_BLOCK(1, 0);
-      } else {
-        if (fresh) BS_BLOCK(FEW_ACROSS, 1); else BS_BLOCK(FEW_ACROSS, 0);
-      }
-#undef BS_BLOCK
-    }
-}
-
-/* Of radial kernels, by steps: b = |u|^2 at the points of some rows and a vector of columns, u = x - y, and of the cells below and to the
-   right of them p = 2 <dx, u> + |dx|^2, q = |dy|^2 - 2 <dy, u> and r = -2 <dx, dy>, from rows of points of x, of its steps and the squares of
-   those, and from points of y and its steps. */
-static void block_of_corners(int64_t channels, const double *x, const double *dx, int64_t span, const double *dx_squares, const double *y,
-                             const double *dy, double *b, double *p, double *q, double *r, int64_t row) {
-  vec b_sum[CORNERS_DOWN], p_sum[CORNERS_DOWN], q_sum[CORNERS_DOWN], r_sum[CORNERS_DOWN], dy_square = splat(0);
-  for (int i = 0; i < CORNERS_DOWN; ++i) b_sum[i] = p_sum[i] = q_sum[i] = r_sum[i] = splat(0);
-  for (int64_t k = 0; k < channels; ++k, y += ACROSS * W, dy += ACROSS * W) {
-    const vec point = load(y), step = load(dy);
-    dy_square += step * step;
-    for (int i = 0; i < CORNERS_DOWN; ++i) {
-      const vec u = splat(x[i * span + k]) - point, along = splat(dx[i * span + k]);
-      b_sum[i] += u * u;
-      p_sum[i] += along * u;
-      q_sum[i] += step * u;
-      r_sum[i] += along * step;
-    }
-  }
-  for (int i = 0; i < CORNERS_DOWN; ++i, b += row, p += row, q += row, r += row) {
-    store(b, b_sum[i]);
-    store(p, 2.0 * p_sum[i] + dx_squares[i]);
-    store(q, dy_square - 2.0 * q_sum[i]);
-    store(r, -2.0 * r_sum[i]);
-  }
-}
-
-/* Steps `first`.. of a path times two numbers, `rows` of them in rows of `span`, channels behind the last one and steps behind the end 0. */
+/* Steps `first`.. of a path times two numbers, `rows` of them, channels behind the last one and steps behind the end 0. */
 static void steps_of(const products *p, const bs_task *task, const double *path, int64_t points, int64_t first, int64_t rows, double scale,
-                     double factor, double *to) {
+                     double factor, int64_t panel_rows, double *to) {
   const int64_t d = p->channels, apart = task->dimension;
-  for (int64_t i = 0; i < rows; ++i, to += p->span) {
+  for (int64_t i = 0; i < rows; ++i) {
     const double *x = path + (first + i) * apart;
     int64_t k = 0;
     if (first + i + 1 < points) {
-      for (; k + W <= d; k += W) store(to + k, (load(x + apart + k) - load(x + k)) * scale * factor);
-      for (; k < d; ++k) to[k] = (x[apart + k] - x[k]) * scale * factor;
+      for (; k + W <= d; k += W) store(channel_of(p, to, panel_rows, i, k), (load(x + apart + k) - load(x + k)) * scale * factor);
+      for (; k < d; ++k) *channel_of(p, to, panel_rows, i, k) = (x[apart + k] - x[k]) * scale * factor;
     }
-    for (; k < p->span; ++k) to[k] = 0;
+    for (; k < p->span; ++k) *channel_of(p, to, panel_rows, i, k) = 0;
   }
 }
 
-/* Points `first`.. of a path, less the centre unless that is NULL, likewise; behind the end it stays where it is. With a centre there is
+/* Points `first`.. of a path, less the centre unless that is NULL, likewise; behind the end it stays where it is. With `ones` there is
    one more channel, which is 1. */
 static void points_of_path(const products *p, const bs_task *task, const double *path, int64_t points, int64_t first, int64_t rows,
-                           const double *centre, double *to) {
+                           const double *centre, int ones, int64_t panel_rows, double *to) {
   const int64_t d = p->channels;
-  for (int64_t i = 0; i < rows; ++i, to += p->span) {
+  for (int64_t i = 0; i < rows; ++i) {
     const double *x = path + least(first + i, points - 1) * task->dimension;
     int64_t k = 0;
     for (; k + W <= d; k += W) {
       vec own = load(x + k);
       if (centre) own -= load(centre + k);
-      store(to + k, own);
+      store(channel_of(p, to, panel_rows, i, k), own);
     }
-    for (; k < d; ++k) to[k] = centre ? x[k] - centre[k] : x[k];
-    if (centre) to[k++] = 1;
-    for (; k < p->span; ++k) to[k] = 0;
+    for (; k < d; ++k) *channel_of(p, to, panel_rows, i, k) = centre ? x[k] - centre[k] : x[k];
+    if (ones) *channel_of(p, to, panel_rows, i, k++) = 1;
+    for (; k < p->span; ++k) *channel_of(p, to, panel_rows, i, k) = 0;
   }
 }
 
-/* Points of a path, W of them to a vector, in panels; or its steps, times a number. */
-static void panels_of(const products *p, const bs_task *task, const double *path, int64_t points, int steps, double scale, double *to) {
-  const int64_t d = p->channels, apart = task->dimension, panel = ACROSS * W * d, last = points - 1;
-  for (int64_t j = 0; j < p->width; j += W) {
-    double *column = to + j / (ACROSS * W) * panel + j % (ACROSS * W);
+/* Every so many-th point of a path, less the centre unless that is NULL, W of them to a vector, in panels; or its steps, times a number. */
+static void panels_of(const products *p, const bs_task *task, const double *path, int64_t points, int64_t every, const double *centre, int steps,
+                      double scale, double *to) {
+  const int64_t d = p->channels, apart = task->dimension, panel = PANEL * d, last = points - 1;
+  for (int64_t j = 0; j * every < p->width; j += W) {
+    double *column = to + j / (PANEL) * panel + j % (PANEL);
     for (int64_t next = 0; next < d; next += W) {
       const int64_t k = least(next, d - W); /* the last W channels may be there already */
+      const vec origin = centre ? load(centre + k) : splat(0);
       vec row[W];
       for (int w = 0; w < W; ++w) {
-        const double *y = path + least(j + w, last) * apart + k, *after = path + least(j + w + 1, last) * apart + k;
+        const int64_t at = (j + w) * every;
+        const double *y = path + least(at, last) * apart + k, *after = path + least(at + 1, last) * apart + k;
         row[w] = load(y);
         if (steps) row[w] = (load(after) - row[w]) * scale;
+        if (centre) row[w] -= origin;
       }
       transpose(row);
-      for (int w = 0; w < W; ++w) store(column + (k + w) * ACROSS * W, row[w]);
+      for (int w = 0; w < W; ++w) store(column + (k + w) * PANEL, row[w]);
     }
+  }
+}
+
+/* of every column: the sum over channels of (a + 2 b) a, or of a a, from panels */
+static void column_sums(const products *p, const double *a, const double *b, double *to) {
+  for (int64_t j = 0; j < p->width; j += W) {
+    const int64_t from = j / (PANEL) * PANEL * p->channels + j % (PANEL);
+    vec sum[2] = {splat(0), splat(0)};
+    for (int64_t k = 0; k < p->channels; ++k) {
+      const vec own = load(a + from + k * PANEL);
+      vec other = own;
+      if (b) other += 2.0 * load(b + from + k * PANEL);
+      sum[k % 2] += other * own;
+    }
+    store(to + j, sum[0] + sum[1]);
   }
 }
 
@@ -226,41 +196,52 @@ static void lay_out_products(products *p, const bs_task *task, int backward, int
   p->cells = task->length2 - 1;
   p->channels = coordinates(task);
   p->points = !is_linear(task);
+  p->anchored = is_anchored(task);
   p->columns = p->cells + p->points;
   p->width = up_to(p->columns, DOWN);
   p->span = up_to(p->channels + has_ones(task), W);
+  const int64_t fewest = p->channels >= CHUNK_CHANNELS ? CHUNK_ROWS : BAND;
   p->chunk = CHUNK_CELLS / p->width / BAND * BAND;
-  if (p->chunk < BAND) p->chunk = BAND;
+  if (p->chunk < fewest) p->chunk = fewest;
   p->chunk = least(p->chunk, up_to(p->rows, BAND));
   p->high = up_to(p->chunk + p->points, DOWN);
   p->added = 0;
   p->all_lanes = strips || p->chunk < p->rows;
-  const int64_t lanes = p->all_lanes ? W : 1, across = up_to(p->width, ACROSS * W), area = p->high * p->width;
+  const int64_t lanes = p->all_lanes ? W : 1, across = up_to(p->width, PANEL), area = p->high * p->width;
   p->lanes = TAKE(W + W * p->chunk * p->width);
   p->lanes += W;
   p->a = TAKE((p->high + DOWN) * p->span);
-  p->panels = TAKE(lanes * across * p->channels);
+  p->first_columns.points = TAKE(lanes * across * p->channels);
   if (p->points) {
     p->values = TAKE(area + W);
     if (task->by_steps) {
-      p->others = TAKE(lanes * across * p->channels);
+      p->first_columns.steps = TAKE(lanes * across * p->channels);
       p->steps = TAKE((p->high + DOWN) * p->span);
       p->step_squares = TAKE(p->high + DOWN);
       p->along_x = TAKE(area);
       p->along_y = TAKE(area);
       p->bend = TAKE(area);
     }
+    if (task->compact) {
+      p->row_squares = TAKE(p->high + DOWN);
+      p->first_columns.squares = TAKE(lanes * p->width);
+    }
+    if (p->anchored) {
+      p->first_columns.anchors = TAKE(lanes * up_to(p->width / ANCHOR + 1, PANEL) * p->channels);
+      p->base = TAKE(area);
+      p->row_slants = TAKE(p->high + DOWN);
+      p->first_columns.slants = TAKE(lanes * p->width);
+    }
   }
   p->slopes = p->squares = p->changes[0] = p->changes[1] = NULL;
   if (!backward) return;
-  p->b = TAKE(p->width * p->span);
-  p->grad_a = TAKE(lanes * (up_to(p->rows, p->chunk) + DOWN) * p->span);
+  p->b = TAKE(lanes * p->width * up_to(p->span, PANEL));
+  p->grad_a = TAKE(lanes * (p->rows + p->points) * p->span);
   p->grad_b = TAKE(lanes * p->width * p->span);
   if (!p->points) return;
   p->slopes = TAKE(W * area);
   p->weights = TAKE(area);
   p->corner = TAKE(W * p->width);
-  p->saved = TAKE(DOWN * p->span);
   if (!task->grad_parameters) return;
   if (!task->by_steps && is_radial(task)) {
     p->squares = TAKE(W * area);
@@ -341,16 +322,24 @@ BS_INLINE void end_row(int64_t cells, int64_t width, double *to) {
   for (int64_t j = cells; j < width; ++j) to[j] = 0;
 }
 
+/* Compact: |x - y|^2 at the points of some rows from <x, y>, in its place. */
+static void squares_of_distances(const products *p, int64_t rows, const double *column_squares, double *values) {
+  for (int64_t i = 0; i < rows; ++i, values += p->width)
+    for (int64_t j = 0; j < p->width; j += W)
+      store(values + j, maximum(splat(0), (p->row_squares[i] + load(column_squares + j)) - 2.0 * load(values + j)));
+}
+
 /* factor times the increments of `rows` rows, of `cells` cells each, as second differences of kappa, of lane w to `to` */
-static void increments_of_values(products *p, const increments *in, int w, int64_t rows, int64_t cells, const double *panels, double factor,
+static void increments_of_values(products *p, const increments *in, int w, int64_t rows, int64_t cells, const columns *y, double factor,
                                  double *to) {
   const bs_task *task = in->task;
-  const int64_t n = p->width, vectors = n / W, panel = ACROSS * W * p->channels;
+  const int64_t n = p->width, vectors = n / W, panel = PANEL * p->channels;
   double *slopes = in->gradient ? p->slopes + w * p->high * n : NULL, *squares = in->gradient && p->squares ? p->squares + w * p->high * n : NULL;
-  if (is_radial(task))
-    product_of(1, 1, rows + 1, vectors, p->channels, p->a, p->span, 1, panels, ACROSS * W, panel, p->values, n);
+  if (is_radial(task) && !task->compact)
+    squares_of(rows + 1, vectors, p->channels, p->a, p->span, 1, y->points, PANEL, panel, p->values, n);
   else
-    product(1, rows + 1, vectors, p->channels, p->a, p->span, 1, panels, ACROSS * W, panel, p->values, n);
+    product(1, rows + 1, vectors, p->channels, p->a, p->span, 1, y->points, PANEL, panel, p->values, n);
+  if (task->compact) squares_of_distances(p, rows + 1, y->squares, p->values);
   kappa_of(task, (rows + 1) * n, p->values, slopes, squares);
   const double *above = p->values, *below = above + n;
   for (int64_t i = 0; i < rows; ++i, above += n, below += n, to += n) {
@@ -360,54 +349,129 @@ static void increments_of_values(products *p, const increments *in, int w, int64
   }
 }
 
-/* The same from the corners of b. */
-BS_INLINE void increments_of_corners(products *p, const increments *in, int changing, int w, int64_t rows, int64_t cells, double factor,
-                                     double *to) {
+/* factor times the increment of a vector of cells by steps, and what it changes by with parameters, to the same place of their arrays */
+BS_INLINE void store_increment(const products *p, const bs_task *task, int changing, measure by, corners at, double factor, int64_t to, double *lane) {
+  vec change[2];
+  store(lane + to, increment_of(task, by, at, changing ? change : NULL) * factor);
+  for (int k = 0; changing && k < layers_of(task); ++k) store(p->changes[k] + (lane - p->lanes) + to, change[k] * factor);
+}
+
+/* Behind the last cell of a row */
+BS_INLINE void end_increments(const products *p, const bs_task *task, int changing, int64_t cells, int64_t row, double *lane) {
+  end_row(cells, p->width, lane + row);
+  for (int k = 0; changing && k < layers_of(task); ++k) end_row(cells, p->width, p->changes[k] + (lane - p->lanes) + row);
+}
+
+/* Lane w: the sum of the lanes in front of it */
+BS_INLINE vec sums_in_front(vec own) {
+  vec sum = lanes_up(own, 1);
+#pragma GCC unroll 8
+  for (int s = 1; s < W; s *= 2) sum += lanes_up(sum, s);
+  return sum;
+}
+
+/* The same by steps, anchored: from the products of steps, of points and steps in anchored columns and rows, and of points in anchored rows.
+   b of the points goes to `values`, that of an anchored row from the rows above it. */
+BS_INLINE void increments_of_anchors(products *p, const increments *in, int changing, int64_t rows, int64_t cells, const columns *y,
+                                     double factor, double *to) {
   const bs_task *task = in->task;
   const measure by = measure_of(task);
-  const int64_t n = p->width, size = p->chunk * n;
-  for (int64_t i = 0; i < rows; ++i, to += n) {
+  const int64_t n = p->width, of_anchors = up_to(n / ANCHOR + 1, W);
+  for (int64_t i0 = 0; i0 < rows; i0 += ANCHOR) {
+    const int64_t end = least(i0 + ANCHOR, rows);
+    double next[ANCHOR]; /* p in the column that the next vector begins with */
+    for (int64_t j = 0; j < n; j += W) {
+      const int64_t at_anchor = i0 / ANCHOR * n + j;
+      vec b = maximum(splat(0), (p->row_squares[i0] + load(y->squares + j)) - 2.0 * load(p->base + at_anchor));
+      vec q = load(y->slants + j) - 2.0 * load(p->along_y + at_anchor);
+      if (i0 == 0) store(p->values + j, b);
+      for (int64_t i = i0; i < end; ++i) {
+        const vec r = -2.0 * load(p->bend + i * n + j);
+        const double first = j % ANCHOR ? next[i - i0] : p->row_slants[i] - 2 * p->along_x[i * of_anchors + j / ANCHOR];
+        const vec along = first + sums_in_front(r), below = maximum(splat(0), b + along);
+        next[i - i0] = along[W - 1] + r[W - 1];
+        const corners at = {b, below, maximum(splat(0), b + q), maximum(splat(0), below + (q + r)), along, q, r};
+        store_increment(p, task, changing, by, at, factor, i * n + j, to);
+        b = below;
+        q += r;
+        store(p->values + (i + 1) * n + j, b);
+      }
+    }
+  }
+  for (int64_t i = 0; i < rows; ++i) end_increments(p, task, changing, cells, i * n, to);
+}
+
+/* The same from the corners of b. */
+BS_INLINE void increments_of_corners(products *p, const increments *in, int changing, int64_t rows, int64_t cells, double factor, double *to) {
+  const bs_task *task = in->task;
+  const measure by = measure_of(task);
+  const int64_t n = p->width;
+  for (int64_t i = 0; i < rows; ++i) {
     const double *b = p->values + i * n;
     for (int64_t j = 0; j < cells; j += W) {
       const corners at = {load(b + j), load(b + n + j), load(b + j + 1), load(b + n + j + 1),
                           load(p->along_x + i * n + j), load(p->along_y + i * n + j), load(p->bend + i * n + j)};
-      vec change[2];
-      store(to + j, increment_of(task, by, at, changing ? change : NULL) * factor);
-      for (int k = 0; changing && k < layers_of(task); ++k) store(p->changes[k] + w * size + i * n + j, change[k] * factor);
+      store_increment(p, task, changing, by, at, factor, i * n + j, to);
     }
-    end_row(cells, n, to);
-    for (int k = 0; changing && k < layers_of(task); ++k) end_row(cells, n, p->changes[k] + w * size + i * n);
+    end_increments(p, task, changing, cells, i * n, to);
   }
 }
 
-static void increments_by_steps(products *p, const increments *in, int w, int64_t rows, int64_t cells, const double *panels,
-                                const double *others, double factor, double *to) {
-  const bs_task *task = in->task;
-  const int64_t n = p->width, vectors = n / W, d = p->channels, panel = ACROSS * W * d;
+/* What increments by steps are made from: sums over channels at the points or cells of a chunk. */
+static void sum_corners(products *p, const bs_task *task, int64_t rows, const columns *y) {
+  const int64_t n = p->width, vectors = n / W, d = p->channels, panel = PANEL * d;
   if (is_radial(task)) {
     for (int64_t v = 0; v < vectors; ++v)
       for (int64_t i = 0; i <= rows; i += CORNERS_DOWN) {
         const int64_t from = v / ACROSS * panel + v % ACROSS * W, at = i * n + v * W;
-        block_of_corners(d, p->a + i * p->span, p->steps + i * p->span, p->span, p->step_squares + i, panels + from, others + from, p->values + at,
+        block_of_corners(d, p->a + i * p->span, p->steps + i * p->span, p->span, p->step_squares + i, y->points + from, y->steps + from, p->values + at,
                          p->along_x + at, p->along_y + at, p->bend + at, n);
       }
-  } else {
-    product(1, rows + 1, vectors, d, p->a, p->span, 1, panels, ACROSS * W, panel, p->values, n);
-    product(1, rows, vectors, d, p->steps, p->span, 1, panels, ACROSS * W, panel, p->along_x, n);
-    product(1, rows, vectors, d, p->a, p->span, 1, others, ACROSS * W, panel, p->along_y, n);
-    product(1, rows, vectors, d, p->steps, p->span, 1, others, ACROSS * W, panel, p->bend, n);
+    return;
   }
-  if (in->gradient) {
-    double *slopes = p->slopes + w * p->high * n, *kappa = p->weights; /* which nobody needs yet */
-    memcpy(kappa, p->values, (size_t)((rows + 1) * n) * sizeof(double));
-    kappa_of(task, (rows + 1) * n, kappa, slopes, NULL);
-  }
-  if (!is_radial(task))
-    for (int64_t j = 0; j < (rows + 1) * n; j += W) store(p->values + j, load(p->values + j) + task->parameter[1]);
+  product(1, rows + 1, vectors, d, p->a, p->span, 1, y->points, PANEL, panel, p->values, n);
+  product(1, rows, vectors, d, p->steps, p->span, 1, y->points, PANEL, panel, p->along_x, n);
+  product(1, rows, vectors, d, p->a, p->span, 1, y->steps, PANEL, panel, p->along_y, n);
+  product(1, rows, vectors, d, p->steps, p->span, 1, y->steps, PANEL, panel, p->bend, n);
+}
+
+static void sum_anchors(products *p, int64_t rows, const columns *y) {
+  const int64_t n = p->width, vectors = n / W, d = p->channels, panel = PANEL * d, of_anchors = up_to(n / ANCHOR + 1, W);
+  const int64_t anchored = (rows + ANCHOR - 1) / ANCHOR;
+  product(1, rows, vectors, d, p->steps, p->span, 1, y->steps, PANEL, panel, p->bend, n);
+  product(1, rows, of_anchors / W, d, p->steps, p->span, 1, y->anchors, PANEL, panel, p->along_x, of_anchors);
+  product(1, anchored, vectors, d, p->a, ANCHOR * p->span, 1, y->steps, PANEL, panel, p->along_y, n);
+  product(1, anchored, vectors, d, p->a, ANCHOR * p->span, 1, y->points, PANEL, panel, p->base, n);
+}
+
+/* kappa' at the points of a chunk from b, where it is wanted */
+static void slopes_of_values(products *p, const increments *in, int w, int64_t rows) {
+  if (!in->gradient) return;
+  double *kappa = p->weights; /* which nobody needs yet */
+  memcpy(kappa, p->values, (size_t)((rows + 1) * p->width) * sizeof(double));
+  kappa_of(in->task, (rows + 1) * p->width, kappa, p->slopes + w * p->high * p->width, NULL);
+}
+
+static void increments_by_steps(products *p, const increments *in, int w, int64_t rows, int64_t cells, const columns *y, double factor,
+                                double *to) {
+  sum_corners(p, in->task, rows, y);
+  slopes_of_values(p, in, w, rows);
+  if (!is_radial(in->task))
+    for (int64_t j = 0; j < (rows + 1) * p->width; j += W) store(p->values + j, load(p->values + j) + in->task->parameter[1]);
   if (in->gradient && in->parameters)
-    increments_of_corners(p, in, 1, w, rows, cells, factor, to);
+    increments_of_corners(p, in, 1, rows, cells, factor, to);
   else
-    increments_of_corners(p, in, 0, w, rows, cells, factor, to);
+    increments_of_corners(p, in, 0, rows, cells, factor, to);
+}
+
+static void increments_by_anchors(products *p, const increments *in, int w, int64_t rows, int64_t cells, const columns *y, double factor,
+                                  double *to) {
+  sum_anchors(p, rows, y);
+  if (in->gradient && in->parameters)
+    increments_of_anchors(p, in, 1, rows, cells, y, factor, to);
+  else
+    increments_of_anchors(p, in, 0, rows, cells, y, factor, to);
+  slopes_of_values(p, in, w, rows);
 }
 
 /* The rows of a chunk of all lanes to the lanes of a tile. */
@@ -420,14 +484,57 @@ static void chunk_into_lanes(const products *p, const double *chunk, int64_t row
   }
 }
 
+/* What the rows of a chunk need of the first path of lane w: a, and by steps or compact what is made of it. */
+static void load_rows(products *p, const increments *in, int w, int64_t first, const double *centre, double scale, double factor) {
+  const bs_task *task = in->task;
+  const int64_t rows = least(p->chunk, p->rows - first), span = p->span;
+  if (!p->points) {
+    steps_of(p, task, in->x[w], in->points1[w], first, rows, scale, factor, 0, p->a);
+    return;
+  }
+  const int64_t padded = task->by_steps && !p->anchored ? up_to(rows + 1, CORNERS_DOWN) : rows + 1;
+  points_of_path(p, task, in->x[w], in->points1[w], first, padded, centre, 0, 0, p->a);
+  for (int64_t i = 0; task->compact && i <= rows; ++i) p->row_squares[i] = sum_of_row(p->a + i * span, p->a + i * span, span);
+  if (!task->by_steps) return;
+  steps_of(p, task, in->x[w], in->points1[w], first, padded, 1, 1, 0, p->steps);
+  for (int64_t i = 0; i < padded; ++i) {
+    const double *step = p->steps + i * span;
+    p->step_squares[i] = sum_of_row(step, step, span);
+    if (p->anchored) p->row_slants[i] = p->step_squares[i] + 2 * sum_of_row(step, p->a + i * span, span);
+  }
+}
+
+/* The place of the columns of the second path that comes after so many others. */
+static columns columns_after(const products *p, int64_t others) {
+  const int64_t across = up_to(p->width, PANEL), anchors = up_to(p->width / ANCHOR + 1, PANEL);
+  columns y = p->first_columns;
+  if (!p->all_lanes) return y;
+  y.points += others * across * p->channels;
+  if (y.steps) y.steps += others * across * p->channels;
+  if (y.anchors) y.anchors += others * anchors * p->channels;
+  if (y.squares) y.squares += others * p->width;
+  if (y.slants) y.slants += others * p->width;
+  return y;
+}
+
+/* The columns of the second path of lane w. */
+static void load_columns(const products *p, const increments *in, int w, const double *centre, double scale, const columns *y) {
+  const bs_task *task = in->task;
+  panels_of(p, task, in->y[w], in->points2[w], 1, centre, !p->points, scale, y->points);
+  if (task->compact) column_sums(p, y->points, NULL, y->squares);
+  if (task->by_steps) panels_of(p, task, in->y[w], in->points2[w], 1, NULL, 1, 1, y->steps);
+  if (!p->anchored) return;
+  panels_of(p, task, in->y[w], in->points2[w], ANCHOR, centre, 0, 1, y->anchors);
+  column_sums(p, y->steps, y->points, y->slants);
+}
+
 /* factor times the increments of the chunk that row `first` begins, of all lanes. */
 static void load_chunk(products *p, const increments *in, int64_t first, double factor, vec *g) {
   const bs_task *task = in->task;
-  const int64_t rows = least(p->chunk, p->rows - first), padded = up_to(rows + p->points, DOWN), size = p->chunk * p->width;
-  const int64_t panel = ACROSS * W * p->channels, of_lane = p->all_lanes ? panel * (up_to(p->width, ACROSS * W) / (ACROSS * W)) : 0;
+  const int64_t rows = least(p->chunk, p->rows - first), size = p->chunk * p->width;
   const double scale = is_linear(task) ? task->parameter[0] : 1;
-  double *panels = p->panels, *others = p->others;
-  int latest = -1; /* the lane whose paths are in a and in panels */
+  columns y = p->first_columns;
+  int latest = -1, seconds = 0; /* the lane whose paths are in a and in y, and how many others there have been */
   p->first = first;
   p->sloped = in->gradient;
   p->held = NULL;
@@ -440,29 +547,27 @@ static void load_chunk(products *p, const increments *in, int64_t first, double 
       for (int k = 0; k < 2 && p->changes[k]; ++k) end_row(0, size, p->changes[k] + w * size);
       continue;
     }
+    const double *centre = task->compact ? in->centre[w] : NULL;
     const int same_first = latest >= 0 && in->x[w] == in->x[latest] && in->points1[w] == in->points1[latest];
-    const int same_second = latest >= 0 && in->y[w] == in->y[latest] && in->points2[w] == in->points2[latest];
-    if (!same_first && !p->points) steps_of(p, task, in->x[w], in->points1[w], first, padded, scale, factor, p->a);
-    if (!same_first && p->points) points_of_path(p, task, in->x[w], in->points1[w], first, padded + DOWN, NULL, p->a);
-    if (!same_first && task->by_steps) {
-      steps_of(p, task, in->x[w], in->points1[w], first, padded + DOWN, 1, 1, p->steps);
-      for (int64_t i = 0; i < padded; ++i) p->step_squares[i] = sum_of_row(p->steps + i * p->span, p->steps + i * p->span, p->span);
-    }
+    const int same_centre = !centre || (latest >= 0 && centre == in->centre[latest]);
+    const int same_second = latest >= 0 && in->y[w] == in->y[latest] && in->points2[w] == in->points2[latest] && same_centre;
+    if (!same_first) load_rows(p, in, w, first, centre, scale, factor);
     if (!same_second) {
-      if (latest >= 0) panels += of_lane, others += of_lane;
-      if (!p->packed) panels_of(p, task, in->y[w], in->points2[w], !p->points, scale, panels);
-      if (!p->packed && task->by_steps) panels_of(p, task, in->y[w], in->points2[w], 1, 1, others);
+      y = columns_after(p, seconds++);
+      if (!p->packed) load_columns(p, in, w, centre, scale, &y);
     }
     latest = w;
     if (!p->points) {
-      product(1, rows, p->width / W, p->channels, p->a, p->span, 1, panels, ACROSS * W, panel, to, p->width);
+      product(1, rows, p->width / W, p->channels, p->a, p->span, 1, y.points, PANEL, PANEL * p->channels, to, p->width);
       continue;
     }
     const double by = factor * in->scale[w];
-    if (task->by_steps)
-      increments_by_steps(p, in, w, rows, in->points2[w] - 1, panels, others, by, to);
+    if (p->anchored)
+      increments_by_anchors(p, in, w, rows, in->points2[w] - 1, &y, by, to);
+    else if (task->by_steps)
+      increments_by_steps(p, in, w, rows, in->points2[w] - 1, &y, by, to);
     else
-      increments_of_values(p, in, w, rows, in->points2[w] - 1, panels, by, to);
+      increments_of_values(p, in, w, rows, in->points2[w] - 1, &y, by, to);
     for (int64_t i = in->points1[w] - 1 - first > 0 ? in->points1[w] - 1 - first : 0; i < rows; ++i) end_row(0, p->width, to + i * p->width);
   }
   p->packed = p->all_lanes;
@@ -475,20 +580,21 @@ static void load_chunk(products *p, const increments *in, int64_t first, double 
 static void open_products(products *p) {
   p->first = -1;
   p->packed = 0;
+  memset(p->has_b, 0, sizeof p->has_b);
 }
 
-/* The derivatives with respect to the increments of the chunk at hand, every lane by itself. What fills up rows and columns is 0: it goes
-   into sums that nobody looks at, but numbers that are none, or nearly 0, are slow. */
+/* The derivatives with respect to the increments of the chunk at hand, every lane by itself. What fills up rows is 0: it goes into sums
+   that nobody looks at, but numbers that are none, or nearly 0, are slow. */
 static void part_chunk(products *p, const increments *in, const vec *gradient) {
   p->held = NULL;
   const int64_t rows = least(p->chunk, p->rows - p->first), size = p->chunk * p->width;
   for (int w = 0; w < W && p->points; ++w) p->lanes[w * size - 1] = 0; /* the end of a row in front of each lane */
-  for (int64_t i = 0; i < least(p->chunk, up_to(rows, DOWN)); ++i, gradient += in->stride)
+  for (int64_t i = 0; i < rows; ++i, gradient += in->stride)
     for (int64_t j = 0; j < p->width; j += W) {
       vec row[W];
       for (int w = 0; w < W; ++w) {
         row[w] = splat(0);
-        if (i < rows && j + w < p->cells) row[w] = gradient[j + w];
+        if (j + w < p->cells) row[w] = gradient[j + w];
       }
       transpose(row);
       for (int w = 0; w < W; ++w) store(p->lanes + w * size + i * p->width + j, row[w]);
@@ -497,10 +603,13 @@ static void part_chunk(products *p, const increments *in, const vec *gradient) {
 
 /* The gradients of lane w. */
 BS_INLINE double *grad_a_of(const products *p, int w) {
-  return p->grad_a + (p->all_lanes ? w * (up_to(p->rows, p->chunk) + DOWN) * p->span : 0);
+  return p->grad_a + (p->all_lanes ? w * (p->rows + p->points) * p->span : 0);
 }
 
 BS_INLINE double *grad_b_of(const products *p, int w) { return p->grad_b + (p->all_lanes ? w * p->width * p->span : 0); }
+
+/* Its second path. */
+BS_INLINE double *b_of(const products *p, int w) { return p->b + (p->all_lanes ? w * p->width * up_to(p->span, PANEL) : 0); }
 
 /* What a row of points of lane w says of the parameters of the static kernel, as sum_over_points does. */
 static void sum_over_row(const products *p, increments *in, int w, int64_t row, const double *weights) {
@@ -532,7 +641,6 @@ static void weigh_rows(products *p, increments *in, int w, int64_t top, int64_t 
     end_row(p->columns, n, weight);
     if (parameters) sum_over_row(p, in, w, i, weight);
   }
-  for (int64_t i = bottom + 1 - top; i < up_to(bottom + 1 - top, DOWN); ++i) end_row(0, n, p->weights + i * n);
 }
 
 /* The gradients of lane w with respect to its steps or points from the chunk at hand, which has been parted, and the chunks below. Points
@@ -543,8 +651,8 @@ static void chunk_gradient(products *p, increments *in, int w) {
   const int below = p->first + p->chunk < p->rows, centred = has_ones(task);
   const int64_t top = p->points && p->first > 0, count = p->points ? rows + 1 - top : rows;
   const double *weights = p->lanes + w * p->chunk * n;
-  const double scale = is_linear(task) ? task->parameter[0] : 1, *centre = centred ? in->x[w] : NULL;
-  double *grad_a = grad_a_of(p, w) + (p->first + top) * span, *grad_b = grad_b_of(p, w), *a = p->a;
+  const double scale = is_linear(task) ? task->parameter[0] : 1, *centre = centred ? in->centre[w] : NULL;
+  double *grad_a = grad_a_of(p, w) + (p->first + top) * span, *grad_b = grad_b_of(p, w), *a = p->a, *b = b_of(p, w);
   if (is_idle(in, w)) {
     if (!p->added) end_row(0, count * span, grad_a);
     if (!below) end_row(0, p->columns * span, grad_b);
@@ -554,37 +662,40 @@ static void chunk_gradient(products *p, increments *in, int w) {
     if (!below) end_row(0, n, p->corner + w * n);
     weigh_rows(p, in, w, top, rows);
     weights = p->weights;
-    points_of_path(p, task, in->y[w], in->points2[w], 0, n, centre, p->b);
-  } else {
-    steps_of(p, task, in->y[w], in->points2[w], 0, p->cells, scale, 1, p->b);
+  }
+  if (!p->all_lanes || !p->has_b[w]) {
+    if (p->points)
+      points_of_path(p, task, in->y[w], in->points2[w], 0, p->columns, centre, centred, n, b);
+    else
+      steps_of(p, task, in->y[w], in->points2[w], 0, p->columns, scale, 1, n, b);
+    p->has_b[w] = 1;
   }
   if (p->held != in->x[w] || p->held_points != in->points1[w]) {
     if (p->points)
-      points_of_path(p, task, in->x[w], in->points1[w], p->first, up_to(rows + 1, DOWN), centre, a);
+      points_of_path(p, task, in->x[w], in->points1[w], p->first, rows + 1, centre, centred, 0, a);
     else
-      steps_of(p, task, in->x[w], in->points1[w], p->first, rows, scale, 1, a);
+      steps_of(p, task, in->x[w], in->points1[w], p->first, rows, scale, 1, 0, a);
   }
   p->held = in->x[w];
   p->held_points = in->points1[w];
   a += top * span;
-  /* Rows are rounded up, and those that the chunk below has made may lie there. */
-  const int64_t more = below ? (up_to(count, DOWN) - count) * span : 0;
-  if (more) memcpy(p->saved, grad_a + count * span, (size_t)more * sizeof(double));
   if (takes_differences(task)) {
-    differences(!p->added, count, vectors, p->columns, weights, n, 1, p->b, span, a, span, grad_a, span);
-    differences(!below, p->columns, vectors, count, weights + (count - 1) * n, 1, -n, a + (count - 1) * span, -span, p->b, span, grad_b, span);
+    weighted_differences(!p->added, count, vectors, p->columns, weights, n, 1, b, PANEL, n * PANEL, a, span, PANEL, grad_a, span);
+    weighted_differences(!below, p->columns, vectors, count, weights + (count - 1) * n, 1, -n, a + (count - 1) * span, -span, PANEL, b, PANEL,
+                         n * PANEL, grad_b, span);
   } else {
-    product(!p->added, count, vectors, p->columns, weights, n, 1, p->b, span, ACROSS * W, grad_a, span);
-    product(!below, p->columns, vectors, count, weights + (count - 1) * n, 1, -n, a + (count - 1) * span, -span, ACROSS * W, grad_b, span);
+    product(!p->added, count, vectors, p->columns, weights, n, 1, b, PANEL, n * PANEL, grad_a, span);
+    product(!below, p->columns, vectors, count, weights + (count - 1) * n, 1, -n, a + (count - 1) * span, -span, PANEL, grad_b, span);
   }
-  if (more) memcpy(grad_a + count * span, p->saved, (size_t)more * sizeof(double));
 }
 
 /* Adds what the gradient by the steps of the second path of lane w, which has been made last, says of the scale, as sum_over_steps does. */
 static void sum_over_steps_of_lane(const products *p, increments *in, int w) {
   const double over_scale = 1 / in->task->parameter[0], *gradient = grad_b_of(p, w);
   vec sum[2] = {splat(0), splat(0)};
-  for (int64_t k = 0; k < p->cells * p->span; k += W) sum[k / W % 2] += load(gradient + k) * (load(p->b + k) * over_scale);
+  for (int64_t j = 0; j < p->cells; ++j)
+    for (int64_t k = 0; k < p->span; k += W)
+      sum[k / W % 2] += load(gradient + j * p->span + k) * (load(channel_of(p, b_of(p, w), p->width, j, k)) * over_scale);
   sum[0] += sum[1];
   for (int v = 0; v < W; ++v) in->d_parameter[0][w] += 2 * sum[0][v];
 }
@@ -624,7 +735,7 @@ static void flush_products(const products *p, const increments *in, int second, 
   const double *gradient = second ? grad_b_of(p, w) : grad_a_of(p, w), *path = second ? in->y[w] : in->x[w];
   const int64_t points = second ? in->points2[w] : in->points1[w];
   if (p->points)
-    flush_points(p, in->task, gradient, path, has_ones(in->task) ? in->x[w] : NULL, points, weight, to);
+    flush_points(p, in->task, gradient, path, has_ones(in->task) ? in->centre[w] : NULL, points, weight, to);
   else
     flush_steps(p, gradient, points, weight, to);
 }

@@ -99,6 +99,19 @@ BS_INLINE void transpose(vec row[W]) {
       }
 }
 
+/* Lane w: that of `from` s lanes in front of it; there is 0 in front of the first one. s is known to the compiler. */
+BS_INLINE vec lanes_up(vec from, int s) {
+#if defined(__clang__) || !defined(__GNUC__)
+  vec up = {0};
+  for (int w = s; w < W; ++w) up[w] = from[w - s];
+  return up;
+#else
+  ivec which;
+  for (int w = 0; w < W; ++w) which[w] = w < s ? W : w - s;
+  return __builtin_shuffle(from, (vec){0}, which);
+#endif
+}
+
 /* 1 / x within two units in the last place, for 1e-300 <= |x| <= 1e300, without the unit that divides: that one has a square root to do */
 BS_INLINE vec reciprocal(vec x) {
 #if BS_BYTES == 64

@@ -63,7 +63,7 @@ typedef struct {
 /* Columns of a block: a whole number of cells, and of blocks of a tile. */
 static int64_t block_of_strips(const bs_task *task) {
   const int64_t columns = (task->length2 - 1) << task->dyadic2, refinement = (int64_t)1 << task->dyadic2;
-  const int64_t unit = refinement > BLOCK ? refinement : BLOCK; /* both are powers of two */
+  const int64_t cells = is_anchored(task) ? ANCHOR * refinement : refinement, unit = cells > BLOCK ? cells : BLOCK; /* powers of two */
   return up_to((columns + BLOCKS - 1) / BLOCKS, unit);
 }
 
@@ -104,6 +104,7 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   s->as_tile = backward && sums_as_tile(task);
   s->strip_cells = (task->length1 - 1 + strips_of_all - 1) / strips_of_all;
   if (s->as_tile) s->strip_cells = up_to(s->strip_cells, BAND >> task->dyadic1 ? BAND >> task->dyadic1 : 1);
+  if (is_anchored(task)) s->strip_cells = up_to(s->strip_cells, ANCHOR);
   s->groups = (task->length1 - 1 + W * s->strip_cells - 1) / (W * s->strip_cells);
   s->blocks = (columns + block - 1) / block;
   s->steps = s->blocks + W - 1;
@@ -247,6 +248,7 @@ static void open_step(strips *s, int64_t k, int64_t step) {
   for (int w = 0; w < W; ++w) {
     const int64_t row = least(first_cell(s, w), task->length1 - 1);
     in->x[w] = x + row * d;
+    in->centre[w] = x;
     in->points1[w] = least(task->length1 - row, s->strip_cells + 1);
     const int64_t column = busy(s, step, w) ? (step - w) * s->block_cells : task->length2 - 1;
     in->y[w] = y + column * d;

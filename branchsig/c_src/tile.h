@@ -355,7 +355,7 @@ static void open_tile(tile *t, int64_t first) {
       in->x[w] = task->increments + k * (task->length1 - 1) * t->cells;
       continue;
     }
-    in->x[w] = task->path1 + path_of(task->index1, k) * task->stride1 * task->dimension;
+    in->x[w] = in->centre[w] = task->path1 + path_of(task->index1, k) * task->stride1 * task->dimension;
     in->points1[w] = points_of(task->lengths1, task->index1, k, task->length1);
     in->points2[w] = points_of(task->lengths2, task->index2, k, task->length2);
     const double *y = task->path2 + path_of(task->index2, k) * task->stride2 * task->dimension;
