@@ -24,14 +24,27 @@
 
 enum { MANY = 16, CHUNK_CELLS = 16384, CHUNK_CHANNELS = 64, CHUNK_ROWS = 64, ANCHOR = 8 };
 
-/* What sums over channels take of a second path */
+/* What is made of a path, or of so many rows of it: points or (linear) steps, and where they are needed steps beside points, every ANCHOR-th
+   point, |x|^2 and |dx|^2 of every row, and <dx, dx + 2 x>. */
+enum { POINTS, STEPS, ANCHORS, SQUARES, STEP_SQUARES, SLANTS, PARTS };
+
 typedef struct {
-  double *points;  /* (linear: its steps) in panels: [panel][channel][ACROSS vectors] */
-  double *steps;   /* by steps: these, likewise */
-  double *anchors; /* anchored: every ANCHOR-th point, likewise */
-  double *squares; /* compact: |y|^2 of every column */
-  double *slants;  /* anchored: <dy, dy + 2 y> */
-} columns;
+  double *points, *steps, *anchors, *squares, *step_squares, *slants;
+} material;
+
+/* The path that they are made of, and the row they begin with */
+typedef struct {
+  const double *path, *centre;
+  int64_t points, first;
+} source;
+
+/* Such parts of several paths, each in a place of its own. */
+typedef struct {
+  double *part[PARTS];  /* of the first place, or NULL */
+  int64_t size[PARTS];  /* doubles of a place */
+  source made_of[W];    /* what each place holds */
+  int places, next;     /* how many there are, and which of them makes room next: it has been filled the longest time ago */
+} side;
 
 typedef struct {
   int64_t rows, cells, channels; /* of a pair */
@@ -47,19 +60,11 @@ typedef struct {
   int all_lanes;                 /* gradients of all lanes are kept, since they are sums over several chunks or steps */
   int twin[W];                   /* the first lane of those in a row that have the same pair */
   double *lanes;                 /* [lane][row][cell] of a chunk: increments, or derivatives with respect to them; zeros in front */
-  int packed;                    /* those of the second paths of all lanes are there */
-  columns first_columns;         /* of the first lane that has a second path of its own */
-  double *a;                     /* of one lane: steps or points, [row][channel] of a chunk */
-  double *b;                     /* for gradients: the same of second paths, [lane][panel of channels][column][PANEL] */
-  int has_b[W];                  /* of which lanes that is there */
-  double *steps, *step_squares;  /* by steps: those of a, and |dx|^2 of every row */
+  side x, y;                     /* for sums over channels: rows of a chunk, [row][channel], and columns, in panels, [panel][channel][PANEL] */
+  side of_x, of_y;               /* for gradients: the same rows, and the second path, [panel of channels][column][PANEL] */
   double *values;                /* of one lane: b, then kappa, [row][column] */
   double *along_x, *along_y, *bend; /* by steps: p, q and r of the corners, likewise, or where anchored products that they are made from */
   double *base;                  /* anchored: products of points, [anchored row][column] */
-  double *row_squares;           /* compact: |x|^2 of every row */
-  double *row_slants;            /* anchored: <dx, dx + 2 x> of every row */
-  const double *held;            /* for gradients: the first path, of so many points, that a has been made from */
-  int64_t held_points;
   double *slopes, *squares;      /* [lane][row][column] of a chunk: kappa', and b where parameters need it */
   double *changes[2];            /* by steps: [lane][row][cell], changes of increments with parameters */
   double *weights, *corner;      /* of points, [row][column]; of the row of cells below the chunk, [lane][column] */
@@ -70,6 +75,25 @@ BS_INLINE int64_t up_to(int64_t count, int64_t unit) { return (count + unit - 1)
 
 static int takes_products(const bs_task *task) {
   return task->static_kernel != BS_GIVEN && !task->nodes && coordinates(task) >= MANY && task->by_steps != BY_STEPS_IN_UNITS;
+}
+
+/* The place for what is made of a path, and whether it is there already. */
+static int find_place(side *s, source wanted, int *found) {
+  for (int place = 0; place < s->places; ++place) {
+    const source *held = &s->made_of[place];
+    *found = held->path == wanted.path && held->centre == wanted.centre && held->points == wanted.points && held->first == wanted.first;
+    if (*found) return place;
+  }
+  const int place = s->next;
+  s->next = (place + 1) % s->places;
+  s->made_of[place] = wanted;
+  return place;
+}
+
+BS_INLINE material material_at(const side *s, int place) {
+#define AT(which) s->part[which] + place * s->size[which]
+  return (material){AT(POINTS), AT(STEPS), AT(ANCHORS), AT(SQUARES), AT(STEP_SQUARES), AT(SLANTS)};
+#undef AT
 }
 
 /* How the increments of a pair are made. */
@@ -208,34 +232,43 @@ static void lay_out_products(products *p, const bs_task *task, int backward, int
   p->added = 0;
   p->all_lanes = strips || p->chunk < p->rows;
   const int64_t lanes = p->all_lanes ? W : 1, across = up_to(p->width, PANEL), area = p->high * p->width;
+  const int64_t high = up_to(p->high, CORNERS_DOWN);
   p->lanes = TAKE(W + W * p->chunk * p->width);
   p->lanes += W;
-  p->a = TAKE((p->high + DOWN) * p->span);
-  p->first_columns.points = TAKE(lanes * across * p->channels);
+  memset(&p->x, 0, sizeof p->x);
+  memset(&p->y, 0, sizeof p->y);
+  p->x.places = p->y.places = (int)lanes;
+#define PLACES(side, which, count) p->side.size[which] = up_to(count, W); p->side.part[which] = TAKE(lanes * p->side.size[which])
+  PLACES(x, POINTS, high * p->span);
+  PLACES(y, POINTS, across * p->channels);
   if (p->points) {
     p->values = TAKE(area + W);
-    if (task->by_steps) {
-      p->first_columns.steps = TAKE(lanes * across * p->channels);
-      p->steps = TAKE((p->high + DOWN) * p->span);
-      p->step_squares = TAKE(p->high + DOWN);
-      p->along_x = TAKE(area);
-      p->along_y = TAKE(area);
-      p->bend = TAKE(area);
-    }
-    if (task->compact) {
-      p->row_squares = TAKE(p->high + DOWN);
-      p->first_columns.squares = TAKE(lanes * p->width);
-    }
-    if (p->anchored) {
-      p->first_columns.anchors = TAKE(lanes * up_to(p->width / ANCHOR + 1, PANEL) * p->channels);
-      p->base = TAKE(area);
-      p->row_slants = TAKE(p->high + DOWN);
-      p->first_columns.slants = TAKE(lanes * p->width);
-    }
+  }
+  if (task->by_steps) {
+    PLACES(x, STEPS, high * p->span);
+    PLACES(x, STEP_SQUARES, high);
+    PLACES(y, STEPS, across * p->channels);
+    p->along_x = TAKE(area);
+    p->along_y = TAKE(area);
+    p->bend = TAKE(area);
+  }
+  if (task->compact) {
+    PLACES(x, SQUARES, high);
+    PLACES(y, SQUARES, p->width);
+  }
+  if (p->anchored) {
+    PLACES(x, SLANTS, high);
+    PLACES(y, SLANTS, p->width);
+    PLACES(y, ANCHORS, up_to(p->width / ANCHOR + 1, PANEL) * p->channels);
+    p->base = TAKE(area);
   }
   p->slopes = p->squares = p->changes[0] = p->changes[1] = NULL;
   if (!backward) return;
-  p->b = TAKE(lanes * p->width * up_to(p->span, PANEL));
+  memset(&p->of_x, 0, sizeof p->of_x);
+  memset(&p->of_y, 0, sizeof p->of_y);
+  p->of_x.places = p->of_y.places = (int)lanes;
+  PLACES(of_x, POINTS, high * p->span);
+  PLACES(of_y, POINTS, p->width * up_to(p->span, PANEL));
   p->grad_a = TAKE(lanes * (p->rows + p->points) * p->span);
   p->grad_b = TAKE(lanes * p->width * p->span);
   if (!p->points) return;
@@ -249,6 +282,7 @@ static void lay_out_products(products *p, const bs_task *task, int backward, int
   for (int k = 0; task->by_steps && k < layers_of(task); ++k) {
     p->changes[k] = TAKE(W * p->chunk * p->width);
   }
+#undef PLACES
 #undef TAKE
 }
 
@@ -323,23 +357,23 @@ BS_INLINE void end_row(int64_t cells, int64_t width, double *to) {
 }
 
 /* Compact: |x - y|^2 at the points of some rows from <x, y>, in its place. */
-static void squares_of_distances(const products *p, int64_t rows, const double *column_squares, double *values) {
+static void squares_of_distances(const products *p, int64_t rows, const double *row_squares, const double *column_squares, double *values) {
   for (int64_t i = 0; i < rows; ++i, values += p->width)
     for (int64_t j = 0; j < p->width; j += W)
-      store(values + j, maximum(splat(0), (p->row_squares[i] + load(column_squares + j)) - 2.0 * load(values + j)));
+      store(values + j, maximum(splat(0), (row_squares[i] + load(column_squares + j)) - 2.0 * load(values + j)));
 }
 
 /* factor times the increments of `rows` rows, of `cells` cells each, as second differences of kappa, of lane w to `to` */
-static void increments_of_values(products *p, const increments *in, int w, int64_t rows, int64_t cells, const columns *y, double factor,
+static void increments_of_values(products *p, const increments *in, int w, int64_t rows, int64_t cells, const material *x, const material *y, double factor,
                                  double *to) {
   const bs_task *task = in->task;
   const int64_t n = p->width, vectors = n / W, panel = PANEL * p->channels;
   double *slopes = in->gradient ? p->slopes + w * p->high * n : NULL, *squares = in->gradient && p->squares ? p->squares + w * p->high * n : NULL;
   if (is_radial(task) && !task->compact)
-    squares_of(rows + 1, vectors, p->channels, p->a, p->span, 1, y->points, PANEL, panel, p->values, n);
+    squares_of(rows + 1, vectors, p->channels, x->points, p->span, 1, y->points, PANEL, panel, p->values, n);
   else
-    product(1, rows + 1, vectors, p->channels, p->a, p->span, 1, y->points, PANEL, panel, p->values, n);
-  if (task->compact) squares_of_distances(p, rows + 1, y->squares, p->values);
+    product(1, rows + 1, vectors, p->channels, x->points, p->span, 1, y->points, PANEL, panel, p->values, n);
+  if (task->compact) squares_of_distances(p, rows + 1, x->squares, y->squares, p->values);
   kappa_of(task, (rows + 1) * n, p->values, slopes, squares);
   const double *above = p->values, *below = above + n;
   for (int64_t i = 0; i < rows; ++i, above += n, below += n, to += n) {
@@ -372,8 +406,8 @@ BS_INLINE vec sums_in_front(vec own) {
 
 /* The same by steps, anchored: from the products of steps, of points and steps in anchored columns and rows, and of points in anchored rows.
    b of the points goes to `values`, that of an anchored row from the rows above it. */
-BS_INLINE void increments_of_anchors(products *p, const increments *in, int changing, int64_t rows, int64_t cells, const columns *y,
-                                     double factor, double *to) {
+BS_INLINE void increments_of_anchors(products *p, const increments *in, int changing, int64_t rows, int64_t cells, const material *x,
+                                     const material *y, double factor, double *to) {
   const bs_task *task = in->task;
   const measure by = measure_of(task);
   const int64_t n = p->width, of_anchors = up_to(n / ANCHOR + 1, W);
@@ -382,12 +416,12 @@ BS_INLINE void increments_of_anchors(products *p, const increments *in, int chan
     double next[ANCHOR]; /* p in the column that the next vector begins with */
     for (int64_t j = 0; j < n; j += W) {
       const int64_t at_anchor = i0 / ANCHOR * n + j;
-      vec b = maximum(splat(0), (p->row_squares[i0] + load(y->squares + j)) - 2.0 * load(p->base + at_anchor));
+      vec b = maximum(splat(0), (x->squares[i0] + load(y->squares + j)) - 2.0 * load(p->base + at_anchor));
       vec q = load(y->slants + j) - 2.0 * load(p->along_y + at_anchor);
       if (i0 == 0) store(p->values + j, b);
       for (int64_t i = i0; i < end; ++i) {
         const vec r = -2.0 * load(p->bend + i * n + j);
-        const double first = j % ANCHOR ? next[i - i0] : p->row_slants[i] - 2 * p->along_x[i * of_anchors + j / ANCHOR];
+        const double first = j % ANCHOR ? next[i - i0] : x->slants[i] - 2 * p->along_x[i * of_anchors + j / ANCHOR];
         const vec along = first + sums_in_front(r), below = maximum(splat(0), b + along);
         next[i - i0] = along[W - 1] + r[W - 1];
         const corners at = {b, below, maximum(splat(0), b + q), maximum(splat(0), below + (q + r)), along, q, r};
@@ -418,30 +452,30 @@ BS_INLINE void increments_of_corners(products *p, const increments *in, int chan
 }
 
 /* What increments by steps are made from: sums over channels at the points or cells of a chunk. */
-static void sum_corners(products *p, const bs_task *task, int64_t rows, const columns *y) {
+static void sum_corners(products *p, const bs_task *task, int64_t rows, const material *x, const material *y) {
   const int64_t n = p->width, vectors = n / W, d = p->channels, panel = PANEL * d;
   if (is_radial(task)) {
     for (int64_t v = 0; v < vectors; ++v)
       for (int64_t i = 0; i <= rows; i += CORNERS_DOWN) {
         const int64_t from = v / ACROSS * panel + v % ACROSS * W, at = i * n + v * W;
-        block_of_corners(d, p->a + i * p->span, p->steps + i * p->span, p->span, p->step_squares + i, y->points + from, y->steps + from, p->values + at,
+        block_of_corners(d, x->points + i * p->span, x->steps + i * p->span, p->span, x->step_squares + i, y->points + from, y->steps + from, p->values + at,
                          p->along_x + at, p->along_y + at, p->bend + at, n);
       }
     return;
   }
-  product(1, rows + 1, vectors, d, p->a, p->span, 1, y->points, PANEL, panel, p->values, n);
-  product(1, rows, vectors, d, p->steps, p->span, 1, y->points, PANEL, panel, p->along_x, n);
-  product(1, rows, vectors, d, p->a, p->span, 1, y->steps, PANEL, panel, p->along_y, n);
-  product(1, rows, vectors, d, p->steps, p->span, 1, y->steps, PANEL, panel, p->bend, n);
+  product(1, rows + 1, vectors, d, x->points, p->span, 1, y->points, PANEL, panel, p->values, n);
+  product(1, rows, vectors, d, x->steps, p->span, 1, y->points, PANEL, panel, p->along_x, n);
+  product(1, rows, vectors, d, x->points, p->span, 1, y->steps, PANEL, panel, p->along_y, n);
+  product(1, rows, vectors, d, x->steps, p->span, 1, y->steps, PANEL, panel, p->bend, n);
 }
 
-static void sum_anchors(products *p, int64_t rows, const columns *y) {
+static void sum_anchors(products *p, int64_t rows, const material *x, const material *y) {
   const int64_t n = p->width, vectors = n / W, d = p->channels, panel = PANEL * d, of_anchors = up_to(n / ANCHOR + 1, W);
   const int64_t anchored = (rows + ANCHOR - 1) / ANCHOR;
-  product(1, rows, vectors, d, p->steps, p->span, 1, y->steps, PANEL, panel, p->bend, n);
-  product(1, rows, of_anchors / W, d, p->steps, p->span, 1, y->anchors, PANEL, panel, p->along_x, of_anchors);
-  product(1, anchored, vectors, d, p->a, ANCHOR * p->span, 1, y->steps, PANEL, panel, p->along_y, n);
-  product(1, anchored, vectors, d, p->a, ANCHOR * p->span, 1, y->points, PANEL, panel, p->base, n);
+  product(1, rows, vectors, d, x->steps, p->span, 1, y->steps, PANEL, panel, p->bend, n);
+  product(1, rows, of_anchors / W, d, x->steps, p->span, 1, y->anchors, PANEL, panel, p->along_x, of_anchors);
+  product(1, anchored, vectors, d, x->points, ANCHOR * p->span, 1, y->steps, PANEL, panel, p->along_y, n);
+  product(1, anchored, vectors, d, x->points, ANCHOR * p->span, 1, y->points, PANEL, panel, p->base, n);
 }
 
 /* kappa' at the points of a chunk from b, where it is wanted */
@@ -452,9 +486,9 @@ static void slopes_of_values(products *p, const increments *in, int w, int64_t r
   kappa_of(in->task, (rows + 1) * p->width, kappa, p->slopes + w * p->high * p->width, NULL);
 }
 
-static void increments_by_steps(products *p, const increments *in, int w, int64_t rows, int64_t cells, const columns *y, double factor,
+static void increments_by_steps(products *p, const increments *in, int w, int64_t rows, int64_t cells, const material *x, const material *y, double factor,
                                 double *to) {
-  sum_corners(p, in->task, rows, y);
+  sum_corners(p, in->task, rows, x, y);
   slopes_of_values(p, in, w, rows);
   if (!is_radial(in->task))
     for (int64_t j = 0; j < (rows + 1) * p->width; j += W) store(p->values + j, load(p->values + j) + in->task->parameter[1]);
@@ -464,13 +498,13 @@ static void increments_by_steps(products *p, const increments *in, int w, int64_
     increments_of_corners(p, in, 0, rows, cells, factor, to);
 }
 
-static void increments_by_anchors(products *p, const increments *in, int w, int64_t rows, int64_t cells, const columns *y, double factor,
+static void increments_by_anchors(products *p, const increments *in, int w, int64_t rows, int64_t cells, const material *x, const material *y, double factor,
                                   double *to) {
-  sum_anchors(p, rows, y);
+  sum_anchors(p, rows, x, y);
   if (in->gradient && in->parameters)
-    increments_of_anchors(p, in, 1, rows, cells, y, factor, to);
+    increments_of_anchors(p, in, 1, rows, cells, x, y, factor, to);
   else
-    increments_of_anchors(p, in, 0, rows, cells, y, factor, to);
+    increments_of_anchors(p, in, 0, rows, cells, x, y, factor, to);
   slopes_of_values(p, in, w, rows);
 }
 
@@ -484,48 +518,35 @@ static void chunk_into_lanes(const products *p, const double *chunk, int64_t row
   }
 }
 
-/* What the rows of a chunk need of the first path of lane w: a, and by steps or compact what is made of it. */
-static void load_rows(products *p, const increments *in, int w, int64_t first, const double *centre, double scale, double factor) {
+/* What the sums over channels of a chunk need of the first path of lane w. */
+static void load_rows(const products *p, const increments *in, int w, int64_t first, const double *centre, double scale, double factor, material x) {
   const bs_task *task = in->task;
   const int64_t rows = least(p->chunk, p->rows - first), span = p->span;
   if (!p->points) {
-    steps_of(p, task, in->x[w], in->points1[w], first, rows, scale, factor, 0, p->a);
+    steps_of(p, task, in->x[w], in->points1[w], first, rows, scale, factor, 0, x.points);
     return;
   }
   const int64_t padded = task->by_steps && !p->anchored ? up_to(rows + 1, CORNERS_DOWN) : rows + 1;
-  points_of_path(p, task, in->x[w], in->points1[w], first, padded, centre, 0, 0, p->a);
-  for (int64_t i = 0; task->compact && i <= rows; ++i) p->row_squares[i] = sum_of_row(p->a + i * span, p->a + i * span, span);
+  points_of_path(p, task, in->x[w], in->points1[w], first, padded, centre, 0, 0, x.points);
+  for (int64_t i = 0; task->compact && i <= rows; ++i) x.squares[i] = sum_of_row(x.points + i * span, x.points + i * span, span);
   if (!task->by_steps) return;
-  steps_of(p, task, in->x[w], in->points1[w], first, padded, 1, 1, 0, p->steps);
+  steps_of(p, task, in->x[w], in->points1[w], first, padded, 1, 1, 0, x.steps);
   for (int64_t i = 0; i < padded; ++i) {
-    const double *step = p->steps + i * span;
-    p->step_squares[i] = sum_of_row(step, step, span);
-    if (p->anchored) p->row_slants[i] = p->step_squares[i] + 2 * sum_of_row(step, p->a + i * span, span);
+    const double *step = x.steps + i * span;
+    x.step_squares[i] = sum_of_row(step, step, span);
+    if (p->anchored) x.slants[i] = x.step_squares[i] + 2 * sum_of_row(step, x.points + i * span, span);
   }
 }
 
-/* The place of the columns of the second path that comes after so many others. */
-static columns columns_after(const products *p, int64_t others) {
-  const int64_t across = up_to(p->width, PANEL), anchors = up_to(p->width / ANCHOR + 1, PANEL);
-  columns y = p->first_columns;
-  if (!p->all_lanes) return y;
-  y.points += others * across * p->channels;
-  if (y.steps) y.steps += others * across * p->channels;
-  if (y.anchors) y.anchors += others * anchors * p->channels;
-  if (y.squares) y.squares += others * p->width;
-  if (y.slants) y.slants += others * p->width;
-  return y;
-}
-
-/* The columns of the second path of lane w. */
-static void load_columns(const products *p, const increments *in, int w, const double *centre, double scale, const columns *y) {
+/* And of its second path. */
+static void load_columns(const products *p, const increments *in, int w, const double *centre, double scale, material y) {
   const bs_task *task = in->task;
-  panels_of(p, task, in->y[w], in->points2[w], 1, centre, !p->points, scale, y->points);
-  if (task->compact) column_sums(p, y->points, NULL, y->squares);
-  if (task->by_steps) panels_of(p, task, in->y[w], in->points2[w], 1, NULL, 1, 1, y->steps);
+  panels_of(p, task, in->y[w], in->points2[w], 1, centre, !p->points, scale, y.points);
+  if (task->compact) column_sums(p, y.points, NULL, y.squares);
+  if (task->by_steps) panels_of(p, task, in->y[w], in->points2[w], 1, NULL, 1, 1, y.steps);
   if (!p->anchored) return;
-  panels_of(p, task, in->y[w], in->points2[w], ANCHOR, centre, 0, 1, y->anchors);
-  column_sums(p, y->steps, y->points, y->slants);
+  panels_of(p, task, in->y[w], in->points2[w], ANCHOR, centre, 0, 1, y.anchors);
+  column_sums(p, y.steps, y.points, y.slants);
 }
 
 /* factor times the increments of the chunk that row `first` begins, of all lanes. */
@@ -533,11 +554,8 @@ static void load_chunk(products *p, const increments *in, int64_t first, double 
   const bs_task *task = in->task;
   const int64_t rows = least(p->chunk, p->rows - first), size = p->chunk * p->width;
   const double scale = is_linear(task) ? task->parameter[0] : 1;
-  columns y = p->first_columns;
-  int latest = -1, seconds = 0; /* the lane whose paths are in a and in y, and how many others there have been */
   p->first = first;
   p->sloped = in->gradient;
-  p->held = NULL;
   for (int w = 0; w < W; ++w) {
     double *to = p->lanes + w * size;
     p->twin[w] = is_repeated_path(in->x, in->points1, w) && is_repeated_path(in->y, in->points2, w) ? p->twin[w - 1] : w;
@@ -548,45 +566,37 @@ static void load_chunk(products *p, const increments *in, int64_t first, double 
       continue;
     }
     const double *centre = task->compact ? in->centre[w] : NULL;
-    const int same_first = latest >= 0 && in->x[w] == in->x[latest] && in->points1[w] == in->points1[latest];
-    const int same_centre = !centre || (latest >= 0 && centre == in->centre[latest]);
-    const int same_second = latest >= 0 && in->y[w] == in->y[latest] && in->points2[w] == in->points2[latest] && same_centre;
-    if (!same_first) load_rows(p, in, w, first, centre, scale, factor);
-    if (!same_second) {
-      y = columns_after(p, seconds++);
-      if (!p->packed) load_columns(p, in, w, centre, scale, &y);
-    }
-    latest = w;
+    int there;
+    int place = find_place(&p->x, (source){in->x[w], centre, in->points1[w], first}, &there);
+    const material x = material_at(&p->x, place);
+    if (!there) load_rows(p, in, w, first, centre, scale, factor, x);
+    place = find_place(&p->y, (source){in->y[w], centre, in->points2[w], 0}, &there);
+    const material y = material_at(&p->y, place);
+    if (!there) load_columns(p, in, w, centre, scale, y);
     if (!p->points) {
-      product(1, rows, p->width / W, p->channels, p->a, p->span, 1, y.points, PANEL, PANEL * p->channels, to, p->width);
+      product(1, rows, p->width / W, p->channels, x.points, p->span, 1, y.points, PANEL, PANEL * p->channels, to, p->width);
       continue;
     }
     const double by = factor * in->scale[w];
     if (p->anchored)
-      increments_by_anchors(p, in, w, rows, in->points2[w] - 1, &y, by, to);
+      increments_by_anchors(p, in, w, rows, in->points2[w] - 1, &x, &y, by, to);
     else if (task->by_steps)
-      increments_by_steps(p, in, w, rows, in->points2[w] - 1, &y, by, to);
+      increments_by_steps(p, in, w, rows, in->points2[w] - 1, &x, &y, by, to);
     else
-      increments_of_values(p, in, w, rows, in->points2[w] - 1, &y, by, to);
+      increments_of_values(p, in, w, rows, in->points2[w] - 1, &x, &y, by, to);
     for (int64_t i = in->points1[w] - 1 - first > 0 ? in->points1[w] - 1 - first : 0; i < rows; ++i) end_row(0, p->width, to + i * p->width);
   }
-  p->packed = p->all_lanes;
   chunk_into_lanes(p, p->lanes, rows, in->stride, g);
   for (int k = 0; p->points && in->gradient && in->parameters && task->by_steps && k < layers_of(task); ++k)
     chunk_into_lanes(p, p->changes[k], rows, in->stride, g + in->to_changes + k * in->layer);
 }
 
 /* The paths of the lanes are others now. */
-static void open_products(products *p) {
-  p->first = -1;
-  p->packed = 0;
-  memset(p->has_b, 0, sizeof p->has_b);
-}
+static void open_products(products *p) { p->first = -1; }
 
 /* The derivatives with respect to the increments of the chunk at hand, every lane by itself. What fills up rows is 0: it goes into sums
    that nobody looks at, but numbers that are none, or nearly 0, are slow. */
 static void part_chunk(products *p, const increments *in, const vec *gradient) {
-  p->held = NULL;
   const int64_t rows = least(p->chunk, p->rows - p->first), size = p->chunk * p->width;
   for (int w = 0; w < W && p->points; ++w) p->lanes[w * size - 1] = 0; /* the end of a row in front of each lane */
   for (int64_t i = 0; i < rows; ++i, gradient += in->stride)
@@ -607,9 +617,6 @@ BS_INLINE double *grad_a_of(const products *p, int w) {
 }
 
 BS_INLINE double *grad_b_of(const products *p, int w) { return p->grad_b + (p->all_lanes ? w * p->width * p->span : 0); }
-
-/* Its second path. */
-BS_INLINE double *b_of(const products *p, int w) { return p->b + (p->all_lanes ? w * p->width * up_to(p->span, PANEL) : 0); }
 
 /* What a row of points of lane w says of the parameters of the static kernel, as sum_over_points does. */
 static void sum_over_row(const products *p, increments *in, int w, int64_t row, const double *weights) {
@@ -652,7 +659,7 @@ static void chunk_gradient(products *p, increments *in, int w) {
   const int64_t top = p->points && p->first > 0, count = p->points ? rows + 1 - top : rows;
   const double *weights = p->lanes + w * p->chunk * n;
   const double scale = is_linear(task) ? task->parameter[0] : 1, *centre = centred ? in->centre[w] : NULL;
-  double *grad_a = grad_a_of(p, w) + (p->first + top) * span, *grad_b = grad_b_of(p, w), *a = p->a, *b = b_of(p, w);
+  double *grad_a = grad_a_of(p, w) + (p->first + top) * span, *grad_b = grad_b_of(p, w);
   if (is_idle(in, w)) {
     if (!p->added) end_row(0, count * span, grad_a);
     if (!below) end_row(0, p->columns * span, grad_b);
@@ -663,22 +670,15 @@ static void chunk_gradient(products *p, increments *in, int w) {
     weigh_rows(p, in, w, top, rows);
     weights = p->weights;
   }
-  if (!p->all_lanes || !p->has_b[w]) {
-    if (p->points)
-      points_of_path(p, task, in->y[w], in->points2[w], 0, p->columns, centre, centred, n, b);
-    else
-      steps_of(p, task, in->y[w], in->points2[w], 0, p->columns, scale, 1, n, b);
-    p->has_b[w] = 1;
-  }
-  if (p->held != in->x[w] || p->held_points != in->points1[w]) {
-    if (p->points)
-      points_of_path(p, task, in->x[w], in->points1[w], p->first, rows + 1, centre, centred, 0, a);
-    else
-      steps_of(p, task, in->x[w], in->points1[w], p->first, rows, scale, 1, 0, a);
-  }
-  p->held = in->x[w];
-  p->held_points = in->points1[w];
-  a += top * span;
+  int there;
+  const material y = material_at(&p->of_y, find_place(&p->of_y, (source){in->y[w], centre, in->points2[w], 0}, &there));
+  const double *b = y.points;
+  if (!there && p->points) points_of_path(p, task, in->y[w], in->points2[w], 0, p->columns, centre, centred, n, y.points);
+  if (!there && !p->points) steps_of(p, task, in->y[w], in->points2[w], 0, p->columns, scale, 1, n, y.points);
+  const material x = material_at(&p->of_x, find_place(&p->of_x, (source){in->x[w], centre, in->points1[w], p->first}, &there));
+  const double *a = x.points + top * span;
+  if (!there && p->points) points_of_path(p, task, in->x[w], in->points1[w], p->first, rows + 1, centre, centred, 0, x.points);
+  if (!there && !p->points) steps_of(p, task, in->x[w], in->points1[w], p->first, rows, scale, 1, 0, x.points);
   if (takes_differences(task)) {
     weighted_differences(!p->added, count, vectors, p->columns, weights, n, 1, b, PANEL, n * PANEL, a, span, PANEL, grad_a, span);
     weighted_differences(!below, p->columns, vectors, count, weights + (count - 1) * n, 1, -n, a + (count - 1) * span, -span, PANEL, b, PANEL,
@@ -690,12 +690,15 @@ static void chunk_gradient(products *p, increments *in, int w) {
 }
 
 /* Adds what the gradient by the steps of the second path of lane w, which has been made last, says of the scale, as sum_over_steps does. */
-static void sum_over_steps_of_lane(const products *p, increments *in, int w) {
+static void sum_over_steps_of_lane(products *p, increments *in, int w) {
+  if (is_idle(in, w)) return;
+  int there;
+  const material y = material_at(&p->of_y, find_place(&p->of_y, (source){in->y[w], NULL, in->points2[w], 0}, &there));
   const double over_scale = 1 / in->task->parameter[0], *gradient = grad_b_of(p, w);
   vec sum[2] = {splat(0), splat(0)};
   for (int64_t j = 0; j < p->cells; ++j)
     for (int64_t k = 0; k < p->span; k += W)
-      sum[k / W % 2] += load(gradient + j * p->span + k) * (load(channel_of(p, b_of(p, w), p->width, j, k)) * over_scale);
+      sum[k / W % 2] += load(gradient + j * p->span + k) * (load(channel_of(p, y.points, p->width, j, k)) * over_scale);
   sum[0] += sum[1];
   for (int v = 0; v < W; ++v) in->d_parameter[0][w] += 2 * sum[0][v];
 }
