@@ -9,107 +9,90 @@
    panels has ACROSS of them, PANEL values, to a row of a panel. */
 enum { DOWN = BS_BYTES == 64 ? 8 : 4, FEW_DOWN = BS_BYTES == 64 ? 4 : 2, CORNERS_DOWN = BS_BYTES == 64 ? 6 : 2, ACROSS = 3, PANEL = ACROSS * W };
 
-/* c[r][v] (+)= sum over k < count of a[r][k] b[k][v], or (squares) of (a[r][k] - b[k][v])^2: rows of a and c, and values of a row of a, and
-   rows of b lie so far apart. */
-BS_INLINE void block_of_product(int down, int across, int squares, int fresh, int64_t count, const double *a, int64_t a_row, int64_t a_next,
-                                const double *b, int64_t b_next, double *c, int64_t c_row) {
-  vec sum[DOWN][ACROSS];
+/* Terms of a sum at once: what they take of a panel fits the L1 cache, and serves all rows there. */
+enum { TERMS = 128 };
+
+/* A matrix by rows, in panels of PANEL columns: so many doubles from one row to the next, and from one panel to the next. */
+typedef struct {
+  double *at;
+  int64_t row, panel;
+} matrix;
+
+/* The left factor of a product: doubles from one row of it to the next, and from one term of a sum to the next */
+typedef struct {
+  const double *at;
+  int64_t row, next;
+} factors;
+
+BS_INLINE matrix from_row(matrix m, int64_t r) { return (matrix){m.at + r * m.row, m.row, m.panel}; }
+
+BS_INLINE matrix from_panel(matrix m, int64_t k) { return (matrix){m.at + k * m.panel, m.row, m.panel}; }
+
+BS_INLINE factors from_term(factors a, int64_t r, int64_t k) { return (factors){a.at + r * a.row + k * a.next, a.row, a.next}; }
+
+/* How c comes by the terms of a and b: a b; (a - b)^2; and of weights a, with rows of its own, a (b - own). */
+enum { TIMES, SQUARES_OF_DIFFERENCES, WEIGHTED_DIFFERENCES };
+
+/* c[r][v] (+)= the sum of so many terms, in the first panel of b, own and c */
+BS_INLINE void block_of_sums(int how, int down, int across, int fresh, int64_t count, factors a, matrix b, matrix own, matrix c) {
+  vec sum[DOWN][ACROSS], from[DOWN][ACROSS];
   for (int r = 0; r < down; ++r)
-    for (int v = 0; v < across; ++v) sum[r][v] = fresh ? splat(0) : load(c + r * c_row + v * W);
-  for (int64_t k = 0; k < count; ++k, a += a_next, b += b_next) {
+    for (int v = 0; v < across; ++v) {
+      sum[r][v] = fresh ? splat(0) : load(c.at + r * c.row + v * W);
+      if (how == WEIGHTED_DIFFERENCES) from[r][v] = load(own.at + r * own.row + v * W);
+    }
+  for (int64_t k = 0; k < count; ++k, a.at += a.next, b.at += b.row) {
     vec row[ACROSS];
-    for (int v = 0; v < across; ++v) row[v] = load(b + v * W);
+    for (int v = 0; v < across; ++v) row[v] = load(b.at + v * W);
     for (int r = 0; r < down; ++r) {
-      const vec x = splat(a[r * a_row]);
+      const vec x = splat(a.at[r * a.row]);
       for (int v = 0; v < across; ++v) {
-        const vec difference = x - row[v];
-        sum[r][v] += squares ? difference * difference : x * row[v];
+        const vec difference = how == WEIGHTED_DIFFERENCES ? row[v] - from[r][v] : x - row[v];
+        sum[r][v] += how == TIMES ? x * row[v] : how == WEIGHTED_DIFFERENCES ? x * difference : difference * difference;
       }
     }
   }
   for (int r = 0; r < down; ++r)
-    for (int v = 0; v < across; ++v) store(c + r * c_row + v * W, sum[r][v]);
+    for (int v = 0; v < across; ++v) store(c.at + r * c.row + v * W, sum[r][v]);
 }
 
-/* The same for any number of rows and of vectors; panels of b, ACROSS vectors each, lie `panel` apart. */
-BS_INLINE void product_for(int squares, int fresh, int64_t rows, int64_t vectors, int64_t count, const double *a, int64_t a_row,
-                          int64_t a_next, const double *b, int64_t b_next, int64_t panel, double *c, int64_t c_row) {
-  for (int64_t v = 0; v < vectors; v += ACROSS, b += panel) {
-    int64_t r = 0;
-#define BS_BLOCK(down, across)                                                                                           \
-  block_of_product(down, across, squares, fresh, count, a + r * a_row, a_row, a_next, b, b_next, c + r * c_row + v * W, c_row)
-#define BS_ROWS(down)                                                                                                    \
-  for (; r + down <= rows; r += down) switch (least(vectors - v, ACROSS)) {                                              \
-    case 1: BS_BLOCK(down, 1); break;                                                                                    \
-    case 2: BS_BLOCK(down, 2); break;                                                                                    \
-    default: BS_BLOCK(down, ACROSS);                                                                                     \
+/* The same for any number of rows, vectors and terms. */
+BS_INLINE void sums_of(int how, int fresh, int64_t rows, int64_t vectors, int64_t count, factors a, matrix b, matrix own, matrix c) {
+  for (int64_t v = 0; v < vectors; v += ACROSS)
+    for (int64_t k = 0; k < count || k == 0; k += TERMS) {
+      const matrix panel = from_row(from_panel(b, v / ACROSS), k);
+      const int64_t terms = least(count - k, TERMS);
+      int64_t r = 0;
+#define BS_BLOCK(down, across)                                                                                        \
+  block_of_sums(how, down, across, fresh && k == 0, terms, from_term(a, r, k), panel, from_row(from_panel(own, v / ACROSS), r), \
+                from_row(from_panel(c, v / ACROSS), r))
+#define BS_ROWS(down)                                                                                                 \
+  for (; r + down <= rows; r += down) switch (least(vectors - v, ACROSS)) {                                           \
+    case 1: BS_BLOCK(down, 1); break;                                                                                 \
+    case 2: BS_BLOCK(down, 2); break;                                                                                 \
+    default: BS_BLOCK(down, ACROSS);                                                                                  \
   }
-    BS_ROWS(DOWN) BS_ROWS(4) BS_ROWS(2) BS_ROWS(1)
+      if (how == WEIGHTED_DIFFERENCES) {
+        BS_ROWS(FEW_DOWN)
+      } else {
+        BS_ROWS(DOWN) BS_ROWS(4)
+      }
+      BS_ROWS(2) BS_ROWS(1)
 #undef BS_ROWS
 #undef BS_BLOCK
-  }
-}
-
-/* The functions of their own that it is: products, the first or one more of them, and squares of differences. */
-#define BS_PRODUCT(name, squares, fresh)                                                                                          \
-  static void name(int64_t rows, int64_t vectors, int64_t count, const double *a, int64_t a_row, int64_t a_next, const double *b,  \
-                   int64_t b_next, int64_t panel, double *c, int64_t c_row) {                                                     \
-    product_for(squares, fresh, rows, vectors, count, a, a_row, a_next, b, b_next, panel, c, c_row);                               \
-  }
-BS_PRODUCT(first_product, 0, 1)
-BS_PRODUCT(next_product, 0, 0)
-BS_PRODUCT(squares_of, 1, 1)
-
-BS_INLINE void product(int fresh, int64_t rows, int64_t vectors, int64_t count, const double *a, int64_t a_row, int64_t a_next,
-                       const double *b, int64_t b_next, int64_t panel, double *c, int64_t c_row) {
-  (fresh ? first_product : next_product)(rows, vectors, count, a, a_row, a_next, b, b_next, panel, c, c_row);
-}
-
-/* c[r][v] (+)= sum over k < count of weight[r][k] (b[k][v] - a[r][v]); rows of a lie as those of c. */
-BS_INLINE void block_of_differences(int down, int across, int fresh, int64_t count, const double *weight, int64_t weight_row, int64_t weight_next,
-                                    const double *b, int64_t b_next, const double *a, int64_t a_row, double *c, int64_t c_row) {
-  vec sum[FEW_DOWN][ACROSS], own[FEW_DOWN][ACROSS];
-  for (int r = 0; r < down; ++r)
-    for (int v = 0; v < across; ++v) {
-      sum[r][v] = fresh ? splat(0) : load(c + r * c_row + v * W);
-      own[r][v] = load(a + r * a_row + v * W);
     }
-  for (int64_t k = 0; k < count; ++k, weight += weight_next, b += b_next)
-    for (int v = 0; v < across; ++v) {
-      const vec other = load(b + v * W);
-      for (int r = 0; r < down; ++r) sum[r][v] += splat(weight[r * weight_row]) * (other - own[r][v]);
-    }
-  for (int r = 0; r < down; ++r)
-    for (int v = 0; v < across; ++v) store(c + r * c_row + v * W, sum[r][v]);
 }
 
-BS_INLINE void differences(int fresh, int64_t rows, int64_t vectors, int64_t count, const double *weight, int64_t weight_row,
-                           int64_t weight_next, const double *b, int64_t b_next, int64_t b_panel, const double *a, int64_t a_row,
-                           int64_t a_panel, double *c, int64_t c_row) {
-  for (int64_t v = 0; v < vectors; v += ACROSS, a += a_panel, b += b_panel) {
-    int64_t r = 0;
-#define BS_BLOCK(down, across)                                                                                                    \
-  block_of_differences(down, across, fresh, count, weight + r * weight_row, weight_row, weight_next, b, b_next, a + r * a_row, a_row, \
-                       c + r * c_row + v * W, c_row)
-#define BS_ROWS(down)                                                                                                             \
-  for (; r + down <= rows; r += down) switch (least(vectors - v, ACROSS)) {                                                       \
-    case 1: BS_BLOCK(down, 1); break;                                                                                             \
-    case 2: BS_BLOCK(down, 2); break;                                                                                             \
-    default: BS_BLOCK(down, ACROSS);                                                                                              \
-  }
-    BS_ROWS(FEW_DOWN) BS_ROWS(2) BS_ROWS(1)
-#undef BS_ROWS
-#undef BS_BLOCK
-  }
+static void product(int fresh, int64_t rows, int64_t vectors, int64_t count, factors a, matrix b, matrix c) {
+  sums_of(TIMES, fresh, rows, vectors, count, a, b, c, c);
 }
 
-static void weighted_differences(int fresh, int64_t rows, int64_t vectors, int64_t count, const double *weight, int64_t weight_row,
-                                 int64_t weight_next, const double *b, int64_t b_next, int64_t b_panel, const double *a, int64_t a_row,
-                                 int64_t a_panel, double *c, int64_t c_row) {
-  if (fresh)
-    differences(1, rows, vectors, count, weight, weight_row, weight_next, b, b_next, b_panel, a, a_row, a_panel, c, c_row);
-  else
-    differences(0, rows, vectors, count, weight, weight_row, weight_next, b, b_next, b_panel, a, a_row, a_panel, c, c_row);
+static void squares_of_differences(int64_t rows, int64_t vectors, int64_t count, factors a, matrix b, matrix c) {
+  sums_of(SQUARES_OF_DIFFERENCES, 1, rows, vectors, count, a, b, c, c);
+}
+
+static void weighted_differences(int fresh, int64_t rows, int64_t vectors, int64_t count, factors weights, matrix b, matrix own, matrix c) {
+  sums_of(WEIGHTED_DIFFERENCES, fresh, rows, vectors, count, weights, b, own, c);
 }
 
 /* Of radial kernels, by steps: b = |u|^2 at the points of some rows and a vector of columns, u = x - y, and of the cells below and to the

@@ -61,14 +61,14 @@ typedef struct {
   int twin[W];                   /* the first lane of those in a row that have the same pair */
   double *lanes;                 /* [lane][row][cell] of a chunk: increments, or derivatives with respect to them; zeros in front */
   side x, y;                     /* for sums over channels: rows of a chunk, [row][channel], and columns, in panels, [panel][channel][PANEL] */
-  side of_x, of_y;               /* for gradients: the same rows, and the second path, [panel of channels][column][PANEL] */
+  side of_x, of_y;               /* for gradients: the same rows, and the second path, both in panels of channels, [panel][row][PANEL] */
   double *values;                /* of one lane: b, then kappa, [row][column] */
   double *along_x, *along_y, *bend; /* by steps: p, q and r of the corners, likewise, or where anchored products that they are made from */
   double *base;                  /* anchored: products of points, [anchored row][column] */
   double *slopes, *squares;      /* [lane][row][column] of a chunk: kappa', and b where parameters need it */
   double *changes[2];            /* by steps: [lane][row][cell], changes of increments with parameters */
   double *weights, *corner;      /* of points, [row][column]; of the row of cells below the chunk, [lane][column] */
-  double *grad_a, *grad_b;       /* [lane][row or column][channel]: with respect to steps or points */
+  double *grad_a, *grad_b;       /* [lane][panel][row or column][PANEL]: with respect to steps or points */
 } products;
 
 BS_INLINE int64_t up_to(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
@@ -137,30 +137,32 @@ static int takes_differences(const bs_task *task) {
    of the first path. */
 static int has_ones(const bs_task *task) { return is_radial(task) && !takes_differences(task); }
 
-/* Where channel k of row i lies, of rows one after the other or (panels of channels, PANEL of them each) of so many rows a panel. */
-BS_INLINE double *channel_of(const products *p, double *to, int64_t panel_rows, int64_t i, int64_t k) {
-  return panel_rows ? to + (k / PANEL * panel_rows + i) * PANEL + k % PANEL : to + i * p->span + k;
-}
+/* Rows of channels one after the other, and in panels. */
+BS_INLINE matrix by_rows(const products *p, double *at) { return (matrix){at, p->span, PANEL}; }
+
+BS_INLINE matrix in_panels(double *at, int64_t rows) { return (matrix){at, PANEL, rows * PANEL}; }
+
+BS_INLINE double *value_at(matrix m, int64_t i, int64_t k) { return m.at + k / PANEL * m.panel + i * m.row + k % PANEL; }
 
 /* Steps `first`.. of a path times two numbers, `rows` of them, channels behind the last one and steps behind the end 0. */
 static void steps_of(const products *p, const bs_task *task, const double *path, int64_t points, int64_t first, int64_t rows, double scale,
-                     double factor, int64_t panel_rows, double *to) {
+                     double factor, matrix to) {
   const int64_t d = p->channels, apart = task->dimension;
   for (int64_t i = 0; i < rows; ++i) {
     const double *x = path + (first + i) * apart;
     int64_t k = 0;
     if (first + i + 1 < points) {
-      for (; k + W <= d; k += W) store(channel_of(p, to, panel_rows, i, k), (load(x + apart + k) - load(x + k)) * scale * factor);
-      for (; k < d; ++k) *channel_of(p, to, panel_rows, i, k) = (x[apart + k] - x[k]) * scale * factor;
+      for (; k + W <= d; k += W) store(value_at(to, i, k), (load(x + apart + k) - load(x + k)) * scale * factor);
+      for (; k < d; ++k) *value_at(to, i, k) = (x[apart + k] - x[k]) * scale * factor;
     }
-    for (; k < p->span; ++k) *channel_of(p, to, panel_rows, i, k) = 0;
+    for (; k < p->span; ++k) *value_at(to, i, k) = 0;
   }
 }
 
 /* Points `first`.. of a path, less the centre unless that is NULL, likewise; behind the end it stays where it is. With `ones` there is
    one more channel, which is 1. */
 static void points_of_path(const products *p, const bs_task *task, const double *path, int64_t points, int64_t first, int64_t rows,
-                           const double *centre, int ones, int64_t panel_rows, double *to) {
+                           const double *centre, int ones, matrix to) {
   const int64_t d = p->channels;
   for (int64_t i = 0; i < rows; ++i) {
     const double *x = path + least(first + i, points - 1) * task->dimension;
@@ -168,11 +170,11 @@ static void points_of_path(const products *p, const bs_task *task, const double 
     for (; k + W <= d; k += W) {
       vec own = load(x + k);
       if (centre) own -= load(centre + k);
-      store(channel_of(p, to, panel_rows, i, k), own);
+      store(value_at(to, i, k), own);
     }
-    for (; k < d; ++k) *channel_of(p, to, panel_rows, i, k) = centre ? x[k] - centre[k] : x[k];
-    if (ones) *channel_of(p, to, panel_rows, i, k++) = 1;
-    for (; k < p->span; ++k) *channel_of(p, to, panel_rows, i, k) = 0;
+    for (; k < d; ++k) *value_at(to, i, k) = centre ? x[k] - centre[k] : x[k];
+    if (ones) *value_at(to, i, k++) = 1;
+    for (; k < p->span; ++k) *value_at(to, i, k) = 0;
   }
 }
 
@@ -267,10 +269,10 @@ static void lay_out_products(products *p, const bs_task *task, int backward, int
   memset(&p->of_x, 0, sizeof p->of_x);
   memset(&p->of_y, 0, sizeof p->of_y);
   p->of_x.places = p->of_y.places = (int)lanes;
-  PLACES(of_x, POINTS, high * p->span);
+  PLACES(of_x, POINTS, p->high * up_to(p->span, PANEL));
   PLACES(of_y, POINTS, p->width * up_to(p->span, PANEL));
-  p->grad_a = TAKE(lanes * (p->rows + p->points) * p->span);
-  p->grad_b = TAKE(lanes * p->width * p->span);
+  p->grad_a = TAKE(lanes * (p->rows + p->points) * up_to(p->span, PANEL));
+  p->grad_b = TAKE(lanes * p->width * up_to(p->span, PANEL));
   if (!p->points) return;
   p->slopes = TAKE(W * area);
   p->weights = TAKE(area);
@@ -356,6 +358,15 @@ BS_INLINE void end_row(int64_t cells, int64_t width, double *to) {
   for (int64_t j = cells; j < width; ++j) to[j] = 0;
 }
 
+BS_INLINE factors of_rows(const products *p, const double *x) { return (factors){x, p->span, 1}; }
+
+BS_INLINE matrix of_columns(const products *p, double *values) { return (matrix){values, p->width, PANEL}; }
+
+/* Products of some rows of points or steps with those of all columns. */
+static void sum_over_channels(const products *p, int64_t rows, const double *x, double *y, double *to) {
+  product(1, rows, p->width / W, p->channels, of_rows(p, x), in_panels(y, p->channels), of_columns(p, to));
+}
+
 /* Compact: |x - y|^2 at the points of some rows from <x, y>, in its place. */
 static void squares_of_distances(const products *p, int64_t rows, const double *row_squares, const double *column_squares, double *values) {
   for (int64_t i = 0; i < rows; ++i, values += p->width)
@@ -367,12 +378,12 @@ static void squares_of_distances(const products *p, int64_t rows, const double *
 static void increments_of_values(products *p, const increments *in, int w, int64_t rows, int64_t cells, const material *x, const material *y, double factor,
                                  double *to) {
   const bs_task *task = in->task;
-  const int64_t n = p->width, vectors = n / W, panel = PANEL * p->channels;
+  const int64_t n = p->width;
   double *slopes = in->gradient ? p->slopes + w * p->high * n : NULL, *squares = in->gradient && p->squares ? p->squares + w * p->high * n : NULL;
   if (is_radial(task) && !task->compact)
-    squares_of(rows + 1, vectors, p->channels, x->points, p->span, 1, y->points, PANEL, panel, p->values, n);
+    squares_of_differences(rows + 1, n / W, p->channels, of_rows(p, x->points), in_panels(y->points, p->channels), of_columns(p, p->values));
   else
-    product(1, rows + 1, vectors, p->channels, x->points, p->span, 1, y->points, PANEL, panel, p->values, n);
+    sum_over_channels(p, rows + 1, x->points, y->points, p->values);
   if (task->compact) squares_of_distances(p, rows + 1, x->squares, y->squares, p->values);
   kappa_of(task, (rows + 1) * n, p->values, slopes, squares);
   const double *above = p->values, *below = above + n;
@@ -463,19 +474,19 @@ static void sum_corners(products *p, const bs_task *task, int64_t rows, const ma
       }
     return;
   }
-  product(1, rows + 1, vectors, d, x->points, p->span, 1, y->points, PANEL, panel, p->values, n);
-  product(1, rows, vectors, d, x->steps, p->span, 1, y->points, PANEL, panel, p->along_x, n);
-  product(1, rows, vectors, d, x->points, p->span, 1, y->steps, PANEL, panel, p->along_y, n);
-  product(1, rows, vectors, d, x->steps, p->span, 1, y->steps, PANEL, panel, p->bend, n);
+  sum_over_channels(p, rows + 1, x->points, y->points, p->values);
+  sum_over_channels(p, rows, x->steps, y->points, p->along_x);
+  sum_over_channels(p, rows, x->points, y->steps, p->along_y);
+  sum_over_channels(p, rows, x->steps, y->steps, p->bend);
 }
 
 static void sum_anchors(products *p, int64_t rows, const material *x, const material *y) {
-  const int64_t n = p->width, vectors = n / W, d = p->channels, panel = PANEL * d, of_anchors = up_to(n / ANCHOR + 1, W);
-  const int64_t anchored = (rows + ANCHOR - 1) / ANCHOR;
-  product(1, rows, vectors, d, x->steps, p->span, 1, y->steps, PANEL, panel, p->bend, n);
-  product(1, rows, of_anchors / W, d, x->steps, p->span, 1, y->anchors, PANEL, panel, p->along_x, of_anchors);
-  product(1, anchored, vectors, d, x->points, ANCHOR * p->span, 1, y->steps, PANEL, panel, p->along_y, n);
-  product(1, anchored, vectors, d, x->points, ANCHOR * p->span, 1, y->points, PANEL, panel, p->base, n);
+  const int64_t n = p->width, d = p->channels, anchored = (rows + ANCHOR - 1) / ANCHOR, of_anchors = up_to(n / ANCHOR + 1, W);
+  const factors points = {x->points, ANCHOR * p->span, 1};
+  sum_over_channels(p, rows, x->steps, y->steps, p->bend);
+  product(1, rows, of_anchors / W, d, of_rows(p, x->steps), in_panels(y->anchors, d), (matrix){p->along_x, of_anchors, PANEL});
+  product(1, anchored, n / W, d, points, in_panels(y->steps, d), of_columns(p, p->along_y));
+  product(1, anchored, n / W, d, points, in_panels(y->points, d), of_columns(p, p->base));
 }
 
 /* kappa' at the points of a chunk from b, where it is wanted */
@@ -523,14 +534,14 @@ static void load_rows(const products *p, const increments *in, int w, int64_t fi
   const bs_task *task = in->task;
   const int64_t rows = least(p->chunk, p->rows - first), span = p->span;
   if (!p->points) {
-    steps_of(p, task, in->x[w], in->points1[w], first, rows, scale, factor, 0, x.points);
+    steps_of(p, task, in->x[w], in->points1[w], first, rows, scale, factor, by_rows(p, x.points));
     return;
   }
   const int64_t padded = task->by_steps && !p->anchored ? up_to(rows + 1, CORNERS_DOWN) : rows + 1;
-  points_of_path(p, task, in->x[w], in->points1[w], first, padded, centre, 0, 0, x.points);
+  points_of_path(p, task, in->x[w], in->points1[w], first, padded, centre, 0, by_rows(p, x.points));
   for (int64_t i = 0; task->compact && i <= rows; ++i) x.squares[i] = sum_of_row(x.points + i * span, x.points + i * span, span);
   if (!task->by_steps) return;
-  steps_of(p, task, in->x[w], in->points1[w], first, padded, 1, 1, 0, x.steps);
+  steps_of(p, task, in->x[w], in->points1[w], first, padded, 1, 1, by_rows(p, x.steps));
   for (int64_t i = 0; i < padded; ++i) {
     const double *step = x.steps + i * span;
     x.step_squares[i] = sum_of_row(step, step, span);
@@ -574,7 +585,7 @@ static void load_chunk(products *p, const increments *in, int64_t first, double 
     const material y = material_at(&p->y, place);
     if (!there) load_columns(p, in, w, centre, scale, y);
     if (!p->points) {
-      product(1, rows, p->width / W, p->channels, x.points, p->span, 1, y.points, PANEL, PANEL * p->channels, to, p->width);
+      sum_over_channels(p, rows, x.points, y.points, to);
       continue;
     }
     const double by = factor * in->scale[w];
@@ -611,12 +622,21 @@ static void part_chunk(products *p, const increments *in, const vec *gradient) {
     }
 }
 
-/* The gradients of lane w. */
-BS_INLINE double *grad_a_of(const products *p, int w) {
-  return p->grad_a + (p->all_lanes ? w * (p->rows + p->points) * p->span : 0);
+/* The gradients of lane w: rows are those of all chunks. */
+BS_INLINE matrix grad_a_of(const products *p, int w) {
+  const int64_t rows = p->rows + p->points;
+  return in_panels(p->grad_a + (p->all_lanes ? w * rows * up_to(p->span, PANEL) : 0), rows);
 }
 
-BS_INLINE double *grad_b_of(const products *p, int w) { return p->grad_b + (p->all_lanes ? w * p->width * p->span : 0); }
+BS_INLINE matrix grad_b_of(const products *p, int w) {
+  return in_panels(p->grad_b + (p->all_lanes ? w * p->width * up_to(p->span, PANEL) : 0), p->width);
+}
+
+/* Sets so many rows to 0. */
+static void clear_rows(const products *p, int64_t rows, matrix to) {
+  for (int64_t k = 0; k < p->span; k += W)
+    for (int64_t i = 0; i < rows; ++i) store(value_at(to, i, k), splat(0));
+}
 
 /* What a row of points of lane w says of the parameters of the static kernel, as sum_over_points does. */
 static void sum_over_row(const products *p, increments *in, int w, int64_t row, const double *weights) {
@@ -654,15 +674,15 @@ static void weigh_rows(products *p, increments *in, int w, int64_t top, int64_t 
    on the edge of a chunk belong to the one above, which has all their cells. */
 static void chunk_gradient(products *p, increments *in, int w) {
   const bs_task *task = in->task;
-  const int64_t rows = least(p->chunk, p->rows - p->first), vectors = p->span / W, n = p->width, span = p->span;
+  const int64_t rows = least(p->chunk, p->rows - p->first), vectors = p->span / W, n = p->width;
   const int below = p->first + p->chunk < p->rows, centred = has_ones(task);
   const int64_t top = p->points && p->first > 0, count = p->points ? rows + 1 - top : rows;
   const double *weights = p->lanes + w * p->chunk * n;
   const double scale = is_linear(task) ? task->parameter[0] : 1, *centre = centred ? in->centre[w] : NULL;
-  double *grad_a = grad_a_of(p, w) + (p->first + top) * span, *grad_b = grad_b_of(p, w);
+  const matrix grad_a = from_row(grad_a_of(p, w), p->first + top), grad_b = grad_b_of(p, w);
   if (is_idle(in, w)) {
-    if (!p->added) end_row(0, count * span, grad_a);
-    if (!below) end_row(0, p->columns * span, grad_b);
+    if (!p->added) clear_rows(p, count, grad_a);
+    if (!below) clear_rows(p, p->columns, grad_b);
     return;
   }
   if (p->points) {
@@ -672,20 +692,21 @@ static void chunk_gradient(products *p, increments *in, int w) {
   }
   int there;
   const material y = material_at(&p->of_y, find_place(&p->of_y, (source){in->y[w], centre, in->points2[w], 0}, &there));
-  const double *b = y.points;
-  if (!there && p->points) points_of_path(p, task, in->y[w], in->points2[w], 0, p->columns, centre, centred, n, y.points);
-  if (!there && !p->points) steps_of(p, task, in->y[w], in->points2[w], 0, p->columns, scale, 1, n, y.points);
+  const matrix b = in_panels(y.points, n);
+  if (!there && p->points) points_of_path(p, task, in->y[w], in->points2[w], 0, p->columns, centre, centred, b);
+  if (!there && !p->points) steps_of(p, task, in->y[w], in->points2[w], 0, p->columns, scale, 1, b);
   const material x = material_at(&p->of_x, find_place(&p->of_x, (source){in->x[w], centre, in->points1[w], p->first}, &there));
-  const double *a = x.points + top * span;
-  if (!there && p->points) points_of_path(p, task, in->x[w], in->points1[w], p->first, rows + 1, centre, centred, 0, x.points);
-  if (!there && !p->points) steps_of(p, task, in->x[w], in->points1[w], p->first, rows, scale, 1, 0, x.points);
+  const matrix a = in_panels(x.points, p->high), own = from_row(a, top), last = from_row(a, top + count - 1);
+  if (!there && p->points) points_of_path(p, task, in->x[w], in->points1[w], p->first, rows + 1, centre, centred, a);
+  if (!there && !p->points) steps_of(p, task, in->x[w], in->points1[w], p->first, rows, scale, 1, a);
+  const factors down = {weights, n, 1}, across = {weights + (count - 1) * n, 1, -n};
+  const matrix upwards = {last.at, -last.row, last.panel};
   if (takes_differences(task)) {
-    weighted_differences(!p->added, count, vectors, p->columns, weights, n, 1, b, PANEL, n * PANEL, a, span, PANEL, grad_a, span);
-    weighted_differences(!below, p->columns, vectors, count, weights + (count - 1) * n, 1, -n, a + (count - 1) * span, -span, PANEL, b, PANEL,
-                         n * PANEL, grad_b, span);
+    weighted_differences(!p->added, count, vectors, p->columns, down, b, own, grad_a);
+    weighted_differences(!below, p->columns, vectors, count, across, upwards, b, grad_b);
   } else {
-    product(!p->added, count, vectors, p->columns, weights, n, 1, b, PANEL, n * PANEL, grad_a, span);
-    product(!below, p->columns, vectors, count, weights + (count - 1) * n, 1, -n, a + (count - 1) * span, -span, PANEL, grad_b, span);
+    product(!p->added, count, vectors, p->columns, down, b, grad_a);
+    product(!below, p->columns, vectors, count, across, upwards, grad_b);
   }
 }
 
@@ -694,48 +715,50 @@ static void sum_over_steps_of_lane(products *p, increments *in, int w) {
   if (is_idle(in, w)) return;
   int there;
   const material y = material_at(&p->of_y, find_place(&p->of_y, (source){in->y[w], NULL, in->points2[w], 0}, &there));
-  const double over_scale = 1 / in->task->parameter[0], *gradient = grad_b_of(p, w);
+  const double over_scale = 1 / in->task->parameter[0];
+  const matrix steps = in_panels(y.points, p->width), gradient = grad_b_of(p, w);
   vec sum[2] = {splat(0), splat(0)};
   for (int64_t j = 0; j < p->cells; ++j)
     for (int64_t k = 0; k < p->span; k += W)
-      sum[k / W % 2] += load(gradient + j * p->span + k) * (load(channel_of(p, y.points, p->width, j, k)) * over_scale);
+      sum[k / W % 2] += load(value_at(gradient, j, k)) * (load(value_at(steps, j, k)) * over_scale);
   sum[0] += sum[1];
   for (int v = 0; v < W; ++v) in->d_parameter[0][w] += 2 * sum[0][v];
 }
 
 /* to[i] += weight times the gradient with respect to point i of a path, given that with respect to the steps. */
-static void flush_steps(const products *p, const double *gradient, int64_t points, double weight, double *to) {
+static void flush_steps(const products *p, matrix gradient, int64_t points, double weight, double *to) {
   const int64_t d = p->channels;
-  for (int64_t i = 0; i < points; ++i, gradient += p->span, to += d) {
+  for (int64_t i = 0; i < points; ++i, to += d) {
     const int before = i > 0, after = i < points - 1;
     int64_t k = 0;
     for (; k + W <= d; k += W) {
-      const vec from = before ? load(gradient - p->span + k) : splat(0), next = after ? load(gradient + k) : splat(0);
+      const vec from = before ? load(value_at(gradient, i - 1, k)) : splat(0), next = after ? load(value_at(gradient, i, k)) : splat(0);
       store(to + k, load(to + k) + weight * (from - next));
     }
-    for (; k < d; ++k) to[k] += weight * ((before ? gradient[k - p->span] : 0) - (after ? gradient[k] : 0));
+    for (; k < d; ++k) to[k] += weight * ((before ? *value_at(gradient, i - 1, k) : 0) - (after ? *value_at(gradient, i, k) : 0));
   }
 }
 
 /* The same given sums over points of the other path, times their weights, and, where points are counted from a centre, the sum of these. */
-static void flush_points(const products *p, const bs_task *task, const double *gradient, const double *path, const double *centre,
+static void flush_points(const products *p, const bs_task *task, matrix gradient, const double *path, const double *centre,
                          int64_t points, double weight, double *to) {
   const int64_t d = p->channels;
-  for (int64_t i = 0; i < points; ++i, gradient += p->span, path += task->dimension, to += task->dimension) {
-    const double sum = centre ? gradient[d] : 0;
+  for (int64_t i = 0; i < points; ++i, path += task->dimension, to += task->dimension) {
+    const double sum = centre ? *value_at(gradient, i, d) : 0;
     int64_t k = 0;
     for (; k + W <= d; k += W) {
-      vec own = load(gradient + k);
+      vec own = load(value_at(gradient, i, k));
       if (centre) own -= sum * (load(path + k) - load(centre + k));
       store(to + k, load(to + k) + weight * own);
     }
-    for (; k < d; ++k) to[k] += weight * (gradient[k] - (centre ? sum * (path[k] - centre[k]) : 0));
+    for (; k < d; ++k) to[k] += weight * (*value_at(gradient, i, k) - (centre ? sum * (path[k] - centre[k]) : 0));
   }
 }
 
 /* The gradient of lane w with respect to its first or second path, times a weight, to `to`. */
 static void flush_products(const products *p, const increments *in, int second, int w, double weight, double *to) {
-  const double *gradient = second ? grad_b_of(p, w) : grad_a_of(p, w), *path = second ? in->y[w] : in->x[w];
+  const matrix gradient = second ? grad_b_of(p, w) : grad_a_of(p, w);
+  const double *path = second ? in->y[w] : in->x[w];
   const int64_t points = second ? in->points2[w] : in->points1[w];
   if (p->points)
     flush_points(p, in->task, gradient, path, has_ones(in->task) ? in->centre[w] : NULL, points, weight, to);
