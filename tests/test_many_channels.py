@@ -182,12 +182,13 @@ def test_static_kernels_that_are_not_linear_have_the_values_and_gradients_of_the
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("lengths", [LENGTHS[-1], (530, 560)], ids=str)
-def test_so_have_they_on_paths_of_several_chunks_and_on_one_long_pair(lengths, name, size, rng):
+@pytest.mark.parametrize("lengths", [LENGTHS[-1], (200, 230), (530, 560)], ids=str)
+def test_so_have_they_on_paths_of_several_chunks_and_on_long_pairs(lengths, name, size, rng):
+    """A pair of some hundred points is long where channels are many for each level."""
     if size == "as good as infinite" and "polynomial" in name:
         size = "ordinary"  # whose values would be beyond the range of a double
-    count = 1 if lengths[0] > 500 else 2
-    x, y = (SIZES[size] * walk(rng, count, length, 16) for length in lengths)
+    count, channels = (1, 16) if lengths[0] > 500 else (2, 50 if lengths[0] == 200 else 16)
+    x, y = (SIZES[size] * walk(rng, count, length, channels) for length in lengths)
     arguments = problem(x, y, 2, static_kernel=KERNELS[name])
     assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-9)
 

@@ -74,7 +74,7 @@ BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
       for (int k = 0; k < 4; ++k) {
         const int strips_next = k % 2;
         own.compact = k / 2;
-        if (strips_next ? !goes_by_strips(task, 1, backward) : goes_by_strips(task, least(W, task->pairs), backward)) continue;
+        if (strips_next ? !goes_by_strips(&own, 1, backward) : goes_by_strips(&own, least(W, task->pairs), backward)) continue;
         const int64_t size = size_of_pairs(&own, backward, strips_next);
         if (size > most) most = size;
       }

@@ -25,7 +25,9 @@
 
 #include "tile.h"
 
-enum { BLOCKS = 64, LONG = 512, GROUPS = 8, GROUP_ROWS = 48, APART = 64 / sizeof(int64_t) };
+/* Pairs of LONG rows and columns of sub-cells are long; where channels are so many for each level that their sums take most of the time
+   anyhow, pairs of LONG_OF_MANY. */
+enum { BLOCKS = 64, LONG = 512, LONG_OF_MANY = 192, MANY_A_LEVEL = 24, GROUPS = 8, GROUP_ROWS = 48, APART = 64 / sizeof(int64_t) };
 
 /* What the threads that work on one pair share. Rows from one group to the next hold a place for every column: the group below takes what is
    there before it puts its own. */
@@ -81,10 +83,10 @@ static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
   const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated && !(task->planar && task->diagonal);
   const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
   if (!plain || task->length1 <= 4 * W || task->length2 <= BLOCKS) return 0;
-  const int is_long = rows >= LONG && columns >= LONG;
+  const int64_t least_long = takes_products(task) && coordinates(task) >= MANY_A_LEVEL * task->depth ? LONG_OF_MANY : LONG;
+  const int is_long = rows >= least_long && columns >= least_long;
   if (task->diagonal) return is_long && count <= W / 2;
   if (backward && (is_long || !sums_as_tile(task))) return is_long;
-  if (takes_products(task) && task->length1 <= 24 * W) return 0; /* rows of strips are rounded up, and packed once a block */
   const int64_t block = block_of_strips(task), blocks = (columns + block - 1) / block;
   return rows >= 2 * BLOCK && columns >= 2 * BLOCK && 3 * count * (blocks + W - 1) <= 2 * W * blocks;
 }
@@ -92,7 +94,7 @@ static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
 /* As many groups as leave their strips so many rows: the more there are, the less threads wait for one another. */
 static int64_t groups_of(const bs_task *task) {
   int64_t groups = 1;
-  while (groups < GROUPS && (task->length1 - 1) << task->dyadic1 >= 2 * groups * W * GROUP_ROWS && task->length1 > 2 * groups * W * BAND) groups *= 2;
+  while (groups < GROUPS && (task->length1 - 1) << task->dyadic1 >= 2 * groups * W * GROUP_ROWS * (takes_products(task) ? 2 : 1) && task->length1 > 2 * groups * W * BAND) groups *= 2;
   return groups;
 }
 
