@@ -160,15 +160,23 @@ def test_a_helper_without_memory_leaves_the_work_to_the_others(monkeypatch, rng)
 
     x, y = walk(rng, 1, 900, 3), walk(rng, 1, 1000, 3)
     alone = of_pairs(x, y, {"depth": 3}, 1)
-    workspace_of, refused = task.workspace_of, []
+    workspace_of, help_out, helper, refused = task.workspace_of, task._help, threading.local(), []
 
     def scarce(size, blame):
-        if threading.current_thread().name != "branchsig_0":
+        if getattr(helper, "at_work", False):
             refused.append(size)
             raise MemoryError
         return workspace_of(size, blame)
 
+    def marked(*arguments, **options):
+        helper.at_work = True
+        try:
+            help_out(*arguments, **options)
+        finally:
+            helper.at_work = False
+
     monkeypatch.setattr(task, "workspace_of", scarce)
+    monkeypatch.setattr(task, "_help", marked)
     same(of_pairs(x, y, {"depth": 3}, 3), alone)
     assert refused
 
