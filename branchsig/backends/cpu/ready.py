@@ -77,7 +77,7 @@ class Ready:
             ends = problem.path1[:, :2], problem.path2[:, :2]
             of_core = dataclasses.replace(problem, path1=ends[0], path2=ends[1], **telescope.PLAIN)
         sweep = Sweep(of_core, "end", log=log)
-        short = sweep.alone and sweep.nodes * sweep.count <= _MOST_NODES
+        short = sweep.alone and not sweep.helpers and sweep.nodes * sweep.count <= _MOST_NODES
         return cls(problem, sweep, batch, at_ends=at_ends) if short and sweep.fused else None
 
     def values(self, path1: np.ndarray, path2: np.ndarray) -> np.ndarray | None:

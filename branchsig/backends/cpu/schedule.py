@@ -152,12 +152,13 @@ class Team:
 
     def submit(self, call: Callable[[], T]) -> Future[T] | None:
         """Let a thread do a call; None where there are no threads. A call may submit others, but not wait for them."""
+        future: Future[T] = Future()
+        self._tasks.put((future, call))
         if not self._idle.acquire(blocking=False):
             self.start()
         if not self._threads:
+            self._tasks.get()
             return None
-        future: Future[T] = Future()
-        self._tasks.put((future, call))
         return future
 
     def start(self, threads: int = 1) -> None:

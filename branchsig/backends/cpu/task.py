@@ -142,10 +142,11 @@ def _call(
     arrays: Arrays,
     blame: Callable[[], str],
     team: schedule.Team | None,
+    helpers: int,
 ) -> int:
     """Call the core: `flags` and `arrays` are fields of a task, None a null pointer. `blame` says what a workspace that
-    does not fit is too large for. Threads of a `team` without other work help with a long pair. Returns the number of
-    pairs that are out of range."""
+    does not fit is too large for. So many threads of a `team` are asked to help with a long pair, when they have no
+    other work. Returns the number of pairs that are out of range."""
     task = ffi.new(TASK, template)
     for name, value in flags.items():
         setattr(task, name, value)
@@ -154,16 +155,17 @@ def _call(
         if array is not None:
             setattr(task, name, ffi.from_buffer(_ELEMENTS.get(name, DOUBLES), array))
     solve = lib.bs_backward if backward else lib.bs_forward
-    most = ffi.new("int32_t *")
-    size = lib.bs_shared(task, backward, most) if team is not None and task.pairs == 1 else 0
-    helpers = 0 if team is None else min(most[0], team.most) - 1
-    if helpers > 0:
+    if helpers:
+        most = ffi.new("int32_t *")
+        size = lib.bs_shared(task, backward, most)
+        helpers = min(most[0] - 1, helpers)
+    if helpers:
         _validation.bytes_fit_memory(size, "what threads share", blame)
         shared = np.zeros(size, dtype=np.uint8)
         task.shared = ffi.from_buffer(_BYTES, shared)
     workspace = workspace_of(lib.bs_workspace(task, backward), blame)
     task.workspace = workspace  # which holds its address alone
-    if team is None or helpers <= 0:
+    if team is None or not helpers:
         return int(solve(task))
     offers = [(task, shared, arrays)]  # what outlives all calls of helpers, which may come when it is withdrawn
     help_out = functools.partial(_help, offers, backward=backward, blame=blame)
@@ -339,13 +341,15 @@ class Sweep:
             x64 = x.astype(DOUBLE)
             self.paths = (x64, x64 if y is x else y.astype(DOUBLE))
         self.valid: _Lengths = (problem.lengths1, problem.lengths2)
-        # whether the calling thread does all jobs, one after the other
-        few = self.nodes * self.count < (_INLINE_NODES if problem.n_jobs == 1 else 2 * _JOB_NODES)
+        work, shared = self.nodes * self.count, 2 * _JOB_NODES
+        self._by_pairs = work >= shared and self._goes_pair_by_pair()
+        self.helpers = min(problem.n_jobs, _MOST_GROUPS) - 1 if self._by_pairs else 0
+        # whether the calling thread does all jobs, one after the other; others may help
+        few = work < (_INLINE_NODES if problem.n_jobs == 1 or (self._by_pairs and self.count == 1) else shared)
         self.inline = few and self.levels <= _INLINE_LEVELS
         self.alone = self.inline and paired  # then no result is made of two of the core
         self.in_one = self.alone and self.fused and self.count <= _FEW and problem.progress is None
         self._team: schedule.Team | None = None
-        self._helpers = 0
         if stop is None:
             stop = _never if self.inline else np.zeros(1, dtype=np.int32)
         self.stop = stop
@@ -374,8 +378,8 @@ class Sweep:
         if self.in_one:
             only = _first(self.count)
             return iter(((only, only),))
-        if self._goes_pair_by_pair(lanes):
-            lanes, self._helpers = 1, _MOST_GROUPS - 1
+        if self._by_pairs:
+            lanes = 1
         size = -(-self.job_size(fixed=fixed) // lanes) * lanes
         n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
         if self.grids:
@@ -387,7 +391,7 @@ class Sweep:
         orders = schedule.by_length(problem.pairing, valid1, valid2, lanes)
         return schedule.reordered(jobs, problem.pairing, orders)
 
-    def _goes_pair_by_pair(self, lanes: int) -> bool:
+    def _goes_pair_by_pair(self) -> bool:
         """Tell whether long pairs are to be jobs of their own, each over all lanes, so that threads can share them.
 
         Values have the same bits whether the core takes pairs so or in tiles, and then what keeps the threads busy
@@ -400,7 +404,7 @@ class Sweep:
             task.diagonal = ffi.cast("double *", task)  # which nobody reads
         if lib.bs_by_strips(task, self.count, self._is_adjoint):
             return True
-        few = self.want == "end" and not self._is_adjoint and 3 * self.count <= 2 * lanes * self.problem.n_jobs
+        few = self.want == "end" and not self._is_adjoint and 3 * self.count <= 2 * lib.bs_lanes() * self.problem.n_jobs
         return few and bool(lib.bs_by_strips(task, 1, False))
 
     def pairs_in_block(self, values: int) -> int:
@@ -409,18 +413,24 @@ class Sweep:
 
     def run(self, items: Iterable[S], work: Callable[[S], T], collect: Callable[[T], None]) -> None:
         """Do the work on all items, in threads where there is enough of it, and collect the results in order."""
-        if self.alone and self.fused and self.paths[0] is self.problem.path1:
-            for item in items:  # the core does all of the arithmetic
-                collect(work(item))
+        if not self.inline:
+            self._team = schedule.Team(self.problem.n_jobs)
+            with np.errstate(all="ignore"):
+                calls = (functools.partial(_quietly, work, item) for item in items)
+                schedule.run(calls, self._team, self.helpers, self.stop, collect)
             return
-        with np.errstate(all="ignore"):
-            if self.inline:
-                for item in items:
+        self._team = schedule.Team(self.helpers) if self.helpers else None
+        try:
+            if self.alone and self.fused and self.paths[0] is self.problem.path1:
+                for item in items:  # the core does all of the arithmetic
                     collect(work(item))
                 return
-            calls = (functools.partial(_quietly, work, item) for item in items)
-            self._team = schedule.Team(self.problem.n_jobs)
-            schedule.run(calls, self._team, self._helpers, self.stop, collect)
+            with np.errstate(all="ignore"):
+                for item in items:
+                    collect(work(item))
+        finally:
+            if self._team is not None:
+                self._team.end(None)
 
     def forward(self, job: schedule.Job, given: np.ndarray | None, values: np.ndarray) -> None:
         """Fill the values of the pairs of a job: what is wanted."""
@@ -492,6 +502,7 @@ class Sweep:
             arrays=everything,
             blame=self.plan.blame,
             team=self._team,
+            helpers=self.helpers,
         )
         if self.parameters is not None:
             results["grad_parameters"][...] = self.parameters.from_core(own["grad_parameters"])
