@@ -18,6 +18,8 @@ run(call, arrays)
     respect to the operands; what is kept cannot.
 in_numpy(array)
     An array that is lent as one of NumPy, which shares its memory; for frameworks that lend any.
+lent(array)
+    The same of an array of a type that has been lent before, and None where it is not lent; likewise.
 given_back(result, like)
     An array of NumPy as one of the framework, where `like` lies; for frameworks that lend any.
 TAKES_NUMPY
@@ -44,6 +46,7 @@ from branchsig import quadrature, static_kernels
 from branchsig._arrays import Array, as_like, as_number, as_numpy, from_numpy, is_compiling, namespace_of
 from branchsig.backends import Wrt
 from branchsig.operations import OPERATIONS, Operation, Shape
+from branchsig.operations.ready import lend
 from branchsig.spec import Execution, Spec, Transforms, Truncation, with_kernel
 from branchsig.static_kernels import StaticKernel, is_built_in, with_numbers
 
@@ -272,15 +275,20 @@ class Call:
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
         operation, like = self._operation, arrays[0]
         if self.direction in ("value", "forward"):
-            operands = self.taken(arrays)
-            job = operation.prepare(self.spec_with(arrays), self.how, *operands)
+            operands, spec = self.taken(arrays), self.spec_with(arrays)
+            if self._may_be_ready(operands):
+                return [operation.value(spec, self.how, *operands)]
+            job = operation.prepare(spec, self.how, *operands)
             value, kept = operation.forward(job, keep=self.direction == "forward")
             if self.direction == "value":
                 return [value]
             return [value, *(_handed_out(kept[name], like) for name in sorted(kept))]
         derivs, flat = arrays[0], arrays[1 : 1 + self.operands]
         operands, spec, wrt = self.taken(flat), self.spec_with(flat), self.wrt
-        if self.direction == "backprop":
+        ready = self._may_be_ready((derivs, *operands))
+        if ready:
+            derivs = np.asarray(derivs, order="C")  # those of a sum are one number in memory
+        if ready or self.direction == "backprop":
             left, right, of_parameters = wrt
             found = operation.backprop(
                 derivs, spec, self.how, *operands, left_deriv=left, right_deriv=right, param_deriv=of_parameters
@@ -294,6 +302,12 @@ class Call:
                 kept = {name: _taken_back(array, job.problem.path1) for name, array in handed_out}
             found = operation.pull_back(job, kept, operation.derivs(job, derivs), wrt)
         return list(self._flat(found, flat))
+
+    def _may_be_ready(self, operands: Sequence[Any]) -> bool:
+        """Whether the backend may have something ready for the operands, and a forward keeps nothing for a backward."""
+        operation = self._operation
+        plain = operation.made_ready and _NOT_CLAIMED.issuperset(map(type, operands))
+        return plain and self.how.progress is False and not operation.keeps(self.spec)
 
     def _flat(self, found: Any, operands: Sequence[Array]) -> Iterator[Array]:
         """Gradients in the form of the operands as a list."""
@@ -330,7 +344,12 @@ class Call:
         if not names:
             return self.spec
         values = [as_number(value) for value in operands[self.operands - len(names) : self.operands]]
-        return with_kernel(self.spec, dataclasses.replace(self.spec.static_kernel, **dict(zip(names, values))))  # type: ignore[type-var]
+        return _spec_with(self.spec, names, tuple(values))
+
+
+@functools.lru_cache(maxsize=256)  # the same spec for the same values, by which calls that come again are known
+def _spec_with(spec: Spec, names: tuple[str, ...], values: tuple[float, ...]) -> Spec:
+    return with_kernel(spec, dataclasses.replace(spec.static_kernel, **dict(zip(names, values))))  # type: ignore[type-var]
 
 
 class _Layout(NamedTuple):
@@ -633,6 +652,7 @@ class _Lent:
     def __init__(
         self, framework: Any, like: Any, operation: Operation, spec: Spec, how: Execution, operands: Sequence[Any]
     ) -> None:
+        lend(type(like), framework)
         self.framework, self.like, self.operation, self.how = framework, like, operation, how
         self.spec = with_kernel(spec, with_numbers(spec.static_kernel)) if spec.static_kernel.holds_arrays else spec
         self.operands = [_read_in_place(operand, framework) for operand in operands]

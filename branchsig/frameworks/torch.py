@@ -22,7 +22,7 @@ from branchsig.frameworks._binding import LENT, Call
 from branchsig.operations import Shape
 from branchsig.static_kernels import is_built_in
 
-__all__ = ["TAKES_NUMPY", "claims", "given_back", "in_numpy", "run", "serves"]
+__all__ = ["TAKES_NUMPY", "claims", "given_back", "in_numpy", "lent", "run", "serves"]
 
 pass_over(torch.__file__)
 
@@ -41,11 +41,20 @@ _TYPES = frozenset({torch.Tensor, torch.nn.Parameter})
 """The types of tensors that are no more than their numbers."""
 
 
+_is_transforming: Any = torch._C._are_functorch_transforms_active  # where no tensor may be read, wrapped or not
+
+
 def claims(array: Any) -> bool | str:
     """Tell whether PyTorch records, transforms or traces what is done with a tensor, or lends it."""
-    if (array.requires_grad and torch.is_grad_enabled()) or is_dual(array) or not has_memory(array):
+    if (array.requires_grad and torch.is_grad_enabled()) or is_dual(array) or _is_transforming():
         return True
-    return LENT if array.is_cpu and array.dtype in _READABLE and type(array) in _TYPES else False
+    try:
+        array.data_ptr()  # an error where there is no memory
+    except RuntimeError:
+        return True
+    if array.is_cpu:
+        return LENT if array.dtype in _READABLE and type(array) in _TYPES else False
+    return bool(array.is_meta)
 
 
 def in_numpy(array: Any) -> np.ndarray:
@@ -53,6 +62,11 @@ def in_numpy(array: Any) -> np.ndarray:
     array = array.detach() if array.requires_grad else array
     found: np.ndarray = (array.resolve_neg() if array.is_neg() else array).numpy()
     return found
+
+
+def lent(array: Any) -> np.ndarray | None:
+    """Return a tensor as an array of NumPy, and None for one that is not lent."""
+    return None if torch.compiler.is_compiling() or claims(array) != LENT else in_numpy(array)
 
 
 def given_back(result: np.ndarray, like: Any) -> torch.Tensor:
@@ -75,10 +89,9 @@ def serves(call: Call, arrays: Sequence[Any]) -> bool:
         return False  # which is an error too
     if torch.compiler.is_compiling():
         return True
-    recorded = call.operation == "transform_path" or not is_built_in(call.spec.static_kernel)
-    return not recorded and not any(
-        has_memory(array) and is_dual(array) for array in arrays if isinstance(array, torch.Tensor)
-    )
+    if call.operation == "transform_path" or not is_built_in(call.spec.static_kernel):
+        return False
+    return not any(is_dual(array) and has_memory(array) for array in arrays if isinstance(array, torch.Tensor))
 
 
 def run(call: Call, arrays: Sequence[Any]) -> list[Any]:

@@ -21,7 +21,7 @@ from branchsig._arrays import Array, as_like
 from branchsig.backends import Gradients, Wrt
 from branchsig.operations.job import Job
 from branchsig.operations.progress import reporting, share
-from branchsig.operations.ready import make_ready, ready_for
+from branchsig.operations.ready import lent_gradients, lent_value, make_ready, ready_for
 from branchsig.operations.stages import Kept, Shape
 from branchsig.operations.transform import transformed_adjoint
 from branchsig.spec import Execution, Spec, with_kernel
@@ -127,6 +127,10 @@ class Operation(abc.ABC):
     def backward(self, job: Job, kept: Kept, derivs: Array, wrt: Wrt) -> Gradients:
         """Return the gradients with respect to the transformed operands; parameters are summed over all pairs."""
 
+    def keeps(self, spec: Spec) -> bool:
+        """Tell whether the forward may keep something for the backward."""
+        return True
+
     def residuals(self, job: Job) -> Kept:
         """Return what the backward needs, by no more of the forward than that takes."""
         return self.forward(job, keep=True)[1]
@@ -141,9 +145,15 @@ class Operation(abc.ABC):
 
     def value(self, spec: Spec, how: Execution, *operands: Any) -> Any:
         """Return the value."""
-        ready = ready_for(spec, how, *operands) if self.made_ready else None
-        if ready is not None and (value := ready.values(*operands[:2])) is not None:
-            return value
+        ready = None
+        if self.made_ready:
+            if type(operands[0]) is not np.ndarray:
+                value = lent_value(spec, how, *operands)
+            else:
+                ready = ready_for(spec, how, *operands)
+                value = None if ready is None else ready.values(*operands[:2])
+            if value is not None:
+                return value
         if not _are_plain(operands) or spec.static_kernel.holds_arrays:
             bound, spec = _bound(self, spec, how, operands)
             if bound is not None:
@@ -181,9 +191,13 @@ class Operation(abc.ABC):
         k_stack: Any = None,
     ) -> Any:
         """Return the gradients for given derivatives."""
-        ready = ready_for(spec, how, *operands) if self.made_ready else None
-        if ready is not None and param_deriv is False and k_stack is None:
-            found = ready.gradients(derivs, *operands[:2], left_deriv, right_deriv)
+        ready = None
+        if self.made_ready and param_deriv is False and k_stack is None:
+            if type(operands[0]) is not np.ndarray:
+                found = lent_gradients(spec, how, derivs, *operands, left=left_deriv, right=right_deriv)
+            else:
+                ready = ready_for(spec, how, *operands)
+                found = None if ready is None else ready.gradients(derivs, *operands[:2], left_deriv, right_deriv)
             if found is not None:
                 return found
         wrt = Wrt(

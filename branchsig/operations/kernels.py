@@ -54,10 +54,14 @@ class _Kernels(Operation):
             value = namespace_of(value).reshape(value, job.batch + tuple(value.shape[problem.axes :]))
         return value, kept
 
+    def keeps(self, spec: Spec) -> bool:
+        """Tell whether a stage keeps something, or a tolerance the rule that was found."""
+        return spec.rtol is not None or stage_for(spec).keeps
+
     def residuals(self, job: Job) -> Kept:
         """Return what the backward needs. With a tolerance this includes the rule, which only a forward solve finds."""
         spec, problem, stage = job.spec, job.problem, stage_for(job.spec)
-        if spec.rtol is None and not stage.keeps:
+        if not self.keeps(spec):
             return {}
         if _in_silence(job) and problem.progress is not None:
             problem = dataclasses.replace(problem, progress=None)

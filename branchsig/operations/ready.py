@@ -1,4 +1,4 @@
-"""Calls that have been made before, on few pairs of paths as arrays of NumPy.
+"""Calls that have been made before, on few pairs of paths as arrays that NumPy reads in place.
 
 What is checked of such a call depends on options, shapes and dtypes, so a call like one that has passed will pass too.
 The backend keeps what it was told, and the arrays go straight to it. Whatever is out of the ordinary is computed again
@@ -22,7 +22,7 @@ from branchsig.operations.stages import stage_for
 from branchsig.spec import Execution, Spec
 from branchsig.static_kernels import is_built_in
 
-__all__ = ["make_ready", "ready_for"]
+__all__ = ["lend", "lent_gradients", "lent_value", "make_ready", "ready_for"]
 
 _MOST = 256
 """Number of calls that are kept."""
@@ -36,6 +36,9 @@ _met: dict[_Key, tuple[Spec, Execution]] = {}
 _kept: dict[_Key, tuple[Spec, Execution, Any, Any]] = {}
 """By the identities of spec and execution, which are kept so that no other objects have them, the shapes of the paths
 and whether they are float64: the backend, and what it has ready, which may be nothing."""
+
+_lending: dict[type, Any] = {}
+"""Types of arrays that a framework has lent, with the file of the framework; see `branchsig.frameworks._binding`."""
 
 _changing = threading.Lock()
 
@@ -51,6 +54,55 @@ def ready_for(
     if found is None or lengths1 is not None or lengths2 is not None or found[2] is not serving.get("numpy"):
         return None
     return found[3]
+
+
+def lend(kind: type, framework: Any) -> None:
+    """Let arrays of a type, some of which a framework has lent, be read at once in calls that come again."""
+    _lending[kind] = framework
+
+
+def lent_value(
+    spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = None, lengths2: Any = None
+) -> Any | None:
+    """Return the value of paths that are lent, by what is ready for them; None where nothing is."""
+    framework = _lending.get(type(path1))
+    if framework is None or type(path2) is not type(path1):
+        return None
+    array1 = framework.lent(path1)
+    if array1 is None:
+        return None
+    array2 = array1 if path2 is path1 else framework.lent(path2)
+    ready = ready_for(spec, how, array1, array2, lengths1, lengths2)
+    value = None if ready is None else ready.values(array1, array2)
+    return None if value is None else framework.given_back(value, path1)
+
+
+def lent_gradients(
+    spec: Spec,
+    how: Execution,
+    derivs: Any,
+    path1: Any,
+    path2: Any,
+    lengths1: Any = None,
+    lengths2: Any = None,
+    *,
+    left: Any,
+    right: Any,
+) -> Any | None:
+    """Return the gradients likewise, for derivatives that are lent."""
+    framework, kind = _lending.get(type(path1)), type(path1)
+    if framework is None or type(path2) is not kind or type(derivs) is not kind:
+        return None
+    array1 = framework.lent(path1)
+    if array1 is None:
+        return None
+    array2 = array1 if path2 is path1 else framework.lent(path2)
+    ready = ready_for(spec, how, array1, array2, lengths1, lengths2)
+    found = None if ready is None else ready.gradients(framework.lent(derivs), array1, array2, left, right)
+    if found is None:
+        return None
+    give = framework.given_back
+    return None if found[0] is None else give(found[0], path1), None if found[1] is None else give(found[1], path1)
 
 
 def make_ready(job: Job, path1: Any, path2: Any) -> None:

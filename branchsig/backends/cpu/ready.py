@@ -30,7 +30,7 @@ _MOST_NUMBERS = 2e6
 _REST = 16
 """So many calls after one that was not finished are not begun: arrays like it may come again, and cost time twice."""
 
-_FLAGS = ffi.typeof("uint8_t[]")
+_NULL = ffi.NULL
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -48,16 +48,15 @@ class Ready:
         self._at_ends = at_ends
         self._single = problem.path1.dtype != DOUBLE
         self._planar = problem.planar  # values of the core are then K - 1
+        self._in_place = not (at_ends or self._single)
         self._largest = _LARGEST_FLOAT32 if self._single else sys.float_info.max
         self._most = telescope.most_of(problem.path1.dtype)
         self._plan = sweep.plan
         self._rest = 0
-        self._sizes: dict[tuple[int, bool], int] = {}
-        self._task = ffi.new(TASK, sweep.plan.template)
-        self._task.wrt_log, self._task.purpose = sweep.log, sweep.purpose
-        self._task.pairs = sweep.count
-        self._task.stop = ffi.from_buffer("int32_t[]", sweep.stop)  # one that outlives everything
-        self._template = self._task[0]
+        task = self._task = ffi.new(TASK, sweep.plan.template)
+        task.wrt_log, task.purpose = sweep.log, sweep.purpose
+        task.pairs = sweep.count
+        task.stop = ffi.from_buffer("int32_t[]", sweep.stop)  # one that outlives everything
 
     @classmethod
     def of(cls, problem: Problem, batch: tuple[int, ...], *, log: bool) -> Ready | None:
@@ -82,14 +81,11 @@ class Ready:
 
     def values(self, path1: np.ndarray, path2: np.ndarray) -> np.ndarray | None:
         """Return the kernels, or their logarithms."""
-        found = self._opened(path1, path2, backward=False)
-        if found is None:
+        paths = self._opened(path1, path2)
+        if paths is None:
             return None
-        task, _ = found
         values = np.empty(self._batch)
-        task.ends = ffi.from_buffer(DOUBLES, values)
-        if lib.bs_forward(task) or not lib.bs_within(task.ends, self._count, self._largest):
-            self._rest = _REST
+        if not self._done(*paths, ffi.from_buffer(DOUBLES, values), _NULL, _NULL, _NULL):
             return None
         if self._single:
             values = _narrow(values)
@@ -107,69 +103,68 @@ class Ready:
         flags = (left is True or left is False) and (right is True or right is False) and (left or right)
         if not flags or not is_plain(derivs, path1.dtype) or derivs.shape != self._batch:
             return None
-        found = self._opened(path1, path2, backward=True)
-        if found is None:
+        paths = self._opened(path1, path2)
+        if paths is None:
             return None
-        task, alive = found
         if self._single:
             derivs = _widened(derivs)
-        task.weight1 = task.weight2 = ffi.from_buffer(DOUBLES, derivs)
         grad1 = grad2 = None
+        data1 = data2 = _NULL
         if left:
-            grad1 = np.zeros(alive[0].shape)
-            task.grad1 = ffi.from_buffer(DOUBLES, grad1)
+            grad1 = np.zeros(self._shape_of(path1))
+            data1 = ffi.from_buffer(DOUBLES, grad1)
         if right:
-            grad2 = np.zeros(alive[1].shape)
-            task.grad2 = ffi.from_buffer(DOUBLES, grad2)
-        if lib.bs_backward(task):
-            self._rest = _REST
+            grad2 = np.zeros(self._shape_of(path2))
+            data2 = ffi.from_buffer(DOUBLES, grad2)
+        if not self._done(*paths, _NULL, ffi.from_buffer(DOUBLES, derivs), data1, data2):
             return None
-        if not (self._at_ends or self._single):
+        if self._in_place:
             return grad1, grad2
-        for gradient, data in ((grad1, task.grad1), (grad2, task.grad2)):
+        for gradient, data in ((grad1, data1), (grad2, data2)):
             if gradient is not None and not lib.bs_within(data, gradient.size, self._largest):
                 self._rest = _REST
                 return None
         return self._whole(grad1, path1), self._whole(grad2, path2)
 
-    def _opened(
-        self, path1: np.ndarray, path2: np.ndarray, *, backward: bool
-    ) -> tuple[ffi.CData, tuple[np.ndarray, ...]] | None:
-        """A task with paths and memory, and what it has addresses of; None where none is begun."""
+    def _opened(self, path1: np.ndarray, path2: np.ndarray) -> tuple[ffi.CData, ffi.CData] | None:
+        """What the core takes of both paths; None where nothing is begun."""
         rest = self._rest
         if rest > 0:
             self._rest = rest - 1
             return None
-        read1 = self._read(path1)
-        read2 = read1 if path2 is path1 else self._read(path2)
-        if read1 is None or read2 is None:
+        if self._in_place:
+            return ffi.from_buffer(DOUBLES, path1), ffi.from_buffer(DOUBLES, path2)
+        data1 = self._read(path1)
+        data2 = data1 if path2 is path1 else self._read(path2)
+        if data1 is None or data2 is None:
             self._rest = _REST
             return None
-        path1, path2 = read1, read2
-        task = ffi.new(TASK, self._template)
-        task.path1, task.path2 = ffi.from_buffer(DOUBLES, path1), ffi.from_buffer(DOUBLES, path2)
-        key = lib.bs_lanes(), backward
-        size = self._sizes.get(key)
-        if size is None:
-            size = lib.bs_workspace(task, backward)
-            if key[0] == lib.bs_lanes():  # no other thread has changed the instruction set meanwhile
-                self._sizes[key] = size
-        room = workspace_of(size, self._plan.blame)
-        flags = ffi.new(_FLAGS, self._count)
-        task.workspace, task.out_of_range = room, flags
-        return task, (path1, path2, room, flags)
+        return data1, data2
 
-    def _read(self, path: np.ndarray) -> np.ndarray | None:
-        """What the core takes of paths: all points, or the first and the last of each, which are None where some point
-        is not finite, or as good as not."""
-        if self._single:
-            path = _widened(path)
+    def _read(self, path: np.ndarray) -> ffi.CData | None:
+        """What the core takes of paths that it does not read in place: all points, or the first and the last of each,
+        which are None where some point is not finite, or as good as not."""
+        data = ffi.from_buffer(DOUBLES, _widened(path) if self._single else path)
         if not self._at_ends:
-            return path
-        ends = np.empty((self._count, 2, path.shape[-1]))
-        data = ffi.from_buffer(DOUBLES, path), ffi.from_buffer(DOUBLES, ends)
-        fine = lib.bs_ends(data[0], self._count, path.shape[-2], path.shape[-1], self._most, data[1])
+            return data
+        ends = ffi.from_buffer(DOUBLES, np.empty(self._shape_of(path)))
+        fine = lib.bs_ends(data, self._count, path.shape[-2], path.shape[-1], self._most, ends)
         return ends if fine else None
+
+    def _shape_of(self, path: np.ndarray) -> tuple[int, ...]:
+        """The shape of what the core takes of paths."""
+        return (self._count, 2, path.shape[-1]) if self._at_ends else path.shape
+
+    def _done(self, *arrays: ffi.CData) -> bool:
+        """Let the core do the work, and tell whether it has."""
+        room = workspace_of(0, self._plan.blame)
+        wanted = lib.bs_again(self._task, *arrays, room, len(room), self._largest)
+        if wanted > 0:
+            room = workspace_of(wanted, self._plan.blame)
+            wanted = lib.bs_again(self._task, *arrays, room, len(room), self._largest)
+        if wanted:
+            self._rest = _REST
+        return not wanted
 
     def _whole(self, gradient: np.ndarray | None, path: np.ndarray) -> np.ndarray | None:
         """A gradient of finite numbers in the shape and dtype of a path."""
