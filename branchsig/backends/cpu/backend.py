@@ -31,6 +31,7 @@ __all__ = ["CpuBackend"]
 S = TypeVar("S")
 T = TypeVar("T")
 _Gradients = tuple[np.ndarray | None, ...]
+_Rows = tuple[slice, slice]
 
 
 class CpuBackend:
@@ -109,15 +110,15 @@ class CpuBackend:
         bars, stacks = _flat(problem, derivs), None if stack is None else _flat(problem, stack)
         of_parameters = np.zeros((*derivs.shape[: problem.axes], count)) if wrt.parameters else None
 
-        def work(job: schedule.Job) -> tuple[schedule.Job, _Gradients]:
-            every = job
+        def work(job: schedule.Job) -> tuple[schedule.Job, tuple[_Rows, _Gradients]]:
+            every, rows = job, _rows_of(problem, job)
             place = _run(problem, job) if sweep.grids else _places(problem, *job)
             of_job, of_stack = bars[place], None if stacks is None else stacks[place]
             weights = pairs.weights_of(derivs, *job) if symmetric else None
             grads = totals  # every pair of a paired problem has rows of its own there
             if not paired:
-                grad1 = None if totals[0] is None else np.zeros_like(totals[0])
-                grads = (grad1, grad1 if symmetric else None if totals[1] is None else np.zeros_like(totals[1]))
+                grad1, grad2 = (None if a is None else np.zeros_like(a[r]) for a, r in zip(totals, rows, strict=True))
+                grads = (grad1, grad1 if symmetric else grad2)
             if np.count_nonzero(of_job) != of_job.size:  # the others are not solved for, and may be infinite
                 some = pairs.counted(*(weights or (of_job,)))
                 job, of_job = (job[0][some], job[1][some]), of_job[some]
@@ -126,19 +127,21 @@ class CpuBackend:
             if len(job[0]):
                 own = np.zeros((len(job[0]), count)) if count else None
                 results = {"grad1": grads[0], "grad2": grads[1], "grad_parameters": own}
-                sweep.backward(job, None, results, of_job, weights=weights, stack=of_stack)
+                sweep.backward(job, None, results, of_job, weights=weights, stack=of_stack, rows=rows)
                 if own is not None and of_parameters is not None:  # every pair has a row of its own there
-                    rows = _flat(problem, of_parameters)
+                    parameters = _flat(problem, of_parameters)
                     weight1, weight2 = weights or (of_job if of_job.ndim == 1 else np.ones(len(own)),) * 2
                     if symmetric:
-                        rows[_places(problem, *job[::-1])] = weighted(weight2[:, None], own)
-                    rows[_places(problem, *job)] = weighted(weight1[:, None], own)  # the diagonal is no mirror image
-            return every, grads
+                        parameters[_places(problem, *job[::-1])] = weighted(weight2[:, None], own)
+                    # the diagonal is no mirror image, and so comes last
+                    parameters[_places(problem, *job)] = weighted(weight1[:, None], own)
+            return every, (rows, grads)
 
-        def collect(_: schedule.Job, parts: _Gradients) -> None:
-            for total, part in zip(totals, parts, strict=True):
+        def collect(_: schedule.Job, made: tuple[_Rows, _Gradients]) -> None:
+            rows, parts = made
+            for total, part, own in zip(totals, parts, rows, strict=True):
                 if total is not None and part is not None and total is not part:
-                    total += part
+                    total[own] += part
 
         _run_jobs(sweep, work, collect, fixed=not paired)
         dtype = problem.path1.dtype
@@ -233,6 +236,16 @@ def _run(problem: Problem, job: schedule.Job) -> slice:
     """The same for a job taken in order."""
     first = int(_places(problem, job[0][:1], job[1][:1])[0])
     return slice(first, first + len(job[0]))
+
+
+def _rows_of(problem: Problem, job: schedule.Job) -> _Rows:
+    """Rows of both stacks of paths that hold those of a job: the same ones where the stacks are the same."""
+    if problem.pairing == "paired":
+        return slice(None), slice(None)
+    first, second = (slice(int(index.min()), int(index.max()) + 1) for index in job)
+    if problem.pairing == "symmetric":
+        first = second = slice(min(first.start, second.start), max(first.stop, second.stop))
+    return first, second
 
 
 def _flat(problem: Problem, array: np.ndarray) -> np.ndarray:

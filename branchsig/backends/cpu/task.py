@@ -447,11 +447,13 @@ class Sweep:
         *,
         weights: tuple[np.ndarray, np.ndarray] | None = None,
         stack: np.ndarray | None = None,
+        rows: tuple[slice, slice] = (slice(None), slice(None)),
     ) -> None:
         """Add the gradients of the pairs of a job to the results: grad1 and grad2, or grad_increments.
 
         Those with respect to parameters, grad_parameters, are set, and stand there without the weights. `bars` are the
-        derivatives of all pairs of the job, in the place of which `weights` may stand for each path.
+        derivatives of all pairs of the job, in the place of which `weights` may stand for each path. The paths of the
+        job are among these `rows` of both stacks, and grad1 and grad2 are theirs.
         """
         bars = np.ascontiguousarray(bars, dtype=DOUBLE)
         of_grid, many = self.want == "grid", bars.ndim > 1
@@ -464,7 +466,10 @@ class Sweep:
             "part_derivs": bars if many and not of_grid else None,
             "k_stack": None if stack is None else np.ascontiguousarray(stack, dtype=DOUBLE),
         }
-        self._call(self.paths, self.valid, job, given, {"wrt_log": self.log}, results, derivs)
+        paths = tuple(path[own] for path, own in zip(self.paths, rows, strict=True))
+        valid = tuple(None if v is None else v[own] for v, own in zip(self.valid, rows, strict=True))
+        index1, index2 = (index - own.start if own.start else index for index, own in zip(job, rows, strict=True))
+        self._call(paths, valid, (index1, index2), given, {"wrt_log": self.log}, results, derivs)
 
     def _call(
         self,
