@@ -413,6 +413,8 @@ static int judge_strips(strips *s) {
     t->watched[t->levels].reach += own[t->levels].reach;
     for (int m = 0; m < t->levels; ++m) widen(&t->watched[m], own[m].extent, own[m].least);
   }
+  open_chains(t);
+  if (s->task->planar) lengthen_chains(t, t->size); /* as if in one row: lanes are on different ones */
   s->total = shared->integral[0];
   for (int64_t r = 1; r < s->groups * W * t->rows && !s->task->planar; ++r) s->total += shared->integral[r];
   t->total = splat(s->total);

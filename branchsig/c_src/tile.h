@@ -39,7 +39,8 @@ typedef struct {
   int levels;            /* levels of K that are kept: K_1 to K_depth for grids, to K_{depth-1} otherwise; by order as order.h says */
   double factor;           /* 1 / 4 and over the number of sub-cells of a cell */
   watch *watched;        /* [level], and of the level above those */
-  vec size;              /* sum of |g| times factor over the cells of the rows done, or (products) a bound for it */
+  vec size;              /* sum of |g| times factor over the cells of the rows done, or (not careful) a bound for it */
+  vec *chains;           /* ordered forests: [length], see planar_out_of_range */
   vec *counts;           /* [block]: its columns that lie before the end of the second path */
   vec total;             /* log K_depth at the end of the rows done */
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
@@ -153,6 +154,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
     t->edges = take(base, &used, (t->rows + 1 - t->edged_from) * row, sizeof(edge));
   }
   t->states = take(base, &used, BAND * (t->levels + 1), sizeof(row_state));
+  if (task->planar) t->chains = TAKE(task->depth + 1);
   if (task->planar) t->planar_states = take(base, &used, BAND * t->levels, sizeof(planar_state));
   t->judging = task->planar && task->careful && !task->diagonal;
   if (t->judging) {
@@ -260,8 +262,21 @@ static void load_block(tile *t, int64_t k) {
     for (int64_t i = 0; i < t->pending; ++i)
       for (int64_t j = first; j < last; ++j) g[i * t->in.stride + j] = choose(t->in.still, splat(0), g[i * t->in.stride + j]);
   if (t->up && (t->kept || t->in.task->planar)) return; /* nothing is recovered, and the adjoint takes cells of any size */
+  enum { APART = 4 }; /* at a time: each waits for the one before */
+  if (t->in.task->planar && !t->in.task->careful) {
+    const vec columns = t->counts[k] * (double)least((int64_t)1 << b.shift, b.last + 1 - b.first);
+    for (int64_t i = 0; i < t->pending; ++i, g += t->in.stride) {
+      vec squares[APART];
+      fill(squares, APART, 0);
+      int64_t j = first;
+      for (; j + APART <= last; j += APART)
+        for (int64_t a = 0; a < APART; ++a) squares[a] += g[j + a] * g[j + a];
+      for (; j < last; ++j) squares[0] += g[j] * g[j];
+      t->size += square_root(columns * ((squares[0] + squares[1]) + (squares[2] + squares[3]))); /* at least the sum, by Cauchy and Schwarz */
+    }
+    return;
+  }
   for (int64_t i = 0; i < t->pending; ++i, g += t->in.stride) {
-    enum { APART = 4 }; /* at a time: each waits for the one before */
     vec bound[APART];
     fill(bound, APART, 0);
     int64_t j = first;
@@ -338,6 +353,19 @@ static void count_columns(tile *t) {
   }
 }
 
+/* Ordered forests: no row has been swept. */
+static void open_chains(tile *t) {
+  if (!t->in.task->planar) return;
+  fill(t->chains, t->in.task->depth + 1, 0);
+  t->chains[0] = splat(1);
+}
+
+/* Ordered forests: what a band with this sum of |g| times factor adds to the chains. */
+static void lengthen_chains(tile *t, vec size) {
+  size *= 1 / (t->factor * (double)((int64_t)1 << t->in.task->dyadic2));
+  for (int l = 1; l <= t->in.task->depth; ++l) t->chains[l] += size * t->chains[l - 1];
+}
+
 /* The paths of the pairs first..first+W-1 into the lanes; the last pair fills the lanes that are left over. */
 static void open_tile(tile *t, int64_t first) {
   const bs_task *task = t->in.task;
@@ -388,6 +416,7 @@ static void open_tile(tile *t, int64_t first) {
   t->worst = splat(0);
   count_columns(t);
   t->total = t->grid_sum = t->size = splat(0);
+  open_chains(t);
 }
 
 /* Polled once a block of a band: with very many levels that alone takes a while. */
@@ -632,7 +661,9 @@ static int sweep_down(tile *t, int64_t first) {
       for (int64_t r = r0; r < r1; ++r) finish_row_of_itself(t, first, r, integral[r - r0], own[r - r0]);
       continue;
     }
+    const vec before = t->size;
     sweep_band(t, r0, r1, integral);
+    if (task->planar) lengthen_chains(t, t->size - before);
     for (int64_t r = r0; r < r1; ++r) t->total += integral[r - r0];
     for (int64_t r = r0 + 1; r <= r1; ++r) {
       if (task->grid) store_grid_row(t, first, r);
@@ -682,26 +713,32 @@ static ivec planar_lost(const tile *t) {
 }
 
 /* Lanes of ordered forests that another is to look at: values that are not finite, which shows at the end whatever the node, or may have
-   lost their digits. With M_m the largest |K_m| at a node and S the sum of |g|, errors are at most about
+   lost their digits. With M_m the largest |K_m| at a node, R_i the sum of |g| over the cells of row i, and e_{m,i} the largest error of
+   K_m down to row i, an error in a cell enters K_m times a kernel of what is left, and is at most about
 
-     e_m = M_m^2 S (eps M_{m-1} + e_{m-1})
+     e_{m,i} = e_{m,i-1} + M_m^2 R_i (eps M_{m-1} + e_{m-1,i})
 
+   That makes e_m the sum over l of chains[l] eps M_{m-l} M_{m-l+1}^2 .. M_m^2, where chains[l] is the sum over all i_1 <= .. <= i_l of
+   R_{i_1} .. R_{i_l}: of S^l, with S the sum of R, as little as one part in l! if no row stands out. A row is one of bands here.
    Careful, grids of which some node may have lost them, by the closer look. */
 static ivec planar_out_of_range(const tile *t) {
   const bs_task *task = t->in.task;
-  const vec size = t->size / (t->factor * (double)((int64_t)1 << task->dyadic2)), k = absolute(1.0 + t->total);
-  vec error = splat(0), largest = error, below = splat(1), allowed = splat(BS_CONTENT);
+  const vec k = absolute(1.0 + t->total);
+  vec error = splat(0), allowed = splat(BS_CONTENT);
   const int grid = task->grid || task->grid_derivs;
   if (t->errors && grid) return beyond(t->worst * (MARGIN * BS_EPSILON), splat(BS_TOLERANCE)) | ~(ivec)(k < __builtin_inf());
   if (t->errors || task->purpose == BS_ROUGH || task->diagonal) return ~(ivec)(absolute(t->total) < __builtin_inf());
-  for (int m = 0; m < task->depth; ++m) {
-    const vec most = 1.0 + t->watched[m].extent[1];
-    error = most * most * (size * (BS_EPSILON * below + error));
-    largest = choose(error <= largest, largest, error);
-    below = most;
+  for (int depth = grid ? 1 : task->depth; depth <= task->depth; ++depth) {
+    vec own = splat(0), factor = splat(BS_EPSILON), most = 1.0 + t->watched[depth - 1].extent[1];
+    for (int m = depth - 1; m >= 0; --m) {
+      factor *= most * most;
+      most = splat(1);
+      if (m > 0) most += t->watched[m - 1].extent[1];
+      own += t->chains[depth - m] * (factor * most);
+    }
+    error = choose(own <= error, error, own);
   }
-  if (grid) error = largest;
-  else allowed *= task->purpose == BS_KERNEL ? maximum(splat(1), k) : k;
+  if (!grid) allowed *= task->purpose == BS_KERNEL ? maximum(splat(1), k) : k;
   return beyond(error, allowed) | ~(ivec)(k < __builtin_inf());
 }
 
