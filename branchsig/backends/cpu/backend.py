@@ -242,6 +242,8 @@ def _rows_of(problem: Problem, job: schedule.Job) -> _Rows:
     """Rows of both stacks of paths that hold those of a job: the same ones where the stacks are the same."""
     if problem.pairing == "paired":
         return slice(None), slice(None)
+    if not len(job[0]):
+        return slice(0, 0), slice(0, 0)
     first, second = (slice(int(index.min()), int(index.max()) + 1) for index in job)
     if problem.pairing == "symmetric":
         first = second = slice(min(first.start, second.start), max(first.stop, second.stop))
