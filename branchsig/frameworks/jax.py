@@ -56,12 +56,46 @@ def claims(array: Any) -> bool | str:
     """Tell whether an array is traced, or lent since it lies in the memory of the CPU."""
     if isinstance(array, jax.core.Tracer):
         return True
-    return LENT if isinstance(array, jax.Array) and _is_on_cpu(array.sharding) else False
+    return LENT if isinstance(array, jax.Array) and _place_of(array.sharding).on_cpu else False
+
+
+class _Place(NamedTuple):
+    """Where a sharding puts arrays."""
+
+    on_cpu: bool
+    sharding: Any
+    """That of arrays on the only device; None for several devices, and so is the next."""
+    device: Any
+    is_first: bool
+    """Whether that is the device where JAX puts what has no place."""
 
 
 @functools.lru_cache(maxsize=256)
-def _is_on_cpu(sharding: Any) -> bool:
-    return all(device.platform == "cpu" for device in sharding.device_set)
+def _known_place(sharding: Any) -> _Place:
+    devices = sharding.device_set
+    on_cpu = all(device.platform == "cpu" for device in devices)
+    if len(devices) > 1:
+        return _Place(on_cpu, None, None, False)
+    (device,) = devices
+    single = jax.sharding.SingleDeviceSharding
+    alone = sharding if isinstance(sharding, single) else single(device)
+    return _Place(on_cpu, alone, device, device == jax.local_devices()[0])
+
+
+_MOST_SHARDINGS = 256
+_places: dict[int, tuple[Any, _Place]] = {}
+"""By the identity of a sharding, which is kept, so that no other has it: JAX takes long to compare two."""
+
+
+def _place_of(sharding: Any) -> _Place:
+    found = _places.get(id(sharding))
+    if found is not None:
+        return found[1]
+    place = _known_place(sharding)
+    if len(_places) >= _MOST_SHARDINGS:
+        _places.clear()
+    _places[id(sharding)] = sharding, place
+    return place
 
 
 in_numpy = np.asarray
@@ -69,14 +103,13 @@ in_numpy = np.asarray
 
 def lent(array: Any) -> np.ndarray | None:
     """Return a concrete array as one of NumPy, and None for one in other memory than that of the CPU."""
-    return np.asarray(array) if _is_on_cpu(array.sharding) else None
+    return np.asarray(array) if _place_of(array.sharding).on_cpu else None
 
 
 def given_back(result: np.ndarray, like: Any) -> Any:
     """Return an array of NumPy, which nobody writes to any more, as one of JAX where another lies."""
-    place, committed = _place_of(like.sharding), like.committed
-    if place is not None:
-        sharding, device, is_first = place
+    committed, (_, sharding, device, is_first) = like.committed, _place_of(like.sharding)
+    if sharding is not None:
         there = committed or _config.jax_default_device is (None if is_first else device)
         if there and _put is not None and (result.itemsize < 8 or _config.jax_enable_x64):
             return _put(_kind_of(result.shape, result.dtype), sharding, (result,), (device,), committed)
@@ -92,17 +125,6 @@ try:  # what `device_put` comes to, which takes a tenth of its time
     _put: Any = importlib.import_module("jax._src.lib").xla_client.batched_device_put
 except (ImportError, AttributeError):
     _put = None
-
-
-@functools.lru_cache(maxsize=256)
-def _place_of(sharding: Any) -> tuple[Any, Any, bool] | None:
-    """The sharding of arrays on the only device of a sharding, the device, and whether it is the first one, where JAX
-    puts what has no place; None for several devices."""
-    if len(sharding.device_set) > 1:
-        return None
-    (device,) = sharding.device_set
-    single = jax.sharding.SingleDeviceSharding
-    return sharding if isinstance(sharding, single) else single(device), device, device == jax.local_devices()[0]
 
 
 @functools.lru_cache(maxsize=1024)
