@@ -206,8 +206,11 @@ BS_INLINE vec cells_at(int p, int tier, int careful, double sign, block b, vec l
     if (ever_careful && careful)                                                                                               \
       return cells_at(p, TIER_ANY, 1, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral,                  \
                       n->logs + n->width * n->t.levels, state, at);                                                            \
-    if (tier_for(largest_cell) <= TIER_SMALL)                                                                                  \
+    const int tier = tier_for(largest_cell);                                                                                   \
+    if (tier <= TIER_SMALL)                                                                                                    \
       return cells_at(p, TIER_SMALL, 0, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, NULL, state, at);\
+    if (tier <= TIER_LARGE)                                                                                                    \
+      return cells_at(p, TIER_LARGE, 0, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, NULL, state, at);\
     return cells_at(p, TIER_ANY, 0, sign, b, largest_cell, task, sums, rows, row, logs, sums_out, integral, NULL, state, at);  \
   }
 BS_CELLS(cells_down_1, 1, 0, 1)

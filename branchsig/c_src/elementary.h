@@ -148,17 +148,18 @@ BS_INLINE vec whole_power(vec base, int exponent) {
 
 /* The sweeps take exp of one cell at a time, and a cell is small: exp(x) = 1 + x p(x) with a Taylor polynomial p, whose degree
    depends on how large |x| may be in a run of cells; up to SMALL the coefficient of x^5 makes up for most of x^7. What is left out
-   is at most 1.6e-15. Beyond MEDIUM it is the full exponential. Every lane takes the form that its own run is due, so neighbours
+   is at most 1.6e-15. Beyond LARGE it is the full exponential. Every lane takes the form that its own run is due, so neighbours
    in the register change no bit of it; a tier is what all lanes of a register need. */
-enum { TIER_TINY, TIER_SMALL, TIER_MEDIUM, TIER_ANY };
+enum { TIER_TINY, TIER_SMALL, TIER_MEDIUM, TIER_LARGE, TIER_ANY };
 #define BS_TINY 0x1p-9   /* p of degree 3 */
 #define BS_SMALL 0x1p-5  /* p of degree 5 */
 #define BS_MEDIUM 0x1p-3 /* p of degree 8 */
+#define BS_LARGE 0x1p-1  /* p of degree 12 */
 #define BS_FIFTH (1.0 / 120 + 0.75 * BS_SMALL * BS_SMALL / 5040)
 
-/* Coefficients of x^5 to x^9, 0 in lanes that do without, and the lanes that take the full exponential */
+/* Coefficients of x^5 to x^13, 0 in lanes that do without, and the lanes that take the full exponential */
 typedef struct {
-  vec fifth, sixth, seventh, eighth, ninth;
+  vec fifth, sixth, seventh, eighth, ninth, tenth, eleventh, twelfth, thirteenth;
   ivec full;
 } growth;
 
@@ -177,7 +178,14 @@ BS_INLINE growth growth_for(int tier, vec largest) {
     how.eighth = (vec)((ivec)splat(1.0 / 40320) & short_of);
     how.ninth = (vec)((ivec)splat(1.0 / 362880) & short_of);
   }
-  if (tier == TIER_ANY) how.full = ~(largest <= BS_MEDIUM);
+  if (tier >= TIER_LARGE) {
+    const ivec short_of = ~(largest <= BS_MEDIUM);
+    how.tenth = (vec)((ivec)splat(1.0 / 3628800) & short_of);
+    how.eleventh = (vec)((ivec)splat(1.0 / 39916800) & short_of);
+    how.twelfth = (vec)((ivec)splat(1.0 / 479001600) & short_of);
+    how.thirteenth = (vec)((ivec)splat(1.0 / 6227020800) & short_of);
+  }
+  if (tier == TIER_ANY) how.full = ~(largest <= BS_LARGE);
   return how;
 }
 
@@ -187,7 +195,11 @@ BS_INLINE vec grown(int tier, growth how, vec E, vec x) {
   vec x2 = x * x, high = splat(1.0 / 24); /* 1/4! + x/5! + ... */
   if (tier >= TIER_SMALL) {
     vec q = x * how.sixth + how.fifth;
-    if (tier >= TIER_MEDIUM) q += x2 * (x2 * how.ninth + (x * how.eighth + how.seventh));
+    if (tier >= TIER_MEDIUM) {
+      vec ninth = how.ninth;
+      if (tier >= TIER_LARGE) ninth += x2 * (x2 * how.thirteenth + (x * how.twelfth + how.eleventh)) + x * how.tenth;
+      q += x2 * (x2 * ninth + (x * how.eighth + how.seventh));
+    }
     high += x * q;
   }
   const vec result = E * (x2 * (x2 * high + (x * (1.0 / 6) + 0.5)) + x) + E;
@@ -197,14 +209,18 @@ BS_INLINE vec grown(int tier, growth how, vec E, vec x) {
 /* exp(x) of single values, |x| <= SMALL (TIER_SMALL) or any; what is within SMALL takes one form. */
 BS_INLINE vec small_exp(int tier, vec x) {
   const growth within = {.fifth = splat(BS_FIFTH), .sixth = splat(1.0 / 720)};
-  return grown(tier, tier == TIER_SMALL ? within : growth_for(tier, maximum(splat(BS_SMALL), absolute(x))), splat(1), x);
+  if (tier == TIER_SMALL) return grown(TIER_SMALL, within, splat(1), x);
+  const vec size = maximum(splat(BS_SMALL), absolute(x));
+  return any_beyond(size, BS_LARGE) ? grown(TIER_ANY, growth_for(TIER_ANY, size), splat(1), x)
+                                    : grown(TIER_LARGE, growth_for(TIER_LARGE, size), splat(1), x);
 }
 
 /* the tier that promises no more than `largest` */
 BS_INLINE int tier_for(vec largest) {
   if (!any_beyond(largest, BS_TINY)) return TIER_TINY;
   if (!any_beyond(largest, BS_SMALL)) return TIER_SMALL;
-  return any_beyond(largest, BS_MEDIUM) ? TIER_ANY : TIER_MEDIUM;
+  if (!any_beyond(largest, BS_MEDIUM)) return TIER_MEDIUM;
+  return any_beyond(largest, BS_LARGE) ? TIER_ANY : TIER_LARGE;
 }
 
 #endif

@@ -75,8 +75,14 @@ static void into_lanes(const double *const from[W], int64_t count, int64_t apart
     transpose(row);
     for (int w = 0; w < W; ++w) to[k + w] = row[w];
   }
-  for (; k < count; ++k)
-    for (int w = 0; w < W; ++w) ((double *)(to + k))[w] = apart ? from[w][k + apart] - from[w][k] : from[w][k];
+  if (k == count) return;
+  vec row[W];
+  for (int w = 0; w < W; ++w) {
+    row[w] = load_part(from[w] + k, count - k);
+    if (apart) row[w] = load_part(from[w] + k + apart, count - k) - row[w];
+  }
+  transpose(row);
+  for (int w = 0; k + w < count; ++w) to[k + w] = row[w];
 }
 
 /* Steps of a linear kernel times its scale, of both paths, so that the square of the scale need not be a finite number above 0. */

@@ -2,6 +2,7 @@
    another rule than the trapezoid through tiles of their own. */
 #include "collocation.h"
 #include "order.h"
+#include "short.h"
 #include "strips.h"
 #include "tile.h"
 #include "untruncated.h"
@@ -30,7 +31,8 @@ BS_ENTRY(int32_t, ends)(const double *paths, int64_t n, int64_t length, int64_t 
   return BS_PASTE(within, BS_ISA)(paths, n * length * dimension, most);
 }
 
-/* Picks the pairs that come next, from `first` on, and their task. Returns nonzero where it is one pair that goes through strips. */
+/* Picks the pairs that come next, from `first` on, and makes `own`, a copy of the task, theirs. Returns nonzero where it is one pair that
+   goes through strips. */
 static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task *own) {
   const kind own_kind = kind_of_pair(task, first, backward);
   int64_t count = least(W, task->pairs - first);
@@ -88,6 +90,14 @@ BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   return most + 64;
 }
 
+/* Before the gradient of pair k is added to what is there. */
+static void open_gradients_of_pair(const bs_task *task, int64_t k) {
+  if (!task->fresh) return;
+  const size_t point = (size_t)task->dimension * sizeof(double);
+  if (task->grad1) memset(task->grad1 + path_of(task->index1, k) * task->stride1 * task->dimension, 0, (size_t)task->stride1 * point);
+  if (task->grad2) memset(task->grad2 + path_of(task->index2, k) * task->stride2 * task->dimension, 0, (size_t)task->stride2 * point);
+}
+
 /* Pair k through strips, alone or with the threads that help. Returns nonzero if it was asked to stop. */
 static int pair_of_strips(const bs_task *task, int64_t k, int backward) {
   strips s = {0};
@@ -97,12 +107,13 @@ static int pair_of_strips(const bs_task *task, int64_t k, int backward) {
     if (wait_for_steps(&s, item, s.steps)) return 1;
   task->out_of_range[k] = (uint8_t)judge_strips(&s);
   if (!backward && task->ends) task->ends[k] = (task->wrt_log || task->planar ? splat(s.total) : exponential(splat(s.total)))[0];
+  if (backward) open_gradients_of_pair(task, k);
   if (backward && !task->out_of_range[k]) flush_strips(&s, k);
   return 0;
 }
 
 BS_ENTRY(int64_t, shared)(const bs_task *task, int32_t backward, int32_t *threads) {
-  bs_task own;
+  bs_task own = *task;
   strips s = {0};
   int64_t blank;
   *threads = 1;
@@ -113,7 +124,7 @@ BS_ENTRY(int64_t, shared)(const bs_task *task, int32_t backward, int32_t *thread
 }
 
 BS_ENTRY(void, help)(const bs_task *task, int32_t backward) {
-  bs_task own;
+  bs_task own = *task;
   strips s = {0};
   if (!next_pairs(task, 0, backward, &own)) return;
   open_strips(&s, &own, backward);
@@ -129,7 +140,8 @@ static int tile_down(const bs_task *task, int64_t first, int backward, untruncat
   collocation *n = &u->n;
   char *base = aligned(task->workspace);
   if (!task->nodes) {
-    lay_out(&n->t, task, backward, 1, base);
+    if (n->t.laid_out != task->by_steps + 1 || is_trimmed(task)) lay_out(&n->t, task, backward, 1, base);
+    n->t.laid_out = n->t.is_short ? task->by_steps + 1 : 0;
     open_tile(&n->t, first);
     return !task->k_stack && sweep_down(&n->t, first);
   }
@@ -172,8 +184,10 @@ static int backward_order(const bs_task *task, int64_t first) {
   const ivec gone = judge_parts(&o, first);
   if (order_up(&o, first)) return 1;
   part_gradients(&o.n.t);
-  for (int w = 0; w < W && first + w < task->pairs; ++w)
+  for (int w = 0; w < W && first + w < task->pairs; ++w) {
+    open_gradients_of_pair(task, first + w);
     if (!task->out_of_range[first + w]) flush(&o.n.t, w, first + w, o.n.t.grid_sum[w] == 0 && !gone[w]);
+  }
   return 0;
 }
 
@@ -194,6 +208,7 @@ static int backward_tile(const bs_task *task, int64_t first, untruncated *u) {
   part_gradients(t);
   for (int w = 0; w < W && first + w < task->pairs; ++w) {
     task->out_of_range[first + w] = bad[w] != 0;
+    open_gradients_of_pair(task, first + w);
     if (!bad[w]) flush(t, w, first + w, finite[w] != 0);
   }
   return 0;
@@ -208,7 +223,7 @@ static int64_t left_over(const bs_task *task) {
 
 BS_ENTRY(int64_t, forward)(const bs_task *task) {
   untruncated u = {0}; /* what the last tile has packed of the second path serves the next one */
-  bs_task own;
+  bs_task own = *task;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
     if (next_pairs(task, first, 0, &own) ? pair_of_strips(&own, first, 0)
         : own.order ? forward_order(&own, first)
@@ -219,7 +234,7 @@ BS_ENTRY(int64_t, forward)(const bs_task *task) {
 
 BS_ENTRY(int64_t, backward)(const bs_task *task) {
   untruncated u = {0}; /* what the last tile has packed of the second path serves the next one */
-  bs_task own;
+  bs_task own = *task;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
     if (next_pairs(task, first, 1, &own) ? pair_of_strips(&own, first, 1)
         : own.order ? backward_order(&own, first)

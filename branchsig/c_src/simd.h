@@ -142,6 +142,30 @@ BS_INLINE vec load(const double *from) {
 
 BS_INLINE void store(double *to, vec v) { memcpy(to, &v, sizeof v); }
 
+/* the first `count` lanes, fewer than W, and zeros: no more is read */
+BS_INLINE vec load_part(const double *from, int64_t count) {
+#if BS_BYTES == 64
+  return (vec)_mm512_maskz_loadu_pd((__mmask8)((1u << count) - 1), from);
+#elif BS_BYTES == 32
+  return (vec)_mm256_maskload_pd(from, (__m256i)((ivec){0, 1, 2, 3} < (ivec){0} + count));
+#else
+  vec v = {0};
+  for (int w = 0; w < count; ++w) v[w] = from[w];
+  return v;
+#endif
+}
+
+/* stores the first `count` lanes alone, fewer than W */
+BS_INLINE void store_part(double *to, int64_t count, vec v) {
+#if BS_BYTES == 64
+  _mm512_mask_storeu_pd(to, (__mmask8)((1u << count) - 1), (__m512d)v);
+#elif BS_BYTES == 32
+  _mm256_maskstore_pd(to, (__m256i)((ivec){0, 1, 2, 3} < (ivec){0} + count), (__m256d)v);
+#else
+  for (int w = 0; w < count; ++w) to[w] = v[w];
+#endif
+}
+
 /* the larger of bound and |x| */
 BS_INLINE vec widened(vec bound, vec x) {
 #if BS_BYTES == 64

@@ -38,30 +38,48 @@ typedef struct {
   vec E, left, k;
 } row_state;
 
+/* What goes along a row of a level, from column to column */
+typedef struct {
+  growth how;
+  vec E, left, steepest, largest, above;
+} level_walk;
+
+BS_INLINE level_walk start_level(int tier, vec largest_cell, const row_state *state) {
+  return (level_walk){growth_for(tier, largest_cell), state->E, state->left, splat(1), state->left, splat(0)};
+}
+
+/* One column, from K on the row set out from; `sums_out` NULL: the level integrates. */
+BS_INLINE void level_column(int tier, double sign, vec g, vec sum, vec k, vec *to, vec *sums_out, level_walk *at) {
+  at->E = grown(tier, at->how, at->E, sign * (g * sum));
+  const vec k_next = k * at->E, both = k + k_next, s = at->left + both;
+  *to = k_next;
+  if (sums_out)
+    *sums_out = s;
+  else
+    at->above += g * s;
+  at->left = both;
+  if (tier >= TIER_LARGE) at->steepest = minimum(at->steepest, at->E);
+  at->largest = maximum(at->largest, both);
+}
+
+/* Behind the last column: widens `extent`, adds to the integral, and returns the bound for sums. */
+BS_INLINE vec end_level(int tier, const level_walk *at, vec *integral, vec extent[2]) {
+  const vec largest = at->largest * 2; /* no sum is larger, and columns behind the end of a path, where K stays as it is, change nothing */
+  if (tier >= TIER_LARGE) extent[0] = minimum(extent[0], at->steepest * (BS_STEEP / BS_LIMIT));
+  extent[0] = minimum(extent[0], at->E * (BS_LOW_E / BS_LIMIT));
+  extent[1] = maximum(extent[1], largest);
+  if (integral) *integral += at->above;
+  return largest;
+}
+
 BS_INLINE vec level_block_at(int tier, int refined, double sign, block b, vec largest_cell, const vec *sums, const vec *from, vec *to,
                              vec *sums_out, vec *integral, row_state *state, vec extent[2]) {
-  const growth how = growth_for(tier, largest_cell);
-  vec E = state->E, left = state->left, steepest = splat(1), largest = left, above = splat(0);
-  for (int64_t c = b.first; c <= b.last; ++c) {
-    const vec g = b.g[refined ? (c - 1) >> b.shift : c - 1];
-    E = grown(tier, how, E, sign * (g * sums[c - b.first]));
-    vec k = from[c], k_next = k * E, both = k + k_next, s = left + both;
-    to[c] = k_next;
-    if (integral)
-      above += g * s;
-    else
-      sums_out[c - b.first] = s;
-    left = both;
-    if (tier == TIER_ANY) steepest = minimum(steepest, E);
-    largest = maximum(largest, both);
-  }
-  largest *= 2; /* no sum is larger, and columns behind the end of a path, where K stays as it is, change nothing */
-  *state = (row_state){E, left, to[b.last]};
-  if (tier == TIER_ANY) extent[0] = minimum(extent[0], steepest * (BS_STEEP / BS_LIMIT));
-  extent[0] = minimum(extent[0], E * (BS_LOW_E / BS_LIMIT));
-  extent[1] = maximum(extent[1], largest);
-  if (integral) *integral += above;
-  return largest;
+  level_walk at = start_level(tier, largest_cell, state);
+  for (int64_t c = b.first; c <= b.last; ++c)
+    level_column(tier, sign, b.g[refined ? (c - 1) >> b.shift : c - 1], sums[c - b.first], from[c], &to[c],
+                 integral ? NULL : &sums_out[c - b.first], &at);
+  *state = (row_state){at.E, at.left, to[b.last]};
+  return end_level(tier, &at, integral, extent);
 }
 
 BS_INLINE vec level_block_of(int refined, double sign, block b, vec largest_cell, const vec *sums, const vec *from, vec *to,
@@ -70,6 +88,7 @@ BS_INLINE vec level_block_of(int refined, double sign, block b, vec largest_cell
     case TIER_TINY: return level_block_at(TIER_TINY, refined, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent);
     case TIER_SMALL: return level_block_at(TIER_SMALL, refined, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent);
     case TIER_MEDIUM: return level_block_at(TIER_MEDIUM, refined, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent);
+    case TIER_LARGE: return level_block_at(TIER_LARGE, refined, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent);
     default: return level_block_at(TIER_ANY, refined, sign, b, largest_cell, sums, from, to, sums_out, integral, state, extent);
   }
 }

@@ -27,6 +27,9 @@ typedef struct {
   int64_t cells;         /* cells of a row */
   int64_t width;         /* registers of a row */
   int64_t block, blocks; /* columns of a block, and blocks of a row */
+  int is_short;          /* rows are one block, see short.h; tiles of one size are then laid out once */
+  int laid_out;          /* that has been done, for increments of the kind by_steps + 1 */
+  vec *level_sums, *largest; /* short, of the latest row of a level: sums of corners [level][column], and a bound for them [level] */
   int64_t slots, turn;   /* rows of K that there is room for; row r lies in slot r % turn */
   int kept;              /* all of them */
   edge *edges;           /* backward: [row of K - edged_from][block][level], or NULL */
@@ -137,6 +140,11 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->sums[0] = TAKE(BLOCK);
   t->sums[1] = TAKE(BLOCK);
   t->k = TAKE(t->slots * state);
+  t->is_short = !strips && t->blocks == 1 && t->levels && !task->careful && !t->products && (t->kept || !keeping);
+  if (t->is_short && !task->planar) {
+    t->level_sums = TAKE(t->levels * t->columns);
+    t->largest = TAKE(t->levels);
+  }
   t->tops = t->starts = NULL;
   if (keeping && !t->kept && task->planar) {
     const int64_t row = t->blocks * t->levels, own = state * (int64_t)sizeof(vec);
@@ -215,7 +223,10 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
 }
 
 /* K_{m+1} on row r */
-BS_INLINE vec *k_row(const tile *t, int64_t r, int m) { return t->k + t->width * (r % t->turn * t->levels + m); }
+BS_INLINE vec *k_row(const tile *t, int64_t r, int m) {
+  const int64_t slot = r < t->turn ? r : t->turn == 1 ? 0 : r % t->turn; /* a division takes as long as many a short row */
+  return t->k + t->width * (slot * t->levels + m);
+}
 
 /* Row r moves to the slot that is its own where so many rows take turns. */
 static void take_turns(tile *t, int64_t r, int64_t turn) {
@@ -328,9 +339,8 @@ static int is_trimmed(const bs_task *task) {
   return (task->lengths1 || task->lengths2) && task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack;
 }
 
-/* The task of the pairs first..first+count-1 alone, whose paths have no more points than the longest of them. */
+/* Makes a copy of the task that of the pairs first..first+count-1 alone, whose paths have no more points than the longest of them. */
 static void trim(bs_task *own, const bs_task *task, int64_t first, int64_t count) {
-  *own = *task;
   own->pairs = first + count;
   if (!is_trimmed(task)) return;
   own->length1 = own->length2 = 2; /* one cell, which stands still where a path has one point */
@@ -346,8 +356,12 @@ static void trim(bs_task *own, const bs_task *task, int64_t first, int64_t count
 static void count_columns(tile *t) {
   for (int64_t k = 0; k < t->blocks; ++k) {
     const int64_t before = k * t->block;
+    if (!t->in.ragged) {
+      t->counts[k] = splat((double)least(t->columns - before, t->block));
+      continue;
+    }
     for (int w = 0; w < W; ++w) {
-      const int64_t columns = t->in.ragged ? (t->in.points2[w] - 1) << t->in.task->dyadic2 : t->columns;
+      const int64_t columns = (t->in.points2[w] - 1) << t->in.task->dyadic2;
       t->counts[k][w] = columns <= before ? 0 : (double)least(columns - before, t->block);
     }
   }
@@ -364,6 +378,18 @@ static void open_chains(tile *t) {
 static void lengthen_chains(tile *t, vec size) {
   size *= 1 / (t->factor * (double)((int64_t)1 << t->in.task->dyadic2));
   for (int l = 1; l <= t->in.task->depth; ++l) t->chains[l] += size * t->chains[l - 1];
+}
+
+/* Short paths are swept sooner than they come from memory, so those are fetched that most likely lie in the lanes of the next tile. */
+static void fetch_ahead(const tile *t) {
+  enum { LINE = 64, MOST = 8 * LINE };
+  const bs_task *task = t->in.task;
+  const int64_t point = task->dimension * (int64_t)sizeof(double), size1 = task->stride1 * point, size2 = task->stride2 * point;
+  for (int w = 0; w < W && size1 <= MOST && size2 <= MOST; ++w) {
+    const uintptr_t next1 = (uintptr_t)t->in.x[w] + (uintptr_t)(W * size1), next2 = (uintptr_t)t->in.y[w] + (uintptr_t)(W * size2);
+    for (int64_t k = 0; k < size1; k += LINE) __builtin_prefetch((const void *)(next1 + (uintptr_t)k));
+    for (int64_t k = 0; k < size2; k += LINE) __builtin_prefetch((const void *)(next2 + (uintptr_t)k));
+  }
 }
 
 /* The paths of the pairs first..first+W-1 into the lanes; the last pair fills the lanes that are left over. */
@@ -395,13 +421,15 @@ static void open_tile(tile *t, int64_t first) {
     same_second &= y == in->y[w];
     in->y[w] = y;
   }
+  if (t->is_short && task->static_kernel != BS_GIVEN && !in->uniform) fetch_ahead(t);
   if (t->products)
     open_products(t->products);
   else if (task->static_kernel != BS_GIVEN && !same_second)
     pack_second_path(in);
   t->packed = !t->products && task->static_kernel != BS_GIVEN;
-  fill(t->fours, BLOCK, 4);
-  fill(t->zeros, BLOCK, 0);
+  fill(t->fours, least(BLOCK, t->columns), 4);
+  fill(t->zeros, least(BLOCK, t->columns), 0);
+  t->turn = t->kept || task->grid ? t->slots : 1;
   const double one = task->planar ? 0 : 1; /* D in the place of K */
   fill(k_row(t, 0, 0), t->width * t->levels, one);
   for (int64_t row = 0; row < t->slots * t->levels; ++row) t->k[t->width * row] = splat(one); /* column 0 */
@@ -512,9 +540,17 @@ static void keep_edges(tile *t, int64_t k, int64_t r0, int64_t r1) {
     }
 }
 
+static void short_rows(tile *t, int64_t r0, int64_t r1, vec *integral); /* in short.h, the same for rows of one block */
+
 /* The rows r0..r1-1 of sub-cells downwards: K on row r1 from K on row r0; the integral of each row is added to its `integral`. */
 static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
   const int integrating = t->levels < t->in.task->depth;
+  if (t->is_short && !t->in.task->planar) {
+    load_block(t, 0);
+    short_rows(t, r0, r1, integral);
+    look_at_row(t, 0, r1);
+    return;
+  }
   for (int64_t k = 0; k < t->blocks && !stopped(t); ++k) {
     load_block(t, k);
     for (int64_t r = r0; r < r1; ++r) sweep_block(t, k, r, r0, 0, integrating ? &integral[r - r0] : NULL);
@@ -742,11 +778,33 @@ static ivec planar_out_of_range(const tile *t) {
   return beyond(error, allowed) | ~(ivec)(k < __builtin_inf());
 }
 
+/* No lane is to be swept again, as the rule is: K at the nodes is within [1/NEAR, NEAR], and with a bound for |log K| that follows from
+   that, and takes no logarithm, errors are small. */
+#define BS_NEAR 0x1p30
+#define BS_LOG_NEAR 22 /* more than log(2 NEAR) */
+static int is_well_within(const tile *t) {
+  const bs_task *task = t->in.task;
+  if (task->careful || task->untruncated || task->nodes) return 0;
+  const vec size = t->size / (t->factor * (double)((int64_t)1 << task->dyadic2));
+  vec error = splat(0), mean = splat(1);
+  ivec within = ~(ivec){0};
+  for (int m = 0; m < task->depth; ++m) {
+    const watch *at = &t->watched[m];
+    const vec reach = m < t->levels ? splat(BS_LOG_NEAR) : at->reach;
+    if (m < t->levels) within &= (at->least >= 1 / BS_NEAR) & (at->extent[0] >= 1 / BS_LIMIT) & (at->extent[1] <= BS_NEAR);
+    error = BS_EPSILON * size * mean + error * (0.5 * reach);
+    within &= error <= BS_CONTENT;
+    mean = 0.25 * at->extent[1];
+  }
+  return !any_beyond(choose(within, splat(0), splat(1)), 0);
+}
+
 /* Lanes that are to be swept again: products that left their range, or may have lost their digits; careful, grids of which some node
    may have. */
 static ivec out_of_range(const tile *t) {
   const bs_task *task = t->in.task;
   if (task->planar) return planar_out_of_range(t);
+  if (is_well_within(t)) return (ivec){0};
   const int grid = task->grid || task->grid_derivs;
   const vec error = error_bound(t, grid);
   ivec bad = beyond(error, splat(task->careful ? BS_TOLERANCE : BS_CONTENT));

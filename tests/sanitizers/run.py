@@ -40,6 +40,7 @@ tests = [
         "frames_of_xla",
         "planar_core",
         "planar_nodes",
+        "short_paths",
     )
 ]
 # Long paths repeat what short ones do, at a price; scripts run by the tests would not start under a preloaded library.

@@ -55,7 +55,7 @@ class Ready:
         self._rest = 0
         task = self._task = ffi.new(TASK, sweep.plan.template)
         task.wrt_log, task.purpose = sweep.log, sweep.purpose
-        task.pairs = sweep.count
+        task.pairs, task.fresh = sweep.count, True  # gradients are set: nothing needs to be there before
         task.stop = ffi.from_buffer("int32_t[]", sweep.stop)  # one that outlives everything
 
     @classmethod
@@ -111,10 +111,10 @@ class Ready:
         grad1 = grad2 = None
         data1 = data2 = _NULL
         if left:
-            grad1 = np.zeros(self._shape_of(path1))
+            grad1 = np.empty(self._shape_of(path1))
             data1 = ffi.from_buffer(DOUBLES, grad1)
         if right:
-            grad2 = np.zeros(self._shape_of(path2))
+            grad2 = np.empty(self._shape_of(path2))
             data2 = ffi.from_buffer(DOUBLES, grad2)
         if not self._done(*paths, _NULL, ffi.from_buffer(DOUBLES, derivs), data1, data2):
             return None
