@@ -33,6 +33,7 @@ tests = [
         "reference",
         "gradients",
         "threads",
+        "threads_of_a_pair",
         "long_pairs",
         "diagonals",
         "lost_digits",
