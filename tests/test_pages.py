@@ -3,6 +3,7 @@
 import doctest
 import inspect
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def test_every_picture_of_a_page_exists_and_has_a_text(page):
 def test_every_link_to_a_file_leads_to_one(page):
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", prose(page)):
         assert (page.parent / target).exists(), target
+
+
+def test_the_page_for_an_index_is_the_readme_of_today_and_its_links_work_anywhere():
+    tool = runpy.run_path(str(ROOT / "tools" / "index_page.py"))
+    page = tool["PAGE"].read_text(encoding="utf-8")
+    assert page == tool["index_page"]((ROOT / "README.md").read_text(encoding="utf-8")), "run tools/index_page.py"
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert links
+    assert all(link.startswith("https://") for link in links)
 
 
 def test_the_page_of_options_has_all_of_them_once_with_their_defaults():
