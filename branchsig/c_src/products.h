@@ -121,9 +121,8 @@ static int is_compact(const bs_task *task, int64_t k) {
 }
 
 static kind kind_of_pair(const bs_task *task, int64_t k, int backward) {
-  bs_task own = *task;
-  own.by_steps = steps_of_pair(task, k, backward);
-  return (kind){own.by_steps, is_compact(&own, k)};
+  const int by_steps = steps_of_pair(task, k, backward);
+  return (kind){by_steps, by_steps != BY_STEPS_IN_UNITS && is_compact(task, k)};
 }
 
 static int is_anchored(const bs_task *task) { return task->by_steps == BY_STEPS && task->compact; }
