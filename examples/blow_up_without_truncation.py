@@ -1,10 +1,15 @@
 """The kernel without a bound on the depth, and where it becomes infinite.
 
-For one straight segment each, with the inner product c, the kernel of all forests is (1
-− c/2)⁻². It is infinite from c = 2 on, while the kernel of every depth is finite. Rules
-of low order blow up too early. The equation of the trapezoid rule in one cell has no
-solution beyond about c = 0.8. Splitting the cell helps, and a Gauss–Lobatto rule of
-high order comes close to the true pole.
+`depth` says how deeply the integrals in a kernel are nested. With `depth=math.inf`
+there is no bound, and the kernel of large paths is infinite. Here each of the two paths
+is one straight segment, and c is the inner product of the segments. Then the exact
+kernel is (1 − c/2)⁻². It is infinite from c = 2 on, while the kernel of every finite
+depth is finite.
+
+The kernel is computed by a rule for integrals, and rules of low order give infinity too
+early. The default, the trapezoid rule, does so beyond about c = 0.8. Splitting the
+segments by `dyadic_order` helps, and a Gauss–Lobatto rule of high order comes close to
+c = 2.
 """
 
 import sys

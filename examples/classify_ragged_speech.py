@@ -1,10 +1,11 @@
-"""Classify ragged speech: nine speakers by two vowels.
+"""Classify ragged speech: recognise nine speakers by two vowels.
 
 The Japanese Vowels [1] are 640 utterances of two vowels by nine speakers, of 7 to 29
 points in 12 channels. No series is cut or stretched: branchsig takes paths of any
-lengths. The kernel of depth 2 sees how the channels move. With a base point it also
-sees their levels, which tell speakers apart: without it one speaker in eight is taken
-for another, with it one in seventy.
+lengths. The kernel of depth 2 sees how the channels move. With a base point, that is,
+with the point 0 put before every path, it also sees their levels, which tell speakers
+apart. Without it the speaker of one utterance in eight is taken for another, with it
+that of one in seventy.
 
 Needs scikit-learn, and aeon for the files.
 

@@ -1,10 +1,11 @@
-"""Change points: slide two windows along a series and compare them.
+"""Change points: compare what comes before and after each moment of a series.
 
 The series is a noisy loop in the plane that changes its direction of rotation twice.
 Mean, variance and speed stay the same, so no statistic of single points shows the
-change. At each moment the 12 windows before it and the 12 windows behind it are
-compared by the squared maximum mean discrepancy. Its peaks are where the series
-changes. One Gram matrix of all windows serves all moments.
+change. The series is cut into short overlapping windows. At each moment the 12 windows
+before it and the 12 windows after it are two samples, compared by the squared maximum
+mean discrepancy. Its peaks are where the series changes. One Gram matrix of all windows
+serves all moments.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Gaussian process regression: the bandwidth is learnt, and errors come with bars.
+"""Gaussian process regression: the bandwidth is learnt, predictions have error bars.
 
 The target is the largest distance of a walk in the plane from its start, seen through
 noise. The bandwidth of the static kernel, the variance and the noise are learnt from 60

@@ -1,8 +1,8 @@
 """Pull a straight line onto a loop by gradient descent on the kernel distance.
 
 The distance of two paths is d(x, y)² = k(x, x) − 2 k(x, y) + k(y, y). Its gradient
-comes from two pullbacks. A model that produces the path could be trained in the same
-way.
+comes from two pullbacks, the functions that branchsig returns beside a kernel to
+differentiate it. A model that produces the path could be trained in the same way.
 """
 
 import numpy as np

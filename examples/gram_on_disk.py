@@ -1,7 +1,7 @@
 """A Gram matrix on disk that is interrupted and resumed.
 
 `gram_to_zarr` writes a Gram matrix block by block, and remembers which blocks are done.
-Here a run is stopped after four blocks, as by Ctrl-C. A second call with the same
+Here a run is stopped after five blocks, as by Ctrl-C. A second call with the same
 arguments computes only the missing blocks. The result equals the matrix computed in
 memory, bit for bit. Needs Zarr.
 """

@@ -1,10 +1,13 @@
 """Learn a phase: where the branched kernel beats the signature kernel and time warping.
 
 A charge moves at random in the plane. In a magnetic field its phase turns by the area
-that its path encloses, and an experiment measures the cosine of the phase. The area is
-linear in the signature, but its cosine is not. The branched kernel of depth 2 is an
-exponential, so it holds products of areas with large weights; the signature kernel
-holds them only as sums of many long words with small weights.
+that its path encloses, and an experiment measures the cosine of the phase. The task is
+to predict this cosine from the path.
+
+Both kernels compare integrals along two paths. The area is a linear function of such
+integrals. Its cosine is not: it needs products of many areas. The branched kernel of
+depth 2 is an exponential, so it holds these products with large weights; the signature
+kernel holds them only as sums of many iterated integrals with small weights.
 
 Both kernels choose their options and the penalty of ridge regression by the same
 five folds within the training paths, and predictions are clipped to the range of the

@@ -1,6 +1,6 @@
 """A million pairs by Nyström features: regression on 2000 paths.
 
-A Gram matrix of 2000 training paths with 500 new ones takes a million solves, and one
+A Gram matrix of 2000 training paths with 500 new ones takes a million kernels, and one
 of the training paths two million more. Nyström features need only the kernels with 50
 landmarks, a twentieth of these. The target is the area that a path in the plane
 encloses with its chord. Needs scikit-learn.

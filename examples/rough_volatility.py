@@ -1,9 +1,10 @@
 """Two-sample test: rough volatility against Brownian motion.
 
-Both kinds of paths have independent, centred steps and the same variance at every time.
-But the volatility of one kind is rough: calm and wild stretches follow one another on
-all scales. A permutation test on the maximum mean discrepancy tells them apart once the
-kernel sees squared steps, here by lead-lag. See also the page "Itô or Stratonovich?".
+Both kinds of paths have uncorrelated, centred steps and the same variance at every
+time. But the volatility of one kind is rough: calm and wild stretches follow one
+another on all scales. A permutation test on the maximum mean discrepancy tells them
+apart once the kernel sees squared steps. Lead-lag, which puts every path beside its own
+past, shows them. See also the page "Itô or Stratonovich?".
 """
 
 import sys

@@ -1,10 +1,11 @@
 """Score forecasts of paths: the honest forecast wins.
 
-A forecast is a sample of paths, and one path comes true. The score k(X, X') − 2 k(X,
-y), averaged over the forecast, is *proper*: on average over what comes true, no
-forecast scores lower than the true law. Here the truth are walks whose steps have the
-correlation 0.5. Forecasts assume another correlation, or another size of the steps. The
-mean score is smallest at the truth in both directions.
+A forecast is a sample of paths, and one path comes true. The score of a forecast is the
+mean of k(X, X') − 2 k(X, y), where X and X' are two of its paths and y is the path that
+came true. It is *proper*: on average over what comes true, no forecast scores lower
+than the true law. Here the true paths are walks whose steps have the correlation 0.5.
+Forecasts assume another correlation, or another size of the steps. The mean score is
+smallest at the truth in both directions.
 """
 
 import sys

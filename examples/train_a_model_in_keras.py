@@ -1,5 +1,5 @@
-"""Train a classifier of paths in a loop of Keras, whose first layer holds paths that
-are learnt.
+"""Train a classifier of paths in Keras, with a first layer that holds paths that are
+learnt.
 
 The first layer has a few prototype paths. Its outputs are the kernels of an input path
 with each prototype, and a dense layer takes these as features. The prototypes and the
