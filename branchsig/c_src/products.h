@@ -110,12 +110,14 @@ static int lies_within(const double *x, int64_t points, int64_t channels, int64_
   return 1;
 }
 
-/* Pair k lies within few lengths of a static kernel that is smooth where points coincide. */
+/* Pair k lies within few lengths of a static kernel that is smooth where points coincide. A rational quadratic kernel with a small alpha
+   varies over lengths of sqrt(2 alpha) sigma there. */
 static int is_compact(const bs_task *task, int64_t k) {
   if (!takes_products(task) || !is_radial(task) || task->static_kernel == BS_MATERN12) return 0;
   const int64_t index1 = path_of(task->index1, k), index2 = path_of(task->index2, k), d = coordinates(task), apart = task->dimension;
   const double *x = task->path1 + index1 * task->stride1 * apart, *y = task->path2 + index2 * task->stride2 * apart;
-  const double sigma = task->parameter[0], square = BS_COMPACT * (task->static_kernel == BS_RBF ? sigma : sigma * sigma);
+  const double sigma = task->parameter[0], alpha = task->static_kernel == BS_RATIONAL_QUADRATIC ? task->parameter[1] : 1;
+  const double square = BS_COMPACT * fmin(1, 2 * alpha) * (task->static_kernel == BS_RBF ? sigma : sigma * sigma);
   return lies_within(x, task->lengths1 ? task->lengths1[index1] : task->length1, d, apart, x, square) &&
          lies_within(y, task->lengths2 ? task->lengths2[index2] : task->length2, d, apart, x, square);
 }

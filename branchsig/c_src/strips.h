@@ -83,7 +83,7 @@ static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
   const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated && !(task->planar && task->diagonal);
   const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
   if (!plain || task->length1 <= 4 * W || task->length2 <= BLOCK) return 0;
-  const int64_t least_long = takes_products(task) && coordinates(task) >= MANY_A_LEVEL * task->depth ? LONG_OF_MANY : LONG;
+  const int64_t least_long = takes_products(task) && coordinates(task) / MANY_A_LEVEL >= task->depth ? LONG_OF_MANY : LONG;
   const int is_long = rows >= least_long && columns >= least_long;
   if (task->diagonal) return is_long && count <= W / 2;
   if (backward && (is_long || !sums_as_tile(task))) return is_long;
