@@ -282,10 +282,11 @@ def test_paths_of_many_channels_in_chunks_of_many_rows(name, size, rng):
     assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-9)
 
 
-@pytest.mark.parametrize("alpha", [1e-6, 1e-3, 0.3])
-def test_near_points_of_a_rational_quadratic_kernel_that_varies_over_short_lengths_keep_their_digits(alpha, rng):
+@pytest.mark.parametrize("apart", [0.0, 0.1])
+@pytest.mark.parametrize("alpha", [1e-12, 1e-6, 1e-3, 0.1, 0.3])
+def test_near_points_of_a_rational_quadratic_kernel_that_varies_over_short_lengths_keep_their_digits(alpha, apart, rng):
     """With a small alpha the kernel is steep at lengths of sqrt(2 alpha) sigma, far below sigma."""
     x = walk(rng, 2, 24, 19)
-    y = x + np.sqrt(alpha) * 0.1 * walk(rng, 2, 24, 19)
+    y = x + np.sqrt(alpha) * apart * walk(rng, 2, 24, 19)
     arguments = problem(x, y, 2, static_kernel=branchsig.RationalQuadraticKernel(2.0, alpha=alpha))
     assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-11)

@@ -73,7 +73,10 @@ typedef struct {
 
 BS_INLINE int64_t up_to(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
+/* Not a rational quadratic kernel with a very small alpha: it varies over lengths of sqrt(2 alpha) sigma, beside which rounding of
+   sums over channels would show where points meet. */
 static int takes_products(const bs_task *task) {
+  if (task->static_kernel == BS_RATIONAL_QUADRATIC && task->parameter[1] < BS_LEAVES) return 0;
   return task->static_kernel != BS_GIVEN && !task->nodes && coordinates(task) >= MANY && task->by_steps != BY_STEPS_IN_UNITS;
 }
 
@@ -110,8 +113,8 @@ static int lies_within(const double *x, int64_t points, int64_t channels, int64_
   return 1;
 }
 
-/* Pair k lies within few lengths of a static kernel that is smooth where points coincide. A rational quadratic kernel with a small alpha
-   varies over lengths of sqrt(2 alpha) sigma there. */
+/* Pair k lies within few lengths of a static kernel that is smooth where points coincide; for a rational quadratic kernel with a small
+   alpha these are lengths of sqrt(2 alpha) sigma. */
 static int is_compact(const bs_task *task, int64_t k) {
   if (!takes_products(task) || !is_radial(task) || task->static_kernel == BS_MATERN12) return 0;
   const int64_t index1 = path_of(task->index1, k), index2 = path_of(task->index2, k), d = coordinates(task), apart = task->dimension;
