@@ -8,7 +8,7 @@ from conftest import cpu
 from branchsig.backends.cpu import task
 from branchsig.quadrature import LeftPoint, Trapezoid
 
-pytestmark = pytest.mark.skipif(cpu is None, reason="no C core")
+pytestmark = pytest.mark.usefixtures("core")
 
 
 @pytest.fixture

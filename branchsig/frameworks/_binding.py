@@ -49,6 +49,7 @@ from branchsig.operations import OPERATIONS, Operation, Shape
 from branchsig.operations.ready import lend
 from branchsig.spec import Execution, Spec, Transforms, Truncation, with_kernel
 from branchsig.static_kernels import StaticKernel, is_built_in, with_numbers
+from branchsig.static_kernels.base import with_parameters
 
 __all__ = ["LENT", "Bound", "Call", "bound", "offered", "stand_in"]
 
@@ -349,7 +350,7 @@ class Call:
 
 @functools.lru_cache(maxsize=256)  # the same spec for the same values, by which calls that come again are known
 def _spec_with(spec: Spec, names: tuple[str, ...], values: tuple[float, ...]) -> Spec:
-    return with_kernel(spec, dataclasses.replace(spec.static_kernel, **dict(zip(names, values))))  # type: ignore[type-var]
+    return with_kernel(spec, with_parameters(spec.static_kernel, **dict(zip(names, values))))
 
 
 class _Layout(NamedTuple):
@@ -755,8 +756,7 @@ def bound(
             flat.append(np.asarray(operand) if k >= sides and isinstance(operand, (int, list, tuple)) else operand)
     given += [None] * (len(operation.operands) - len(operands))
     if parameters:
-        ones = dataclasses.replace(kernel, **dict.fromkeys(parameters, 1.0))  # type: ignore[type-var]
-        spec = with_kernel(spec, ones)
+        spec = with_kernel(spec, with_parameters(kernel, **dict.fromkeys(parameters, 1.0)))
     call = Call(operation.name, "value", spec, how, tuple(given))
     arrays = [*flat, *parameters.values()]
     if framework.serves(call, arrays):

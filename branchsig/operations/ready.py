@@ -65,15 +65,11 @@ def lent_value(
     spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = None, lengths2: Any = None
 ) -> Any | None:
     """Return the value of paths that are lent, by what is ready for them; None where nothing is."""
-    framework = _lending.get(type(path1))
-    if framework is None or type(path2) is not type(path1):
+    found = _for_lent(spec, how, path1, path2, lengths1, lengths2)
+    if found is None:
         return None
-    array1 = framework.lent(path1)
-    if array1 is None:
-        return None
-    array2 = array1 if path2 is path1 else framework.lent(path2)
-    ready = ready_for(spec, how, array1, array2, lengths1, lengths2)
-    value = None if ready is None else ready.values(array1, array2)
+    framework, ready, array1, array2 = found
+    value = ready.values(array1, array2)
     return None if value is None else framework.given_back(value, path1)
 
 
@@ -90,19 +86,29 @@ def lent_gradients(
     right: Any,
 ) -> Any | None:
     """Return the gradients likewise, for derivatives that are lent."""
-    framework, kind = _lending.get(type(path1)), type(path1)
-    if framework is None or type(path2) is not kind or type(derivs) is not kind:
+    found = _for_lent(spec, how, path1, path2, lengths1, lengths2) if type(derivs) is type(path1) else None
+    if found is None:
+        return None
+    framework, ready, array1, array2 = found
+    gradients = ready.gradients(framework.lent(derivs), array1, array2, left, right)
+    if gradients is None:
+        return None
+    return tuple(None if gradient is None else framework.given_back(gradient, path1) for gradient in gradients)
+
+
+def _for_lent(
+    spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any, lengths2: Any
+) -> tuple[Any, Any, Any, Any] | None:
+    """What lends the paths, what is ready for them, and the arrays that are lent; None where nothing is."""
+    framework = _lending.get(type(path1))
+    if framework is None or type(path2) is not type(path1):
         return None
     array1 = framework.lent(path1)
     if array1 is None:
         return None
     array2 = array1 if path2 is path1 else framework.lent(path2)
     ready = ready_for(spec, how, array1, array2, lengths1, lengths2)
-    found = None if ready is None else ready.gradients(framework.lent(derivs), array1, array2, left, right)
-    if found is None:
-        return None
-    give = framework.given_back
-    return None if found[0] is None else give(found[0], path1), None if found[1] is None else give(found[1], path1)
+    return None if ready is None else (framework, ready, array1, array2)
 
 
 def make_ready(job: Job, path1: Any, path2: Any) -> None:

@@ -238,7 +238,12 @@ def with_numbers(kernel: StaticKernel) -> StaticKernel:
     """
     names = kernel.parameters or ()
     changes = {name: as_number(getattr(kernel, name)) for name in names if _is_array(getattr(kernel, name))}
-    return dataclasses.replace(kernel, **changes)  # type: ignore[type-var]
+    return with_parameters(kernel, **changes)
+
+
+def with_parameters(kernel: StaticKernel, **values: Any) -> StaticKernel:
+    """Return a copy of a kernel that is a dataclass, with other values of some parameters."""
+    return dataclasses.replace(kernel, **values)  # type: ignore[type-var]
 
 
 def difference(a: Array, axis: int) -> Array:
