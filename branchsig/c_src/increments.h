@@ -647,33 +647,39 @@ static void kappa_block(increments *in, int64_t row, int64_t rows, int up, int64
 BS_INLINE int64_t rows_at_once(int64_t run) { return run <= 3 ? 8 : run <= 6 ? 4 : 2; }
 
 /* What the channels from, from + 1, ... of a run add to increments of the linear kernel, times the factor, for `rows` rows and the
-   cells first..last-1; the steps of x are held in registers. */
-BS_INLINE void linear_rows_at(int64_t run, int adding, int64_t from, int64_t d, int64_t rows, int64_t n, int64_t first, int64_t last,
-                              const vec *x_rows, const vec *y_packed, double factor, vec *g) {
-  vec x[24];
+   cells first..last-1, so many columns at once. Short runs of the steps of x are held in registers. */
+BS_INLINE void linear_rows_at(int64_t run, int adding, int64_t from, int64_t d, int64_t rows, int64_t columns, int64_t n, int64_t first,
+                              int64_t last, const vec *x_rows, const vec *y_packed, double factor, vec *g) {
+  vec x[4 * RUN];
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t k = 0; k < run; ++k) x[i * run + k] = x_rows[i * d + from + k] * factor;
-  for (int64_t j = first; j < last; ++j) {
+  for (int64_t j = first; j + columns <= last; j += columns) {
     const vec *y = y_packed + j * d + from;
-    vec sum[8];
+    vec sum[8][2];
     for (int64_t i = 0; i < rows; ++i)
-      if (adding)
-        sum[i] = g[i * n + j];
-      else
-        sum[i] = x[i * run] * y[0];
+      for (int64_t c = 0; c < columns; ++c)
+        if (adding)
+          sum[i][c] = g[i * n + j + c];
+        else
+          sum[i][c] = x[i * run] * y[c * d];
     for (int64_t k = !adding; k < run; ++k) /* what is there already is added by a multiply-add, whatever the rows at once */
-      for (int64_t i = 0; i < rows; ++i) sum[i] += x[i * run + k] * y[k];
-    for (int64_t i = 0; i < rows; ++i) g[i * n + j] = sum[i];
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t c = 0; c < columns; ++c) sum[i][c] += x[i * run + k] * y[c * d + k];
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t c = 0; c < columns; ++c) g[i * n + j + c] = sum[i][c];
   }
 }
 
 BS_INLINE void linear_rows_of(const increments *in, int64_t run, int adding, int64_t d, int64_t from, int64_t rows, int64_t first,
                               int64_t last, double factor, vec *g) {
-  const int64_t n = in->stride, at_once = rows_at_once(run);
+  const int64_t n = in->stride, down = run <= 3 ? 8 : 4, across = run <= 6 ? 1 : 2, pairs = first + (last - first) / across * across;
+  const vec *x = in->x_rows;
   int64_t i = 0;
-  for (; i + at_once <= rows; i += at_once)
-    linear_rows_at(run, adding, from, d, at_once, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
-  for (; i < rows; ++i) linear_rows_at(run, adding, from, d, 1, n, first, last, in->x_rows + i * d, in->y_packed, factor, g + i * n);
+  for (; i + down <= rows; i += down, x += down * d, g += down * n) {
+    linear_rows_at(run, adding, from, d, down, across, n, first, pairs, x, in->y_packed, factor, g);
+    if (pairs < last) linear_rows_at(run, adding, from, d, down, 1, n, pairs, last, x, in->y_packed, factor, g);
+  }
+  for (; i < rows; ++i, x += d, g += n) linear_rows_at(run, adding, from, d, 1, 1, n, first, last, x, in->y_packed, factor, g);
 }
 
 /* factor times the increments of the linear kernel of the cells first..last-1 of so many rows, whose steps of x are in x_rows. */

@@ -272,21 +272,8 @@ static void load_block(tile *t, int64_t k) {
   if (t->in.any_still)
     for (int64_t i = 0; i < t->pending; ++i)
       for (int64_t j = first; j < last; ++j) g[i * t->in.stride + j] = choose(t->in.still, splat(0), g[i * t->in.stride + j]);
-  if (t->up && (t->kept || t->in.task->planar)) return; /* nothing is recovered, and the adjoint takes cells of any size */
-  enum { APART = 4 }; /* at a time: each waits for the one before */
-  if (t->in.task->planar && !t->in.task->careful) {
-    const vec columns = t->counts[k] * (double)least((int64_t)1 << b.shift, b.last + 1 - b.first);
-    for (int64_t i = 0; i < t->pending; ++i, g += t->in.stride) {
-      vec squares[APART];
-      fill(squares, APART, 0);
-      int64_t j = first;
-      for (; j + APART <= last; j += APART)
-        for (int64_t a = 0; a < APART; ++a) squares[a] += g[j + a] * g[j + a];
-      for (; j < last; ++j) squares[0] += g[j] * g[j];
-      t->size += square_root(columns * ((squares[0] + squares[1]) + (squares[2] + squares[3]))); /* at least the sum, by Cauchy and Schwarz */
-    }
-    return;
-  }
+  if (t->in.task->planar || (t->up && t->kept)) return; /* ordered forests take cells of any size; nothing is recovered */
+  enum { APART = 4 };                                   /* at a time: each waits for the one before */
   for (int64_t i = 0; i < t->pending; ++i, g += t->in.stride) {
     vec bound[APART];
     fill(bound, APART, 0);
@@ -374,9 +361,9 @@ static void open_chains(tile *t) {
   t->chains[0] = splat(1);
 }
 
-/* Ordered forests: what a band with this sum of |g| times factor adds to the chains. */
+/* Ordered forests: what a band with this sum of |g| times factor over its sub-cells adds to the chains. */
 static void lengthen_chains(tile *t, vec size) {
-  size *= 1 / (t->factor * (double)((int64_t)1 << t->in.task->dyadic2));
+  size *= 1 / (t->factor * (double)((int64_t)1 << (t->in.task->dyadic1 + t->in.task->dyadic2)));
   for (int l = 1; l <= t->in.task->depth; ++l) t->chains[l] += size * t->chains[l - 1];
 }
 
@@ -450,23 +437,36 @@ static void open_tile(tile *t, int64_t first) {
 /* Polled once a block of a band: with very many levels that alone takes a while. */
 BS_INLINE int stopped(const tile *t) { return __atomic_load_n(t->in.task->stop, __ATOMIC_RELAXED); }
 
-/* Ordered forests: D on row r + 1 from row r. */
-static void planar_columns(tile *t, block b, int64_t r, int64_t r0) {
-  const bs_task *task = t->in.task;
-  const vec *sums = t->fours, *known = k_row(t, r, 0);
-  vec *next = k_row(t, r + 1, 0);
-  planar_state *state = &t->planar_states[(r - r0) * t->levels];
+/* Ordered forests: the columns of b on the rows r + 1, r + 2, ... from row r, so many of them. */
+static void planar_columns(tile *t, block b, int64_t r, int rows, int64_t r0) {
+  const int left = t->in.task->planar == BS_PLANAR_LEFT;
+  const int64_t k = (b.first - 1) / t->block;
+  const vec *means = NULL, *known = k_row(t, r, 0); /* those of K_0 are 1 */
   if (t->judging) fill(t->error_sums[1], SAMPLES * BLOCK, 0); /* of K_0 */
-  for (int m = 0; m < t->levels; ++m, known += t->width, next += t->width, ++state) {
+  for (int m = 0; m < t->levels; ++m, known += t->width) {
     vec *out = m + 1 < t->levels ? t->sums[m & 1] : NULL;
+    planar_row row[PLANAR_ROWS];
+    for (int i = 0; i < rows; ++i)
+      row[i] = (planar_row){block_of(t, k, r + i).g, means, k_row(t, r + i + 1, m), out,
+                            &t->planar_states[(r + i - r0) * t->levels + m], splat(0)};
+    means = out;
+    if (!t->judging) {
+      planar_block(left, rows, b, known, row, &t->watched[m].extent[1]);
+      for (int i = 0; m == 0 && i < rows; ++i) t->size += square_root(t->counts[k] * row[i].squares); /* Cauchy and Schwarz */
+      continue;
+    }
     const planar_errors errors = {t->errors + SAMPLES * t->width * m, t->width, t->error_sums[(m + 1) & 1], t->error_sums[m & 1],
                                   t->error_states + ((r - r0) * t->levels + m) * SAMPLES, &t->worst};
-    if (t->judging)
-      planar_careful_block(task->planar == BS_PLANAR_LEFT, b, r, m, sums, known, next, out, state, &t->watched[m].extent[1], errors);
-    else
-      planar_block(task->planar == BS_PLANAR_LEFT, b, sums, known, next, out, state, &t->watched[m].extent[1]);
-    sums = out;
+    planar_careful_block(left, b, r, m, known, row[0], &t->watched[m].extent[1], errors);
   }
+}
+
+/* Ordered forests: block k on the rows r0 + 1 to r1. */
+static void sweep_planar_block(tile *t, int64_t k, int64_t r0, int64_t r1) {
+  int64_t r = r0;
+  if (t->levels == 1 && !t->judging)
+    for (; r + PLANAR_ROWS <= r1; r += PLANAR_ROWS) planar_columns(t, block_of(t, k, r), r, PLANAR_ROWS, r0);
+  for (; r < r1; ++r) planar_columns(t, block_of(t, k, r), r, 1, r0);
 }
 
 /* The columns of b, which lie in block k of row r of sub-cells: K on row r + 1 from row r or (up) the other way. The integral of the
@@ -474,7 +474,7 @@ static void planar_columns(tile *t, block b, int64_t r, int64_t r0) {
 BS_INLINE void sweep_columns(tile *t, block b, int64_t k, int64_t r, int64_t r0, int up, vec *integral) {
   const int careful = t->in.task->careful, last = t->levels - 1;
   if (t->in.task->planar) {
-    planar_columns(t, b, r, r0);
+    planar_columns(t, b, r, 1, r0);
     return;
   }
   const int64_t from = up ? r + 1 : r, to = up ? r : r + 1;
@@ -553,7 +553,10 @@ static void sweep_band(tile *t, int64_t r0, int64_t r1, vec *integral) {
   }
   for (int64_t k = 0; k < t->blocks && !stopped(t); ++k) {
     load_block(t, k);
-    for (int64_t r = r0; r < r1; ++r) sweep_block(t, k, r, r0, 0, integrating ? &integral[r - r0] : NULL);
+    if (t->in.task->planar)
+      sweep_planar_block(t, k, r0, r1);
+    else
+      for (int64_t r = r0; r < r1; ++r) sweep_block(t, k, r, r0, 0, integrating ? &integral[r - r0] : NULL);
     if (!t->in.task->careful && !t->in.task->planar) look_at_row(t, k, r1);
     if (is_edged(t, r1)) keep_edges(t, k, r0, r1);
   }
@@ -880,14 +883,13 @@ static void sweep_block_again(tile *t, int64_t k, int64_t r0, int64_t r1) {
   const vec *top = t->tops + (r0 - t->edged_from) / BAND * t->width * t->levels;
   for (int m = 0; m < t->levels; ++m)
     memcpy(k_row(t, r0, m) + b.first - 1, top + t->width * m + b.first - 1, sizeof(vec) * (size_t)(b.last + 2 - b.first));
-  for (int64_t r = r0; r < r1; ++r) {
+  for (int64_t r = r0; r < r1; ++r)
     for (int m = 0; m < t->levels; ++m) {
       const edge *left = edge_of(t, r + 1, k, m);
       t->planar_states[(r - r0) * t->levels + m] = (planar_state){left->E, left->k};
       k_row(t, r + 1, m)[b.first - 1] = left->k + left->E;
     }
-    planar_columns(t, block_of(t, k, r), r, r0);
-  }
+  sweep_planar_block(t, k, r0, r1);
 }
 
 /* The segment that ends with row r1, downwards again. Returns nonzero if it was asked to stop. */
