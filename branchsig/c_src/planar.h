@@ -35,11 +35,13 @@ BS_INLINE planar_weights planar_weights_of(int left, vec h) {
 BS_INLINE vec planar_corner(int left, vec d) { return left ? 4.0 + 4.0 * d : 2.0 + 2.0 * d; }
 
 /* The strip after a cell. With q = h/4, its increment times the mean of K_{m-1} at its corners, and v = 2 + h/3, a is q v, and what is added
-   to strip p is q (v (2 K00 + K01) - 2 K00): fewer operations than by a and b. */
-BS_INLINE vec planar_step(int left, vec q, vec above, vec behind, vec strip) {
+   is q (v (2 K00 + K01 + strip) - 2 K00). That is the shorter form, for rows that are swept in pairs: there is one operation less, but a
+   strip waits for two multiply-adds. The other is strip p + q (v (2 K00 + K01) - 2 K00). */
+BS_INLINE vec planar_step(int left, int shorter, vec q, vec above, vec behind, vec strip) {
   if (left) return strip + q * behind;
-  const vec v = q * (4.0 / 3) + 2.0, p = q * v + 1.0, inner = v * (0.5 * above + behind) - behind;
-  return strip * p + rounded(q * inner); /* the strip waits for one multiply-add alone */
+  const vec v = q * (4.0 / 3) + 2.0, inner = v * (0.5 * above + behind) - behind;
+  if (shorter) return q * (v * strip + inner) + strip;
+  return strip * (q * v + 1.0) + rounded(q * inner);
 }
 
 /* So many rows are swept at once where there is but one level: a strip waits for itself from cell to cell, and those of two rows fill each
@@ -72,7 +74,7 @@ BS_INLINE void planar_block_of(int left, int refined, int lowest, int last, int 
         squares[i] += q * q;
       else
         q *= row[i].means[c - b.first];
-      strip[i] = planar_step(left, q, above, behind[i], strip[i]);
+      strip[i] = planar_step(left, lowest && last, q, above, behind[i], strip[i]);
       const vec d = d_above + strip[i], next = d_above + d;
       row[i].to[c] = d;
       if (!last && left) row[i].means_out[c - b.first] = 0.25 * behind[i];
@@ -148,7 +150,7 @@ static void planar_careful_block(int left, block b, int64_t r, int m, const vec 
     const planar_weights cell = planar_weights_of(left, h);
     vec slope = first;
     if (!left) slope = (h * (1.0 / 6)) * (ends + first) + 0.5 * ends;
-    state->strip = planar_step(left, q, planar_corner(left, above), planar_corner(left, behind), state->strip);
+    state->strip = planar_step(left, !row.means && !row.means_out, q, planar_corner(left, above), planar_corner(left, behind), state->strip);
     state->behind = above;
     const vec k = above + state->strip;
     row.to[c] = k;
