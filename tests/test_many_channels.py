@@ -164,7 +164,7 @@ def dilated(path, rng):
 
 @pytest.mark.parametrize("size", ["ordinary", "beside a wide kernel"])
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("channels", [15, 16, 23, 41])
+@pytest.mark.parametrize("channels", [1, 3, 8, 15, 16, 23, 41])
 @pytest.mark.parametrize("isa", cpu.instruction_sets())
 def test_static_kernels_that_are_not_linear_have_the_values_and_gradients_of_the_reference(
     isa, channels, name, size, rng
@@ -196,23 +196,24 @@ def test_so_have_they_on_paths_of_several_chunks_and_on_long_pairs(lengths, name
 @pytest.mark.parametrize("size", ["ordinary", "beside a wide kernel"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_dilated_static_kernel_has_them_too(name, size, rng):
-    for lengths in ((9, 10), (130, 140)):
-        x, y = (dilated(SIZES[size] * walk(rng, 3, length, 18), rng) for length in lengths)
+    for lengths, channels in (((9, 10), 18), ((30, 25), 3), ((130, 140), 18)):
+        x, y = (dilated(SIZES[size] * walk(rng, 3, length, channels), rng) for length in lengths)
         arguments = problem(x, y, 2, static_kernel=DilatedKernel(KERNELS[name]))
         assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-9)
 
 
 @pytest.mark.parametrize("size", ["ordinary", "beside a wide kernel"])
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("lengths", [(20, 30), (150, 140)], ids=str)
-def test_the_bits_of_a_pair_depend_on_nothing_else_whatever_the_static_kernel(lengths, name, size, rng):
+@pytest.mark.parametrize("channels", [3, 17])
+@pytest.mark.parametrize("lengths", [(5, 30), (20, 30), (150, 140)], ids=str)
+def test_the_bits_of_a_pair_depend_on_nothing_else_whatever_the_static_kernel(lengths, channels, name, size, rng):
     """Alone, in a batch, in a Gram matrix, and padded among longer paths, some of which are of another size."""
-    x, y = (SIZES[size] * walk(rng, 11, length, 17) for length in lengths)
+    x, y = (SIZES[size] * walk(rng, 11, length, channels) for length in lengths)
     kernel = KERNELS[name]
     in_batch = everything(cpu.CpuBackend(), problem(x, y, 3, static_kernel=kernel))
     gram = cpu.CpuBackend().solve(problem(x, y, 3, static_kernel=kernel, pairing="gram"), "end", log=True)
     np.testing.assert_array_equal(np.diag(gram), in_batch[0])
-    longer1, longer2 = walk(rng, 22, lengths[0] + 20, 17), walk(rng, 22, lengths[1] + 20, 17)
+    longer1, longer2 = (walk(rng, 22, length + 20, channels) for length in lengths)
     longer1[::2, : lengths[0]], longer2[::2, : lengths[1]] = x, y
     valid1 = np.where(np.arange(22) % 2, lengths[0] + 17, lengths[0])
     valid2 = np.where(np.arange(22) % 2, lengths[1] + 19, lengths[1])

@@ -63,6 +63,10 @@ BS_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 /* The path of pair k. */
 BS_INLINE int64_t path_of(const int64_t *index, int64_t k) { return index ? index[k] : k; }
 
+BS_INLINE int64_t points_of(const int64_t *lengths, const int64_t *index, int64_t k, int64_t length) {
+  return lengths ? lengths[path_of(index, k)] : length;
+}
+
 /* to[k], one lane from each: from[w][k], or (apart > 0) from[w][k + apart] - from[w][k] */
 static void into_lanes(const double *const from[W], int64_t count, int64_t apart, vec *to) {
   int64_t k = 0;
@@ -444,7 +448,7 @@ static int is_in_reach(const bs_task *task, const double *x, int64_t points1, co
 static int steps_of_pair(const bs_task *task, int64_t k, int backward) {
   if (task->static_kernel == BS_GIVEN || is_linear(task)) return BY_VALUES;
   const int64_t index1 = path_of(task->index1, k), index2 = path_of(task->index2, k);
-  const int64_t points1 = task->lengths1 ? task->lengths1[index1] : task->length1, points2 = task->lengths2 ? task->lengths2[index2] : task->length2;
+  const int64_t points1 = points_of(task->lengths1, NULL, index1, task->length1), points2 = points_of(task->lengths2, NULL, index2, task->length2);
   const double *x = task->path1 + index1 * task->stride1 * task->dimension, *y = task->path2 + index2 * task->stride2 * task->dimension;
   if (!is_radial(task)) return leaves(task, x, points1) && leaves(task, y, points2) ? BY_VALUES : BY_STEPS;
   const int rbf = task->static_kernel == BS_RBF;

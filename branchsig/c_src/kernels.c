@@ -31,27 +31,29 @@ BS_ENTRY(int32_t, ends)(const double *paths, int64_t n, int64_t length, int64_t 
   return BS_PASTE(within, BS_ISA)(paths, n * length * dimension, most);
 }
 
-/* Picks the pairs that come next, from `first` on, and makes `own`, a copy of the task, theirs. Returns nonzero where it is one pair that
-   goes through strips. */
-static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task *own) {
-  const kind own_kind = kind_of_pair(task, first, backward);
-  int64_t count = least(W, task->pairs - first);
-  trim(own, task, first, 1);
-  own->by_steps = own_kind.by_steps;
-  own->compact = own_kind.compact;
-  if (goes_by_strips(own, count, backward)) return 1;
-  if (backward && is_trimmed(task))
-    for (int64_t k = 1; k < count; ++k) {
-      trim(own, task, first + k, 1);
-      if (goes_by_strips(own, 1, 1)) count = k;
-    }
-  for (int64_t k = 1; k < count; ++k) {
-    const kind other = kind_of_pair(task, first + k, backward);
-    if (other.by_steps != own_kind.by_steps || other.compact != own_kind.compact) count = k;
-  }
+/* Makes `own`, a copy of the task, that of the pairs from `first` on, so many of them and of this kind. */
+static void narrow(bs_task *own, const bs_task *task, int64_t first, int64_t count, kind of) {
   trim(own, task, first, count);
-  own->by_steps = own_kind.by_steps;
-  own->compact = own_kind.compact;
+  own->by_steps = of.by_steps;
+  own->compact = of.compact;
+  own->products = of.products;
+}
+
+/* Picks the pairs that come next, from `first` on, and makes `own` theirs. Returns nonzero where it is one pair that goes through strips. */
+static int next_pairs(const bs_task *task, int64_t first, int backward, bs_task *own) {
+  const kind of = kind_of_pair(task, first, backward);
+  const int64_t most = least(W, task->pairs - first);
+  narrow(own, task, first, 1, of);
+  if (goes_by_strips(own, most, backward)) return 1;
+  int64_t count = 1;
+  for (; count < most; ++count) {
+    const kind other = kind_of_pair(task, first + count, backward);
+    if (!is_same(other, of)) break;
+    if (!backward || !is_trimmed(task)) continue;
+    narrow(own, task, first + count, 1, other);
+    if (goes_by_strips(own, 1, 1)) break;
+  }
+  narrow(own, task, first, count, of);
   return 0;
 }
 
@@ -71,11 +73,14 @@ BS_ENTRY(int64_t, workspace)(const bs_task *task, int32_t backward) {
   int64_t most = 0;
   bs_task own = *task;
   if (!is_trimmed(task)) { /* all tiles of one kind are of one size, whichever pairs they hold, and so are all strips */
-    const int kinds = takes_products(task) && !is_linear(task) ? BY_STEPS_IN_UNITS : BY_VALUES;
+    const int64_t shorter = least(task->length1, task->length2);
+    const int kinds = !is_linear(task) && would_take_products(task, BY_STEPS, is_radial(task), shorter) ? BY_STEPS_IN_UNITS : BY_VALUES;
     for (own.by_steps = BY_VALUES; own.by_steps <= kinds; ++own.by_steps)
       for (int k = 0; k < 4; ++k) {
         const int strips_next = k % 2;
         own.compact = k / 2;
+        own.products = would_take_products(task, own.by_steps, own.compact, shorter);
+        if (own.compact && !own.products) continue;
         if (strips_next ? !goes_by_strips(&own, 1, backward) : goes_by_strips(&own, least(W, task->pairs), backward)) continue;
         const int64_t size = size_of_pairs(&own, backward, strips_next);
         if (size > most) most = size;
@@ -132,7 +137,9 @@ BS_ENTRY(void, help)(const bs_task *task, int32_t backward) {
 }
 
 BS_ENTRY(int32_t, by_strips)(const bs_task *task, int64_t count, int32_t backward) {
-  return goes_by_strips(task, least(count, W), backward);
+  bs_task own = *task;
+  own.products = would_take_products(task, BY_VALUES, 0, least(task->length1, task->length2));
+  return goes_by_strips(&own, least(count, W), backward);
 }
 
 /* The forward pass of the kernels of depth, or of none. Returns nonzero if it was asked to stop. */
@@ -140,7 +147,7 @@ static int tile_down(const bs_task *task, int64_t first, int backward, untruncat
   collocation *n = &u->n;
   char *base = aligned(task->workspace);
   if (!task->nodes) {
-    if (n->t.laid_out != task->by_steps + 1 || is_trimmed(task)) lay_out(&n->t, task, backward, 1, base);
+    if (n->t.laid_out != task->by_steps + 1 || task->products || is_trimmed(task)) lay_out(&n->t, task, backward, 1, base);
     n->t.laid_out = n->t.is_short ? task->by_steps + 1 : 0;
     open_tile(&n->t, first);
     return !task->k_stack && sweep_down(&n->t, first);

@@ -1,8 +1,8 @@
 /* Increments for paths of many channels, and their gradients, as products of matrices, one pair after the other.
 
    With pairs in the lanes a tile takes as much memory as all its paths, which passes through the L1 cache once a band, and lanes
-   without a pair of their own do all of the work. From MANY channels on sums over channels are made for a chunk of rows of a pair at
-   once: lanes are columns, or for gradients channels, and a block of sums is held in registers. The linear kernels sum products of steps.
+   without a pair of their own do all of the work. With many channels sums over them are made for a chunk of rows of a pair at once
+   (`would_take_products`): lanes are columns, or for gradients channels, and a block of sums is held in registers. The linear kernels sum products of steps.
    All others sum products of points, or squares of their differences, and take the static kernel of a row of them (`profile`); by steps
    they sum what the corners of a cell differ by as well. Increments then change places with those of the other pairs of the tile
    (`into_lanes`).
@@ -22,7 +22,7 @@
 #include "blocks.h"
 #include "increments.h"
 
-enum { MANY = 16, CHUNK_CELLS = 16384, CHUNK_CHANNELS = 64, CHUNK_ROWS = 64, ANCHOR = 8 };
+enum { MANY = 16, POINTS_OF_MANY = 6, NUMBERS_OF_MANY = 200, POINTS_BY_STEPS = 20, CHUNK_CELLS = 16384, CHUNK_CHANNELS = 64, CHUNK_ROWS = 64, ANCHOR = 8 };
 
 /* What is made of a path, or of so many rows of it: points or (linear) steps, and where they are needed steps beside points, every ANCHOR-th
    point, |x|^2 and |dx|^2 of every row, and <dx, dx + 2 x>. */
@@ -73,11 +73,15 @@ typedef struct {
 
 BS_INLINE int64_t up_to(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
-/* Not a rational quadratic kernel with a very small alpha: it varies over lengths of sqrt(2 alpha) sigma, beside which rounding of
-   sums over channels would show where points meet. */
-static int takes_products(const bs_task *task) {
+/* Whether sums over channels are made by products for pairs of this kind, the shorter path of which has so many points. They are worth their
+   preparations with MANY channels, where it has POINTS_OF_MANY points and NUMBERS_OF_MANY coordinates; by steps and compact, where sums are
+   several, with POINTS_BY_STEPS points in few channels too. Not a rational quadratic kernel with a very small alpha: it varies over
+   lengths of sqrt(2 alpha) sigma, beside which rounding of sums over channels would show where points meet. */
+static int would_take_products(const bs_task *task, int by_steps, int compact, int64_t points) {
   if (task->static_kernel == BS_RATIONAL_QUADRATIC && task->parameter[1] < BS_LEAVES) return 0;
-  return task->static_kernel != BS_GIVEN && !task->nodes && coordinates(task) >= MANY && task->by_steps != BY_STEPS_IN_UNITS;
+  if (task->static_kernel == BS_GIVEN || task->nodes || by_steps == BY_STEPS_IN_UNITS) return 0;
+  if (coordinates(task) >= MANY) return points >= POINTS_OF_MANY && points * coordinates(task) >= NUMBERS_OF_MANY;
+  return by_steps && compact && points >= POINTS_BY_STEPS;
 }
 
 /* The place for what is made of a path, and whether it is there already. */
@@ -101,8 +105,10 @@ BS_INLINE material material_at(const side *s, int place) {
 
 /* How the increments of a pair are made. */
 typedef struct {
-  int by_steps, compact;
+  int by_steps, compact, products;
 } kind;
+
+BS_INLINE int is_same(kind a, kind b) { return a.by_steps == b.by_steps && a.compact == b.compact && a.products == b.products; }
 
 /* No point is further from the first one of the first path than so many lengths of the static kernel, squared. */
 #define BS_COMPACT 4
@@ -113,21 +119,26 @@ static int lies_within(const double *x, int64_t points, int64_t channels, int64_
   return 1;
 }
 
-/* Pair k lies within few lengths of a static kernel that is smooth where points coincide; for a rational quadratic kernel with a small
-   alpha these are lengths of sqrt(2 alpha) sigma. */
-static int is_compact(const bs_task *task, int64_t k) {
-  if (!takes_products(task) || !is_radial(task) || task->static_kernel == BS_MATERN12) return 0;
-  const int64_t index1 = path_of(task->index1, k), index2 = path_of(task->index2, k), d = coordinates(task), apart = task->dimension;
-  const double *x = task->path1 + index1 * task->stride1 * apart, *y = task->path2 + index2 * task->stride2 * apart;
+/* Two paths of so many points lie within few lengths of a static kernel that is smooth where points coincide; for a rational quadratic kernel
+   with a small alpha these are lengths of sqrt(2 alpha) sigma. */
+static int is_compact(const bs_task *task, const double *x, int64_t points1, const double *y, int64_t points2) {
+  if (!is_radial(task) || task->static_kernel == BS_MATERN12) return 0;
+  const int64_t d = coordinates(task), apart = task->dimension;
   const double sigma = task->parameter[0], alpha = task->static_kernel == BS_RATIONAL_QUADRATIC ? task->parameter[1] : 1;
   const double square = BS_COMPACT * fmin(1, 2 * alpha) * (task->static_kernel == BS_RBF ? sigma : sigma * sigma);
-  return lies_within(x, task->lengths1 ? task->lengths1[index1] : task->length1, d, apart, x, square) &&
-         lies_within(y, task->lengths2 ? task->lengths2[index2] : task->length2, d, apart, x, square);
+  return lies_within(x, points1, d, apart, x, square) && lies_within(y, points2, d, apart, x, square);
 }
 
+/* Every pair decides for itself, so that its neighbours have no say in its bits. */
 static kind kind_of_pair(const bs_task *task, int64_t k, int backward) {
+  const int64_t index1 = path_of(task->index1, k), index2 = path_of(task->index2, k);
+  const int64_t points1 = points_of(task->lengths1, NULL, index1, task->length1), points2 = points_of(task->lengths2, NULL, index2, task->length2);
+  const int64_t shorter = least(points1, points2);
   const int by_steps = steps_of_pair(task, k, backward);
-  return (kind){by_steps, by_steps != BY_STEPS_IN_UNITS && is_compact(task, k)};
+  if (would_take_products(task, by_steps, 1, shorter) && is_compact(task, task->path1 + index1 * task->stride1 * task->dimension, points1,
+                                                                    task->path2 + index2 * task->stride2 * task->dimension, points2))
+    return (kind){by_steps, 1, 1};
+  return (kind){by_steps, 0, would_take_products(task, by_steps, 0, shorter)};
 }
 
 static int is_anchored(const bs_task *task) { return task->by_steps == BY_STEPS && task->compact; }
@@ -189,18 +200,18 @@ static void panels_of(const products *p, const bs_task *task, const double *path
   for (int64_t j = 0; j * every < p->width; j += W) {
     double *column = to + j / (PANEL) * panel + j % (PANEL);
     for (int64_t next = 0; next < d; next += W) {
-      const int64_t k = least(next, d - W); /* the last W channels may be there already */
-      const vec origin = centre ? load(centre + k) : splat(0);
+      const int64_t count = least(W, d - next);
+      const vec origin = centre ? load_first(centre + next, count) : splat(0);
       vec row[W];
       for (int w = 0; w < W; ++w) {
         const int64_t at = (j + w) * every;
-        const double *y = path + least(at, last) * apart + k, *after = path + least(at + 1, last) * apart + k;
-        row[w] = load(y);
-        if (steps) row[w] = (load(after) - row[w]) * scale;
+        const double *y = path + least(at, last) * apart + next, *after = path + least(at + 1, last) * apart + next;
+        row[w] = load_first(y, count);
+        if (steps) row[w] = (load_first(after, count) - row[w]) * scale;
         if (centre) row[w] -= origin;
       }
       transpose(row);
-      for (int w = 0; w < W; ++w) store(column + (k + w) * PANEL, row[w]);
+      for (int w = 0; w < count; ++w) store(column + (next + w) * PANEL, row[w]);
     }
   }
 }

@@ -155,6 +155,9 @@ BS_INLINE vec load_part(const double *from, int64_t count) {
 #endif
 }
 
+/* the same for up to W lanes */
+BS_INLINE vec load_first(const double *from, int64_t count) { return count < W ? load_part(from, count) : load(from); }
+
 /* stores the first `count` lanes alone, fewer than W */
 BS_INLINE void store_part(double *to, int64_t count, vec v) {
 #if BS_BYTES == 64

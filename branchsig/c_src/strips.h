@@ -72,7 +72,7 @@ static int64_t block_of_strips(const bs_task *task) {
 /* Whether gradients by strips have the bits that a tile gives them. */
 static int sums_as_tile(const bs_task *task) {
   const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
-  if (!is_linear(task) || takes_products(task) || task->planar || task->grad_parameters || task->lengths1 || task->lengths2) return 0;
+  if (!is_linear(task) || task->products || task->planar || task->grad_parameters || task->lengths1 || task->lengths2) return 0;
   return block_of_strips(task) == BLOCK && is_recovered_by_blocks(rows, columns, task->depth - 1);
 }
 
@@ -83,7 +83,7 @@ static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
   const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated && !(task->planar && task->diagonal);
   const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
   if (!plain || task->length1 <= 4 * W || task->length2 <= BLOCK) return 0;
-  const int64_t least_long = takes_products(task) && coordinates(task) / MANY_A_LEVEL >= task->depth ? LONG_OF_MANY : LONG;
+  const int64_t least_long = task->products && coordinates(task) / MANY_A_LEVEL >= task->depth ? LONG_OF_MANY : LONG;
   const int is_long = rows >= least_long && columns >= least_long;
   if (task->diagonal) return is_long && count <= W / 2;
   if (backward && (is_long || !sums_as_tile(task))) return is_long;
@@ -94,7 +94,7 @@ static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
 /* As many groups as leave their strips so many rows: the more there are, the less threads wait for one another. */
 static int64_t groups_of(const bs_task *task) {
   int64_t groups = 1;
-  while (groups < GROUPS && (task->length1 - 1) << task->dyadic1 >= 2 * groups * W * GROUP_ROWS * (takes_products(task) ? 2 : 1) && task->length1 > 2 * groups * W * BAND) groups *= 2;
+  while (groups < GROUPS && (task->length1 - 1) << task->dyadic1 >= 2 * groups * W * GROUP_ROWS * (task->products ? 2 : 1) && task->length1 > 2 * groups * W * BAND) groups *= 2;
   return groups;
 }
 

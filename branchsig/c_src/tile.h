@@ -121,7 +121,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   t->slots = t->kept || (strips && backward && task->planar) ? t->rows + 1 : backward || task->grid ? BAND + 1 : 1;
   t->turn = t->kept || task->grid ? t->slots : 1;
   t->edges = NULL;
-  t->products = takes_products(task) ? &t->many : NULL;
+  t->products = task->products ? &t->many : NULL;
   if (t->products) lay_out_products(t->products, task, backward, strips, base, &used);
   const int64_t own_rows = t->products ? t->products->chunk : BAND; /* of increments and of their gradient */
   t->local = is_linear(task) && !t->products && !task->nodes && (int64_t)1 << task->dyadic1 <= BAND;
@@ -315,10 +315,6 @@ static void open_increments(tile *t, int64_t r0, int64_t r1, int up) {
 static void load_increments(tile *t, int64_t r0, int64_t r1, int up) {
   open_increments(t, r0, r1, up);
   for (int64_t k = 0; k < t->blocks; ++k) load_block(t, k);
-}
-
-BS_INLINE int64_t points_of(const int64_t *lengths, const int64_t *index, int64_t k, int64_t length) {
-  return lengths ? lengths[path_of(index, k)] : length;
 }
 
 /* Grids, and increments that are handed in, have the same size for all pairs. */
