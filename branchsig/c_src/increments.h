@@ -8,7 +8,7 @@
    dilated: g times a factor of x and one of y.
 
    Differences of kappa have an error of some units in the last place of kappa. Where that is too much, increments are made from the
-   steps of the paths (corners.h), and a row of b is kept in the place of kappa. Every pair decides for itself (`steps_of_pair`), and a
+   steps of the paths (corners.h), and a row of b is kept in the place of kappa. Every pair decides for itself (`kind_of_pair`), and a
    tile holds pairs of one kind.
 
    One pair per lane: y is packed as [points or steps][dimension] registers, x is gathered row by row. */
@@ -443,14 +443,11 @@ static int is_in_reach(const bs_task *task, const double *x, int64_t points1, co
   return by.unit == 1 && is_near(x, points1, task->dimension, x, 0.25 * by.most) && is_near(y, points2, task->dimension, x, 0.25 * by.most);
 }
 
-/* How the increments of pair k are made: from the steps of the paths where one of them is small beside what differences of kappa resolve,
-   or the parameters are extreme. */
-static int steps_of_pair(const bs_task *task, int64_t k, int backward) {
-  if (task->static_kernel == BS_GIVEN || is_linear(task)) return BY_VALUES;
-  const int64_t index1 = path_of(task->index1, k), index2 = path_of(task->index2, k);
-  const int64_t points1 = points_of(task->lengths1, NULL, index1, task->length1), points2 = points_of(task->lengths2, NULL, index2, task->length2);
-  const double *x = task->path1 + index1 * task->stride1 * task->dimension, *y = task->path2 + index2 * task->stride2 * task->dimension;
-  if (!is_radial(task)) return leaves(task, x, points1) && leaves(task, y, points2) ? BY_VALUES : BY_STEPS;
+/* Whether the increments of two paths are made from their steps: where one of them is small beside what differences of kappa resolve, or the
+   parameters are extreme. */
+static int goes_by_steps(const bs_task *task, const double *x, int64_t points1, const double *y, int64_t points2, int backward) {
+  if (is_linear(task)) return 0;
+  if (!is_radial(task)) return !leaves(task, x, points1) || !leaves(task, y, points2);
   const int rbf = task->static_kernel == BS_RBF;
   int by_steps = !(task->parameter[0] >= (rbf ? 0x1p-200 : 0x1p-100) && task->parameter[0] <= (rbf ? 0x1p800 : 0x1p400));
   by_steps = by_steps || (task->static_kernel == BS_RATIONAL_QUADRATIC && task->parameter[1] < BS_LEAVES);
@@ -459,8 +456,7 @@ static int steps_of_pair(const bs_task *task, int64_t k, int backward) {
     const double sigma = task->parameter[0], radius = 0.5 * BS_SPREAD * (rbf ? sqrt(sigma) : sigma);
     by_steps = !is_near(x, points1, task->dimension, x, radius) || !is_near(y, points2, task->dimension, x, radius);
   }
-  if (!by_steps) return BY_VALUES;
-  return is_in_reach(task, x, points1, y, points2) ? BY_STEPS : BY_STEPS_IN_UNITS;
+  return by_steps;
 }
 
 /* b at (x_i, y_j) for first <= j < last, x_i in row `slot` of x_rows, in units, and kappa' where it is wanted */

@@ -119,10 +119,10 @@ static int lies_within(const double *x, int64_t points, int64_t channels, int64_
   return 1;
 }
 
-/* Two paths of so many points lie within few lengths of a static kernel that is smooth where points coincide; for a rational quadratic kernel
-   with a small alpha these are lengths of sqrt(2 alpha) sigma. */
+/* Two paths of so many points lie within few lengths of a static kernel that is smooth where points coincide, and needs no unit; for a
+   rational quadratic kernel with a small alpha these are lengths of sqrt(2 alpha) sigma. */
 static int is_compact(const bs_task *task, const double *x, int64_t points1, const double *y, int64_t points2) {
-  if (!is_radial(task) || task->static_kernel == BS_MATERN12) return 0;
+  if (!is_radial(task) || task->static_kernel == BS_MATERN12 || measure_of(task).unit != 1) return 0;
   const int64_t d = coordinates(task), apart = task->dimension;
   const double sigma = task->parameter[0], alpha = task->static_kernel == BS_RATIONAL_QUADRATIC ? task->parameter[1] : 1;
   const double square = BS_COMPACT * fmin(1, 2 * alpha) * (task->static_kernel == BS_RBF ? sigma : sigma * sigma);
@@ -131,13 +131,14 @@ static int is_compact(const bs_task *task, const double *x, int64_t points1, con
 
 /* Every pair decides for itself, so that its neighbours have no say in its bits. */
 static kind kind_of_pair(const bs_task *task, int64_t k, int backward) {
+  if (task->static_kernel == BS_GIVEN) return (kind){BY_VALUES, 0, 0};
   const int64_t index1 = path_of(task->index1, k), index2 = path_of(task->index2, k);
   const int64_t points1 = points_of(task->lengths1, NULL, index1, task->length1), points2 = points_of(task->lengths2, NULL, index2, task->length2);
   const int64_t shorter = least(points1, points2);
-  const int by_steps = steps_of_pair(task, k, backward);
-  if (would_take_products(task, by_steps, 1, shorter) && is_compact(task, task->path1 + index1 * task->stride1 * task->dimension, points1,
-                                                                    task->path2 + index2 * task->stride2 * task->dimension, points2))
-    return (kind){by_steps, 1, 1};
+  const double *x = task->path1 + index1 * task->stride1 * task->dimension, *y = task->path2 + index2 * task->stride2 * task->dimension;
+  int by_steps = goes_by_steps(task, x, points1, y, points2, backward) ? BY_STEPS : BY_VALUES;
+  if (would_take_products(task, by_steps, 1, shorter) && is_compact(task, x, points1, y, points2)) return (kind){by_steps, 1, 1};
+  if (by_steps && !is_in_reach(task, x, points1, y, points2)) by_steps = BY_STEPS_IN_UNITS;
   return (kind){by_steps, 0, would_take_products(task, by_steps, 0, shorter)};
 }
 
