@@ -275,14 +275,6 @@ def is_packed(array: np.ndarray) -> bool:
     return bool(flags.c_contiguous and flags.aligned)
 
 
-def is_plain(array: Any, dtype: np.dtype[Any]) -> bool:
-    """Tell whether an argument is an array of NumPy, no subclass, of exactly this dtype, C-contiguous and aligned."""
-    if type(array) is not np.ndarray or array.dtype is not dtype:
-        return False
-    flags = array.flags
-    return flags.c_contiguous and flags.aligned
-
-
 def to_numpy(array: Array) -> np.ndarray | None:
     """Return a C-contiguous NumPy view of an array on the CPU, or None if its library does not export it.
 

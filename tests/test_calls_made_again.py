@@ -239,7 +239,7 @@ def test_so_many_calls_are_kept_and_no_more(rng):
             branchsig.branched_sig_kernel(x, x, 2)
         assert 0 < len(calls._kept) <= calls._MOST
     spec, how = options_of(2, 0, None, False, False, 1.0, 1, "trapezoid")
-    assert ready_for(spec, how, x, x) is not None
+    assert ready_for("kernel", spec, how, x, x) is not None
 
 
 @pytest.mark.usefixtures("core")
@@ -252,7 +252,7 @@ def test_calls_that_never_come_again_do_not_drive_out_those_that_do(rng):
         branchsig.branched_sig_kernel(x, x, 3, static_kernel=branchsig.RBFKernel(float(sigma)))
         branchsig.branched_sig_kernel(x, x, 3, static_kernel=branchsig.RBFKernel(np.asarray(sigma)))
     spec, how = options_of(3, 0, None, False, False, 1.0, 1, "trapezoid")
-    assert ready_for(spec, how, x, x) is not None
+    assert ready_for("kernel", spec, how, x, x) is not None
     assert len(calls._met) <= calls._MOST
 
 

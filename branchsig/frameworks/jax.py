@@ -64,22 +64,21 @@ class _Place(NamedTuple):
 
     on_cpu: bool
     sharding: Any
-    """That of arrays on the only device; None for several devices, and so is the next."""
-    device: Any
-    is_first: bool
-    """Whether that is the device where JAX puts what has no place."""
+    """That of arrays on the only device; None for several devices."""
+    devices: tuple[Any, ...]
+    default: Any
+    """The default device with which arrays without a place of their own are put there; None where that is the first."""
 
 
 @functools.lru_cache(maxsize=256)
 def _known_place(sharding: Any) -> _Place:
-    devices = sharding.device_set
+    devices = tuple(sharding.device_set)
     on_cpu = all(device.platform == "cpu" for device in devices)
     if len(devices) > 1:
-        return _Place(on_cpu, None, None, False)
-    (device,) = devices
+        return _Place(on_cpu, None, devices, None)
     single = jax.sharding.SingleDeviceSharding
-    alone = sharding if isinstance(sharding, single) else single(device)
-    return _Place(on_cpu, alone, device, device == jax.local_devices()[0])
+    alone = sharding if isinstance(sharding, single) else single(devices[0])
+    return _Place(on_cpu, alone, devices, None if devices[0] == jax.local_devices()[0] else devices[0])
 
 
 _MOST_SHARDINGS = 256
@@ -101,18 +100,19 @@ def _place_of(sharding: Any) -> _Place:
 in_numpy = np.asarray
 
 
-def lent(array: Any) -> np.ndarray | None:
-    """Return a concrete array as one of NumPy, and None for one in other memory than that of the CPU."""
-    return np.asarray(array) if _place_of(array.sharding).on_cpu else None
+def lent(array: Any) -> Any:
+    """Return a concrete array itself, which hands out memory of the CPU as a buffer, and raises an error for any other
+    memory."""
+    return array
 
 
 def given_back(result: np.ndarray, like: Any) -> Any:
     """Return an array of NumPy, which nobody writes to any more, as one of JAX where another lies."""
-    committed, (_, sharding, device, is_first) = like.committed, _place_of(like.sharding)
+    committed, (_, sharding, devices, default) = like.committed, _place_of(like.sharding)
     if sharding is not None:
-        there = committed or _config.jax_default_device is (None if is_first else device)
+        there = committed or _config.jax_default_device is default
         if there and _put is not None and (result.itemsize < 8 or _config.jax_enable_x64):
-            return _put(_kind_of(result.shape, result.dtype), sharding, (result,), (device,), committed)
+            return _put(_kind_of(result.shape, result.dtype), sharding, (result,), devices, committed)
         if committed:
             return jax.device_put(result, sharding)
     # The quickest way for a few values, and the one without a copy for many.

@@ -68,6 +68,32 @@ class Pullback:
         return self.operation.pull_back(self.job, self.kept, checked, Wrt(True, True, self.param_deriv))
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class _PullbackAgain:
+    """The same from a value for which something was ready, and for which the forward keeps nothing."""
+
+    operation: Operation
+    spec: Spec
+    how: Execution
+    operands: tuple[Any, ...]
+
+    def __call__(self, derivs: Any) -> Any:
+        """Return the gradients, for derivatives of the shape of the value."""
+        operation, right = self.operation, self.operands[1] is not None
+        found = operation._gradients_again(derivs, self.spec, self.how, *self.operands, left=True, right=right)
+        return Pullback(operation, self.job, {})(derivs) if found is None else found
+
+    @property
+    def param_deriv(self) -> bool:
+        """Whether gradients with respect to parameters are asked for: they are not made ready."""
+        return False
+
+    @property
+    def job(self) -> Job:
+        """The operands, checked and transformed."""
+        return self.operation.prepare(self.spec, self.how, *self.operands)
+
+
 class Operation(abc.ABC):
     """A computation on paths."""
 
@@ -145,13 +171,8 @@ class Operation(abc.ABC):
 
     def value(self, spec: Spec, how: Execution, *operands: Any) -> Any:
         """Return the value."""
-        ready = None
         if self.made_ready:
-            if type(operands[0]) is not np.ndarray:
-                value = lent_value(spec, how, *operands)
-            else:
-                ready = ready_for(spec, how, *operands)
-                value = None if ready is None else ready.values(*operands[:2])
+            value = self._value_again(spec, how, *operands)
             if value is not None:
                 return value
         if not _are_plain(operands) or spec.static_kernel.holds_arrays:
@@ -159,22 +180,44 @@ class Operation(abc.ABC):
             if bound is not None:
                 return bound.value()
         job = self.prepare(spec, how, *operands)
-        if ready is None and self.made_ready:
-            make_ready(job, *operands[:2])
+        if self.made_ready:
+            make_ready(self.name, job, *operands[:2])
         with _reported(job) as running:
             return self.forward(running, keep=False)[0]
+
+    def _value_again(self, spec: Spec, how: Execution, path1: Any, path2: Any, *lengths: Any) -> Any | None:
+        """Return the value by what is ready for the call; None where nothing is, or it is not enough."""
+        if type(path1) is not np.ndarray:
+            return lent_value(self.name, spec, how, path1, path2, *lengths)
+        ready = ready_for(self.name, spec, how, path1, path2, *lengths)
+        return None if ready is None else ready.values(path1, path2)
+
+    def _gradients_again(
+        self, derivs: Any, spec: Spec, how: Execution, path1: Any, path2: Any, *lengths: Any, left: Any, right: Any
+    ) -> Any | None:
+        """Return the gradients likewise. Neither derivatives nor flags have been checked."""
+        if type(path1) is not np.ndarray:
+            return lent_gradients(self.name, spec, how, derivs, path1, path2, *lengths, left=left, right=right)
+        ready = ready_for(self.name, spec, how, path1, path2, *lengths)
+        return None if ready is None else ready.gradients(derivs, path1, path2, left, right)
 
     def vjp(self, spec: Spec, how: Execution, *operands: Any, param_deriv: Any = False) -> tuple[Any, Any]:
         """Return the value and its pullback: a `Pullback`, or what does the same on the arrays of a framework."""
         param_deriv = _validation.flag(param_deriv, "param_deriv")
         if param_deriv:
             parameters_of(spec.static_kernel)  # raises where there are none
+        elif self.made_ready and type(operands[0]) is np.ndarray and not self.keeps(spec):
+            value = self._value_again(spec, how, *operands)
+            if value is not None:
+                return value, _PullbackAgain(self, spec, how, operands)
         if not _are_plain(operands) or spec.static_kernel.holds_arrays:
             bound, spec = _bound(self, spec, how, operands)
             if bound is not None:
                 found: tuple[Any, Any] = bound.vjp(param_deriv=param_deriv)
                 return found
         job = self.prepare(spec, how, *operands)
+        if self.made_ready:
+            make_ready(self.name, job, *operands[:2])
         with _reported(job) as running:
             value, kept = self.forward(running, keep=True)
         return value, Pullback(self, job, kept, param_deriv)
@@ -191,13 +234,8 @@ class Operation(abc.ABC):
         k_stack: Any = None,
     ) -> Any:
         """Return the gradients for given derivatives."""
-        ready = None
         if self.made_ready and param_deriv is False and k_stack is None:
-            if type(operands[0]) is not np.ndarray:
-                found = lent_gradients(spec, how, derivs, *operands, left=left_deriv, right=right_deriv)
-            else:
-                ready = ready_for(spec, how, *operands)
-                found = None if ready is None else ready.gradients(derivs, *operands[:2], left_deriv, right_deriv)
+            found = self._gradients_again(derivs, spec, how, *operands, left=left_deriv, right=right_deriv)
             if found is not None:
                 return found
         wrt = Wrt(
@@ -218,8 +256,8 @@ class Operation(abc.ABC):
         derivs = self.derivs(job, derivs)
         if not any(wrt):
             return (None,) * self.sides
-        if ready is None and self.made_ready:
-            make_ready(job, *operands[:2])
+        if self.made_ready:
+            make_ready(self.name, job, *operands[:2])
         with _reported(job) as running:
             part = self.residual_share(job)
             if not part:

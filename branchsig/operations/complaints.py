@@ -12,7 +12,7 @@ from branchsig.operations.job import Job
 from branchsig.spec import Spec
 from branchsig.static_kernels import BOUNDED
 
-__all__ = ["complain", "complaints_of", "finite_pairs", "nan_where_paths_are", "what_happened"]
+__all__ = ["complain", "complaints_of", "finite_pairs", "nan_where_paths_are", "odd_axes", "what_happened"]
 
 
 def complain(*complaints: str | None) -> None:
@@ -46,18 +46,27 @@ def complaints_of(result: Array, job: Job) -> list[str]:
     problem, checked = job.problem, job.how.check_finite
     if checked is False:
         return []
+    odd = odd_axes(job)
     # Checking values on a CUDA device would synchronise; a traced array has no values yet.
     finite = not (checked or lies_on_cpu(result)) or all_finite(result)
-    odd = problem.pairing != "paired" and (problem.path1.shape[1] == 1 or not job.origins[0].batch)
     if finite and not checked and not odd:
         return []
     paths = job.given()
-    complaints = [axis_order(*job.as_passed())] if odd else []
+    complaints = [odd] if odd else []
     if checked or not finite:
         complaints += map(not_finite, paths)
     if not finite:
         complaints += [_spoilt(result, problem), _undefined(result, problem, job.spec)]
     return complaints
+
+
+def odd_axes(job: Job) -> str:
+    """Return the complaint about the axes of the paths of a Gram matrix, which depends on shapes alone, or nothing."""
+    problem = job.problem
+    if job.how.check_finite is False:
+        return ""
+    odd = problem.pairing != "paired" and (problem.path1.shape[1] == 1 or not job.origins[0].batch)
+    return axis_order(*job.as_passed()) if odd else ""
 
 
 def _spoilt(result: Array, problem: Problem) -> str:

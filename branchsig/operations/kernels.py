@@ -170,6 +170,7 @@ class Gram(_Kernels):
     name = "gram"
     all_pairs = True
     alone = True
+    made_ready = True
     operands: tuple[str, ...] = ("path1", "path2", "lengths1", "lengths2")
 
     def prepare(self, spec: Spec, how: Execution, *operands: Any) -> Job:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from branchsig._arrays import is_plain
 from branchsig.backends import backend_for
 from branchsig.backends.choice import serving
+from branchsig.operations.complaints import odd_axes
 from branchsig.operations.job import Job
 from branchsig.operations.nodes import SumOverNodes
 from branchsig.operations.solve import Solve
@@ -27,15 +27,15 @@ __all__ = ["lend", "lent_gradients", "lent_value", "make_ready", "ready_for"]
 _MOST = 256
 """Number of calls that are kept."""
 
-_DOUBLE, _SINGLE = np.dtype(np.float64), np.dtype(np.float32)
+_TYPES = frozenset({np.dtype(np.float64), np.dtype(np.float32)})
 
-_Key = tuple[int, int, tuple[int, ...], tuple[int, ...], bool]
+_Key = tuple[str, int, int, tuple[int, ...], Any, tuple[int, ...] | None, Any]
 _met: dict[_Key, tuple[Spec, Execution]] = {}
 """Calls that were made once. Some never come again, such as those with a parameter that changes from call to call."""
 
 _kept: dict[_Key, tuple[Spec, Execution, Any, Any]] = {}
-"""By the identities of spec and execution, which are kept so that no other objects have them, the shapes of the paths
-and whether they are float64: the backend, and what it has ready, which may be nothing."""
+"""By what `_key_of` returns: spec and execution, so that no other objects have their identities, the backend, and what
+it has ready, which may be nothing."""
 
 _lending: dict[type, Any] = {}
 """Types of arrays that a framework has lent, with the file of the framework; see `branchsig.frameworks._binding`."""
@@ -43,17 +43,29 @@ _lending: dict[type, Any] = {}
 _changing = threading.Lock()
 
 
+def _key_of(name: str, spec: Spec, how: Execution, path1: Any, path2: Any) -> _Key:
+    """The name of the operation, the identities of spec and execution, and the shapes and dtypes of the paths.
+
+    Second paths that are left out have no shape, and those that are the first ones that of no path.
+    """
+    if path2 is None:
+        return name, id(spec), id(how), path1.shape, path1.dtype, None, None
+    if path2 is path1:
+        return name, id(spec), id(how), path1.shape, path1.dtype, (), None
+    return name, id(spec), id(how), path1.shape, path1.dtype, path2.shape, path2.dtype
+
+
 def ready_for(
-    spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = None, lengths2: Any = None
+    name: str, spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = None, lengths2: Any = None
 ) -> Any | None:
-    """Return what the backend has ready for a call; None where there is nothing."""
-    double = is_plain(path1, _DOUBLE)
-    if not (is_plain(path2, _DOUBLE) if double else is_plain(path1, _SINGLE) and is_plain(path2, _SINGLE)):
+    """Return what the backend has ready for a call of the operation of this name; None where there is nothing.
+
+    The first paths are an array of NumPy, or one that hands out its memory as a buffer.
+    """
+    if lengths1 is not None or lengths2 is not None or not (path2 is None or type(path2) is type(path1)):
         return None
-    found = _kept.get((id(spec), id(how), path1.shape, path2.shape, double))
-    if found is None or lengths1 is not None or lengths2 is not None or found[2] is not serving.get("numpy"):
-        return None
-    return found[3]
+    found = _kept.get(_key_of(name, spec, how, path1, path2))
+    return None if found is None or found[2] is not serving.get("numpy") else found[3]
 
 
 def lend(kind: type, framework: Any) -> None:
@@ -62,18 +74,20 @@ def lend(kind: type, framework: Any) -> None:
 
 
 def lent_value(
-    spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = None, lengths2: Any = None
+    name: str, spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = None, lengths2: Any = None
 ) -> Any | None:
     """Return the value of paths that are lent, by what is ready for them; None where nothing is."""
-    found = _for_lent(spec, how, path1, path2, lengths1, lengths2)
-    if found is None:
+    framework = _lending.get(type(path1))
+    if framework is None:
         return None
-    framework, ready, array1, array2 = found
-    value = ready.values(array1, array2)
+    array1, array2 = _lent(framework, path1, path2)
+    ready = None if array1 is None else ready_for(name, spec, how, array1, array2, lengths1, lengths2)
+    value = None if ready is None else ready.values(array1, array2)
     return None if value is None else framework.given_back(value, path1)
 
 
 def lent_gradients(
+    name: str,
     spec: Spec,
     how: Execution,
     derivs: Any,
@@ -86,39 +100,39 @@ def lent_gradients(
     right: Any,
 ) -> Any | None:
     """Return the gradients likewise, for derivatives that are lent."""
-    found = _for_lent(spec, how, path1, path2, lengths1, lengths2) if type(derivs) is type(path1) else None
+    framework = _lending.get(type(path1))
+    if framework is None or type(derivs) is not type(path1):
+        return None
+    array1, array2 = _lent(framework, path1, path2)
+    ready = None if array1 is None else ready_for(name, spec, how, array1, array2, lengths1, lengths2)
+    found = None if ready is None else ready.gradients(framework.lent(derivs), array1, array2, left, right)
     if found is None:
         return None
-    framework, ready, array1, array2 = found
-    gradients = ready.gradients(framework.lent(derivs), array1, array2, left, right)
-    if gradients is None:
-        return None
-    return tuple(None if gradient is None else framework.given_back(gradient, path1) for gradient in gradients)
+    return tuple(None if gradient is None else framework.given_back(gradient, path1) for gradient in found)
 
 
-def _for_lent(
-    spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any, lengths2: Any
-) -> tuple[Any, Any, Any, Any] | None:
-    """What lends the paths, what is ready for them, and the arrays that are lent; None where nothing is."""
-    framework = _lending.get(type(path1))
-    if framework is None or type(path2) is not type(path1):
-        return None
-    array1 = framework.lent(path1)
-    if array1 is None:
-        return None
-    array2 = array1 if path2 is path1 else framework.lent(path2)
-    ready = ready_for(spec, how, array1, array2, lengths1, lengths2)
-    return None if ready is None else (framework, ready, array1, array2)
+def _lent(framework: Any, path1: Any, path2: Any) -> tuple[Any, Any]:
+    """Both paths as NumPy can read them; None for the first where one of them is not lent."""
+    lent = framework.lent
+    if path2 is None or path2 is path1:
+        array = lent(path1)
+        return array, None if path2 is None else array
+    if type(path2) is not type(path1):
+        return None, None
+    array1, array2 = lent(path1), lent(path2)
+    return (None, None) if array2 is None else (array1, array2)
 
 
-def make_ready(job: Job, path1: Any, path2: Any) -> None:
+def make_ready(name: str, job: Job, path1: Any, path2: Any) -> None:
     """Make ready for calls like this one, which has been checked, if it is one of those and has been made before."""
     solve = _solve_of(job)
-    if type(path1) is not np.ndarray or type(path2) is not np.ndarray or solve is None:
+    if type(path1) is not np.ndarray or solve is None:
         return
     spec, how, problem = job.spec, job.how, job.problem
     backend = backend_for(problem)
-    key = id(spec), id(how), path1.shape, path2.shape, problem.path1.dtype == _DOUBLE
+    key = _key_of(name, spec, how, path1, path2)
+    if not (path1.dtype in _TYPES and (path2 is None or type(path2) is np.ndarray)):
+        return
     with _changing:
         found = _kept.get(key)
         if found is not None and found[2] is backend:
@@ -130,7 +144,7 @@ def make_ready(job: Job, path1: Any, path2: Any) -> None:
             return
     make = getattr(backend, "ready", None)
     with np.errstate(all="ignore"):
-        ready = None if make is None else make(problem, job.batch, log=solve.output == "log")
+        ready = None if make is None else make(problem, job.batch, log=solve.output == "log", total=job.total)
     with _changing:
         if len(_kept) >= _MOST:
             del _kept[next(iter(_kept))]
@@ -157,5 +171,6 @@ def _solve_of(job: Job) -> Solve | SumOverNodes | None:
         and not (spec.transforms or spec.transforms.times)  # a spec with times is made for one call
         and is_built_in(spec.static_kernel)
         and not spec.static_kernel.holds_arrays  # which may be modified
+        and not odd_axes(job)  # which every call says
     )
     return stage if plain else None

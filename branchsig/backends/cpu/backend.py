@@ -39,9 +39,12 @@ class CpuBackend:
 
     name = "cpu"
 
-    def ready(self, problem: Problem, batch: tuple[int, ...], *, log: bool) -> Ready | None:
-        """Return the description of a problem for later calls with other arrays, where it is short enough for one."""
-        return Ready.of(problem, batch, log=log) if _in_core(problem, "end") else None
+    def ready(self, problem: Problem, batch: tuple[int, ...], *, log: bool, total: bool) -> Ready | None:
+        """Return the description of a problem for later calls with other arrays, where it is short enough for one.
+
+        With `total`, one stack is both arguments, and gradients with respect to it are the total ones.
+        """
+        return Ready.of(problem, batch, log=log, total=total) if _in_core(problem, "end") else None
 
     def solve(self, problem: Problem, want: Want, *, log: bool = False) -> np.ndarray:
         """Return kernels, their logarithms or components, at the end or at every node."""

@@ -23,7 +23,7 @@ from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels.table import TABLE
 
-__all__ = ["DOUBLE", "DOUBLES", "TASK", "Arrays", "Sweep", "workspace_of"]
+__all__ = ["DOUBLE", "DOUBLES", "INDICES", "KNOWN", "TASK", "Arrays", "Sweep", "workspace_of"]
 
 _BLOCK_BYTES = 32 * 2**20
 """Memory for the increments of a user's own kernel, or for the derivatives of grids, that are handed in at once."""
@@ -84,10 +84,10 @@ class _Parameters:
 
 
 DOUBLE = np.dtype(np.float64)
-TASK = ffi.typeof("bs_task *")
-DOUBLES, _BYTES = ffi.typeof("double[]"), ffi.typeof("char[]")
+TASK, KNOWN = ffi.typeof("bs_task *"), ffi.typeof("bs_known *")
+DOUBLES, INDICES, _BYTES = ffi.typeof("double[]"), ffi.typeof("int64_t[]"), ffi.typeof("char[]")
 _ELEMENTS = {
-    **dict.fromkeys(("index1", "index2", "lengths1", "lengths2"), ffi.typeof("int64_t[]")),
+    **dict.fromkeys(("index1", "index2", "lengths1", "lengths2"), INDICES),
     "out_of_range": ffi.typeof("uint8_t[]"),
     "stop": ffi.typeof("int32_t[]"),
 }
