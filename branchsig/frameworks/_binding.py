@@ -19,7 +19,8 @@ run(call, arrays)
 in_numpy(array)
     An array that is lent as one of NumPy, which shares its memory; for frameworks that lend any.
 lent(array)
-    The same of an array of a type that has been lent before, and None where it is not lent; likewise.
+    The same of an array of a type that has been lent before, and None where it is not lent; likewise. None in the place
+    of the function where arrays have shapes and dtypes of NumPy, and hand out their memory as a buffer.
 given_back(result, like)
     An array of NumPy as one of the framework, where `like` lies; for frameworks that lend any.
 TAKES_NUMPY

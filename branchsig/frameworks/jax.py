@@ -100,15 +100,14 @@ def _place_of(sharding: Any) -> _Place:
 in_numpy = np.asarray
 
 
-def lent(array: Any) -> Any:
-    """Return a concrete array itself, which hands out memory of the CPU as a buffer, and raises an error for any other
-    memory."""
-    return array
+lent = None  # a concrete array hands out memory of the CPU as a buffer, and raises an error where it has other memory
 
 
 def given_back(result: np.ndarray, like: Any) -> Any:
     """Return an array of NumPy, which nobody writes to any more, as one of JAX where another lies."""
-    committed, (_, sharding, devices, default) = like.committed, _place_of(like.sharding)
+    committed, place = like.committed, like.sharding
+    known = _places.get(id(place))
+    _, sharding, devices, default = _place_of(place) if known is None else known[1]
     if sharding is not None:
         there = committed or _config.jax_default_device is default
         if there and _put is not None and (result.itemsize < 8 or _config.jax_enable_x64):

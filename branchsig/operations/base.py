@@ -172,7 +172,7 @@ class Operation(abc.ABC):
     def value(self, spec: Spec, how: Execution, *operands: Any) -> Any:
         """Return the value."""
         if self.made_ready:
-            value = self._value_again(spec, how, *operands)
+            value = self._value_again(spec, how, operands)
             if value is not None:
                 return value
         if not _are_plain(operands) or spec.static_kernel.holds_arrays:
@@ -185,12 +185,12 @@ class Operation(abc.ABC):
         with _reported(job) as running:
             return self.forward(running, keep=False)[0]
 
-    def _value_again(self, spec: Spec, how: Execution, path1: Any, path2: Any, *lengths: Any) -> Any | None:
+    def _value_again(self, spec: Spec, how: Execution, operands: tuple[Any, ...]) -> Any | None:
         """Return the value by what is ready for the call; None where nothing is, or it is not enough."""
-        if type(path1) is not np.ndarray:
-            return lent_value(self.name, spec, how, path1, path2, *lengths)
-        ready = ready_for(self.name, spec, how, path1, path2, *lengths)
-        return None if ready is None else ready.values(path1, path2)
+        if type(operands[0]) is not np.ndarray:
+            return lent_value(self.name, spec, how, *operands)
+        ready = ready_for(self.name, spec, how, *operands)
+        return None if ready is None else ready.values(operands[0], operands[1])
 
     def _gradients_again(
         self, derivs: Any, spec: Spec, how: Execution, path1: Any, path2: Any, *lengths: Any, left: Any, right: Any
@@ -207,7 +207,7 @@ class Operation(abc.ABC):
         if param_deriv:
             parameters_of(spec.static_kernel)  # raises where there are none
         elif self.made_ready and type(operands[0]) is np.ndarray and not self.keeps(spec):
-            value = self._value_again(spec, how, *operands)
+            value = self._value_again(spec, how, operands)
             if value is not None:
                 return value, _PullbackAgain(self, spec, how, operands)
         if not _are_plain(operands) or spec.static_kernel.holds_arrays:

@@ -16,7 +16,7 @@ from branchsig._core import ffi, lib
 from branchsig.backends import pairs
 from branchsig.backends.base import Problem
 from branchsig.backends.cpu import telescope
-from branchsig.backends.cpu.task import DOUBLE, DOUBLES, INDICES, KNOWN, Sweep, workspace_of
+from branchsig.backends.cpu.task import DOUBLE, DOUBLES, INDICES, KNOWN, NOTHING, Sweep, kept_here, workspace_of
 
 __all__ = ["Ready"]
 
@@ -218,7 +218,7 @@ class Ready:
 
     def _done(self, *arrays: ffi.CData) -> bool:
         """Let the core do the work, and tell whether it has."""
-        room = workspace_of(0, self._plan.blame)
+        room = getattr(kept_here, "workspace", NOTHING)
         wanted = lib.bs_again(self._known, *arrays, room, len(room))
         if wanted > 0:
             room = workspace_of(wanted, self._plan.blame)

@@ -23,7 +23,7 @@ from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import TRAPEZOID, Quadrature
 from branchsig.static_kernels.table import TABLE
 
-__all__ = ["DOUBLE", "DOUBLES", "INDICES", "KNOWN", "TASK", "Arrays", "Sweep", "workspace_of"]
+__all__ = ["DOUBLE", "DOUBLES", "INDICES", "KNOWN", "NOTHING", "TASK", "Arrays", "Sweep", "kept_here", "workspace_of"]
 
 _BLOCK_BYTES = 32 * 2**20
 """Memory for the increments of a user's own kernel, or for the derivatives of grids, that are handed in at once."""
@@ -101,7 +101,8 @@ _FEW = 8
 _MOST_GROUPS = 8
 """So many threads find work at one long pair, at most."""
 
-_kept = threading.local()
+kept_here = threading.local()
+"""What a thread keeps for its next call: a `workspace`, if it has one."""
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -118,19 +119,19 @@ def _first(number: int) -> np.ndarray:
     return index
 
 
-_NOTHING = ffi.new("char[]", 0)
+NOTHING = ffi.new("char[]", 0)
 _never = np.zeros(1, dtype=np.int32)
 """A `stop` that nobody sets."""
 
 
 def workspace_of(size: int, blame: Callable[[], str]) -> Any:
     """So many bytes for a call of this thread. `blame` says what they are too many for, where they do not fit."""
-    workspace = getattr(_kept, "workspace", _NOTHING)
+    workspace = getattr(kept_here, "workspace", NOTHING)
     if size > len(workspace):
         _validation.bytes_fit_memory(size, "the workspace of a thread", blame)
         workspace = ffi.from_buffer(_BYTES, np.empty(size, dtype=np.uint8))
         if size <= _KEPT_BYTES:
-            _kept.workspace = workspace
+            kept_here.workspace = workspace
     return workspace
 
 
