@@ -7,6 +7,7 @@ that share it, so Gram matrices are walked in strips of columns as wide as a til
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
@@ -35,6 +36,25 @@ def in_order(pairing: str, n1: int, n2: int, size: int) -> Iterator[Job]:
 def in_tiles(pairing: str, n1: int, n2: int, size: int, lanes: int) -> Iterator[Job]:
     """Jobs of about `size` pairs, a multiple of `lanes` but for the last, in the order that suits the core."""
     return in_order(pairing, n1, n2, size) if pairing == "paired" else _tiles(pairing, n1, n2, size, lanes)
+
+
+_MOST_KEPT = 2**12
+"""Jobs of problems of up to so many pairs are kept for problems of the same sizes."""
+
+
+def in_tiles_again(pairing: str, n1: int, n2: int, size: int, lanes: int) -> Iterator[Job]:
+    """The same, which short calls that come again find where one before them has left it."""
+    few = count(pairing, n1, n2) <= _MOST_KEPT
+    return iter(_kept(pairing, n1, n2, size, lanes)) if few else in_tiles(pairing, n1, n2, size, lanes)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept(pairing: str, n1: int, n2: int, size: int, lanes: int) -> tuple[Job, ...]:
+    jobs = tuple(in_tiles(pairing, n1, n2, size, lanes))
+    for job in jobs:
+        for index in job:
+            index.flags.writeable = False
+    return jobs
 
 
 def _tiles(pairing: str, n1: int, n2: int, size: int, lanes: int) -> Iterator[Job]:

@@ -385,7 +385,7 @@ class Sweep:
         n1, n2 = problem.path1.shape[0], problem.path2.shape[0]
         if self.grids:
             return schedule.in_order(problem.pairing, n1, n2, size)
-        jobs = schedule.in_tiles(problem.pairing, n1, n2, size, lanes)
+        jobs = schedule.in_tiles_again(problem.pairing, n1, n2, size, lanes)
         if self.valid[0] is None and self.valid[1] is None:
             return jobs
         valid1, valid2 = (np.full(n, end) if v is None else v for v, n, end in zip(self.valid, (n1, n2), self.lengths))
