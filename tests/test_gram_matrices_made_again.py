@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 import threading
 import warnings
 
@@ -221,6 +222,33 @@ def test_arguments_are_checked_in_every_call(rng):
             pullback(derivs.T)
         with pytest.raises(TypeError, match="param_deriv is 1"):
             branchsig.branched_sig_kernel_gram_vjp(x, y, 3, param_deriv=1)
+
+
+@pytest.mark.parametrize("function", ["branched_sig_kernel", "branched_sig_kernel_gram"])
+def test_a_pullback_of_a_later_call_can_be_pickled_and_needs_nothing_that_was_kept(function, rng):
+    x, y = walk(rng, 4, 6, 2), walk(rng, 4, 7, 2)
+    for _ in range(4):
+        value, pullback = getattr(branchsig, function + "_vjp")(x, y, 3)
+        derivs = rng.normal(size=value.shape)
+        wanted = getattr(branchsig, function + "_backprop")(derivs, x, y, 3, right_deriv=True)
+        assert_same(pickle.loads(pickle.dumps(pullback))(derivs), wanted)
+    forget()
+    assert_same(pullback(derivs), wanted)
+
+
+@pytest.mark.parametrize("function", ["branched_sig_kernel", "branched_sig_kernel_gram"])
+def test_a_pullback_without_a_finite_value_gives_nan_in_every_call(function, rng):
+    x, y = walk(rng, 4, 6, 2), walk(rng, 4, 6, 2)
+    for _ in range(4):
+        getattr(branchsig, function + "_vjp")(x, y, 3)
+    spoilt = x.copy()
+    spoilt[2, 3] = np.inf
+    for _ in range(3):
+        with pytest.warns(RuntimeWarning, match=r"path1\[2\] holds infinities"):
+            value, pullback = getattr(branchsig, function + "_vjp")(spoilt, y, 3)
+        found = pullback(np.ones(value.shape))[0]
+        assert np.isnan(found[2]).all()
+        assert np.isfinite(np.delete(found, 2, 0)).all()
 
 
 def test_arrays_may_change_and_lie_in_any_order_and_lengths_are_heeded(rng):
