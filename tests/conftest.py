@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import using
+from remembered import RememberedReference
 
 from branchsig.backends.reference import ReferenceBackend
 
@@ -40,14 +41,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_configure(config):
-    """Let all processes of this run, and later runs, share what the emulator of CUDA compiles."""
-    if "EMULATOR_FOLDER" in os.environ or not hasattr(config, "cache"):
-        return
-    folder = config.cache.mkdir("emulated")
-    os.environ["EMULATOR_FOLDER"] = str(folder)
-    for path in folder.iterdir():
-        if path.stat().st_mtime < time.time() - 7 * 24 * 3600:
-            path.unlink(missing_ok=True)
+    """Let all processes of this run, and later runs, share what the emulator compiles and what the reference finds."""
+    for variable, name in (("EMULATOR_FOLDER", "emulated"), ("REFERENCE_FOLDER", "reference")):
+        if variable in os.environ or not hasattr(config, "cache"):
+            continue
+        folder = config.cache.mkdir(name)
+        os.environ[variable] = str(folder)
+        for path in folder.iterdir():
+            if path.stat().st_mtime < time.time() - 7 * 24 * 3600:
+                path.unlink(missing_ok=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -62,8 +64,13 @@ INSTRUCTION_SETS = [] if cpu is None else list(cpu.instruction_sets())
 
 @pytest.fixture
 def rng(request):
-    """Random numbers that depend on the name of the test alone, and are the same on a device as on the emulator."""
+    """Random numbers that depend on the name of the test alone.
+
+    They are the same on a device as on the emulator, and on every instruction set, so that the reference finds once
+    what all of them are held against.
+    """
     name = re.sub(r"\bdevice\b", "emulated", request.node.nodeid.split("::", 1)[-1])
+    name = re.sub(r"\b(avx2|avx512)\b", "baseline", name)
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
@@ -98,4 +105,5 @@ def core(instruction_set):
 
 @pytest.fixture(scope="module")
 def reference():
-    return ReferenceBackend()
+    """What others are held against."""
+    return RememberedReference()

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 from cases import STATIC_KERNELS, using, walk
+from remembered import RememberedReference
 
 import branchsig
-from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import GaussLobatto
 from branchsig.static_kernels.table import TABLE
 
@@ -102,7 +102,7 @@ class Program:
         if self.ragged:
             options |= {"lengths1": lengths[0]} | ({} if self.alone else {"lengths2": lengths[1]})
         name = "branched_sig_kernel_gram" if self.gram else "branched_sig_kernel"
-        with using(ReferenceBackend()):
+        with using(RememberedReference()):
             if not self.backward:
                 return [getattr(branchsig, name)(x, y, **options)]
             *found, of_parameters = getattr(branchsig, name + "_backprop")(

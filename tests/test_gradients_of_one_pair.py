@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from cases import gradients_of, walk
+from remembered import RememberedReference
 
 import branchsig
 from branchsig.backends import Problem
-from branchsig.backends.reference import ReferenceBackend
 
 pytestmark = pytest.mark.usefixtures("core")
 
@@ -47,7 +47,7 @@ def test_the_gradient_of_one_pair_agrees_with_the_reference(case, rng):
     length1, length2, channels, depth, dyadic_order = case
     x, y = walk(rng, 1, length1, channels), walk(rng, 1, length2, channels)
     problem = Problem(x, y, "paired", branchsig.LinearKernel(), depth, dyadic_order)
-    wanted = gradients_of(ReferenceBackend(), problem, np.array([0.7]), wrt_log=False, left=True, right=True)
+    wanted = gradients_of(RememberedReference(), problem, np.array([0.7]), wrt_log=False, left=True, right=True)
     for found, gradient in zip(gradients(x, y, np.array([0.7]), depth, dyadic_order), wanted, strict=True):
         tolerance = 1e-13 * (length1 * 2 ** dyadic_order[0] + length2 * 2 ** dyadic_order[1])
         np.testing.assert_allclose(found, gradient, rtol=0, atol=tolerance * np.abs(gradient).max())

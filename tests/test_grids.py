@@ -11,9 +11,9 @@ import math
 import numpy as np
 import pytest
 from cases import gradients_of, problem, walk
+from remembered import RememberedReference
 
 import branchsig
-from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import BY_NAME, TRAPEZOID
 
 RULES = ["trapezoid", "left", "lobatto2", "lobatto3"]
@@ -52,7 +52,7 @@ def problems(rule, truncation):
             valid = [rng.integers(1, path.shape[1] + 1, size=pairs) for path in (x, y)]
         options = {"quadrature": BY_NAME[rule], "lengths1": valid[0], "lengths2": valid[1]}
         arguments = problem(x, y, orders=orders, static_kernel=kernel, **TRUNCATIONS[truncation], **options)
-        made.append((arguments, list(outputs(ReferenceBackend(), arguments))))
+        made.append((arguments, list(outputs(RememberedReference(), arguments))))
     return made
 
 

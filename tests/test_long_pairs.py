@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 from cases import gradients_of, walk
+from remembered import RememberedReference
 
 import branchsig
 from branchsig.backends import Problem
-from branchsig.backends.reference import ReferenceBackend
 
 CASES = {
     "linear": (600, 700, (0, 0), branchsig.LinearKernel()),
@@ -66,7 +66,7 @@ def of_the_reference(case, depth):
     length1, length2, dyadic_order, kernel = CASES[case]
     x, y = walks(np.random.default_rng(0), 1, length1, length2)
     x = 0.5 * x if depth == math.inf else x  # well below its blow-up
-    problem, reference = Problem(x, y, "paired", kernel, depth, dyadic_order), ReferenceBackend()
+    problem, reference = Problem(x, y, "paired", kernel, depth, dyadic_order), RememberedReference()
     form = {"left": True, "right": True}
     gradients = [gradients_of(reference, problem, np.array([0.7]), wrt_log=w, **form) for w in (False, True)]
     return problem, reference.solve(problem, "end", log=True), *gradients
@@ -76,7 +76,7 @@ def of_the_reference(case, depth):
 def test_rows_of_nodes_that_are_not_kept_are_recovered(core, options):
     x, y = walks(np.random.default_rng(0), 2, 330, 360)
     problem = Problem(x, y, "paired", branchsig.RBFKernel(1.0), dyadic_order=(0, 0), quadrature=LOBATTO, **options)
-    reference = ReferenceBackend()
+    reference = RememberedReference()
     derivs = np.array([0.7, 0.3] if options["depth"] == 4 else [[0.1, 0.2, 0.3, 0.4]] * 2)
     ours, theirs = (
         gradients_of(one, problem, derivs, wrt_log=False, left=True, right=True) for one in (core, reference)
@@ -108,7 +108,7 @@ def gradients_of_the_reference(length1, length2, dyadic_order, kernel):
     x, y = walks(np.random.default_rng(0), 2, length1, length2)
     problem = Problem(x, y, "paired", kernel, 8, dyadic_order)
     derivs = np.array([0.7, 0.3])
-    return problem, gradients_of(ReferenceBackend(), problem, derivs, wrt_log=True, left=True, right=True)
+    return problem, gradients_of(RememberedReference(), problem, derivs, wrt_log=True, left=True, right=True)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -129,7 +129,7 @@ def test_long_gram_matrix_adds_up_its_pairs(core):
     x, _ = walks(np.random.default_rng(2), 3, 520, 520)
     symmetric = Problem(x, x, "symmetric", branchsig.LinearKernel(), 2, (0, 0))
     derivs = np.arange(9.0).reshape(3, 3)
-    reference = ReferenceBackend()
+    reference = RememberedReference()
     options = {"wrt_log": False, "left": True, "right": False}
     ours, theirs = (gradients_of(one, symmetric, derivs, **options)[0] for one in (core, reference))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10 * np.abs(theirs).max())

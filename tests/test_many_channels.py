@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from cases import gradients_of, problem, relative_to_path, walk
 from conftest import cpu
+from remembered import RememberedReference
 
 import branchsig
 from branchsig.backends import Wrt
-from branchsig.backends.reference import ReferenceBackend
 from branchsig.static_kernels import DilatedKernel
 
 CHANNELS = [15, 16, 17, 23, 24, 40, 101]
@@ -33,7 +33,7 @@ def test_values_and_gradients_are_those_of_the_reference(isa, lengths, channels,
         gradients = cpu.CpuBackend().adjoint(arguments, "end", np.ones(3), Wrt(True, True, True))
     finally:
         cpu.set_instruction_set(before)
-    reference = ReferenceBackend()
+    reference = RememberedReference()
     np.testing.assert_allclose(found, reference.solve(arguments, "end", log=True), rtol=1e-12, atol=1e-12)
     wanted = reference.adjoint(arguments, "end", np.ones(3), Wrt(True, True, True))
     for gradient, other in zip(gradients[:2], wanted[:2], strict=True):
@@ -97,7 +97,7 @@ def test_dyadic_orders_have_the_gradients_of_the_reference(orders, rng):
     x, y = walk(rng, 2, 11, 18), walk(rng, 2, 7, 18)
     arguments = problem(x, y, 2, orders)
     found = gradients_of(cpu.CpuBackend(), arguments, np.ones(2), wrt_log=True, left=True, right=True)
-    wanted = gradients_of(ReferenceBackend(), arguments, np.ones(2), wrt_log=True, left=True, right=True)
+    wanted = gradients_of(RememberedReference(), arguments, np.ones(2), wrt_log=True, left=True, right=True)
     for gradient, other in zip(found, wanted, strict=True):
         assert relative_to_path(gradient, other) < 1e-12
 
@@ -109,7 +109,7 @@ def test_one_long_pair_has_the_values_of_many_and_the_gradients_of_the_reference
     arguments = problem(x[:1], y[:1], 2, static_kernel=branchsig.ScaledLinearKernel(0.9))
     found, wanted = (
         backend.adjoint(arguments, "end", np.ones(1), Wrt(True, True, True), log=True)
-        for backend in (cpu.CpuBackend(), ReferenceBackend())
+        for backend in (cpu.CpuBackend(), RememberedReference())
     )
     for gradient, other in zip(found[:2], wanted[:2], strict=True):
         assert relative_to_path(gradient, other) < 1e-12
@@ -175,7 +175,7 @@ def test_static_kernels_that_are_not_linear_have_the_values_and_gradients_of_the
         for lengths in LENGTHS[:4]:
             x, y = (SIZES[size] * walk(rng, 3, length, channels) for length in lengths)
             arguments = problem(x, y, 3, static_kernel=KERNELS[name])
-            assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 2e-10)
+            assert_alike(everything(cpu.CpuBackend(), arguments), everything(RememberedReference(), arguments), 2e-10)
     finally:
         cpu.set_instruction_set(before)
 
@@ -190,7 +190,7 @@ def test_so_have_they_on_paths_of_several_chunks_and_on_long_pairs(lengths, name
     count, channels = (1, 16) if lengths[0] > 500 else (2, 50 if lengths[0] == 200 else 16)
     x, y = (SIZES[size] * walk(rng, count, length, channels) for length in lengths)
     arguments = problem(x, y, 2, static_kernel=KERNELS[name])
-    assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-9)
+    assert_alike(everything(cpu.CpuBackend(), arguments), everything(RememberedReference(), arguments), 1e-9)
 
 
 @pytest.mark.parametrize("size", ["ordinary", "beside a wide kernel"])
@@ -199,7 +199,7 @@ def test_a_dilated_static_kernel_has_them_too(name, size, rng):
     for lengths, channels in (((9, 10), 18), ((30, 25), 3), ((130, 140), 18)):
         x, y = (dilated(SIZES[size] * walk(rng, 3, length, channels), rng) for length in lengths)
         arguments = problem(x, y, 2, static_kernel=DilatedKernel(KERNELS[name]))
-        assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-9)
+        assert_alike(everything(cpu.CpuBackend(), arguments), everything(RememberedReference(), arguments), 1e-9)
 
 
 @pytest.mark.parametrize("size", ["ordinary", "beside a wide kernel"])
@@ -236,13 +236,13 @@ def test_dyadic_orders_and_grids_of_static_kernels_that_are_not_linear_are_those
     x, y = walk(rng, 2, 11, 18), walk(rng, 2, 7, 18)
     for orders in ((1, 0), (0, 4), (4, 1)):
         arguments = problem(x, y, 2, orders, static_kernel=KERNELS[name])
-        assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-10)
-        found, wanted = (backend.solve(arguments, "grid") for backend in (cpu.CpuBackend(), ReferenceBackend()))
+        assert_alike(everything(cpu.CpuBackend(), arguments), everything(RememberedReference(), arguments), 1e-10)
+        found, wanted = (backend.solve(arguments, "grid") for backend in (cpu.CpuBackend(), RememberedReference()))
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
         bars = rng.normal(size=found.shape)
         of_grids = [
             backend.adjoint(arguments, "grid", bars, Wrt(True, True, True))
-            for backend in (cpu.CpuBackend(), ReferenceBackend())
+            for backend in (cpu.CpuBackend(), RememberedReference())
         ]
         assert_alike((found, of_grids[0]), (wanted, of_grids[1]), 1e-10)
 
@@ -270,7 +270,7 @@ def test_a_path_that_hardly_moves_beside_one_of_some_or_of_many_lengths(isa, nam
         x, y = 1e-3 * walk(rng, 3, 21, 19), size * walk(rng, 3, 35, 19)
         for first, second in ((x, y), (y, x)):
             arguments = problem(first, second, 3, static_kernel=KERNELS[name])
-            assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 2e-10)
+            assert_alike(everything(cpu.CpuBackend(), arguments), everything(RememberedReference(), arguments), 2e-10)
     finally:
         cpu.set_instruction_set(before)
 
@@ -280,7 +280,7 @@ def test_a_path_that_hardly_moves_beside_one_of_some_or_of_many_lengths(isa, nam
 def test_paths_of_many_channels_in_chunks_of_many_rows(name, size, rng):
     x, y = (SIZES[size] * walk(rng, 2, length, 70) for length in (150, 300))
     arguments = problem(x, y, 2, static_kernel=KERNELS[name])
-    assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-9)
+    assert_alike(everything(cpu.CpuBackend(), arguments), everything(RememberedReference(), arguments), 1e-9)
 
 
 @pytest.mark.parametrize("apart", [0.0, 0.1])
@@ -290,4 +290,4 @@ def test_near_points_of_a_rational_quadratic_kernel_that_varies_over_short_lengt
     x = walk(rng, 2, 24, 19)
     y = x + np.sqrt(alpha) * apart * walk(rng, 2, 24, 19)
     arguments = problem(x, y, 2, static_kernel=branchsig.RationalQuadraticKernel(2.0, alpha=alpha))
-    assert_alike(everything(cpu.CpuBackend(), arguments), everything(ReferenceBackend(), arguments), 1e-11)
+    assert_alike(everything(cpu.CpuBackend(), arguments), everything(RememberedReference(), arguments), 1e-11)

@@ -22,9 +22,9 @@ from cases import (
     static_kernel,
     walk,
 )
+from remembered import RememberedReference
 
 import branchsig
-from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import BY_NAME
 
 HUGE = 60.0
@@ -458,7 +458,7 @@ def test_an_offset_of_linear_paths_costs_no_digits(backend, rng):
 def on_long_paths(name, lengths):
     rng = np.random.default_rng(lengths)
     x, y = (walk(rng, 3, length, 3, size=0.5) for length in lengths)
-    return x, y, sides(ReferenceBackend(), x, y, 4, static_kernel=static_kernel(name)[0], wrt_log=False)
+    return x, y, sides(RememberedReference(), x, y, 4, static_kernel=static_kernel(name)[0], wrt_log=False)
 
 
 @pytest.mark.parametrize("name", STATIC_KERNELS)
@@ -485,7 +485,7 @@ def test_double_precision_keeps_its_digits_up_to_log_k_of_twenty(core, reference
 
 @functools.cache
 def up_to_log_k_of_twenty(length, depth):
-    rng, reference = np.random.default_rng(length), ReferenceBackend()
+    rng, reference = np.random.default_rng(length), RememberedReference()
     x = walk(rng, 4, length, 3)
     x, y = scaled(x, x + 0.3 * walk(rng, 4, length, 3), depth, reference)
     x, y = x.astype(np.float32), y.astype(np.float32)
@@ -507,7 +507,7 @@ def in_single_precision(name, lengths):
     x, y = (walk(rng, 4, length, 3, size=0.8, dtype=np.float32) for length in lengths)
     arguments = problem(x.astype(float), y.astype(float), 4, static_kernel=static_kernel(name)[0])
     with np.errstate(over="ignore"):
-        return x, y, np.exp(ReferenceBackend().solve(arguments, "end", log=True))
+        return x, y, np.exp(RememberedReference().solve(arguments, "end", log=True))
 
 
 @pytest.mark.parametrize("name", STATIC_KERNELS)

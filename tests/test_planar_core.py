@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from cases import STATIC_KERNELS, QuarticKernel, assert_backends_agree, close, problem, static_kernel, walk
 from conftest import cpu
+from remembered import RememberedReference
 
 import branchsig
 from branchsig.backends import Wrt
-from branchsig.backends.reference import ReferenceBackend
 from branchsig.quadrature import LeftPoint, Trapezoid
 from branchsig.static_kernels import DilatedKernel, is_built_in, is_linear
 
 pytestmark = pytest.mark.skipif(cpu is None, reason="no C core")
 
 RULES = [Trapezoid(), LeftPoint()]
-reference = ReferenceBackend()
+reference = RememberedReference()
 
 
 @pytest.fixture

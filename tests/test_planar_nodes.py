@@ -17,19 +17,19 @@ from cases import (
     walk,
 )
 from conftest import cpu
+from remembered import RememberedReference
 
 import branchsig
 from branchsig import _validation
 from branchsig.backends import Wrt
 from branchsig.backends.cpu import backend as cpu_backend
-from branchsig.backends.reference import ReferenceBackend
 from branchsig.static_kernels import is_built_in
 
 pytestmark = pytest.mark.skipif(cpu is None, reason="no C core")
 
 RULES = ["trapezoid", "left", "lobatto2", "lobatto3", "lobatto5"]
 TRUNCATIONS = [(math.inf, 1), (math.inf, 2), (math.inf, 5), (1, 3), (2, 4), (3, 4)]
-reference = ReferenceBackend()
+reference = RememberedReference()
 
 
 @pytest.fixture

@@ -48,6 +48,6 @@ tests = [
 left_out = "not long_paths and not log_k_of_twenty and not single_precision and not ctrl_c and not forked"
 
 if __name__ == "__main__":
-    configuration = ["-c", str(repository / "pyproject.toml"), "-p", "no:cacheprovider", "-p", "run"]
+    configuration = ["-c", str(repository / "pyproject.toml"), "-p", "run"]
     # -s, since a report would be lost with the process whose output pytest holds
     sys.exit(pytest.main([*configuration, "-q", "-x", "-s", "-n", "2", "--dist", "worksteal", "-k", left_out, *tests]))

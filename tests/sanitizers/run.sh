@@ -14,7 +14,7 @@ preload="$("$CC" -print-file-name=libasan.so)"
 "$python" -m mesonbuild.mesonmain setup "$work/build" "$root" --prefix "$work" \
   -Dpython.purelibdir="$work/site" -Dpython.platlibdir="$work/site" \
   -Ddebug=true -Doptimization=1 -Db_ndebug=false -Db_lundef=false -Db_sanitize=address,undefined \
-  -Dc_args="-fno-sanitize-recover=all -fno-omit-frame-pointer" >"$work/setup.log" 2>&1 || { cat "$work/setup.log"; exit 1; }
+  -Dc_args="-g1 -fno-sanitize-recover=all -fno-omit-frame-pointer" >"$work/setup.log" 2>&1 || { cat "$work/setup.log"; exit 1; }
 "$python" -m mesonbuild.mesonmain install -C "$work/build" >"$work/install.log" 2>&1 || { cat "$work/install.log"; exit 1; }
 echo "built with the sanitizers"
 
