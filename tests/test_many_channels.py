@@ -291,3 +291,12 @@ def test_near_points_of_a_rational_quadratic_kernel_that_varies_over_short_lengt
     y = x + np.sqrt(alpha) * apart * walk(rng, 2, 24, 19)
     arguments = problem(x, y, 2, static_kernel=branchsig.RationalQuadraticKernel(2.0, alpha=alpha))
     assert_alike(everything(cpu.CpuBackend(), arguments), everything(RememberedReference(), arguments), 1e-11)
+
+
+@pytest.mark.parametrize("channels", [1, 16])
+@pytest.mark.parametrize("size", [1.0, 1e-40, 1e-150])
+def test_a_fractional_power_of_a_negative_number_of_any_size_is_not_a_number(size, channels, rng):
+    x = size * np.abs(walk(rng, 3, 20, channels))
+    arguments = problem(x, -x, 2, static_kernel=branchsig.PolynomialKernel(1.5, gamma=0.0))
+    assert np.isnan(cpu.CpuBackend().solve(arguments, "end", log=True)).all()
+    assert np.isnan(RememberedReference().solve(arguments, "end", log=True)).all()

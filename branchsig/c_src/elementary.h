@@ -77,14 +77,15 @@ BS_INLINE vec decay(vec x) {
 }
 #endif
 
-/* log(x) for x >= 0: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m-1)/(m+1)) as a series in u = ((m-1)/(m+1))^2 */
+/* log(x), not a number for x < 0: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m-1)/(m+1)) as a series in
+   u = ((m-1)/(m+1))^2 */
 BS_INLINE vec logarithm(vec x) {
   const vec least = splat(0x1p-1022), lift = splat(0x1p54);
   ivec subnormal = x < least;
   vec y = choose(subnormal, x * lift, x);
-  ivec bits = (ivec)y, root_half = (ivec)splat(0x1.6a09e667f3bcdp-1);
-  ivec k = (bits - root_half) >> MANTISSA;
-  vec m = (vec)(bits - (k << MANTISSA));
+  uvec bits = (uvec)y, root_half = (uvec)splat(0x1.6a09e667f3bcdp-1);
+  ivec k = (ivec)(bits - root_half) >> MANTISSA;
+  vec m = (vec)(bits - ((uvec)k << MANTISSA));
   vec n = __builtin_convertvector(k, vec) - choose(subnormal, splat(54.0), splat(0));
   vec f = (m - 1.0) / (m + 1.0), u = f * f;
   vec s = splat(2.0 / 23);
@@ -124,8 +125,9 @@ BS_INLINE vec log_one_plus(vec x) {
    sqrt(2) - 1: there f = u / (2 + u), and the result is (2 + u) (f^2 + (1 + f) (f^3 / 3 + f^5 / 5 + ...)). */
 BS_INLINE vec entropy(vec u) {
   const vec base = 1.0 + u;
-  const ivec bits = (ivec)base, k = (bits - (ivec)splat(0x1.6a09e667f3bcdp-1)) >> MANTISSA, near = k == (ivec){0};
-  const vec m = (vec)(bits - (k << MANTISSA)), n = __builtin_convertvector(k, vec);
+  const uvec bits = (uvec)base;
+  const ivec k = (ivec)(bits - (uvec)splat(0x1.6a09e667f3bcdp-1)) >> MANTISSA, near = k == (ivec){0};
+  const vec m = (vec)(bits - ((uvec)k << MANTISSA)), n = __builtin_convertvector(k, vec);
   const vec f = choose(near, u, m - 1.0) * reciprocal(choose(near, u, m - 1.0) + 2.0), f2 = f * f;
   vec s = splat(2.0 / 19);
   for (int j = 17; j >= 3; j -= 2) s = s * f2 + 2.0 / j;

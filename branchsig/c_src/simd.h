@@ -24,6 +24,7 @@ enum { W = BS_BYTES / sizeof(double) };
 
 typedef double vec __attribute__((vector_size(BS_BYTES), may_alias));
 typedef int64_t ivec __attribute__((vector_size(BS_BYTES), may_alias));
+typedef uint64_t uvec __attribute__((vector_size(BS_BYTES), may_alias)); /* where sums may leave the range of ivec */
 
 #define BS_INLINE static inline __attribute__((always_inline))
 
