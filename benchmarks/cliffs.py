@@ -222,9 +222,9 @@ def main():
         *measure.machine_facts(peer),
         "",
         "A case is (batch, length, dimension, depth); ratios are pysiglib's time over ours, of medians of CPU time in "
-        f"turns of {TURN:g} seconds within one process, one thread each, up to {count} turns. Other work ran on the "
-        "machine. Paths are Brownian, with end points about 0.8 from their start; kernels have the parameters of "
-        "`benchmarks/cliffs.py`, which writes this page.",
+        f"turns of {TURN:g} seconds within one process, one thread each, up to {count} turns. Paths are Brownian, "
+        "with end points about 0.8 from their start; kernels have the parameters of `benchmarks/cliffs.py`, which "
+        "writes this page.",
         "",
         *measure.table(header, named),
         "",

@@ -162,8 +162,8 @@ def main():
         *measure.machine_facts(peer),
         "",
         "A case is (batch, length, dimension) of Brownian paths with end points about 0.8 from their start; ratios are "
-        "pysiglib's time over ours, of medians of CPU time in turns within one process, one thread each. Other work "
-        "ran on the machine. `benchmarks/planar.py` writes this page.",
+        "pysiglib's time over ours, of medians of CPU time in turns within one process, one thread each. "
+        "`benchmarks/planar.py` writes this page.",
         "",
         *measure.table(["case", *(f"forward, {w}" for w in way), *(f"backward, {w}" for w in way)], rows),
         "",
