@@ -8,6 +8,7 @@ import oracles
 
 import branchsig
 from branchsig.backends import Problem, ThroughNumpy, Wrt, choice
+from branchsig.operations import ready
 
 STATIC_KERNELS = {
     "linear": (branchsig.LinearKernel, {}),
@@ -31,6 +32,12 @@ def using(backend):
     finally:
         choice.serving.clear()
         choice.serving.update(saved)
+
+
+def forget():
+    """Let nothing be ready for a call, as if none had been made."""
+    ready._met.clear()
+    ready._kept.clear()
 
 
 def static_kernel(name):

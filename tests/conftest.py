@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 # The tests are imported one by one, without a package around them: this makes `import oracles` find its neighbour.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import using
+from cases import forget, using
 from remembered import RememberedReference
 
 from branchsig.backends.reference import ReferenceBackend
@@ -107,3 +107,10 @@ def core(instruction_set):
 def reference():
     """What others are held against."""
     return RememberedReference()
+
+
+@pytest.fixture
+def nothing_ready():
+    """A test to which no call comes again that others have made, nor from it to others."""
+    yield forget()
+    forget()

@@ -9,7 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
-from cases import STATIC_KERNELS, static_kernel, walk
+from cases import STATIC_KERNELS, forget, static_kernel, walk
 
 import branchsig
 from branchsig.operations import OPERATIONS
@@ -56,11 +56,6 @@ def all_ways(monkeypatch):
 
     yield run
     forget()
-
-
-def forget():
-    calls._met.clear()
-    calls._kept.clear()
 
 
 def assert_same(found, wanted):

@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import static_kernel, walk
+from cases import forget, static_kernel, walk
 from frameworks import framework_named
 
 import branchsig
@@ -28,17 +28,6 @@ SHAPES = {  # of the first and second paths; None: the first ones
     "one stack with batch axes": ((3, 4, 5, 2), None),
 }
 pytestmark = pytest.mark.usefixtures("core", "nothing_ready")
-
-
-@pytest.fixture
-def nothing_ready():
-    yield forget()
-    forget()
-
-
-def forget():
-    calls._met.clear()
-    calls._kept.clear()
 
 
 @pytest.fixture

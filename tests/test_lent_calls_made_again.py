@@ -7,26 +7,14 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import walk
+from cases import forget, walk
 from frameworks import framework_named
 
 import branchsig
 from branchsig.operations import OPERATIONS
-from branchsig.operations import ready as calls
 
 KERNEL = OPERATIONS["kernel"]
 pytestmark = pytest.mark.usefixtures("core", "nothing_ready")
-
-
-@pytest.fixture
-def nothing_ready():
-    yield forget()
-    forget()
-
-
-def forget():
-    calls._met.clear()
-    calls._kept.clear()
 
 
 @pytest.fixture(params=["torch", "jax"])
