@@ -103,9 +103,11 @@ static void open_gradients_of_pair(const bs_task *task, int64_t k) {
   if (task->grad2) memset(task->grad2 + path_of(task->index2, k) * task->stride2 * task->dimension, 0, (size_t)task->stride2 * point);
 }
 
-/* Pair k through strips, alone or with the threads that help. Returns nonzero if it was asked to stop. */
-static int pair_of_strips(const bs_task *task, int64_t k, int backward) {
+/* Pair k through strips, alone or with the threads that help, in the memory where tile t has been. Returns nonzero if it was asked to
+   stop. */
+static int pair_of_strips(const bs_task *task, int64_t k, int backward, tile *t) {
   strips s = {0};
+  t->laid_out = (layout){0};
   open_strips(&s, task, backward);
   if (work_on_strips(&s, k) || wait_for_forward(&s)) return 1;
   for (int64_t item = s.groups; backward && item < 2 * s.groups; ++item)
@@ -147,8 +149,7 @@ static int tile_down(const bs_task *task, int64_t first, int backward, untruncat
   collocation *n = &u->n;
   char *base = aligned(task->workspace);
   if (!task->nodes) {
-    if (n->t.laid_out != task->by_steps + 1 || task->products || is_trimmed(task)) lay_out(&n->t, task, backward, 1, base);
-    n->t.laid_out = n->t.is_short ? task->by_steps + 1 : 0;
+    lay_out_again(&n->t, task, backward, base);
     open_tile(&n->t, first);
     return !task->k_stack && sweep_down(&n->t, first);
   }
@@ -232,7 +233,7 @@ BS_ENTRY(int64_t, forward)(const bs_task *task) {
   untruncated u = {0}; /* what the last tile has packed of the second path serves the next one */
   bs_task own = *task;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
-    if (next_pairs(task, first, 0, &own) ? pair_of_strips(&own, first, 0)
+    if (next_pairs(task, first, 0, &own) ? pair_of_strips(&own, first, 0, &u.n.t)
         : own.order ? forward_order(&own, first)
         : forward_tile(&own, first, &u))
       return 0;
@@ -243,7 +244,7 @@ BS_ENTRY(int64_t, backward)(const bs_task *task) {
   untruncated u = {0}; /* what the last tile has packed of the second path serves the next one */
   bs_task own = *task;
   for (int64_t first = 0; first < task->pairs; first = own.pairs)
-    if (next_pairs(task, first, 1, &own) ? pair_of_strips(&own, first, 1)
+    if (next_pairs(task, first, 1, &own) ? pair_of_strips(&own, first, 1, &u.n.t)
         : own.order ? backward_order(&own, first)
         : backward_tile(&own, first, &u))
       return 0;

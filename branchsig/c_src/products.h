@@ -65,7 +65,9 @@ typedef struct {
   double *values;                /* of one lane: b, then kappa, [row][column] */
   double *along_x, *along_y, *bend; /* by steps: p, q and r of the corners, likewise, or where anchored products that they are made from */
   double *base;                  /* anchored: products of points, [anchored row][column] */
-  double *slopes, *squares;      /* [lane][row][column] of a chunk: kappa', and b where parameters need it */
+  double *slopes, *squares;      /* [lane][row][column] of a chunk: kappa', and b where parameters need it, or NULL */
+  double *all_slopes, *all_squares; /* of the first chunk that there is room for */
+  int64_t apart;                 /* from one of those to the next, or 0 where there is room for one */
   double *changes[2];            /* by steps: [lane][row][cell], changes of increments with parameters */
   double *weights, *corner;      /* of points, [row][column]; of the row of cells below the chunk, [lane][column] */
   double *grad_a, *grad_b;       /* [lane][panel][row or column][PANEL]: with respect to steps or points */
@@ -249,14 +251,16 @@ static void lay_out_products(products *p, const bs_task *task, int backward, int
   p->high = up_to(p->chunk + p->points, DOWN);
   p->added = 0;
   p->all_lanes = strips || p->chunk < p->rows;
-  const int64_t lanes = p->all_lanes ? W : 1, across = up_to(p->width, PANEL), area = p->high * p->width;
+  const int64_t lanes = p->all_lanes ? W : 1;
+  const int64_t across = up_to(p->width, PANEL), area = p->high * p->width;
   const int64_t high = up_to(p->high, CORNERS_DOWN);
   p->lanes = TAKE(W + W * p->chunk * p->width);
   p->lanes += W;
   memset(&p->x, 0, sizeof p->x);
   memset(&p->y, 0, sizeof p->y);
-  p->x.places = p->y.places = (int)lanes;
-#define PLACES(side, which, count) p->side.size[which] = up_to(count, W); p->side.part[which] = TAKE(lanes * p->side.size[which])
+  p->x.places = (int)lanes;
+  p->y.places = p->all_lanes || (task->index2 && !task->compact) ? W : 1; /* in a Gram matrix second paths come again, but count from others */
+#define PLACES(side, which, count) p->side.size[which] = up_to(count, W); p->side.part[which] = TAKE(p->side.places * p->side.size[which])
   PLACES(x, POINTS, high * p->span);
   PLACES(y, POINTS, across * p->channels);
   if (p->points) {
@@ -280,23 +284,20 @@ static void lay_out_products(products *p, const bs_task *task, int backward, int
     PLACES(y, ANCHORS, up_to(p->width / ANCHOR + 1, PANEL) * p->channels);
     p->base = TAKE(area);
   }
-  p->slopes = p->squares = p->changes[0] = p->changes[1] = NULL;
+  p->slopes = p->all_slopes = p->squares = p->all_squares = p->changes[0] = p->changes[1] = NULL;
   if (!backward) return;
   memset(&p->of_x, 0, sizeof p->of_x);
   memset(&p->of_y, 0, sizeof p->of_y);
-  p->of_x.places = p->of_y.places = (int)lanes;
+  p->of_x.places = (int)lanes;
+  p->of_y.places = p->all_lanes || (task->index2 && !has_ones(task)) ? W : 1;
   PLACES(of_x, POINTS, p->high * up_to(p->span, PANEL));
   PLACES(of_y, POINTS, p->width * up_to(p->span, PANEL));
   p->grad_a = TAKE(lanes * (p->rows + p->points) * up_to(p->span, PANEL));
   p->grad_b = TAKE(lanes * p->width * up_to(p->span, PANEL));
   if (!p->points) return;
-  p->slopes = TAKE(W * area);
   p->weights = TAKE(area);
   p->corner = TAKE(W * p->width);
   if (!task->grad_parameters) return;
-  if (!task->by_steps && is_radial(task)) {
-    p->squares = TAKE(W * area);
-  }
   for (int k = 0; task->by_steps && k < layers_of(task); ++k) {
     p->changes[k] = TAKE(W * p->chunk * p->width);
   }
@@ -576,16 +577,24 @@ static void load_columns(const products *p, const increments *in, int w, const d
   column_sums(p, y.steps, y.points, y.slants);
 }
 
+/* Where the chunk that row `first` begins has its slopes, and which of its lanes have the same pair. */
+static void open_chunk(products *p, const increments *in, int64_t first) {
+  p->first = first;
+  if (p->slopes) p->slopes = p->all_slopes + first / p->chunk * p->apart;
+  if (p->squares) p->squares = p->all_squares + first / p->chunk * p->apart;
+  for (int w = 0; w < W; ++w)
+    p->twin[w] = is_repeated_path(in->x, in->points1, w) && is_repeated_path(in->y, in->points2, w) ? p->twin[w - 1] : w;
+}
+
 /* factor times the increments of the chunk that row `first` begins, of all lanes. */
 static void load_chunk(products *p, const increments *in, int64_t first, double factor, vec *g) {
   const bs_task *task = in->task;
   const int64_t rows = least(p->chunk, p->rows - first), size = p->chunk * p->width;
   const double scale = is_linear(task) ? task->parameter[0] : 1;
-  p->first = first;
+  open_chunk(p, in, first);
   p->sloped = in->gradient;
   for (int w = 0; w < W; ++w) {
     double *to = p->lanes + w * size;
-    p->twin[w] = is_repeated_path(in->x, in->points1, w) && is_repeated_path(in->y, in->points2, w) ? p->twin[w - 1] : w;
     if (p->twin[w] < w) continue;
     if (is_idle(in, w)) {
       end_row(0, size, to);

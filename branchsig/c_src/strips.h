@@ -42,6 +42,7 @@ typedef struct {
   vec *size;           /* [group] */
   edge *edges;         /* backward: [group][step][row + 1][level]; E is that of the row below */
   vec *last_rows;      /* backward: [group][step][level][column] */
+  char *chunks;        /* backward, where the tile is one that remembers: [group][step], what it remembers */
 } relay;
 
 typedef struct {
@@ -116,6 +117,7 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   s->step.grid = task->diagonal; /* K_depth on the rows of a band is looked at */
   int64_t used = lay_out(&s->t, &s->step, backward, 0, base);
   tile *t = &s->t;
+  t->remembered = backward && t->products && s->groups * s->steps * t->whole <= REMEMBERED_BYTES;
   s->states = take(base, &used, t->rows * (t->levels + 1), sizeof(row_state));
   if (task->planar) s->planar_states = take(base, &used, t->rows * t->levels, sizeof(planar_state));
   s->integral = take(base, &used, t->rows, sizeof(vec));
@@ -159,6 +161,7 @@ static int64_t lay_out_relay(strips *s, int backward, char *base, int64_t *blank
   if (!backward) return used;
   r->edges = take(base, &used, s->groups * s->steps * (t->rows + 1) * t->levels, sizeof(edge));
   r->last_rows = take(base, &used, s->groups * s->steps * t->levels * t->width, sizeof(vec));
+  if (t->remembered) r->chunks = take(base, &used, s->groups * s->steps, (size_t)t->whole);
   return used;
 }
 
@@ -260,6 +263,7 @@ static void open_step(strips *s, int64_t k, int64_t step) {
     open_products(s->t.products);
   else
     pack_second_path(in);
+  if (s->t.remembered) lay_out_chunks(&s->t, 1, s->strip_cells, s->shared.chunks + (s->group * s->steps + step) * s->t.whole);
   count_columns(&s->t);
 }
 
@@ -360,6 +364,7 @@ static int sweep_group(strips *s, int64_t k, int64_t item) {
   if (task->planar) memset(s->planar_states, 0, sizeof(planar_state) * (size_t)(t->rows * t->levels));
   for (int m = 0; task->planar && m < t->levels; ++m) t->watched[m].extent[1] = splat(0);
   t->size = splat(0);
+  t->in.gradient = t->remembered;
   row_state *const band_states = t->states;
   planar_state *const band_planar = t->planar_states;
   for (int64_t step = 0; step < s->steps; ++step) {
@@ -449,7 +454,7 @@ static int sweep_step_again(strips *s, int64_t step) {
   for (int64_t r0 = 0; r0 < t->rows; r0 += BAND) {
     if (stopped(t)) return 1;
     const int64_t r1 = least(r0 + BAND, t->rows);
-    open_increments(t, r0, r1, 0);
+    open_increments(t, r0, r1, t->remembered);
     t->planar_states = s->planar_states + r0 * t->levels;
     sweep_band(t, r0, r1, NULL);
   }

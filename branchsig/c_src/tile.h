@@ -20,6 +20,12 @@ typedef struct {
   vec E, k;
 } edge;
 
+/* What pairs the memory of a tile has room for */
+typedef struct {
+  int64_t length1, length2;
+  kind of;
+} layout;
+
 typedef struct {
   increments in;
   products *products, many; /* of many channels, or NULL */
@@ -27,8 +33,8 @@ typedef struct {
   int64_t cells;         /* cells of a row */
   int64_t width;         /* registers of a row */
   int64_t block, blocks; /* columns of a block, and blocks of a row */
-  int is_short;          /* rows are one block, see short.h; tiles of one size are then laid out once */
-  int laid_out;          /* that has been done, for increments of the kind by_steps + 1 */
+  int is_short;          /* rows are one block, see short.h */
+  layout laid_out;       /* this has been done, for the next tile too; all 0 where that would not find it as it was */
   vec *level_sums, *largest; /* short, of the latest row of a level: sums of corners [level][column], and a bound for them [level] */
   int64_t slots, turn;   /* rows of K that there is room for; row r lies in slot r % turn */
   int kept;              /* all of them */
@@ -48,6 +54,7 @@ typedef struct {
   vec total;             /* log K_depth at the end of the rows done */
   vec grid_sum;          /* not finite as soon as a node of the grid is not */
   int remembered;        /* g and bound hold all rows of cells, as do slopes, once the sweep down is through */
+  int64_t whole;         /* with products: bytes that those of all rows take */
   int64_t first_row;     /* row of cells that lies first in g and bound: that of the band, or 0 */
   vec *g, *bound;        /* increments [row][cell], times factor; largest |g| [row][block] */
   int local;             /* g and gradient hold one block of the band at a time */
@@ -99,6 +106,28 @@ static int is_recovered_by_blocks(int64_t rows, int64_t columns, int64_t levels)
   return rows <= EDGE_BYTES / (blocks * levels * (int64_t)sizeof(edge));
 }
 
+/* Increments of so many rows, which are made by products, bounds for them, and what goes with them. */
+static int64_t lay_out_chunks(tile *t, int backward, int64_t rows, char *base) {
+#define TAKE(count) take(base, &used, count, sizeof(vec))
+  products *p = t->products;
+  increments *in = &t->in;
+  const bs_task *task = in->task;
+  const int64_t numbers = rows * in->stride, chunk = p->high * p->width, chunks = (rows + p->chunk - 1) / p->chunk;
+  int64_t used = 0;
+  t->g = TAKE(numbers);
+  if (backward && task->by_steps && task->grad_parameters) {
+    in->layer = in->to_changes = numbers;
+    TAKE(layers_of(task) * numbers);
+  }
+  t->bound = TAKE(rows * t->blocks);
+  if (!backward || !p->points) return used;
+  p->apart = chunks > 1 ? chunk * W : 0;
+  p->slopes = p->all_slopes = TAKE(chunks * chunk);
+  if (task->grad_parameters && !task->by_steps && is_radial(task)) p->squares = p->all_squares = TAKE(chunks * chunk);
+  return used;
+#undef TAKE
+}
+
 /* `keeping`: something of K, and of what it is made from, is to be kept for the backward pass */
 static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, char *base) {
 #define TAKE(count) take(base, &used, count, sizeof(vec))
@@ -126,15 +155,20 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   const int64_t own_rows = t->products ? t->products->chunk : BAND; /* of increments and of their gradient */
   t->local = is_linear(task) && !t->products && !task->nodes && (int64_t)1 << task->dyadic1 <= BAND;
   in->stride = t->local ? BLOCK + 1 : t->products ? row_width(t->many.width) : t->cells; /* rows that are used together should not begin at the same place in a page */
-  const int64_t remembered = (task->length1 - 1) * t->cells + task->length1 * task->length2; /* g and slopes */
-  t->remembered = keeping && !is_linear(task) && !t->products && remembered * (int64_t)sizeof(vec) <= REMEMBERED_BYTES;
+  int64_t remembered = ((task->length1 - 1) * t->cells + task->length1 * task->length2) * (int64_t)sizeof(vec); /* g and slopes */
+  if (t->products) remembered = t->whole = lay_out_chunks(t, backward, task->length1 - 1, NULL);
+  t->remembered = keeping && (t->products || !is_linear(task)) && remembered <= REMEMBERED_BYTES;
   const int64_t g_rows = t->remembered ? task->length1 - 1 : own_rows;
   in->slope_rows = t->remembered ? task->length1 : BAND + 1;
   t->counts = TAKE(t->blocks);
   t->watched = take(base, &used, t->levels + 1, sizeof(watch));
   used = (used + PAGE - 1) / PAGE * PAGE; /* what follows is used together, and its places in a page matter */
-  t->g = TAKE(g_rows * in->stride);
-  t->bound = TAKE(g_rows * t->blocks);
+  if (t->products) {
+    used += lay_out_chunks(t, backward, g_rows, base ? base + used : NULL);
+  } else {
+    t->g = TAKE(g_rows * in->stride);
+    t->bound = TAKE(g_rows * t->blocks);
+  }
   t->fours = TAKE(BLOCK);
   t->zeros = TAKE(BLOCK);
   t->sums[0] = TAKE(BLOCK);
@@ -183,11 +217,6 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   }
   if (!backward) return used;
   in->parameters = task->grad_parameters ? parameters_of(task) : 0;
-  if (t->products && task->by_steps && task->grad_parameters) {
-    in->layer = own_rows * in->stride;
-    vec *room = TAKE(layers_of(task) * in->layer);
-    in->to_changes = base ? room - t->g : 0;
-  }
   if (task->static_kernel != BS_GIVEN && !t->products) {
     if (!by_steps) {
       in->slopes = TAKE(in->slope_rows * task->length2);
@@ -220,6 +249,15 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   if (task->grid_derivs || task->planar) t->derivs = TAKE(BLOCK);
   return used;
 #undef TAKE
+}
+
+/* The same unless it is as it is to be. What a tile has packed of second paths, or made of them, then serves the next one too. */
+static void lay_out_again(tile *t, const bs_task *task, int backward, char *base) {
+  const layout wanted = {task->length1, task->length2, {task->by_steps, task->compact, task->products}};
+  if (t->laid_out.length1 == wanted.length1 && t->laid_out.length2 == wanted.length2 && is_same(t->laid_out.of, wanted.of)) return;
+  lay_out(t, task, backward, 1, base);
+  t->packed = 0;
+  t->laid_out = t->tops || t->judging ? (layout){0} : wanted;
 }
 
 /* K_{m+1} on row r */
@@ -301,11 +339,14 @@ static void open_increments(tile *t, int64_t r0, int64_t r1, int up) {
   t->pending_from = first;
   t->first_row = t->remembered ? 0 : t->products ? first / t->products->chunk * t->products->chunk : first;
   t->up = up;
-  if (t->products && t->first_row != t->products->first)
-    load_chunk(t->products, &t->in, t->first_row, t->factor, t->g);
-  else if (t->products)
-    return;
-  else if (t->in.task->static_kernel != BS_GIVEN)
+  if (t->products) {
+    const int64_t chunk = first / t->products->chunk * t->products->chunk;
+    if (chunk == t->products->first) return;
+    if (up && t->remembered)
+      open_chunk(t->products, &t->in, chunk);
+    else
+      load_chunk(t->products, &t->in, chunk, t->factor, t->g + (chunk - t->first_row) * t->in.stride);
+  } else if (t->in.task->static_kernel != BS_GIVEN)
     open_rows(&t->in, first, last);
   else if (t->pending)
     given_rows(&t->in, first, last, t->factor, t->g + (first - t->first_row) * t->in.stride);
@@ -936,7 +977,7 @@ static int is_fresh(const tile *t, int64_t r, block b) {
 static void planar_adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64_t r0) {
   const bs_task *task = t->in.task;
   const block b = block_of(t, k, r);
-  t->gradient_from = t->products ? t->first_row : coarse(t, r0);
+  t->gradient_from = t->products ? t->products->first : coarse(t, r0);
   vec *gradient = t->gradient + (coarse(t, r) - t->gradient_from) * t->in.stride - offset(t, k);
   if (task->grid_derivs)
     load_derivs(t, first, r + 1, b);
@@ -960,7 +1001,7 @@ static void adjoint_of_block(tile *t, int64_t first, int64_t k, int64_t r, int64
   const int top = task->depth - 1; /* the integral of K_depth is never taken */
   const block b = block_of(t, k, r);
   adjoint_state *states = t->adjoints + (r - r0) * (t->levels + 1);
-  t->gradient_from = t->products ? t->first_row : coarse(t, r0);
+  t->gradient_from = t->products ? t->products->first : coarse(t, r0);
   vec *gradient = t->gradient + (coarse(t, r) - t->gradient_from) * t->in.stride - offset(t, k);
   if (task->grid_derivs) {
     load_derivs(t, first, r + 1, b);
@@ -993,7 +1034,7 @@ static void hand_on_chunk(tile *t) {
   if (p->points) {
     if (in->ragged) silence_behind_ends(in, p->first, rows, 0, t->cells, t->gradient);
     for (int64_t i = rows - 1; i >= 0; --i) {
-      const vec *gradient = t->gradient + i * in->stride, *g = t->g + i * in->stride;
+      const vec *gradient = t->gradient + i * in->stride, *g = t->g + (p->first - t->first_row + i) * in->stride;
       if (in->task->dilated) in->d_scale += dot_of(gradient, g, t->cells);
       if (in->parameters) sum_over_cells(in, 1, 0, t->cells, gradient, g);
     }
