@@ -37,9 +37,13 @@ typedef struct {
   vec *kappa, *fresh;      /* kappa(x_i, y_j), by steps b, for the last i of the band before, and for that of this one */
   int64_t slope_rows;      /* rows of slopes that there is room for */
   vec *slopes;             /* kappa' at (x_i, y_j) for the latest rows i, row i in slot i % slope_rows */
-  vec *x_centred, *y_centred; /* radial: points less the first one of y */
+  const vec *origin;       /* radial: the first point of y, */
+  vec *x_centred, *y_centred; /* points less that */
   vec *weights;            /* of the points of BAND rows in a block */
   vec *corner;             /* gradient of the row of cells below the latest one, differenced along the row */
+  int joined;              /* rows above and columns on both sides belong to the same pairs, in other lanes or at other times; behind the
+                              last cell of a row of the gradient then stands that of the next one */
+  ivec leftmost, topmost;  /* joined: lanes that have the first column, and the first row, of their pair */
   vec *grad_x, *grad_y;    /* per lane, steps or points, as y_packed */
   int parameters;          /* gradients with respect to so many parameters of the static kernel are wanted */
   vec d_parameter[2];      /* these, as finish_parameters takes them */
@@ -89,6 +93,27 @@ static void into_lanes(const double *const from[W], int64_t count, int64_t apart
   for (int w = 0; k + w < count; ++w) to[k + w] = row[w];
 }
 
+/* The same of lanes that have less: of lane w so many values, the rest of which are 0. */
+static void parts_into_lanes(const double *const from[W], const int64_t there[W], int64_t count, int64_t apart, vec *to) {
+  int64_t common = count;
+  for (int w = 0; w < W; ++w) common = least(common, there[w]);
+  if (common < 0) common = 0;
+  int64_t k = common / W * W;
+  into_lanes(from, k, apart, to);
+  for (; k < count; k += W) {
+    vec row[W];
+    for (int w = 0; w < W; ++w) {
+      const int64_t own = least(W, there[w] - k);
+      row[w] = splat(0);
+      if (own <= 0) continue;
+      row[w] = load_first(from[w] + k, own);
+      if (apart) row[w] = load_first(from[w] + k + apart, own) - row[w];
+    }
+    transpose(row);
+    for (int w = 0; w < W && k + w < count; ++w) to[k + w] = row[w];
+  }
+}
+
 /* Steps of a linear kernel times its scale, of both paths, so that the square of the scale need not be a finite number above 0. */
 static void scale_steps(const bs_task *task, int64_t count, vec *steps) {
   const double scale = task->parameter[0];
@@ -96,20 +121,18 @@ static void scale_steps(const bs_task *task, int64_t count, vec *steps) {
   for (int64_t k = 0; k < count; ++k) steps[k] *= scale;
 }
 
-/* The points of y, or (linear) its steps, of every lane. */
+/* The points of y, or (linear) its steps, of every lane. Behind its end a path stays where it is. */
 static void pack_second_path(increments *in) {
   const int64_t d = coordinates(in->task), channels = in->task->dimension, linear = is_linear(in->task);
   const int64_t rows = in->task->length2 - linear;
-  int64_t common = channels == d ? rows : 0; /* so many of them are there in every lane, one after the other */
-  for (int w = 0; w < W; ++w) common = least(common, in->points2[w] - linear);
-  into_lanes(in->y, common * d, linear ? d : 0, in->y_packed);
-  for (int w = 0; w < W; ++w) {
+  int64_t there[W];
+  for (int w = 0; w < W; ++w) there[w] = channels == d ? (in->points2[w] - linear) * d : 0;
+  parts_into_lanes(in->y, there, rows * d, linear ? d : 0, in->y_packed);
+  for (int w = 0; w < W && !linear; ++w) {
     const int64_t last = in->points2[w] - 1;
     double *to = (double *)in->y_packed + w;
-    for (int64_t j = common; j < rows; ++j) {
-      const double *y = in->y[w] + least(j, last) * channels, *next = in->y[w] + least(j + 1, last) * channels;
-      for (int64_t k = 0; k < d; ++k) to[(j * d + k) * W] = linear ? next[k] - y[k] : y[k];
-    }
+    for (int64_t j = there[w] / d; j < rows; ++j)
+      for (int64_t k = 0; k < d; ++k) to[(j * d + k) * W] = in->y[w][least(j, last) * channels + k];
   }
   if (linear) scale_steps(in->task, rows * d, in->y_packed);
 }
@@ -129,21 +152,15 @@ static void gather_point(increments *in, int64_t i, int64_t slot) {
 static void gather_steps(increments *in, int64_t first, int64_t rows) {
   const int64_t d = in->task->dimension;
   const double *x[W];
-  int64_t common = rows; /* so many of them are there in every lane */
+  int64_t there[W];
   for (int w = 0; w < W; ++w) {
     x[w] = in->x[w] + first * d;
-    common = least(common, in->points1[w] - 1 - first);
+    there[w] = (in->points1[w] - 1 - first) * d;
   }
-  if (common < 0) common = 0;
   if (in->uniform)
-    for (int64_t k = 0; k < common * d; ++k) in->x_rows[k] = splat(x[0][k + d] - x[0][k]);
+    for (int64_t k = 0; k < rows * d; ++k) in->x_rows[k] = splat(k < there[0] ? x[0][k + d] - x[0][k] : 0);
   else
-    into_lanes(x, common * d, d, in->x_rows);
-  for (int64_t i = common; i < rows; ++i)
-    for (int w = 0; w < W; ++w) {
-      const int moves = first + i < in->points1[w] - 1;
-      for (int64_t k = i * d; k < (i + 1) * d; ++k) ((double *)(in->x_rows + k))[w] = moves ? x[w][k + d] - x[w][k] : 0;
-    }
+    parts_into_lanes(x, there, rows * d, d, in->x_rows);
   scale_steps(in->task, rows * d, in->x_rows);
 }
 
@@ -613,7 +630,7 @@ static void open_rows(increments *in, int64_t first, int64_t last) {
   if (!in->gradient || !is_radial(in->task)) return;
   const int64_t d = coordinates(in->task);
   for (int64_t i = 0; i <= last + 1 - first; ++i)
-    for (int64_t k = 0; k < d; ++k) in->x_centred[i * d + k] = in->x_rows[i * d + k] - in->y_packed[k];
+    for (int64_t k = 0; k < d; ++k) in->x_centred[i * d + k] = in->x_rows[i * d + k] - in->origin[k];
 }
 
 /* factor times the increments of a kernel that is not linear: `rows` rows from `row` on, which are open, and of these the cells
@@ -774,7 +791,7 @@ BS_INLINE vec weighed(int radial, vec difference, vec below, vec slope) {
 }
 
 BS_INLINE void weigh_points_of(int radial, increments *in, int64_t i, const vec *cells_above, int64_t first, int64_t last, vec *weight) {
-  const int64_t n = in->task->length2, end = cells_above ? least(last, n - 1) : first; /* behind it there are no cells */
+  const int64_t n = in->task->length2, end = !cells_above ? first : in->joined ? last : least(last, n - 1); /* behind it there are no cells */
   const vec *slope = in->slopes + i % in->slope_rows * n;
   vec left = cells_above && first > 0 ? cells_above[first - 1] : splat(0);
   for (int64_t j = first; j < end; ++j) {
@@ -795,6 +812,7 @@ static void weigh_points(increments *in, int64_t i, const vec *cells_above, int6
     weigh_points_of(1, in, i, cells_above, first, last, weight);
   else
     weigh_points_of(0, in, i, cells_above, first, last, weight);
+  if (in->joined && first == 0) weight[0] = choose(in->leftmost, weight[0], splat(0));
 }
 
 /* What a run of channels adds to the gradient of a radial kernel at `rows` points, sum_j a_ij (x_i - y_j) by differences in units; points
@@ -963,14 +981,26 @@ static void increments_gradient(increments *in, int64_t row, int64_t rows, int64
     if (by_points) sum_over_points(in, row + i + 1, i + 1, begin, end, weight);
   }
   points_gradient(in, row + 1, rows, 1, begin, end);
-  if (row > 0) return;
+}
+
+/* And of the points above the first row of cells, below which they are. */
+static void first_row_gradient(increments *in, int64_t first, int64_t last) {
+  const int64_t begin = first ? first + 1 : 0, end = last + 1;
   weigh_points(in, 0, NULL, begin, end, in->weights);
-  if (by_points) sum_over_points(in, 0, 0, begin, end, in->weights);
+  for (int64_t j = 0; in->joined && j < end - begin; ++j) in->weights[j] = choose(in->topmost, in->weights[j], splat(0));
+  if (in->parameters && !in->task->by_steps) sum_over_points(in, 0, 0, begin, end, in->weights);
   points_gradient(in, 0, 1, 0, begin, end);
 }
 
 static void fill(vec *to, int64_t count, double value) {
   for (int64_t k = 0; k < count; ++k) to[k] = splat(value);
+}
+
+/* The points of y less the first one. */
+static void centre_second_path(increments *in) {
+  const int64_t d = coordinates(in->task);
+  for (int64_t j = 0; is_radial(in->task) && j < in->task->length2; ++j)
+    for (int64_t k = 0; k < d; ++k) in->y_centred[j * d + k] = in->y_packed[j * d + k] - in->origin[k];
 }
 
 /* Before the first increments_gradient; the gradient with respect to x is added to what is there. */
@@ -981,10 +1011,6 @@ static void start_gradient(increments *in) {
   in->d_scale = splat(0);
   if (is_linear(in->task)) return;
   fill(in->corner, n, 0);
-  if (is_radial(in->task))
-    for (int64_t j = 0; j < n; ++j)
-      for (int64_t k = 0; k < coordinates(in->task); ++k)
-        in->y_centred[j * coordinates(in->task) + k] = in->y_packed[j * coordinates(in->task) + k] - in->y_packed[k];
 }
 
 /* Steps behind the end of a path are none. */

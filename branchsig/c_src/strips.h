@@ -16,10 +16,11 @@
    Over ordered forests the first rows of strips are kept in the place of the last ones, and a step is taken downwards again from them
    before its adjoint.
 
-   Each node sees the operations of a tile in the order of a tile, so the values have the same bits. Gradients are sums in another
-   order: whether a pair goes this way is for its lengths alone to say. There is one exception: for the linear kernel, of pairs whose rows
-   of K a tile recovers block by block, the sums have the order of a tile too (`sums_as_tile`). Strips then are whole bands of rows, and what
-   a strip has recovered of its first row, and its sums over rows, go on in the strip above it. */
+   Each node sees the operations of a tile in the order of a tile, so the values have the same bits. Gradients of long pairs, and of many
+   channels, are sums in another order: whether a pair goes this way is for its lengths alone to say. All others are sums in the order of a
+   tile (`sums_as_tile`). Strips then are whole bands of rows; what a strip has of its first row, and its sums over rows, go on in the strip
+   above it; and the gradient of the first column of a step stands beside the last one of the next step. Where a tile keeps all rows of K,
+   these are kept of every step, and otherwise recovered. */
 #ifndef BS_STRIPS_H
 #define BS_STRIPS_H
 
@@ -38,10 +39,12 @@ typedef struct {
   double *parameters;  /* [group][parameter]: gradients, as finish_parameters takes them */
   double *integral;    /* [row]: of the top level; ordered forests: D at the end */
   double *k, *w, *gw, *suffixes; /* [level][column]: from one group to the next */
+  double *corner;      /* gradients as sums in the order of a tile: [point] of the second path, from one group to the next */
   watch *watched;      /* [group][level] */
   vec *size;           /* [group] */
   edge *edges;         /* backward: [group][step][row + 1][level]; E is that of the row below */
   vec *last_rows;      /* backward: [group][step][level][column] */
+  vec *kept;           /* backward, where the tile keeps rows: [group][step][row][level][column] */
   char *chunks;        /* backward, where the tile is one that remembers: [group][step], what it remembers */
 } relay;
 
@@ -60,21 +63,34 @@ typedef struct {
   planar_state *planar_states;     /* ordered forests, as `states` */
   planar_adjoint *planar_adjoints; /* likewise */
   int as_tile;         /* gradients are sums in the order of a tile */
+  vec *beside;         /* then, unless the kernel is linear: [row of cells] of the gradient of the first column of the last step */
+  vec *origin;         /* and the first point of the second path */
   double total;
 } strips;
 
-/* Columns of a block: a whole number of cells, and of blocks of a tile. */
-static int64_t block_of_strips(const bs_task *task) {
-  const int64_t columns = (task->length2 - 1) << task->dyadic2, refinement = (int64_t)1 << task->dyadic2;
-  const int64_t cells = is_anchored(task) ? ANCHOR * refinement : refinement, unit = cells > BLOCK ? cells : BLOCK; /* powers of two */
-  return up_to((columns + BLOCKS - 1) / BLOCKS, unit);
+/* Pairs that are long whatever else is asked for. */
+static int is_long(const bs_task *task) {
+  const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
+  const int64_t least_long = task->products && coordinates(task) / MANY_A_LEVEL >= task->depth ? LONG_OF_MANY : LONG;
+  return rows >= least_long && columns >= least_long;
 }
 
-/* Whether gradients by strips have the bits that a tile gives them. */
-static int sums_as_tile(const bs_task *task) {
-  const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
-  if (!is_linear(task) || task->products || task->planar || task->grad_parameters || task->lengths1 || task->lengths2) return 0;
-  return block_of_strips(task) == BLOCK && is_recovered_by_blocks(rows, columns, task->depth - 1);
+/* Gradients of pairs that go through strips or tiles, which have the same bits then: columns of a block of either, or 0. */
+static int64_t sums_as_tile(const bs_task *task) {
+  const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2, levels = task->depth - 1;
+  if (is_long(task) || !levels || task->products || task->planar || task->grad_parameters || task->lengths1 || task->lengths2) return 0;
+  const int kept = keeps_all_rows(task, rows, columns, levels);
+  const int64_t block = kept ? KEPT_BLOCK : BLOCK;
+  if (columns > BLOCKS * block || (int64_t)1 << task->dyadic2 > block) return 0;
+  return kept || is_recovered_by_blocks(task, rows, columns, levels) ? block : 0;
+}
+
+/* Columns of a block: a whole number of cells, and of blocks of a tile. */
+static int64_t block_of_strips(const bs_task *task, int backward) {
+  const int64_t columns = (task->length2 - 1) << task->dyadic2, refinement = (int64_t)1 << task->dyadic2;
+  const int64_t cells = is_anchored(task) ? ANCHOR * refinement : refinement, unit = cells > BLOCK ? cells : BLOCK; /* powers of two */
+  const int64_t as_tile = backward ? sums_as_tile(task) : 0;
+  return as_tile ? as_tile : up_to((columns + BLOCKS - 1) / BLOCKS, unit);
 }
 
 /* Whether `count` pairs, which a tile would take at once, go through strips one by one. Gradients do where every lane has its strip and
@@ -84,11 +100,9 @@ static int goes_by_strips(const bs_task *task, int64_t count, int backward) {
   const int plain = task->static_kernel != BS_GIVEN && !task->grid && !task->grid_derivs && !task->k_stack && !task->careful && !task->nodes && !task->dilated && !(task->planar && task->diagonal);
   const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
   if (!plain || task->length1 <= 4 * W || task->length2 <= BLOCK) return 0;
-  const int64_t least_long = task->products && coordinates(task) / MANY_A_LEVEL >= task->depth ? LONG_OF_MANY : LONG;
-  const int is_long = rows >= least_long && columns >= least_long;
-  if (task->diagonal) return is_long && count <= W / 2;
-  if (backward && (is_long || !sums_as_tile(task))) return is_long;
-  const int64_t block = block_of_strips(task), blocks = (columns + block - 1) / block;
+  if (task->diagonal) return is_long(task) && count <= W / 2;
+  if (backward && !sums_as_tile(task)) return is_long(task);
+  const int64_t block = block_of_strips(task, backward), blocks = (columns + block - 1) / block;
   return rows >= 2 * BLOCK && columns >= 2 * BLOCK && 3 * count * (blocks + W - 1) <= 2 * W * blocks;
 }
 
@@ -101,7 +115,7 @@ static int64_t groups_of(const bs_task *task) {
 
 /* The memory of one thread. */
 static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char *base) {
-  const int64_t columns = (task->length2 - 1) << task->dyadic2, block = block_of_strips(task), strips_of_all = groups_of(task) * W;
+  const int64_t columns = (task->length2 - 1) << task->dyadic2, block = block_of_strips(task, backward), strips_of_all = groups_of(task) * W;
   s->task = task;
   s->block_cells = block >> task->dyadic2;
   s->as_tile = backward && sums_as_tile(task);
@@ -118,6 +132,9 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   int64_t used = lay_out(&s->t, &s->step, backward, 0, base);
   tile *t = &s->t;
   t->remembered = backward && t->products && s->groups * s->steps * t->whole <= REMEMBERED_BYTES;
+  t->kept = s->as_tile && keeps_all_rows(task, (task->length1 - 1) << task->dyadic1, columns, t->levels);
+  t->in.joined = s->as_tile;
+  if (t->kept) t->slots = t->turn = t->rows + 1;
   s->states = take(base, &used, t->rows * (t->levels + 1), sizeof(row_state));
   if (task->planar) s->planar_states = take(base, &used, t->rows * t->levels, sizeof(planar_state));
   s->integral = take(base, &used, t->rows, sizeof(vec));
@@ -125,6 +142,11 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   if (backward) {
     s->adjoints = take(base, &used, t->rows * (t->levels + 1), sizeof(adjoint_state));
     if (task->planar) s->planar_adjoints = take(base, &used, t->rows * t->levels, sizeof(planar_adjoint));
+  }
+  if (s->as_tile && !is_linear(task)) {
+    s->beside = take(base, &used, s->strip_cells, sizeof(vec));
+    s->origin = take(base, &used, task->dimension, sizeof(vec));
+    t->in.origin = s->origin;
   }
   return used;
 }
@@ -150,15 +172,19 @@ static int64_t lay_out_relay(strips *s, int backward, char *base, int64_t *blank
   if (backward) {
     r->w = TAKE(row);
     r->gw = TAKE(row);
-    if (task->planar) {
-      r->suffixes = TAKE(row);
-    }
+    if (task->planar) r->suffixes = TAKE(row);
+    if (s->as_tile) r->corner = TAKE(s->blocks * s->block_cells + 1);
   }
 #undef TAKE
   r->watched = take(base, &used, s->groups * (t->levels + 1), sizeof(watch));
   r->size = take(base, &used, s->groups, sizeof(vec));
   r->edges = NULL;
+  r->kept = NULL;
   if (!backward) return used;
+  if (t->kept) {
+    r->kept = take(base, &used, s->groups * s->steps * t->slots * t->levels * t->width, sizeof(vec));
+    return used;
+  }
   r->edges = take(base, &used, s->groups * s->steps * (t->rows + 1) * t->levels, sizeof(edge));
   r->last_rows = take(base, &used, s->groups * s->steps * t->levels * t->width, sizeof(vec));
   if (t->remembered) r->chunks = take(base, &used, s->groups * s->steps, (size_t)t->whole);
@@ -218,6 +244,11 @@ BS_INLINE vec *strip_row(const strips *s, int64_t step, int m) {
   return s->shared.last_rows + ((s->group * s->steps + step) * s->t.levels + m) * s->t.width;
 }
 
+/* All rows of K at a step, where they are kept. */
+BS_INLINE vec *kept_rows(const strips *s, int64_t step) {
+  return s->shared.kept + (s->group * s->steps + step) * s->t.slots * s->t.levels * s->t.width;
+}
+
 /* What lies in a row from one group to the next for the columns of a block. */
 BS_INLINE double *handed(const strips *s, double *row, int m, int64_t block) {
   return row + (m * s->blocks + block) * s->t.columns;
@@ -263,6 +294,7 @@ static void open_step(strips *s, int64_t k, int64_t step) {
     open_products(s->t.products);
   else
     pack_second_path(in);
+  if (s->t.kept) s->t.k = kept_rows(s, step);
   if (s->t.remembered) lay_out_chunks(&s->t, 1, s->strip_cells, s->shared.chunks + (s->group * s->steps + step) * s->t.whole);
   count_columns(&s->t);
 }
@@ -336,12 +368,12 @@ static void pool_lanes(tile *t) {
 }
 
 /* K on the first rows of the strips, which is that on the last rows of the strips above, one step ago. */
-static void pass_rows_up(const strips *s, int64_t step) {
+static void pass_rows_up(const strips *s, int64_t step, const vec *rows) {
   const tile *t = &s->t;
   const double one = s->task->planar ? 0 : 1;
   for (int m = 0; m < t->levels; ++m) {
     const double *above = s->group && busy(s, step, 0) ? handed(s, s->shared.k, m, step) : NULL;
-    const vec *last = k_row(t, t->rows, m);
+    const vec *last = rows + (k_row(t, t->rows, m) - t->k);
     vec *first = k_row(t, 0, m);
     for (int64_t c = 1; c <= t->columns; ++c) first[c] = lane_up(last + c, above ? above[c - 1] : one);
   }
@@ -351,14 +383,16 @@ static void pass_rows_up(const strips *s, int64_t step) {
 static int sweep_group(strips *s, int64_t k, int64_t item) {
   tile *t = &s->t;
   const relay *shared = &s->shared;
-  const int backward = shared->edges != NULL, below = item + 1 < s->groups;
+  const int edged = shared->edges != NULL, below = item + 1 < s->groups;
   const bs_task *task = s->task;
   s->group = item;
   if (task->diagonal && item == 0) task->diagonal[k * task->stride1] = 0;
   fill(s->integral, t->rows, 0);
   fill(s->corner, t->levels, 1);
   for (int64_t j = 0; j < t->rows * t->levels; ++j) s->states[j] = (row_state){splat(1), splat(2), splat(1)};
-  fill(k_row(t, 0, 0), t->width * t->levels, task->planar ? 0 : 1);
+  if (t->kept) t->k = kept_rows(s, 0);
+  const vec *before = t->k; /* rows of the last step */
+  fill(t->k, (t->kept ? t->slots : 1) * t->width * t->levels, task->planar ? 0 : 1);
   fill(k_row(t, t->rows, 0), t->width * t->levels, task->planar ? 0 : 1);
   open_watch(t->watched, t->levels + 1);
   if (task->planar) memset(s->planar_states, 0, sizeof(planar_state) * (size_t)(t->rows * t->levels));
@@ -372,8 +406,10 @@ static int sweep_group(strips *s, int64_t k, int64_t item) {
       if (step - w == s->blocks) retire_lane(s, w);
     open_step(s, k, step);
     if (item && wait_for_steps(s, item - 1, step + W)) return 1;
-    pass_rows_up(s, step);
-    if (backward) keep_strip_edges(s, step);
+    for (int64_t j = 0; t->kept && j < t->slots * t->levels; ++j) t->k[t->width * j] = before[t->width * j + t->columns];
+    pass_rows_up(s, step, before);
+    before = t->k;
+    if (edged) keep_strip_edges(s, step);
     for (int m = 0; m < t->levels; ++m) s->corner[m] = k_row(t, 0, m)[t->columns];
     if (!t->products) start_rows(&t->in, 0);
     for (int64_t r0 = 0; r0 < t->rows; r0 += BAND) {
@@ -387,7 +423,7 @@ static int sweep_group(strips *s, int64_t k, int64_t item) {
     }
     for (int m = 0; m < t->levels; ++m) {
       const vec *last = k_row(t, t->rows, m);
-      if (backward && !task->planar) memcpy(strip_row(s, step, m), last, sizeof(vec) * (size_t)t->width);
+      if (edged && !task->planar) memcpy(strip_row(s, step, m), last, sizeof(vec) * (size_t)t->width);
       if (!below || !busy(s, step, W - 1)) continue;
       double *to = handed(s, shared->k, m, step - (W - 1));
       for (int64_t c = 1; c <= t->columns; ++c) to[c - 1] = last[c][W - 1];
@@ -494,7 +530,7 @@ static void hand_up(const strips *s, int64_t step) {
       handed(s, shared->w, m, step)[c - 1] = t->w[at + c][0];
       handed(s, shared->gw, m, step)[c - 1] = t->gw[at + c][0];
       if (s->task->planar) handed(s, shared->suffixes, m, step)[c - 1] = t->suffixes[at + c][0];
-      if (s->as_tile) handed(s, shared->k, m, step)[c - 1] = k_row(t, 0, m)[c][0];
+      if (s->as_tile && !t->kept) handed(s, shared->k, m, step)[c - 1] = k_row(t, 0, m)[c][0];
     }
   }
 }
@@ -522,17 +558,58 @@ static void pass_rows_down(const strips *s, int64_t step) {
   }
 }
 
-/* The same: sums over rows go on one strip up. */
+/* The columns of a block whose sums it has: those of its steps (linear) or points, of which it shares the first one with the block before. */
+static void columns_of_sums(const strips *s, int64_t block, int64_t *first, int64_t *count) {
+  *first = is_linear(s->task) || block == 0 ? 0 : 1;
+  *count = s->block_cells + (is_linear(s->task) ? 0 : 1) - *first;
+}
+
+/* Sums in the order of a tile: what those over rows have come to, and the gradient of the row of cells below, go on one strip up. */
 static void pass_sums_down(const strips *s, int64_t step) {
-  const int64_t count = s->block_cells * s->task->dimension;
-  const double *below = s->group + 1 < s->groups && busy(s, step, W - 1) ? s->shared.gradient[1] + (step - (W - 1)) * count : NULL;
-  for (int64_t j = 0; j < count; ++j) s->t.in.grad_y[j] = lane_down(s->t.in.grad_y + j, below ? below[j] : 0);
+  const increments *in = &s->t.in;
+  const int64_t d = s->task->dimension, block = step - (W - 1), from = block * s->block_cells, points = s->block_cells + !is_linear(s->task);
+  const int below = s->group + 1 < s->groups && busy(s, step, W - 1);
+  int64_t first, count;
+  columns_of_sums(s, block, &first, &count);
+  for (int64_t j = 0; j < points; ++j) {
+    const int there = below && j >= first;
+    for (int64_t k = j * d; k < (j + 1) * d; ++k) in->grad_y[k] = lane_down(in->grad_y + k, there ? s->shared.gradient[1][from * d + k] : 0);
+    if (!is_linear(s->task)) in->corner[j] = lane_down(in->corner + j, there ? s->shared.corner[from + j] : 0);
+  }
 }
 
 /* The same: those of the first strip go to the group above, or are whole. */
 static void hand_up_sums(const strips *s, int64_t step) {
-  const int64_t count = s->block_cells * s->task->dimension;
-  for (int64_t j = 0; j < count && busy(s, step, 0); ++j) s->shared.gradient[1][step * count + j] = s->t.in.grad_y[j][0];
+  const int64_t d = s->task->dimension, from = step * s->block_cells;
+  int64_t first, count;
+  if (!busy(s, step, 0)) return;
+  columns_of_sums(s, step, &first, &count);
+  for (int64_t k = first * d; k < (first + count) * d; ++k) s->shared.gradient[1][from * d + k] = s->t.in.grad_y[k][0];
+  for (int64_t j = first; j < first + count && !is_linear(s->task); ++j) s->shared.corner[from + j] = s->t.in.corner[j][0];
+}
+
+/* The same, before a band: behind the gradient of every row of cells that of the cell which the block on the right begins with. */
+static void take_beside(const strips *s, int64_t step, int64_t r0, int64_t r1) {
+  const tile *t = &s->t;
+  ivec at_work;
+  for (int w = 0; w < W; ++w) at_work[w] = busy(s, step, w) ? -1 : 0;
+  for (int64_t i = coarse(t, r0); i <= coarse(t, r1 - 1); ++i)
+    t->gradient[(i - coarse(t, r0)) * t->in.stride + t->cells] = choose(at_work, s->beside[i], splat(0));
+}
+
+/* And after it, once whole rows of cells are done, the gradient of the cells which this block begins with. */
+static void leave_beside(const strips *s, int64_t r0, int64_t r1) {
+  const tile *t = &s->t;
+  for (int64_t i = coarse(t, r0); i <= coarse(t, r1 - 1); ++i) s->beside[i] = t->gradient[(i - coarse(t, r0)) * t->in.stride];
+}
+
+/* The same: the gradient of the points above all cells, which the first strip has; others go on with the rows below theirs. */
+static void finish_first_row(const strips *s, increments *in) {
+  vec corner[BLOCK + 1];
+  const size_t size = sizeof(vec) * (size_t)(s->block_cells + 1);
+  memcpy(corner, in->corner, size);
+  first_row_gradient(in, 0, s->block_cells);
+  memcpy(in->corner, corner, size);
 }
 
 /* The gradient of a step with respect to the parts of the second path. */
@@ -560,8 +637,10 @@ static void hand_on_group(strips *s) {
   increments *in = &t->in;
   const int64_t d = s->task->dimension, count = s->strip_cells * d;
   double *to = s->shared.gradient[0] + s->group * W * (s->as_tile ? count : count + d);
-  if (s->as_tile) {
-    for (int64_t j = 0; j < W * count; ++j) to[j] = in->grad_x[j % count][j / count];
+  if (s->as_tile) { /* a point between two strips has its gradient in the one above it */
+    const int64_t first = is_linear(s->task) ? 0 : d;
+    for (int64_t j = 0; j < W * count; ++j) to[first + j] = in->grad_x[first + j % count][j / count];
+    for (int64_t j = 0; s->group == 0 && j < first; ++j) to[j] = in->grad_x[j][0];
     return;
   }
   for (int j = 0; j < in->parameters; ++j) {
@@ -598,8 +677,13 @@ static int adjoint_group(strips *s, int64_t k, int64_t item) {
   }
   fill(in->d_parameter, 2, 0);
   in->gradient = 1;
-  t->turn = BAND + 1;
-  if (s->as_tile) fill(t->k, t->slots * t->width * t->levels, 1); /* of lanes that have no block yet */
+  t->turn = t->kept ? t->slots : BAND + 1;
+  const int recovering = !task->planar && !t->kept, again = recovering && s->as_tile, by_points = s->as_tile && !is_linear(task);
+  if (again) fill(t->k, t->slots * t->width * t->levels, 1); /* of lanes that have no block yet */
+  if (by_points) fill(s->beside, s->strip_cells, 0);
+  for (int64_t j = 0; by_points && j < d; ++j) s->origin[j] = splat(task->path2[path_of(task->index2, k) * task->stride2 * d + j]);
+  in->topmost = (ivec){0};
+  in->topmost[0] = s->group == 0 ? -1 : 0;
   row_state *const band_states = t->states;
   adjoint_state *const band_adjoints = t->adjoints;
   planar_adjoint *const band_planar = t->planar_adjoints;
@@ -613,8 +697,8 @@ static int adjoint_group(strips *s, int64_t k, int64_t item) {
     if (item > s->groups && wait_for_steps(s, item - 1, s->steps - step + W)) return 1;
     pass_adjoints_down(s, step, seed);
     if (task->planar && sweep_step_again(s, step)) return 1;
-    if (s->as_tile) pass_rows_down(s, step);
-    for (int m = 0; !task->planar && !s->as_tile && m < t->levels; ++m) {
+    if (again) pass_rows_down(s, step);
+    for (int m = 0; recovering && !again && m < t->levels; ++m) {
       memcpy(k_row(t, t->rows, m), strip_row(s, step, m), sizeof(vec) * (size_t)t->width);
       *k_row(t, t->rows, m) = strip_edge(s, step, t->rows, m)->k;
     }
@@ -622,29 +706,34 @@ static int adjoint_group(strips *s, int64_t k, int64_t item) {
     if (!t->products) {
       start_rows(in, s->step.length1 - 1);
       if (!s->as_tile || step == s->steps - 1) start_gradient(in);
+      centre_second_path(in);
     }
     if (s->as_tile) pass_sums_down(s, step);
+    for (int w = 0; w < W; ++w) in->leftmost[w] = step == w ? -1 : 0;
     for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
       if (stopped(t)) return 1;
       const int64_t r1 = least(r0 + BAND, t->rows);
       open_increments(t, r0, r1, 1);
-      if (s->as_tile) take_edges(s, step, r1);
-      for (int64_t r = r0; !task->planar && r < r1; ++r)
+      if (again) take_edges(s, step, r1);
+      for (int64_t r = r0; recovering && r < r1; ++r)
         for (int m = 0; m < t->levels; ++m) {
           const vec upper = strip_edge(s, step, r, m)->k, lower = strip_edge(s, step, r + 1, m)->k;
           *k_row(t, r, m) = upper;
           band_states[(r - r0) * t->levels + m] = (row_state){1 / strip_edge(s, step, r, m)->E, upper + lower, upper};
         }
-      if (!task->planar) recover_band(t, r0, r1);
-      for (int m = 0; s->as_tile && !s->group && r0 == 0 && m < t->levels; ++m)
+      if (recovering) recover_band(t, r0, r1);
+      for (int m = 0; again && !s->group && r0 == 0 && m < t->levels; ++m)
         for (int64_t c = 0; c <= t->columns; ++c) k_row(t, 0, m)[c][0] = 1; /* that much is known exactly */
       t->adjoints = s->adjoints + r0 * (t->levels + 1);
       t->planar_adjoints = s->planar_adjoints + r0 * t->levels;
+      if (by_points) take_beside(s, step, r0, r1);
       adjoint_band(t, 0, r0, r1);
+      if (by_points && is_whole(t, r0)) leave_beside(s, r0, r1);
     }
     t->adjoints = band_adjoints;
     t->planar_adjoints = band_planar;
     hand_up(s, step);
+    if (by_points && !s->group && busy(s, step, 0)) finish_first_row(s, in);
     if (s->as_tile)
       hand_up_sums(s, step);
     else
@@ -659,15 +748,16 @@ static int adjoint_group(strips *s, int64_t k, int64_t item) {
 
 /* Takes items of pair k until none are left. Returns nonzero if it was asked to stop. */
 static int work_on_strips(strips *s, int64_t k) {
-  const int64_t items = s->shared.edges ? 2 * s->groups : s->groups;
+  const int64_t items = s->shared.edges || s->shared.kept ? 2 * s->groups : s->groups;
   for (int64_t item; (item = take_item(s)) < items;)
     if (item < s->groups ? sweep_group(s, k, item) : adjoint_group(s, k, item)) return 1;
   return 0;
 }
 
-/* to[i] += weight times the gradient by the steps of a path. */
-static void flush_whole(const double *gradient, int64_t length, int64_t d, double weight, double *to) {
-  for (int64_t j = 0; j < length; ++j)
+/* to[i] += weight times the gradient by the points of a path, or its steps. */
+static void flush_whole(const double *gradient, int64_t length, int by_steps, int64_t d, double weight, double *to) {
+  for (int64_t k = 0; !by_steps && k < length * d; ++k) to[k] += weight * gradient[k];
+  for (int64_t j = 0; by_steps && j < length; ++j)
     for (int64_t k = j * d; k < (j + 1) * d; ++k) {
       const double before = j ? gradient[k - d] : 0, after = j + 1 < length ? gradient[k] : 0;
       to[k] += weight * (before - after);
@@ -686,8 +776,8 @@ static void flush_strips(strips *s, int64_t k) {
   double *const grad1 = task->grad1 && task->weight1[k] ? task->grad1 + path_of(task->index1, k) * task->stride1 * d : NULL;
   double *const grad2 = task->grad2 && task->weight2[k] ? task->grad2 + path_of(task->index2, k) * task->stride2 * d : NULL;
   if (s->as_tile) {
-    if (grad1) flush_whole(gradient[0], task->length1, d, weight1, grad1);
-    if (grad2) flush_whole(gradient[1], task->length2, d, weight2, grad2);
+    if (grad1) flush_whole(gradient[0], task->length1, is_linear(task), d, weight1, grad1);
+    if (grad2) flush_whole(gradient[1], task->length2, is_linear(task), d, weight2, grad2);
     return;
   }
   for (int j = 0; j < s->t.in.parameters; ++j) {

@@ -9,11 +9,11 @@
 
 enum { PAGE = 4096 };
 
-/* For the backward pass all rows of K are kept where they fit into so many bytes. Otherwise they are recovered: block by block from their
+/* For the backward pass all rows of K are kept where they fit into so many bytes, or alone, with no increments beside them, into more. Otherwise they are recovered: block by block from their
    edges, of which so many bytes are kept, and the rows above those band by band. Increments and slopes that take longer to make than
    to fetch are remembered where they fit. Over ordered forests, of which no row is recovered from the one below, edges and the first rows
    of bands are kept, of a segment of rows at a time, which the way up sweeps downwards again from its first row. */
-enum { KEPT_BYTES = 6 << 20, EDGE_BYTES = 16 << 20, REMEMBERED_BYTES = 10 << 20 };
+enum { KEPT_BYTES = 6 << 20, KEPT_ALONE_BYTES = 10 << 20, EDGE_BYTES = 16 << 20, REMEMBERED_BYTES = 10 << 20 };
 
 /* E (in a tile, of the row of sub-cells above) and K on the left edge of a block */
 typedef struct {
@@ -99,11 +99,16 @@ static int64_t row_width(int64_t count) {
 /* With an order, how many k_n of one depth are kept. */
 static int levels_per_depth(const bs_task *task) { return task->order ? task->order - task->depth + 1 : 1; }
 
-/* In the backward pass all rows of K are recovered block by block. */
-static int is_recovered_by_blocks(int64_t rows, int64_t columns, int64_t levels) {
+/* In the backward pass all rows of K are kept. */
+static int keeps_all_rows(const bs_task *task, int64_t rows, int64_t columns, int64_t levels) {
+  const int64_t most = is_linear(task) && !task->products ? KEPT_ALONE_BYTES : KEPT_BYTES;
+  return (rows + 1) * row_width(columns + 1) * levels * (int64_t)sizeof(vec) <= most;
+}
+
+/* All of them are recovered block by block. */
+static int is_recovered_by_blocks(const bs_task *task, int64_t rows, int64_t columns, int64_t levels) {
   const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
-  if ((rows + 1) * row_width(columns + 1) * levels * (int64_t)sizeof(vec) <= KEPT_BYTES) return 0;
-  return rows <= EDGE_BYTES / (blocks * levels * (int64_t)sizeof(edge));
+  return !keeps_all_rows(task, rows, columns, levels) && rows <= EDGE_BYTES / (blocks * levels * (int64_t)sizeof(edge));
 }
 
 /* Increments of so many rows, which are made by products, bounds for them, and what goes with them. */
@@ -144,7 +149,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   const int64_t state = t->width * t->levels;
   const int strips = !keeping;
   keeping = keeping && backward && (!task->careful || task->planar) && !task->k_stack;
-  t->kept = keeping && (t->rows + 1) * state * (int64_t)sizeof(vec) <= KEPT_BYTES;
+  t->kept = keeping && keeps_all_rows(task, t->rows, t->columns, t->levels);
   t->block = t->kept ? KEPT_BLOCK : BLOCK;
   t->blocks = (t->columns + t->block - 1) / t->block;
   t->slots = t->kept || (strips && backward && task->planar) ? t->rows + 1 : backward || task->grid ? BAND + 1 : 1;
@@ -154,7 +159,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   if (t->products) lay_out_products(t->products, task, backward, strips, base, &used);
   const int64_t own_rows = t->products ? t->products->chunk : BAND; /* of increments and of their gradient */
   t->local = is_linear(task) && !t->products && !task->nodes && (int64_t)1 << task->dyadic1 <= BAND;
-  in->stride = t->local ? BLOCK + 1 : t->products ? row_width(t->many.width) : t->cells; /* rows that are used together should not begin at the same place in a page */
+  in->stride = t->local ? BLOCK + 1 : t->products ? row_width(t->many.width) : t->cells + strips; /* rows that are used together should not begin at the same place in a page */
   int64_t remembered = ((task->length1 - 1) * t->cells + task->length1 * task->length2) * (int64_t)sizeof(vec); /* g and slopes */
   if (t->products) remembered = t->whole = lay_out_chunks(t, backward, task->length1 - 1, NULL);
   t->remembered = keeping && (t->products || !is_linear(task)) && remembered <= REMEMBERED_BYTES;
@@ -208,7 +213,7 @@ static int64_t lay_out(tile *t, const bs_task *task, int backward, int keeping, 
   if (task->careful) t->logs = TAKE(state + t->width); /* those of the level above too */
   const int by_steps = is_linear(task);
   if (task->static_kernel != BS_GIVEN && !t->products) {
-    in->y_packed = TAKE(task->length2 * task->dimension);
+    in->origin = in->y_packed = TAKE(task->length2 * task->dimension);
     in->x_rows = TAKE((BAND + 1) * task->dimension);
     if (!by_steps) {
       in->kappa = TAKE(task->length2);
@@ -1069,6 +1074,7 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t k, int64_t r0,
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = first; j < last; ++j) t->in.d_scale += gradient[i * n + j] * g[i * n + j];
     increments_gradient(&t->in, row, rows, first, last, gradient, g);
+    if (row == 0 && !is_linear(task) && !t->in.joined) first_row_gradient(&t->in, first, last);
   }
 }
 
@@ -1118,6 +1124,7 @@ static void open_gradient(tile *t, vec seed) {
   }
   if (!t->remembered) start_rows(&t->in, task->length1 - 1);
   start_gradient(&t->in);
+  centre_second_path(&t->in);
   if (t->in.grad_x) fill(t->in.grad_x, task->length1 * task->dimension, 0);
 }
 
