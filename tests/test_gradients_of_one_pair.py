@@ -33,6 +33,9 @@ OPTIONS = {
     "RBF": {"static_kernel": branchsig.RBFKernel(1.0)},
     "RBF by steps in units": {"static_kernel": branchsig.RBFKernel(1e260)},
     "Matern 1/2": {"static_kernel": branchsig.Matern12Kernel(1.1)},
+    "ordered forests": {"planar": True},
+    "ordered forests by the left point": {"planar": True, "quadrature": branchsig.LeftPoint()},
+    "ordered forests, RBF": {"planar": True, "static_kernel": branchsig.RBFKernel(1.0)},
     "rational quadratic, logarithm": {"static_kernel": branchsig.RationalQuadraticKernel(1.2, 0.7), "log": True},
 }
 
@@ -79,6 +82,16 @@ def test_one_side_alone_and_one_path_twice_have_the_same_bits(options, rng):
     total = branchsig.branched_sig_kernel_gram_backprop(np.ones((1, 1)), x, None, 4, **options)[0]
     parts = branchsig.branched_sig_kernel_gram_backprop(np.ones((1, 1)), x, x, 4, **options, right_deriv=True)
     np.testing.assert_allclose(total, parts[0] + parts[1], rtol=1e-12, atol=1e-14)
+
+
+def test_a_second_path_that_strips_have_overwritten_is_packed_again(rng):
+    # The paths with a point that is out of reach go through tiles, and the one between them through strips.
+    x, y = walk(rng, 3, 200, 384, size=0.5), walk(rng, 1, 200, 384, size=0.5)
+    x[::2, 100, 0] = 1e130
+    options = {"static_kernel": branchsig.RBFKernel(0.05)}
+    many = branchsig.branched_sig_kernel_gram_backprop(np.ones((3, 1)), x, y, 2, **options)[0]
+    alone = branchsig.branched_sig_kernel_gram_backprop(np.ones((1, 1)), x[2:], y, 2, **options)[0]
+    np.testing.assert_array_equal(many[2:], alone)
 
 
 def test_a_pair_that_overflows_has_no_gradient_and_warns_by_its_value(rng):

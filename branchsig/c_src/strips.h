@@ -75,14 +75,15 @@ static int is_long(const bs_task *task) {
   return rows >= least_long && columns >= least_long;
 }
 
-/* Gradients of pairs that go through strips or tiles, which have the same bits then: columns of a block of either, or 0. */
+/* Gradients of pairs that go through strips or tiles, whichever takes less time, with the same bits: columns of a block of either, or 0. */
 static int64_t sums_as_tile(const bs_task *task) {
-  const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2, levels = task->depth - 1;
-  if (is_long(task) || !levels || task->products || task->planar || task->grad_parameters || task->lengths1 || task->lengths2) return 0;
+  const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
+  const int64_t levels = task->planar ? task->depth : task->depth - 1;
+  if (is_long(task) || !levels || task->products || task->grad_parameters || task->lengths1 || task->lengths2) return 0;
   const int kept = keeps_all_rows(task, rows, columns, levels);
   const int64_t block = kept ? KEPT_BLOCK : BLOCK;
   if (columns > BLOCKS * block || (int64_t)1 << task->dyadic2 > block) return 0;
-  return kept || is_recovered_by_blocks(task, rows, columns, levels) ? block : 0;
+  return kept || task->planar || is_recovered_by_blocks(task, rows, columns, levels) ? block : 0;
 }
 
 /* Columns of a block: a whole number of cells, and of blocks of a tile. */
@@ -696,7 +697,7 @@ static int adjoint_group(strips *s, int64_t k, int64_t item) {
     /* one step more than for what is handed up: blocks of the second path have a point in common */
     if (item > s->groups && wait_for_steps(s, item - 1, s->steps - step + W)) return 1;
     pass_adjoints_down(s, step, seed);
-    if (task->planar && sweep_step_again(s, step)) return 1;
+    if (task->planar && !t->kept && sweep_step_again(s, step)) return 1;
     if (again) pass_rows_down(s, step);
     for (int m = 0; recovering && !again && m < t->levels; ++m) {
       memcpy(k_row(t, t->rows, m), strip_row(s, step, m), sizeof(vec) * (size_t)t->width);
