@@ -21,7 +21,7 @@ from branchsig._arrays import Array, as_like
 from branchsig.backends import Gradients, Wrt
 from branchsig.operations.job import Job
 from branchsig.operations.progress import reporting, share
-from branchsig.operations.ready import lent_gradients, lent_value, make_ready, ready_for
+from branchsig.operations.ready import gradients_again, make_ready, value_again
 from branchsig.operations.stages import Kept, Shape
 from branchsig.operations.transform import transformed_adjoint
 from branchsig.spec import Execution, Spec, with_kernel
@@ -80,7 +80,7 @@ class _PullbackAgain:
     def __call__(self, derivs: Any) -> Any:
         """Return the gradients, for derivatives of the shape of the value."""
         operation, right = self.operation, self.operands[1] is not None
-        found = operation._gradients_again(derivs, self.spec, self.how, *self.operands, left=True, right=right)
+        found = gradients_again(operation.name, self.spec, self.how, derivs, *self.operands, left=True, right=right)
         return Pullback(operation, self.job, {})(derivs) if found is None else found
 
     @property
@@ -172,7 +172,7 @@ class Operation(abc.ABC):
     def value(self, spec: Spec, how: Execution, *operands: Any) -> Any:
         """Return the value."""
         if self.made_ready:
-            value = self._value_again(spec, how, operands)
+            value = value_again(self.name, spec, how, *operands)
             if value is not None:
                 return value
         if not _are_plain(operands) or spec.static_kernel.holds_arrays:
@@ -185,29 +185,13 @@ class Operation(abc.ABC):
         with _reported(job) as running:
             return self.forward(running, keep=False)[0]
 
-    def _value_again(self, spec: Spec, how: Execution, operands: tuple[Any, ...]) -> Any | None:
-        """Return the value by what is ready for the call; None where nothing is, or it is not enough."""
-        if type(operands[0]) is not np.ndarray:
-            return lent_value(self.name, spec, how, *operands)
-        ready = ready_for(self.name, spec, how, *operands)
-        return None if ready is None else ready.values(operands[0], operands[1])
-
-    def _gradients_again(
-        self, derivs: Any, spec: Spec, how: Execution, path1: Any, path2: Any, *lengths: Any, left: Any, right: Any
-    ) -> Any | None:
-        """Return the gradients likewise. Neither derivatives nor flags have been checked."""
-        if type(path1) is not np.ndarray:
-            return lent_gradients(self.name, spec, how, derivs, path1, path2, *lengths, left=left, right=right)
-        ready = ready_for(self.name, spec, how, path1, path2, *lengths)
-        return None if ready is None else ready.gradients(derivs, path1, path2, left, right)
-
     def vjp(self, spec: Spec, how: Execution, *operands: Any, param_deriv: Any = False) -> tuple[Any, Any]:
         """Return the value and its pullback: a `Pullback`, or what does the same on the arrays of a framework."""
         param_deriv = _validation.flag(param_deriv, "param_deriv")
         if param_deriv:
             parameters_of(spec.static_kernel)  # raises where there are none
         elif self.made_ready and type(operands[0]) is np.ndarray and not self.keeps(spec):
-            value = self._value_again(spec, how, operands)
+            value = value_again(self.name, spec, how, *operands)
             if value is not None:
                 return value, _PullbackAgain(self, spec, how, operands)
         if not _are_plain(operands) or spec.static_kernel.holds_arrays:
@@ -235,7 +219,7 @@ class Operation(abc.ABC):
     ) -> Any:
         """Return the gradients for given derivatives."""
         if self.made_ready and param_deriv is False and k_stack is None:
-            found = self._gradients_again(derivs, spec, how, *operands, left=left_deriv, right=right_deriv)
+            found = gradients_again(self.name, spec, how, derivs, *operands, left=left_deriv, right=right_deriv)
             if found is not None:
                 return found
         wrt = Wrt(

@@ -22,7 +22,7 @@ from branchsig.operations.stages import stage_for
 from branchsig.spec import Execution, Spec
 from branchsig.static_kernels import is_built_in
 
-__all__ = ["lend", "lent_gradients", "lent_value", "make_ready", "ready_for"]
+__all__ = ["gradients_again", "lend", "make_ready", "ready_for", "value_again"]
 
 _MOST = 256
 """Number of calls that are kept."""
@@ -37,8 +37,9 @@ _kept: dict[_Key, tuple[Spec, Execution, Any, Any]] = {}
 """By what `_key_of` returns: spec and execution, so that no other objects have their identities, the backend, and what
 it has ready, which may be nothing."""
 
-_lending: dict[type, Any] = {}
-"""Types of arrays that a framework has lent, with the file of the framework; see `branchsig.frameworks._binding`."""
+_lending: dict[type, tuple[Any, Any]] = {np.ndarray: (None, None)}
+"""For types of arrays that a framework has lent, its functions `lent` and `given_back`, see
+`branchsig.frameworks._binding`: how its arrays become such that NumPy reads, and back. None where they are such."""
 
 _changing = threading.Lock()
 
@@ -55,38 +56,41 @@ def _key_of(name: str, spec: Spec, how: Execution, path1: Any, path2: Any) -> _K
     return name, id(spec), id(how), path1.shape, path1.dtype, path2.shape, path2.dtype
 
 
-def ready_for(
-    name: str, spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = None, lengths2: Any = None
-) -> Any | None:
+def ready_for(name: str, spec: Spec, how: Execution, path1: Any, path2: Any) -> Any | None:
     """Return what the backend has ready for a call of the operation of this name; None where there is nothing.
 
-    The first paths are an array of NumPy, or one that hands out its memory as a buffer.
+    The paths are arrays of NumPy, or of one type that hands out its memory as a buffer.
     """
-    if lengths1 is not None or lengths2 is not None or not (path2 is None or type(path2) is type(path1)):
-        return None
     found = _kept.get(_key_of(name, spec, how, path1, path2))
     return None if found is None or found[2] is not serving.get("numpy") else found[3]
 
 
 def lend(kind: type, framework: Any) -> None:
     """Let arrays of a type, some of which a framework has lent, be read at once in calls that come again."""
-    _lending[kind] = framework
+    _lending[kind] = framework.lent, framework.given_back
 
 
-def lent_value(
+def value_again(
     name: str, spec: Spec, how: Execution, path1: Any, path2: Any, lengths1: Any = None, lengths2: Any = None
 ) -> Any | None:
-    """Return the value of paths that are lent, by what is ready for them; None where nothing is."""
-    framework = _lending.get(type(path1))
-    if framework is None:
+    """Return the value of a call, by what is ready for it; None where nothing is, or it is not enough.
+
+    Paths are arrays of NumPy, or of a framework that has lent some.
+    """
+    kind = type(path1)
+    ways = _lending.get(kind)
+    if ways is None or lengths1 is not None or lengths2 is not None:
         return None
-    array1, array2 = _lent(framework, path1, path2)
-    ready = None if array1 is None else ready_for(name, spec, how, array1, array2, lengths1, lengths2)
+    if path2 is not None and type(path2) is not kind:
+        return None
+    lent, given_back = ways
+    array1, array2 = (path1, path2) if lent is None else _lent(lent, path1, path2)
+    ready = None if array1 is None else ready_for(name, spec, how, array1, array2)
     value = None if ready is None else ready.values(array1, array2)
-    return None if value is None else framework.given_back(value, path1)
+    return value if value is None or given_back is None else given_back(value, path1)
 
 
-def lent_gradients(
+def gradients_again(
     name: str,
     spec: Spec,
     how: Execution,
@@ -99,31 +103,34 @@ def lent_gradients(
     left: Any,
     right: Any,
 ) -> Any | None:
-    """Return the gradients likewise, for derivatives that are lent."""
-    framework = _lending.get(type(path1))
-    if framework is None or type(derivs) is not type(path1):
+    """Return the gradients likewise. Neither derivatives nor flags have been checked."""
+    kind = type(path1)
+    ways = _lending.get(kind)
+    if ways is None or lengths1 is not None or lengths2 is not None:
         return None
-    array1, array2 = _lent(framework, path1, path2)
-    ready = None if array1 is None else ready_for(name, spec, how, array1, array2, lengths1, lengths2)
+    if type(derivs) is not kind or not (path2 is None or type(path2) is kind):
+        return None
+    lent, given_back = ways
+    array1, array2 = (path1, path2) if lent is None else _lent(lent, path1, path2)
+    ready = None if array1 is None else ready_for(name, spec, how, array1, array2)
     if ready is None:
         return None
-    found = ready.gradients(derivs if framework.lent is None else framework.lent(derivs), array1, array2, left, right)
-    if found is None:
-        return None
-    return tuple(None if gradient is None else framework.given_back(gradient, path1) for gradient in found)
+    found = ready.gradients(derivs if lent is None else lent(derivs), array1, array2, left, right)
+    if found is None or given_back is None:
+        return found
+    first, second = found
+    return (
+        None if first is None else given_back(first, path1),
+        None if second is None else given_back(second, path1),
+    )
 
 
-def _lent(framework: Any, path1: Any, path2: Any) -> tuple[Any, Any]:
+def _lent(lent: Any, path1: Any, path2: Any) -> tuple[Any, Any]:
     """Both paths as NumPy can read them; None for the first where one of them is not lent."""
-    lent = framework.lent
-    if lent is None:  # they hand out their memory themselves
-        return path1, path2
+    array1 = lent(path1)
     if path2 is None or path2 is path1:
-        array = lent(path1)
-        return array, None if path2 is None else array
-    if type(path2) is not type(path1):
-        return None, None
-    array1, array2 = lent(path1), lent(path2)
+        return array1, None if path2 is None else array1
+    array2 = lent(path2)
     return (None, None) if array2 is None else (array1, array2)
 
 
