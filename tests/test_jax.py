@@ -212,6 +212,45 @@ def test_transformations_of_jax_have_the_values_and_gradients_of_numpy(options, 
         agree(function(*map(jnp.asarray, (x, y))), gradients, 1e-11)
 
 
+@pytest.mark.parametrize("options", [{}, DILATION], ids=str)
+def test_gradients_at_constants_are_constants_inside_of_transformations(options, paths, rng):
+    x, y = paths
+    weights = rng.standard_normal(5)
+    kernel = functools.partial(branchsig.branched_sig_kernel, depth=3, **options)
+    wanted, _ = branchsig.branched_sig_kernel_backprop(weights, x, y, 3, **options)
+    a, b, w = map(jnp.asarray, (x, y, weights))
+    _, pullback = jax.vjp(lambda a: kernel(a, b), a)
+
+    def at_constants(c):
+        return jax.grad(lambda a: (w * kernel(a, b)).sum())(a) * c
+
+    def of_weights(c):
+        return pullback(c * w)[0]
+
+    for function in (at_constants, of_weights):
+        agree(function(2.0), 2.0 * wanted)
+        agree(jax.jit(function)(2.0), 2.0 * wanted)
+        agree(jax.vmap(function)(jnp.arange(3.0)), np.arange(3.0)[:, None, None, None] * wanted)
+    agree(jax.grad(lambda c: (at_constants(c) * a**2).sum())(2.0), (wanted * x**2).sum())
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        jax.grad(lambda c: of_weights(c).sum())(2.0)
+
+
+def test_gradients_outside_of_programs_take_arrays_of_numpy_and_numbers(paths):
+    x, y = paths
+    kernel = branchsig.RBFKernel(0.7)
+    _, pullback = branchsig.branched_sig_kernel_vjp(x, y, 3, static_kernel=kernel, param_deriv=True)
+    *of_paths, parameters = pullback(np.ones(5))
+
+    def kernels(sigma, a, b):
+        return branchsig.branched_sig_kernel(a, b, 3, static_kernel=branchsig.RBFKernel(sigma))
+
+    found = jax.grad(lambda *arguments: kernels(*arguments).sum(), (0, 1, 2))(0.7, x, y)
+    agree(found, (parameters["sigma"], *of_paths))
+    agree(jax.vjp(kernels, 0.7, x, y)[1](np.ones(5)), found)
+    assert all(isinstance(gradient, jax.Array) for gradient in found)
+
+
 def test_vmap_over_some_of_the_operands_has_all_combinations(paths, calls_of_python, rng):
     x, y = paths
     sigmas = np.array([0.5, 2.0])

@@ -147,7 +147,7 @@ def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
         if call.direction in ("backward", "backprop"):
             return _back_through_increments(call, arrays)
         return [_through_increments(call, arrays)]
-    operands = _over_one_mesh(tuple(map(jnp.asarray, arrays)))
+    operands = _over_one_mesh(tuple(map(_array, arrays)))
     line = _warnings.line_of_the_caller()
     _lines.update({each.text: line for each in (call, call.towards("forward"))})
     if call.direction in ("backward", "backprop"):
@@ -157,6 +157,11 @@ def run(call: Call, arrays: Sequence[Any]) -> list[Any]:
     ):  # a few operations of JAX itself, which it differentiates as often as it likes
         return [transformed(operands[0], call.spec.transforms)]
     return list(_differentiable(call, *operands))
+
+
+def _array(value: Any) -> Any:
+    """An array of JAX; `jnp.asarray` would convert what JAX differentiates anew, which takes 0.4 ms."""
+    return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
 def _mesh_axes(array: Any) -> frozenset[str]:
@@ -185,6 +190,14 @@ class _Needed(tuple[int, ...]):
     """The operands that derivatives are asked for with respect to. No array, so it stays what it is under a trace."""
 
 
+def _by(rule: Callable[..., Any], call: Call, arrays: Sequence[Any]) -> Sequence[Any]:
+    """Run a call by a function with a rule for its derivatives, or at once if JAX traces none of the arrays.
+
+    An array that JAX differentiates or traces once more is traced, so a rule is missed by nobody.
+    """
+    return rule(call, *arrays) if any(isinstance(array, jax.core.Tracer) for array in arrays) else _called(call, arrays)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(call: Call, *operands: Any) -> tuple[Any, ...]:
     return tuple(_called(call, operands))
@@ -192,9 +205,9 @@ def _differentiable(call: Call, *operands: Any) -> tuple[Any, ...]:
 
 def _forward(call: Call, *operands: Any) -> tuple[tuple[Any, ...], Any]:
     needed = _Needed(k for k in call.differentiable() if operands[k].perturbed)
-    arrays = tuple(operand.value for operand in operands)
+    arrays = tuple(_array(operand.value) for operand in operands)  # outside of programs they may be those of NumPy
     # By the same function: who differentiates this rule once more may want no more than the value.
-    value, *kept = _differentiable(call.towards("forward"), *arrays)
+    value, *kept = _by(_differentiable, call.towards("forward"), arrays)
     return (value, *kept) if call.direction == "forward" else (value,), (arrays, kept, needed)
 
 
@@ -203,7 +216,7 @@ def _backward(call: Call, residuals: Any, derivs: Sequence[Any]) -> tuple[Any, .
     gradients: list[Any] = [None] * len(arrays)
     if needed and not isinstance(derivs[0], jax.custom_derivatives.SymbolicZero):
         backward = call.towards("backward", needed)
-        found = _not_differentiable(backward, derivs[0], *arrays, *kept)
+        found = _by(_not_differentiable, backward, (_array(derivs[0]), *arrays, *kept))
         for place, gradient in zip(backward.places, found, strict=True):
             gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
     return tuple(gradients)
@@ -581,7 +594,7 @@ def _back_through_increments(call: Call, arrays: Sequence[Any]) -> list[Any]:
             f"param_deriv with {type(call.spec.static_kernel).__name__}, whose increments JAX differentiates: take "
             "jax.grad of the value with respect to what the static kernel is made of"
         )
-    derivs, *operands = map(jnp.asarray, arrays[: 1 + call.operands])
+    derivs, *operands = map(_array, arrays[: 1 + call.operands])
     given = tuple("array" if entry == "first" else entry for entry in call.given)
     if given != call.given:  # the gradients of the two places are apart
         operands.insert(1, operands[0])
@@ -600,7 +613,7 @@ def _back_through_increments(call: Call, arrays: Sequence[Any]) -> list[Any]:
 def _through_increments(call: Call, arrays: Sequence[Any]) -> Any:
     """Return kernels of increments that a static kernel makes with JAX."""
     call.result(*(Shape(tuple(array.shape), np.dtype(array.dtype).name) for array in arrays))  # checks
-    spec, rest = call.spec, iter(map(jnp.asarray, arrays))
+    spec, rest = call.spec, iter(map(_array, arrays))
     operands: list[Any] = [next(rest) if entry == "array" else None for entry in call.given]
     path1, path2, lengths1, lengths2 = operands
     if path2 is None:
