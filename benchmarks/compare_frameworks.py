@@ -57,6 +57,12 @@ def of_peer_in_torch(x, y, depth, gram):
     return of_torch(x, y, depth, gram, pysiglib.torch_api)
 
 
+def wait_for(value, gradients=()):
+    """Wait for arrays of JAX one by one: `jax.block_until_ready` takes longer, since it looks for arrays in trees."""
+    for array in (value, *gradients):
+        array.block_until_ready()
+
+
 def of_jax(x, y, depth, gram, module):
     """The same inside `jit`."""
     import jax
@@ -67,8 +73,8 @@ def of_jax(x, y, depth, gram, module):
     value = jax.jit(lambda a, b: function(a, b, depth, 0))
     both = jax.jit(jax.value_and_grad(lambda a, b: function(a, b, depth, 0).sum(), (0, 1)))
     return {
-        "values": lambda: jax.block_until_ready(value(*arrays)),
-        "values and gradients": lambda: jax.block_until_ready(both(*arrays)),
+        "values": lambda: wait_for(value(*arrays)),
+        "values and gradients": lambda: wait_for(*both(*arrays)),
     }
 
 
@@ -84,14 +90,24 @@ def of_concrete_jax(x, y, depth, gram, module):
 
     def both():
         if backprop is None:
-            return jax.block_until_ready(jax.vjp(lambda a, b: function(a, b, depth, 0), *arrays)[1](derivs))
-        value = function(*arrays, depth, 0)
-        return jax.block_until_ready((value, backprop(derivs, *arrays, depth, 0, right_deriv=True)))
+            value, pull_back = jax.vjp(lambda a, b: function(a, b, depth, 0), *arrays)
+            wait_for(value, pull_back(derivs))
+        else:
+            value = function(*arrays, depth, 0)
+            wait_for(value, backprop(derivs, *arrays, depth, 0, right_deriv=True))
 
-    return {
-        "values": lambda: jax.block_until_ready(function(*arrays, depth, 0)),
-        "values and gradients": both,
-    }
+    return {"values": lambda: wait_for(function(*arrays, depth, 0)), "values and gradients": both}
+
+
+def of_differentiated_jax(x, y, depth, gram, module):
+    """Gradients outside of `jit` that JAX takes, which records the function anew in every call."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    function = module.branched_sig_kernel_gram if gram else module.branched_sig_kernel
+    arrays = [jax.numpy.asarray(path) for path in (x, y)]
+    both = jax.value_and_grad(lambda a, b: function(a, b, depth, 0).sum(), (0, 1))
+    return {"values and gradients": lambda: wait_for(*both(*arrays))}
 
 
 def peer_in_jax():
@@ -104,6 +120,10 @@ FRAMEWORKS = {
     "PyTorch": (lambda *case: of_torch(*case, branchsig), of_peer_in_torch),
     "JAX, jit": (lambda *case: of_jax(*case, branchsig), lambda *case: of_jax(*case, peer_in_jax())),
     "JAX": (lambda *case: of_concrete_jax(*case, branchsig), lambda *case: of_concrete_jax(*case, peer_in_jax())),
+    "JAX, grad": (
+        lambda *case: of_differentiated_jax(*case, branchsig),
+        lambda *case: of_differentiated_jax(*case, peer_in_jax()),
+    ),
 }
 """For each framework what this library takes in it, and what the peer takes; each makes the functions of a case."""
 
@@ -121,10 +141,10 @@ def main():
             if peer is not None:
                 made[f"pysiglib, {name}"] = theirs(x, y, depth, gram)
         for what in ("values", "values and gradients"):
-            calls = {name: functions[what] for name, functions in made.items()}
+            calls = {name: functions[what] for name, functions in made.items() if what in functions}
             times = measure.interleaved(calls, 5 if arguments.quick else 31, most=10.0, clock=time.process_time)
             title = f"{'Gram of two' if gram else 'pairs'} ({batch}, {length}, {dimension}), depth {depth}, {what}"
-            for name in FRAMEWORKS:
+            for name in filter(times.__contains__, FRAMEWORKS):
                 its, plain, other = times[name], times["NumPy"], times.get(f"pysiglib, {name}")
                 row = [title, name, f"{plain.median * 1e6:.0f}", f"{its.median * 1e6:.0f}"]
                 row.append(f"{measure.ratio(its, plain)[0]:.2f}")
@@ -145,7 +165,8 @@ def main():
         *measure.machine_facts(peer, "arrays of the framework"),
         "",
         "CPU time, medians of up to 31 runs in turns in one process, one thread each. Gradients are those with respect",
-        "to both paths; for NumPy two calls give value and gradients.",
+        "to both paths. NumPy gives value and gradients by two calls, and so does JAX; the rows of JAX, grad are by",
+        "`jax.value_and_grad` outside of `jit`. Arrays of JAX are waited for by their `block_until_ready`.",
         "Written by `python benchmarks/compare_frameworks.py`.",
         "",
         *measure.table(header, rows),
