@@ -23,6 +23,8 @@ CASES = {  # points of both paths, channels, depth, dyadic order
     "rows of bands alone": (257, 193, 3, 5, (0, 0)),
     "all rows kept": (110, 90, 3, 3, (0, 0)),
     "all rows kept, in several groups": (1600, 80, 2, 2, (0, 0)),
+    "many channels": (150, 130, 33, 4, (0, 0)),
+    "many channels, rows in several chunks": (300, 210, 20, 3, (0, 0)),
     "all rows kept, refined": (60, 70, 2, 3, (1, 2)),
 }
 OPTIONS = {
@@ -31,10 +33,12 @@ OPTIONS = {
     "scaled": {"static_kernel": branchsig.ScaledLinearKernel(0.7)},
     "polynomial": {"static_kernel": branchsig.PolynomialKernel(2.0, 1.0, 0.3)},
     "RBF": {"static_kernel": branchsig.RBFKernel(1.0)},
+    "RBF by steps": {"static_kernel": branchsig.RBFKernel(300.0)},
     "RBF by steps in units": {"static_kernel": branchsig.RBFKernel(1e260)},
     "Matern 1/2": {"static_kernel": branchsig.Matern12Kernel(1.1)},
     "ordered forests": {"planar": True},
     "ordered forests by the left point": {"planar": True, "quadrature": branchsig.LeftPoint()},
+    "ordered forests, RBF by steps": {"planar": True, "static_kernel": branchsig.RBFKernel(300.0)},
     "ordered forests, RBF": {"planar": True, "static_kernel": branchsig.RBFKernel(1.0)},
     "rational quadratic, logarithm": {"static_kernel": branchsig.RationalQuadraticKernel(1.2, 0.7), "log": True},
 }

@@ -503,7 +503,7 @@ static int collocation_up(collocation *n, int64_t first, vec seed) {
     if (r == 0) /* that much is known exactly */
       for (int m = 0; m < t->levels; ++m) fill(node_row(n, n->k, m, 0), n->width, 1);
     adjoint_cells(n, first, r);
-    hand_on_row(t, first, r);
+    hand_on_row(t, r);
   }
   t->in.gradient = 0;
   return 0;

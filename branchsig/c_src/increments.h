@@ -23,6 +23,8 @@ typedef struct {
   const bs_task *task;
   const double *x[W], *y[W]; /* the paths of each lane, or its increments in x */
   const double *centre[W]; /* the first point of the first path, where x is but a part of it as well */
+  double *given[W];        /* where the gradient of increments goes that are handed in, or NULL */
+  int64_t given_row;       /* from one row of these to the next */
   int64_t points1[W], points2[W]; /* how many points of them there are: behind the last one a path stays where it is */
   int uniform;             /* every lane has the same first path */
   int ragged;              /* a path has fewer points than the tile has room for */
@@ -707,15 +709,47 @@ static void linear_rows(const increments *in, int64_t rows, int64_t first, int64
 #undef BS_OF_RUN
 }
 
-/* Increments that are handed in: factor times the rows first..last of cells into g. */
+/* Increments that are handed in, row i of each lane: how many there are, and where they begin. */
+static void given_row(const increments *in, int64_t i, const double *from[W], int64_t there[W]) {
+  for (int w = 0; w < W; ++w) {
+    from[w] = in->x[w] + i * in->given_row;
+    there[w] = i < in->points1[w] - 1 ? in->points2[w] - 1 : 0;
+  }
+}
+
+/* factor times the rows first..last of them into g */
 static void given_rows(const increments *in, int64_t first, int64_t last, double factor, vec *g) {
+  const double *from[W];
+  int64_t there[W];
   const int64_t n = in->task->length2 - 1;
-  for (int64_t i = first; i <= last; ++i)
-    for (int w = 0; w < W; ++w) {
-      const double *row = in->x[w] + i * n;
-      double *to = (double *)(g + (i - first) * in->stride) + w;
-      for (int64_t j = 0; j < n; ++j) to[j * W] = row[j] * factor;
+  for (int64_t i = first; i <= last; ++i, g += in->stride) {
+    given_row(in, i, from, there);
+    parts_into_lanes(from, there, n, 0, g);
+    for (int64_t j = 0; j < n && factor != 1; ++j) g[j] *= factor;
+  }
+}
+
+/* The gradient of the cells first..last-1 of `rows` rows from `row` on to where it belongs. */
+static void given_gradient(const increments *in, int64_t row, int64_t rows, int64_t first, int64_t last, const vec *gradient) {
+  const double *from[W];
+  int64_t there[W];
+  for (int64_t i = 0; i < rows; ++i, gradient += in->stride) {
+    given_row(in, row + i, from, there);
+    for (int64_t j = first; j < last; j += W) {
+      vec lanes[W];
+      for (int w = 0; w < W; ++w) lanes[w] = j + w < last ? gradient[j + w] : splat(0);
+      transpose(lanes);
+      for (int w = 0; w < W; ++w) {
+        const int64_t count = least(least(last, there[w]) - j, W);
+        if (!in->given[w] || count <= 0) continue;
+        double *to = in->given[w] + (row + i) * in->given_row + j;
+        if (count < W)
+          store_part(to, count, lanes[w]);
+        else
+          store(to, lanes[w]);
+      }
     }
+  }
 }
 
 /* grad_y[j] += sum over `rows` rows of weight[i][j] x[i], for first <= j < last; weights of the next row lie n further on. All of

@@ -586,7 +586,7 @@ static int order_up(order_tile *o, int64_t first) {
         if (o->u) fill(node_row(&o->n, o->u, m, 0), o->n.width, 0);
       }
     adjoint_parts(o, first, r);
-    hand_on_row(t, first, r);
+    hand_on_row(t, r);
   }
   t->in.gradient = 0;
   return 0;

@@ -586,7 +586,7 @@ static void open_chunk(products *p, const increments *in, int64_t first) {
     p->twin[w] = is_repeated_path(in->x, in->points1, w) && is_repeated_path(in->y, in->points2, w) ? p->twin[w - 1] : w;
 }
 
-/* factor times the increments of the chunk that row `first` begins, of all lanes. */
+/* factor times the increments of the chunk that row `first` begins, of all lanes: to the lanes of a tile unless g is NULL. */
 static void load_chunk(products *p, const increments *in, int64_t first, double factor, vec *g) {
   const bs_task *task = in->task;
   const int64_t rows = least(p->chunk, p->rows - first), size = p->chunk * p->width;
@@ -622,6 +622,7 @@ static void load_chunk(products *p, const increments *in, int64_t first, double 
       increments_of_values(p, in, w, rows, in->points2[w] - 1, &x, &y, by, to);
     for (int64_t i = in->points1[w] - 1 - first > 0 ? in->points1[w] - 1 - first : 0; i < rows; ++i) end_row(0, p->width, to + i * p->width);
   }
+  if (!g) return;
   chunk_into_lanes(p, p->lanes, rows, in->stride, g);
   for (int k = 0; p->points && in->gradient && in->parameters && task->by_steps && k < layers_of(task); ++k)
     chunk_into_lanes(p, p->changes[k], rows, in->stride, g + in->to_changes + k * in->layer);

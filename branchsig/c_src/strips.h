@@ -20,7 +20,7 @@
    channels, are sums in another order: whether a pair goes this way is for its lengths alone to say. All others are sums in the order of a
    tile (`sums_as_tile`). Strips then are whole bands of rows; what a strip has of its first row, and its sums over rows, go on in the strip
    above it; and the gradient of the first column of a step stands beside the last one of the next step. Where a tile keeps all rows of K,
-   these are kept of every step, and otherwise recovered. */
+   these are kept of every step, and otherwise recovered. Where it takes products, those are taken of the whole pair (`fill_sheet`). */
 #ifndef BS_STRIPS_H
 #define BS_STRIPS_H
 
@@ -28,7 +28,7 @@
 
 /* Pairs of LONG rows and columns of sub-cells are long; where channels are so many for each level that their sums take most of the time
    anyhow, pairs of LONG_OF_MANY. */
-enum { BLOCKS = 64, LONG = 512, LONG_OF_MANY = 192, MANY_A_LEVEL = 24, GROUPS = 8, GROUP_ROWS = 48, APART = 64 / sizeof(int64_t) };
+enum { SHEET_BYTES = 20 << 20, BLOCKS = 64, LONG = 512, LONG_OF_MANY = 192, MANY_A_LEVEL = 24, GROUPS = 8, GROUP_ROWS = 48, APART = 64 / sizeof(int64_t) };
 
 /* What the threads that work on one pair share. Rows from one group to the next hold a place for every column: the group below takes what is
    there before it puts its own. */
@@ -62,6 +62,8 @@ typedef struct {
   adjoint_state *adjoints; /* [row][level] */
   planar_state *planar_states;     /* ordered forests, as `states` */
   planar_adjoint *planar_adjoints; /* likewise */
+  tile pair;           /* increments of a whole pair by products, whose strips find them in a sheet */
+  double *sheet;       /* [row][column]: increments, and then their gradient; or NULL */
   int as_tile;         /* gradients are sums in the order of a tile */
   vec *beside;         /* then, unless the kernel is linear: [row of cells] of the gradient of the first column of the last step */
   vec *origin;         /* and the first point of the second path */
@@ -79,7 +81,8 @@ static int is_long(const bs_task *task) {
 static int64_t sums_as_tile(const bs_task *task) {
   const int64_t rows = (task->length1 - 1) << task->dyadic1, columns = (task->length2 - 1) << task->dyadic2;
   const int64_t levels = task->planar ? task->depth : task->depth - 1;
-  if (is_long(task) || !levels || task->products || task->grad_parameters || task->lengths1 || task->lengths2) return 0;
+  if (is_long(task) || !levels || task->grad_parameters || task->lengths1 || task->lengths2) return 0;
+  if (task->products && task->length1 * up_to(task->length2, DOWN) * (int64_t)sizeof(vec) > SHEET_BYTES) return 0;
   const int kept = keeps_all_rows(task, rows, columns, levels);
   const int64_t block = kept ? KEPT_BLOCK : BLOCK;
   if (columns > BLOCKS * block || (int64_t)1 << task->dyadic2 > block) return 0;
@@ -114,15 +117,29 @@ static int64_t groups_of(const bs_task *task) {
   return groups;
 }
 
+/* Gradients as sums in the order of a tile, of increments that are products: products are taken of the whole pair, before the strips and after
+   them. Everything is for W lanes, of which one is used, and what is not used of memory is none. */
+static int64_t lay_out_sheet(strips *s, const bs_task *task, char *base) {
+  tile *t = &s->pair;
+  int64_t used = 0;
+  t->in.task = task;
+  t->products = &t->many;
+  lay_out_products(t->products, task, 1, 0, base, &used);
+  used += lay_out_chunks(t, 1, task->length1 - 1, base ? base + used : NULL);
+  s->sheet = take(base, &used, (task->length1 - 1) * t->many.width, sizeof(double));
+  return up_to(used, sizeof(vec));
+}
+
 /* The memory of one thread. */
 static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char *base) {
-  const int64_t columns = (task->length2 - 1) << task->dyadic2, block = block_of_strips(task, backward), strips_of_all = groups_of(task) * W;
+  const int64_t columns = (task->length2 - 1) << task->dyadic2, block = block_of_strips(task, backward);
   s->task = task;
   s->block_cells = block >> task->dyadic2;
   s->as_tile = backward && sums_as_tile(task);
+  const int whole = s->as_tile && task->products, strips_of_all = whole ? W : groups_of(task) * W;
   s->strip_cells = (task->length1 - 1 + strips_of_all - 1) / strips_of_all;
   if (s->as_tile) s->strip_cells = up_to(s->strip_cells, BAND >> task->dyadic1 ? BAND >> task->dyadic1 : 1);
-  if (is_anchored(task)) s->strip_cells = up_to(s->strip_cells, ANCHOR);
+  if (is_anchored(task) && !whole) s->strip_cells = up_to(s->strip_cells, ANCHOR);
   s->groups = (task->length1 - 1 + W * s->strip_cells - 1) / (W * s->strip_cells);
   s->blocks = (columns + block - 1) / block;
   s->steps = s->blocks + W - 1;
@@ -130,11 +147,15 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
   s->step.length1 = s->strip_cells + 1;
   s->step.length2 = s->block_cells + 1;
   s->step.grid = task->diagonal; /* K_depth on the rows of a band is looked at */
+  if (whole) {
+    s->step.static_kernel = BS_GIVEN;
+    s->step.products = 0;
+  }
   int64_t used = lay_out(&s->t, &s->step, backward, 0, base);
   tile *t = &s->t;
   t->remembered = backward && t->products && s->groups * s->steps * t->whole <= REMEMBERED_BYTES;
   t->kept = s->as_tile && keeps_all_rows(task, (task->length1 - 1) << task->dyadic1, columns, t->levels);
-  t->in.joined = s->as_tile;
+  t->in.joined = s->as_tile && !whole;
   if (t->kept) t->slots = t->turn = t->rows + 1;
   s->states = take(base, &used, t->rows * (t->levels + 1), sizeof(row_state));
   if (task->planar) s->planar_states = take(base, &used, t->rows * t->levels, sizeof(planar_state));
@@ -144,7 +165,9 @@ static int64_t lay_out_strips(strips *s, const bs_task *task, int backward, char
     s->adjoints = take(base, &used, t->rows * (t->levels + 1), sizeof(adjoint_state));
     if (task->planar) s->planar_adjoints = take(base, &used, t->rows * t->levels, sizeof(planar_adjoint));
   }
-  if (s->as_tile && !is_linear(task)) {
+  s->sheet = NULL;
+  if (whole) used += lay_out_sheet(s, task, base ? base + used : NULL);
+  if (t->in.joined && !is_linear(task)) {
     s->beside = take(base, &used, s->strip_cells, sizeof(vec));
     s->origin = take(base, &used, task->dimension, sizeof(vec));
     t->in.origin = s->origin;
@@ -162,7 +185,7 @@ static int64_t lay_out_relay(strips *s, int backward, char *base, int64_t *blank
 #define TAKE(count) take(base, &used, up_to(count, APART), sizeof(double))
   r->taken = TAKE(APART);
   r->done = TAKE(2 * s->groups * APART);
-  if (backward) {
+  if (backward && s->step.static_kernel != BS_GIVEN) {
     r->gradient[0] = TAKE(s->groups * W * (s->strip_cells + 1) * d);
     r->gradient[1] = TAKE((s->blocks * s->block_cells + 1) * d);
   }
@@ -174,7 +197,7 @@ static int64_t lay_out_relay(strips *s, int backward, char *base, int64_t *blank
     r->w = TAKE(row);
     r->gw = TAKE(row);
     if (task->planar) r->suffixes = TAKE(row);
-    if (s->as_tile) r->corner = TAKE(s->blocks * s->block_cells + 1);
+    if (t->in.joined) r->corner = TAKE(s->blocks * s->block_cells + 1);
   }
 #undef TAKE
   r->watched = take(base, &used, s->groups * (t->levels + 1), sizeof(watch));
@@ -290,14 +313,46 @@ static void open_step(strips *s, int64_t k, int64_t step) {
     const int64_t column = busy(s, step, w) ? (step - w) * s->block_cells : task->length2 - 1;
     in->y[w] = y + column * d;
     in->points2[w] = least(task->length2 - column, s->block_cells + 1);
+    if (s->sheet) in->x[w] = in->given[w] = s->sheet + row * in->given_row + column;
   }
   if (s->t.products)
     open_products(s->t.products);
-  else
+  else if (!s->sheet)
     pack_second_path(in);
   if (s->t.kept) s->t.k = kept_rows(s, step);
   if (s->t.remembered) lay_out_chunks(&s->t, 1, s->strip_cells, s->shared.chunks + (s->group * s->steps + step) * s->t.whole);
   count_columns(&s->t);
+}
+
+/* The increments of pair k to its sheet. */
+static void fill_sheet(strips *s, int64_t k) {
+  const bs_task *task = s->task;
+  products *p = &s->pair.many;
+  increments *in = &s->pair.in;
+  for (int w = 0; w < W; ++w) {
+    in->x[w] = in->centre[w] = task->path1 + path_of(task->index1, k) * task->stride1 * task->dimension;
+    in->y[w] = task->path2 + path_of(task->index2, k) * task->stride2 * task->dimension;
+    in->points1[w] = task->length1;
+    in->points2[w] = task->length2;
+  }
+  in->scale = splat(1);
+  in->gradient = 1;
+  for (int64_t first = 0; first < p->rows; first += p->chunk) {
+    load_chunk(p, in, first, 1, NULL); /* the factor, a power of 2, comes with what is handed in */
+    memcpy(s->sheet + first * p->width, p->lanes, (size_t)(least(p->chunk, p->rows - first) * p->width) * sizeof(double));
+  }
+  s->t.in.given_row = p->width;
+}
+
+/* The gradient of its paths from that of the increments of a pair. */
+static void empty_sheet(strips *s) {
+  products *p = &s->pair.many;
+  p->lanes[-1] = 0; /* the end of a row in front of the first one */
+  for (int64_t first = (p->rows - 1) / p->chunk * p->chunk; first >= 0; first -= p->chunk) {
+    open_chunk(p, &s->pair.in, first);
+    memcpy(p->lanes, s->sheet + first * p->width, (size_t)(least(p->chunk, p->rows - first) * p->width) * sizeof(double));
+    chunk_gradient(p, &s->pair.in, 0);
+  }
 }
 
 /* Where a lane has done its last block, it goes on with paths that do not move. */
@@ -388,6 +443,7 @@ static int sweep_group(strips *s, int64_t k, int64_t item) {
   const bs_task *task = s->task;
   s->group = item;
   if (task->diagonal && item == 0) task->diagonal[k * task->stride1] = 0;
+  if (s->sheet) fill_sheet(s, k);
   fill(s->integral, t->rows, 0);
   fill(s->corner, t->levels, 1);
   for (int64_t j = 0; j < t->rows * t->levels; ++j) s->states[j] = (row_state){splat(1), splat(2), splat(1)};
@@ -638,6 +694,10 @@ static void hand_on_group(strips *s) {
   increments *in = &t->in;
   const int64_t d = s->task->dimension, count = s->strip_cells * d;
   double *to = s->shared.gradient[0] + s->group * W * (s->as_tile ? count : count + d);
+  if (s->sheet) {
+    empty_sheet(s);
+    return;
+  }
   if (s->as_tile) { /* a point between two strips has its gradient in the one above it */
     const int64_t first = is_linear(s->task) ? 0 : d;
     for (int64_t j = 0; j < W * count; ++j) to[first + j] = in->grad_x[first + j % count][j / count];
@@ -670,7 +730,7 @@ static int adjoint_group(strips *s, int64_t k, int64_t item) {
   fill(t->w, t->width * t->levels, 0);
   fill(t->gw, t->width * t->levels, 0);
   if (!t->products) fill(t->gradient, BAND * in->stride, 0);
-  if (!t->products) fill(in->grad_x, s->step.length1 * d, 0);
+  if (in->grad_x) fill(in->grad_x, s->step.length1 * d, 0);
   for (int64_t j = 0; j < t->rows * (t->levels + 1); ++j) s->adjoints[j] = (adjoint_state){splat(0), splat(0)};
   if (task->planar) {
     fill(t->suffixes, t->width * t->levels, 0);
@@ -679,7 +739,7 @@ static int adjoint_group(strips *s, int64_t k, int64_t item) {
   fill(in->d_parameter, 2, 0);
   in->gradient = 1;
   t->turn = t->kept ? t->slots : BAND + 1;
-  const int recovering = !task->planar && !t->kept, again = recovering && s->as_tile, by_points = s->as_tile && !is_linear(task);
+  const int recovering = !task->planar && !t->kept, again = recovering && s->as_tile, by_points = in->joined && !is_linear(task);
   if (again) fill(t->k, t->slots * t->width * t->levels, 1); /* of lanes that have no block yet */
   if (by_points) fill(s->beside, s->strip_cells, 0);
   for (int64_t j = 0; by_points && j < d; ++j) s->origin[j] = splat(task->path2[path_of(task->index2, k) * task->stride2 * d + j]);
@@ -709,7 +769,7 @@ static int adjoint_group(strips *s, int64_t k, int64_t item) {
       if (!s->as_tile || step == s->steps - 1) start_gradient(in);
       centre_second_path(in);
     }
-    if (s->as_tile) pass_sums_down(s, step);
+    if (in->joined) pass_sums_down(s, step);
     for (int w = 0; w < W; ++w) in->leftmost[w] = step == w ? -1 : 0;
     for (int64_t r0 = (t->rows - 1) / BAND * BAND; r0 >= 0; r0 -= BAND) {
       if (stopped(t)) return 1;
@@ -735,9 +795,9 @@ static int adjoint_group(strips *s, int64_t k, int64_t item) {
     t->planar_adjoints = band_planar;
     hand_up(s, step);
     if (by_points && !s->group && busy(s, step, 0)) finish_first_row(s, in);
-    if (s->as_tile)
+    if (in->joined)
       hand_up_sums(s, step);
-    else
+    else if (!s->sheet)
       hand_on_step(s, step);
     if (step) finish_steps(s, item, s->steps - step);
   }
@@ -776,6 +836,11 @@ static void flush_strips(strips *s, int64_t k) {
   double *const *gradient = s->shared.gradient;
   double *const grad1 = task->grad1 && task->weight1[k] ? task->grad1 + path_of(task->index1, k) * task->stride1 * d : NULL;
   double *const grad2 = task->grad2 && task->weight2[k] ? task->grad2 + path_of(task->index2, k) * task->stride2 * d : NULL;
+  if (s->sheet) {
+    if (grad1) flush_products(&s->pair.many, &s->pair.in, 0, 0, weight1, grad1);
+    if (grad2) flush_products(&s->pair.many, &s->pair.in, 1, 0, weight2, grad2);
+    return;
+  }
   if (s->as_tile) {
     if (grad1) flush_whole(gradient[0], task->length1, is_linear(task), d, weight1, grad1);
     if (grad2) flush_whole(gradient[1], task->length2, is_linear(task), d, weight2, grad2);

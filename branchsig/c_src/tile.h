@@ -435,7 +435,12 @@ static void open_tile(tile *t, int64_t first) {
   for (int w = 0; w < W; ++w) {
     const int64_t k = first + w < task->pairs ? first + w : task->pairs - 1;
     if (task->static_kernel == BS_GIVEN) {
-      in->x[w] = task->increments + k * (task->length1 - 1) * t->cells;
+      const int64_t from = k * (task->length1 - 1) * t->cells;
+      in->x[w] = task->increments + from;
+      in->given[w] = task->grad_increments && w < t->own ? task->grad_increments + from : NULL;
+      in->given_row = t->cells;
+      in->points1[w] = task->length1;
+      in->points2[w] = task->length2;
       continue;
     }
     in->x[w] = in->centre[w] = task->path1 + path_of(task->index1, k) * task->stride1 * task->dimension;
@@ -1050,7 +1055,7 @@ static void hand_on_chunk(tile *t) {
 
 /* The gradient of the cells whose first column lies in block k of the band r0..r1-1, once whole rows of cells are done, to the
    paths or out. Blocks come from the right. */
-static void hand_on_gradient(tile *t, int64_t first_pair, int64_t k, int64_t r0, int64_t r1) {
+static void hand_on_gradient(tile *t, int64_t k, int64_t r0, int64_t r1) {
   if (!is_whole(t, r0)) return;
   if (t->products) {
     if (k == 0 && coarse(t, r0) == t->gradient_from) hand_on_chunk(t);
@@ -1062,11 +1067,7 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t k, int64_t r0,
   if (first >= last) return;
   vec *gradient = t->gradient - offset(t, k);
   if (task->static_kernel == BS_GIVEN)
-    for (int w = 0; w < W && first_pair + w < task->pairs; ++w) {
-      double *to = task->grad_increments + ((first_pair + w) * (task->length1 - 1) + row) * t->cells;
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = first; j < last; ++j) to[i * t->cells + j] = gradient[i * n + j][w];
-    }
+    given_gradient(&t->in, row, rows, first, last, gradient);
   else {
     const vec *g = block_of(t, k, r0).g;
     if (t->in.ragged && !is_linear(task)) silence_behind_ends(&t->in, row, rows, first, last, gradient);
@@ -1079,8 +1080,8 @@ static void hand_on_gradient(tile *t, int64_t first_pair, int64_t k, int64_t r0,
 }
 
 /* The same for all blocks of a band of one row, whose gradient is a sum that then starts again. */
-static void hand_on_row(tile *t, int64_t first_pair, int64_t r) {
-  for (int64_t k = t->blocks - 1; k >= 0; --k) hand_on_gradient(t, first_pair, k, r, r + 1);
+static void hand_on_row(tile *t, int64_t r) {
+  for (int64_t k = t->blocks - 1; k >= 0; --k) hand_on_gradient(t, k, r, r + 1);
   if (is_whole(t, r)) fill(t->gradient, t->cells, 0);
 }
 
@@ -1091,7 +1092,7 @@ static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
     if (t->in.task->planar) {
       if (t->edges) sweep_block_again(t, k, r0, r1);
       for (int64_t r = r1 - 1; r >= r0; --r) planar_adjoint_of_block(t, first, k, r, r0);
-      hand_on_gradient(t, first, k, r0, r1);
+      hand_on_gradient(t, k, r0, r1);
       continue;
     }
     if (is_edged(t, r0) && k + 1 < t->blocks) /* the column that was the left edge of the block before */
@@ -1100,7 +1101,7 @@ static void adjoint_band(tile *t, int64_t first, int64_t r0, int64_t r1) {
       if (is_edged(t, r0)) recover_block_of_row(t, k, r, r0);
       adjoint_of_block(t, first, k, r, r0, r1);
     }
-    hand_on_gradient(t, first, k, r0, r1);
+    hand_on_gradient(t, k, r0, r1);
   }
 }
 

@@ -574,7 +574,7 @@ static int untruncated_up(untruncated *u, int64_t first, vec seed) {
       if (stopped(t)) return 1;
       load_increments(t, r, r + 1, 1);
       adjoint_row(n, first, r, rows, seed);
-      hand_on_row(t, first, r);
+      hand_on_row(t, r);
     }
   }
   t->in.gradient = 0;
