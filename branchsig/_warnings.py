@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from types import FrameType
 
 _passed_over: tuple[str, ...] = ()
+_changing = threading.Lock()
 
 
 def pass_over(file: str) -> None:
     """Take the lines of a package, whose `__file__` this is, for none that a user could change."""
     global _passed_over
-    _passed_over += (os.path.dirname(os.path.abspath(file)) + os.sep,)
+    with _changing:
+        _passed_over += (os.path.dirname(os.path.abspath(file)) + os.sep,)
 
 
 pass_over(__file__)

@@ -1,15 +1,15 @@
 """Calls with options and shapes that have been there before: they take a short way to the core, which nothing shows."""
 
+import functools
 import gc
 import itertools
 import math
-import threading
 import tracemalloc
 import weakref
 
 import numpy as np
 import pytest
-from cases import STATIC_KERNELS, forget, static_kernel, walk
+from cases import STATIC_KERNELS, at_once, forget, static_kernel, walk
 
 import branchsig
 from branchsig.operations import OPERATIONS
@@ -211,17 +211,11 @@ def test_nothing_holds_the_arrays_of_a_call(rng):
 def test_calls_in_several_threads_have_their_own_memory(rng):
     many = [random_paths(rng, SHAPES["products"]) for _ in range(8)]
     wanted = [branchsig.branched_sig_kernel(x, y, 4) for x, y in many]
-    found = [None] * len(many)
 
-    def work(k):
-        for _ in range(50):
-            found[k] = branchsig.branched_sig_kernel(*many[k], 4)
+    def work(x, y):
+        return [branchsig.branched_sig_kernel(x, y, 4) for _ in range(50)][-1]
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(many))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = at_once([functools.partial(work, x, y) for x, y in many])
     np.testing.assert_array_equal(found, wanted)
 
 

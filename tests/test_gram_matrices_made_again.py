@@ -1,14 +1,14 @@
 """Small Gram matrices with options and shapes that have been there before: a short way, which nothing shows."""
 
+import functools
 import itertools
 import math
 import pickle
-import threading
 import warnings
 
 import numpy as np
 import pytest
-from cases import forget, static_kernel, walk
+from cases import at_once, forget, static_kernel, walk
 from frameworks import framework_named
 
 import branchsig
@@ -272,17 +272,11 @@ def test_matrices_without_pairs_are_empty_in_every_call(rng):
 def test_matrices_in_several_threads_have_their_own_memory(rng):
     many = [paths_of(rng, SHAPES["products"]) for _ in range(8)]
     wanted = [branchsig.branched_sig_kernel_gram(x, y, 4) for x, y in many]
-    found = [None] * len(many)
 
-    def work(k):
-        for _ in range(50):
-            found[k] = branchsig.branched_sig_kernel_gram(*many[k], 4)
+    def work(x, y):
+        return [branchsig.branched_sig_kernel_gram(x, y, 4) for _ in range(50)][-1]
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(many))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = at_once([functools.partial(work, x, y) for x, y in many])
     np.testing.assert_array_equal(found, wanted)
 
 

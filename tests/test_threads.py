@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -138,6 +140,52 @@ def test_ctrl_c_ends_a_call_that_would_last_hours(call, n_jobs):
 
 
 @needs_core
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signals of threads on this system")
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_ctrl_c_that_wakes_another_thread_ends_a_call(n_jobs):
+    out = run(
+        f"""
+        import signal, threading
+        import numpy as np
+        import branchsig
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        rng = np.random.default_rng(0)
+        x = 0.001 * rng.standard_normal((600, 5000, 2)).cumsum(1)
+        threading.Timer(0.3, lambda: print("working", flush=True)).start()
+        threading.Thread(target=threading.Event().wait, daemon=True).start()  # which receives it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            branchsig.branched_sig_kernel_gram(x, None, 4, n_jobs={n_jobs})
+        except KeyboardInterrupt:
+            print("interrupted")
+        """,
+        interrupt=True,
+    )
+    assert out.split() == ["working", "interrupted"]
+
+
+@needs_core
+def test_no_thread_is_left_behind_where_ctrl_c_comes_as_it_starts(monkeypatch, rng):
+    x = walk(rng, 40, 200, 2)
+    start, before, started = threading.Thread.start, threading.active_count(), []
+
+    def interrupted(thread):
+        started.append(thread)
+        start(thread)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            branchsig.branched_sig_kernel_gram(x, None, 4, n_jobs=2)
+    for thread in started:
+        thread.join(60)
+    assert len(started) == 2
+    assert threading.active_count() == before
+
+
+@needs_core
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_computes_what_its_parent_computes():
     out = run(
@@ -159,3 +207,10 @@ def test_a_forked_child_computes_what_its_parent_computes():
         """
     )
     assert out.split() == ["0", "True"]
+
+
+@needs_core
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="an interpreter with a global lock")
+def test_the_core_does_not_bring_back_the_global_lock():
+    out = run("import sys, branchsig, branchsig._core; print(sys._is_gil_enabled())")
+    assert out.split() == ["False"]

@@ -7,6 +7,7 @@ that share it, so Gram matrices are walked in strips of columns as wide as a til
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import threading
@@ -125,6 +126,21 @@ def _strips(pairing: str, n1: int, n2: int, size: int, lanes: int) -> Iterator[J
 _PATIENCE = 1.0
 """Seconds that an error or an interruption waits for the calls under way, which end when they next look at `stop`."""
 
+_WATCH = 0.1
+"""Seconds after which a thread that waits looks for an interruption."""
+
+
+def _result_of(future: Future[T]) -> T:
+    """Wait for the result of a call.
+
+    A signal wakes a thread only if this very thread receives it, and is in the wait by then. Without a global lock,
+    Python tries for a while to get a lock before it waits, for tenths of a second if all processors are busy.
+    """
+    while not future.done():
+        with contextlib.suppress(TimeoutError):
+            future.exception(_WATCH)
+    return future.result()
+
 
 def run(
     calls: Iterator[Callable[[], T]], team: Team, helpers: int, stop: np.ndarray, collect: Callable[[T], None]
@@ -145,11 +161,11 @@ def run(
                 continue
             waiting.append(future)
             if len(waiting) > 2 * team.most:  # what is not collected yet takes memory
-                collect(waiting.popleft().result())
+                collect(_result_of(waiting.popleft()))
         if waiting:
             team.start(helpers)
         while waiting:
-            collect(waiting.popleft().result())
+            collect(_result_of(waiting.popleft()))
     except BaseException:
         stop[0] = 1
         for future in waiting:
@@ -212,14 +228,14 @@ class Team:
                     future.set_result(result)
                     del result
             del task, future, call  # a thread that waits keeps no results
+        self._tasks.put(None)  # for the next thread
 
     def end(self, patience: float | None) -> None:
         """Wait until all threads have done what they were given, but not longer than so many seconds. None is started
         any more."""
         with self._starting:
             self.most = 0
-        for _ in self._threads:
-            self._tasks.put(None)
+        self._tasks.put(None)
         until = math.inf if patience is None else time.monotonic() + patience
         for thread in self._threads:
             thread.join(None if patience is None else max(0.0, until - time.monotonic()))
