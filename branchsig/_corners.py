@@ -82,6 +82,12 @@ def polynomial(v: Corners, coefficients: tuple[float, ...]) -> Corners:
     return result
 
 
+def _opposite(q: Array, r: Array, start: Array, end: Array) -> Array:
+    """Return end − start as q + r or, where these cancel, since another corner is so far off, from the values."""
+    xp = namespace_of(r)
+    return xp.where(xp.abs(q) + xp.abs(r) > xp.abs(start) + xp.abs(end), end - start, q + r)
+
+
 def from_extreme(v: Corners, *, largest: bool) -> tuple[Corners, Array]:
     """Rename the corners so that v00 is the smallest or largest value of the cell; also return the resulting sign of r.
 
@@ -106,7 +112,7 @@ def from_extreme(v: Corners, *, largest: bool) -> tuple[Corners, Array]:
         either(v.v11, v.v01),
         either(v.v01, v.v11),
         either(-v.p, v.p),
-        either(v.q + v.r, v.q),
+        either(_opposite(v.q, v.r, v.v10, v.v11), v.q),
         either(-v.r, v.r),
     )
     sign = either(-sign, sign)
@@ -116,7 +122,7 @@ def from_extreme(v: Corners, *, largest: bool) -> tuple[Corners, Array]:
         either(v.v11, v.v10),
         either(v.v00, v.v01),
         either(v.v10, v.v11),
-        either(v.p + v.r, v.p),
+        either(_opposite(v.p, v.r, v.v01, v.v11), v.p),
         either(-v.q, v.q),
         either(-v.r, v.r),
     )

@@ -69,9 +69,9 @@ def test_the_gradient_of_one_pair_agrees_with_the_reference(case, kernel, rng):
     problem = Problem(x, y, "paired", kernel, depth, dyadic_order)
     wanted = gradients_of(RememberedReference(), problem, np.array([0.7]), wrt_log=False, left=True, right=True)
     found = gradients(x, y, np.array([0.7]), depth, dyadic_order, static_kernel=kernel)
-    for found, gradient in zip(found, wanted, strict=True):
+    for each, gradient in zip(found, wanted, strict=True):
         tolerance = 1e-13 * (length1 * 2 ** dyadic_order[0] + length2 * 2 ** dyadic_order[1])
-        np.testing.assert_allclose(found, gradient, rtol=0, atol=tolerance * np.abs(gradient).max())
+        np.testing.assert_allclose(each, gradient, rtol=0, atol=tolerance * np.abs(gradient).max())
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

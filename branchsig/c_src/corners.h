@@ -45,6 +45,11 @@ BS_INLINE corners polynomial_of(corners v, int degree, const double *c) {
   return result;
 }
 
+/* The difference `to - from` of two values: q + r, or where these cancel, since another corner is so far off, that of the values. */
+BS_INLINE vec opposite(vec q, vec r, vec from, vec to) {
+  return choose(absolute(q) + absolute(r) > absolute(from) + absolute(to), to - from, q + r);
+}
+
 /* The same corners, renamed so that v00 is the smallest or largest of them: relative differences are taken from where the static
    kernel is largest. Returns the sign that r takes on. */
 BS_INLINE vec from_extreme(int largest, corners *v) {
@@ -52,11 +57,11 @@ BS_INLINE vec from_extreme(int largest, corners *v) {
   ivec swap = largest ? maximum(v->v10, v->v11) > maximum(v->v00, v->v01) : minimum(v->v10, v->v11) < minimum(v->v00, v->v01);
   corners a = *v;
   a = (corners){choose(swap, a.v10, a.v00), choose(swap, a.v00, a.v10), choose(swap, a.v11, a.v01), choose(swap, a.v01, a.v11),
-                choose(swap, -a.p, a.p), choose(swap, a.q + a.r, a.q), choose(swap, -a.r, a.r)};
+                choose(swap, -a.p, a.p), choose(swap, opposite(a.q, a.r, a.v10, a.v11), a.q), choose(swap, -a.r, a.r)};
   sign = choose(swap, -sign, sign);
   swap = largest ? a.v01 > a.v00 : a.v01 < a.v00;
   *v = (corners){choose(swap, a.v01, a.v00), choose(swap, a.v11, a.v10), choose(swap, a.v00, a.v01), choose(swap, a.v10, a.v11),
-                 choose(swap, a.p + a.r, a.p), choose(swap, -a.q, a.q), choose(swap, -a.r, a.r)};
+                 choose(swap, opposite(a.p, a.r, a.v01, a.v11), a.p), choose(swap, -a.q, a.q), choose(swap, -a.r, a.r)};
   return choose(swap, -sign, sign);
 }
 

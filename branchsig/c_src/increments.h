@@ -567,10 +567,12 @@ BS_INLINE void row_by_steps_of(increments *in, int changing, const vec *x, const
         const vec over_x = in_units(by, dx), over_y = in_units(by, dy), most = splat(by.most);
         /* Differences that are cut off at `most` are no longer those of the steps. */
         const ivec cut = (absolute(u00) >= most) | (absolute(u10) >= most) | (absolute(u01) >= most) | (absolute(u11) >= most);
-        const vec p = u10 * u10 - u00 * u00, q = u01 * u01 - u00 * u00, r = (u11 * u11 - u10 * u10) - q;
+        const vec p = rounded((u10 - u00) * (u10 + u00)), other_p = rounded((u11 - u01) * (u11 + u01));
+        const vec q = rounded((u01 - u00) * (u01 + u00)), other_q = rounded((u11 - u10) * (u11 + u10));
+        const ivec by_y = absolute(p) > absolute(q); /* the way that does not cross to what is far: where a row is, along the columns */
         b.p += choose(cut, p, over_x * (u10 + u00));
         b.q += choose(cut, q, -over_y * (u01 + u00));
-        b.r += choose(cut, r, -2.0 * over_x * over_y);
+        b.r += choose(cut, choose(by_y, other_q - q, other_p - p), -2.0 * over_x * over_y);
       } else {
         b.p += dx * y[k];
         b.q += x[k] * dy;

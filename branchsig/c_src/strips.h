@@ -118,7 +118,7 @@ static int64_t groups_of(const bs_task *task) {
 }
 
 /* Gradients as sums in the order of a tile, of increments that are products: products are taken of the whole pair, before the strips and after
-   them. Everything is for W lanes, of which one is used, and what is not used of memory is none. */
+   them. There is room for W lanes, of which one is used: pages of memory that nobody touches cost nothing. */
 static int64_t lay_out_sheet(strips *s, const bs_task *task, char *base) {
   tile *t = &s->pair;
   int64_t used = 0;

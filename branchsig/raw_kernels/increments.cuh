@@ -356,7 +356,7 @@ struct Increments {
   // Clipped differences no longer follow from the steps.
   __device__ __forceinline__ void add_squares(OverCell<work>& b, const work (&x)[2], const work (&y)[2]) const {
     const work down = apart(problem, x[1], x[0]), along = apart(problem, y[1], y[0]), most = work(problem.parameter[3]);
-    work u[2][2], square[2][2];
+    work u[2][2], square[2][2], over_x[2], over_y[2];
     bool cut[2][2];
 #pragma unroll
     for (int p = 0; p < 2; ++p)
@@ -368,10 +368,14 @@ struct Increments {
       }
 #pragma unroll
     for (int p = 0; p < 2; ++p) {
-      b.down[p] += cut[0][p] || cut[1][p] ? square[1][p] - square[0][p] : down * (u[0][p] + u[1][p]);
-      b.along[p] += cut[p][0] || cut[p][1] ? square[p][1] - square[p][0] : -along * (u[p][0] + u[p][1]);
+      over_x[p] = square[1][p] - square[0][p];
+      over_y[p] = square[p][1] - square[p][0];
+      b.down[p] += cut[0][p] || cut[1][p] ? over_x[p] : down * (u[0][p] + u[1][p]);
+      b.along[p] += cut[p][0] || cut[p][1] ? over_y[p] : -along * (u[p][0] + u[p][1]);
     }
-    b.both += cut[0][0] || cut[0][1] || cut[1][0] || cut[1][1] ? (square[1][1] - square[0][1]) - (square[1][0] - square[0][0])
+    // By the way that does not cross to what is far: where a row is, along the columns.
+    const bool by_y = fabs(over_x[0]) > fabs(over_y[0]);
+    b.both += cut[0][0] || cut[0][1] || cut[1][0] || cut[1][1] ? (by_y ? over_y[1] - over_y[0] : over_x[1] - over_x[0])
                                                               : work(-2) * down * along;
   }
 

@@ -58,16 +58,22 @@ __device__ inline Corners<work> plus(Corners<work> f, work c) {
   return f;
 }
 
+// The difference `to - from` of two values: q + r, or where these cancel, since another corner is so far off, that of the values
+template <typename work>
+__device__ inline work opposite(work q, work r, work from, work to) {
+  return fabs(q) + fabs(r) > fabs(from) + fabs(to) ? to - from : q + r;
+}
+
 // Renames the corners so that v00 is the smallest or largest of them; returns the resulting sign of r.
 template <typename work>
 __device__ inline work from_extreme(bool largest, Corners<work>& v) {
   work sign = work(1);
   if (largest ? max(v.v10, v.v11) > max(v.v00, v.v01) : min(v.v10, v.v11) < min(v.v00, v.v01)) {
-    v = {v.v10, v.v00, v.v11, v.v01, -v.p, v.q + v.r, -v.r};
+    v = {v.v10, v.v00, v.v11, v.v01, -v.p, opposite(v.q, v.r, v.v10, v.v11), -v.r};
     sign = -sign;
   }
   if (largest ? v.v01 > v.v00 : v.v01 < v.v00) {
-    v = {v.v01, v.v11, v.v00, v.v10, v.p + v.r, -v.q, -v.r};
+    v = {v.v01, v.v11, v.v00, v.v10, opposite(v.p, v.r, v.v01, v.v11), -v.q, -v.r};
     sign = -sign;
   }
   return sign;

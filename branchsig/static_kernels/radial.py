@@ -102,7 +102,10 @@ class RadialKernel(Parameters):
             p = p + xp.where(along_x, over_x, dx[:, :, None, channel] * (u[:, 1:, :] + u[:, :-1, :]))
             q = q + xp.where(along_y, over_y, -dy[:, None, :, channel] * (u[:, :, 1:] + u[:, :, :-1]))
             steps = -2 * dx[:, :, None, channel] * dy[:, None, :, channel]
-            r = r + xp.where(along_x[:, :, 1:] | along_x[:, :, :-1], difference(over_x, -1), steps)
+            # By the way that does not cross to what is far: where a row is, along the columns.
+            by_y = xp.abs(over_x[:, :, :-1]) > xp.abs(over_y[:, :-1, :])
+            over_both = xp.where(by_y, difference(over_y, -2), difference(over_x, -1))
+            r = r + xp.where(along_x[:, :, 1:] | along_x[:, :, :-1], over_both, steps)
         ctx.save_for_backward(apart, squares, unit, sigma, p, q, r)
         t, sign = corners.from_extreme(corners.at_corners(squares, p, q, r), largest=False)
         return sign * self._increments(xp, t, sigma)

@@ -119,6 +119,20 @@ def test_nearly_equal_points_have_the_gradient_of_the_matern_kernel(backend):
         assert relative_to_path(found, exact_gradient(kappa, x[0], y[0], 1)[None]) < 1e-9
 
 
+@pytest.mark.parametrize("name", ["rbf", "matern32"])
+@pytest.mark.parametrize("far", [1e16, 1e130])
+@pytest.mark.parametrize("side", ["first", "second"])
+def test_a_point_where_a_radial_kernel_vanishes_takes_no_digits(backend, name, far, side, rng):
+    kernel, kappa = wide(name, 1.0)
+    x, y = 0.3 * rng.standard_normal((1, 6, 2)), 0.003 * rng.standard_normal((1, 5, 2))
+    (x if side == "first" else y)[0, 3, 0] = far
+    scalars = oracles.mpmath_scalars(320)
+    g = oracles.increments(kappa, oracles.points(x[0], scalars), oracles.points(y[0], scalars), scalars)
+    exact = float(oracles.log_levels(g, 2, (0, 0), scalars)[-1][-1][-1])
+    found = backend.solve(problem(x, y, 2, static_kernel=kernel), "end", log=True)[0]
+    assert abs(float(found) / exact - 1) < 1e-11
+
+
 @pytest.mark.parametrize("degree", [0.0, 1.0, 2.0, 65.0, 66.0, 101.0])
 def test_polynomial_kernels_of_whole_degrees_take_negative_bases(backend, degree, rng):
     x = np.array([[[-1.0], [0.3], [0.9]]])
