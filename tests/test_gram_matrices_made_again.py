@@ -163,6 +163,17 @@ def test_values_that_overflow_are_warned_of_in_every_call_in_either_dtype():
             branchsig.branched_sig_kernel_gram(10 * x, None, 1)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_derivatives_whose_sum_overflows_are_not_warned_of_in_any_call(dtype, rng):
+    x = walk(rng, 4, 5, 2, dtype=dtype)
+    derivs = np.full((4, 4), 0.9 * np.finfo(dtype).max)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, *later = (branchsig.branched_sig_kernel_gram_backprop(derivs, x, None, 3)[0] for _ in range(4))
+    for one in later:
+        np.testing.assert_array_equal(one, first)
+
+
 def test_a_pair_without_a_finite_value_and_with_derivative_zero_contributes_nothing(rng):
     x, y = paths_of(rng, ((11, 6, 2), (3, 6, 2)))
     huge, derivs = x.copy(), np.ones((11, 3))

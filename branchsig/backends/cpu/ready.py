@@ -152,7 +152,9 @@ class Ready:
         # The gradient with respect to the second argument is that to the first for exchanged derivatives.
         square = np.asarray(derivs).reshape(self._known.paths1, self._known.paths1)
         if self._total:
-            return self._solved(paths, square + square.T, path1, None)
+            with np.errstate(all="ignore"):
+                total = square + square.T
+            return self._solved(paths, total, path1, None)
         found: list[np.ndarray | None] = []
         for asked, weights in ((left, square), (right, square.T)):
             one = self._solved(paths, np.ascontiguousarray(weights), path1, None) if asked else (None,)
