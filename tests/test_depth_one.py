@@ -97,3 +97,40 @@ def test_points_whose_sum_overflows_give_the_value_of_their_ends(rng):
     np.testing.assert_allclose(
         branchsig.branched_sig_kernel(x, y, 1, static_kernel=branchsig.RBFKernel(0.9)), wanted, rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("name", ["linear", "polynomial", "rbf", "matern12"])
+def test_a_path_that_is_not_finite_changes_no_bit_of_other_pairs(name, ragged, rng):
+    kernel, _ = static_kernel(name)
+    x, y = walk(rng, 7, 40, 15, size=0.3), walk(rng, 7, 65, 15, size=0.3)
+    lengths = np.array([40, 2, 40, 17, 40, 30, 40]) if ragged else None
+    for spoilt in (np.nan, np.inf, 1e308):
+        other = x.copy()
+        other[6, 3:5, 2] = spoilt
+        for pairing in ("paired", "gram"):
+            wanted, found = (
+                [
+                    CpuBackend().solve(arguments, "end"),
+                    *CpuBackend().adjoint(
+                        arguments, "end", np.ones((7,) if pairing == "paired" else (7, 7)), Wrt(True, False)
+                    )[:1],
+                ]
+                for arguments in (
+                    problem(paths, y, 1, (0, 0), pairing, kernel, lengths1=lengths, lengths2=None)
+                    for paths in (x, other)
+                )
+            )
+            for one, its in zip(found, wanted, strict=True):
+                np.testing.assert_array_equal(one[:6], its[:6])
+
+
+def test_infinities_in_between_show_unless_the_static_kernel_is_zero_there(rng):
+    x, y = walk(rng, 2, 6, 2), walk(rng, 2, 6, 2)
+    for name in ("rbf", "linear"):
+        kernel, _ = static_kernel(name)
+        wanted = CpuBackend().solve(problem(x, y, 1, static_kernel=kernel), "end")
+        spoilt = x.copy()
+        spoilt[1, 3, 0] = np.inf
+        found = CpuBackend().solve(problem(spoilt, y, 1, static_kernel=kernel), "end")
+        np.testing.assert_array_equal(found, wanted if name == "rbf" else [wanted[0], np.nan])

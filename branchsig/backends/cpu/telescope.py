@@ -18,7 +18,7 @@ import numpy as np
 
 from branchsig.backends.base import Gradients, Problem, Want
 from branchsig.quadrature import TRAPEZOID
-from branchsig.static_kernels import is_built_in
+from branchsig.static_kernels import BOUNDED, is_built_in
 
 __all__ = ["PLAIN", "most_of", "of_ends", "telescopes", "to_whole_paths"]
 
@@ -32,7 +32,7 @@ def most_of(dtype: np.dtype[Any]) -> float:
 
 
 def telescopes(problem: Problem, want: Want) -> bool:
-    """Tell whether a problem of finite paths is that of their end points, and a larger one.
+    """Tell whether a problem is that of its end points, and a larger one.
 
     A static kernel of the user's own need not be a second difference.
     """
@@ -45,16 +45,16 @@ def telescopes(problem: Problem, want: Want) -> bool:
 def of_ends(problem: Problem, want: Want) -> Problem | None:
     """Return the problem of the end points, or None where that is another one, or no smaller.
 
-    A path that is not finite somewhere must show in its kernels.
+    A path with a point that must show in its kernels has ends that are NaN: with a NaN, or an infinity unless the
+    static kernel is 0 there.
     """
     if not telescopes(problem, want):
         return None
     x, y = problem.path1, problem.path2
     lengths1, lengths2 = problem.lengths1, problem.lengths2
-    ends1 = _ends(x, lengths1)
-    ends2 = ends1 if problem.itself else _ends(y, lengths2)
-    if ends1 is None or ends2 is None:
-        return None
+    vanishes = type(problem.static_kernel) in BOUNDED
+    ends1 = _ends(x, lengths1, vanishes)
+    ends2 = ends1 if problem.itself else _ends(y, lengths2, vanishes)
     valid1 = None if lengths1 is None else np.minimum(lengths1, 2)
     valid2 = valid1 if lengths2 is lengths1 else None if lengths2 is None else np.minimum(lengths2, 2)
     return dataclasses.replace(
@@ -67,16 +67,23 @@ def of_ends(problem: Problem, want: Want) -> Problem | None:
     )
 
 
-def _ends(path: np.ndarray, lengths: np.ndarray | None) -> np.ndarray | None:
-    """The first and the last point of every path, or None where some point is not finite, or nearly infinite."""
+def _ends(path: np.ndarray, lengths: np.ndarray | None, vanishes: bool) -> np.ndarray:
+    """The first and the last point of every path, NaN where a point that is not finite must show; `vanishes`: where the
+    static kernel is 0 at infinity, infinities need not."""
     if lengths is None:
-        with np.errstate(over="ignore", invalid="ignore"):  # finite values whose sum is not are swept
-            finite = math.isfinite(np.add.reduce(path, axis=None))
-        return np.ascontiguousarray(path[:, :: path.shape[1] - 1]) if finite else None
-    behind = np.arange(path.shape[1]) >= lengths[:, None]
-    if not np.all(np.isfinite(path) | behind[:, :, None]):
-        return None
-    return np.stack((path[:, 0], path[np.arange(len(path)), lengths - 1]), axis=1)
+        ends = np.ascontiguousarray(path[:, :: path.shape[1] - 1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(np.add.reduce(path, axis=None)):
+                return ends
+    else:
+        ends = np.stack((path[:, 0], path[np.arange(len(path)), lengths - 1]), axis=1)
+    shows = np.isnan(path) if vanishes else ~np.isfinite(path)
+    if lengths is not None:
+        shows &= (np.arange(path.shape[1]) < lengths[:, None])[:, :, None]
+    bad = np.any(shows, axis=(1, 2))
+    if np.any(bad):
+        ends = np.where(bad[:, None, None], np.asarray(np.nan, dtype=path.dtype), ends)
+    return ends
 
 
 def to_whole_paths(found: Gradients, problem: Problem) -> Gradients:
