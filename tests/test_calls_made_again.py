@@ -155,9 +155,12 @@ def test_a_pair_without_a_finite_value_and_with_derivative_zero_contributes_noth
 
 
 @pytest.mark.usefixtures("core")
-def test_arrays_in_another_order_of_memory_or_bytes_have_the_same_values(rng):
+@pytest.mark.parametrize("depth", [1, 3])
+def test_arrays_in_another_order_of_memory_or_bytes_have_the_same_values(depth, rng):
     x, y = random_paths(rng, SHAPES["more than a tile"])
-    wanted = branchsig.branched_sig_kernel(x, y, 3)
+    wanted = branchsig.branched_sig_kernel(x, y, depth)
+    for _ in range(2):
+        branchsig.branched_sig_kernel_backprop(np.ones(11), x, y, depth)
     wide = np.zeros((*x.shape, 2))
     wide[..., 0] = x
     unaligned = np.frombuffer(b"x" + x.tobytes(), dtype=np.uint8)[1:].view(np.float64).reshape(x.shape)
@@ -168,10 +171,10 @@ def test_arrays_in_another_order_of_memory_or_bytes_have_the_same_values(rng):
         unaligned,
         x.view(type("Own", (np.ndarray,), {})),
     ):
-        np.testing.assert_array_equal(branchsig.branched_sig_kernel(other, y, 3), wanted)
+        np.testing.assert_array_equal(branchsig.branched_sig_kernel(other, y, depth), wanted)
         np.testing.assert_array_equal(
-            branchsig.branched_sig_kernel_backprop(np.ones(11), other, y, 3)[0],
-            branchsig.branched_sig_kernel_backprop(np.ones(11), x, y, 3)[0],
+            branchsig.branched_sig_kernel_backprop(np.ones(11), other, y, depth)[0],
+            branchsig.branched_sig_kernel_backprop(np.ones(11), x, y, depth)[0],
         )
 
 

@@ -107,6 +107,7 @@ int64_t bs_workspace(const bs_task *task, int32_t backward) { return table()->wo
 int64_t bs_forward(const bs_task *task) { return table()->forward(task); }
 int64_t bs_backward(const bs_task *task) { return table()->backward(task); }
 int32_t bs_ends(const double *paths, int64_t n, int64_t length, int64_t dimension, double most, double *ends) {
+  if ((uintptr_t)paths % sizeof(double)) return 0;
   return table()->ends(paths, n, length, dimension, most, ends);
 }
 int32_t bs_within(const double *values, int64_t n, double most) { return table()->within(values, n, most); }

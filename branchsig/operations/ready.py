@@ -146,7 +146,7 @@ def make_ready(name: str, job: Job, path1: Any, path2: Any) -> None:
         return
     with _changing:
         found = _kept.get(key)
-        if found is not None and found[2] is backend:
+        if found is not None and found[2] is backend and (found[3] is None or found[3].is_current()):
             return
         if _met.pop(key, None) is None:
             if len(_met) >= _MOST:

@@ -61,6 +61,7 @@ class Ready:
         self._most = telescope.most_of(problem.path1.dtype)
         self._plan = sweep.plan
         self._rest = 0
+        self._lanes = lib.bs_lanes()
         known = self._known = ffi.new(KNOWN)
         known.paths1, known.paths2, known.most = problem.path1.shape[0], problem.path2.shape[0], self._largest
         known.task = sweep.plan.template
@@ -78,6 +79,10 @@ class Ready:
                 known.place, known.mirror = self._address(place), self._address(mirror)
             elif np.any(place != np.arange(sweep.count)):
                 known.place = self._address(place)
+
+    def is_current(self) -> bool:
+        """Tell whether the instruction set in use cuts the pairs into the tiles that this was made for."""
+        return bool(lib.bs_lanes() == self._lanes)
 
     def _address(self, index: np.ndarray) -> ffi.CData:
         self._indices.append(ffi.from_buffer(INDICES, index))
@@ -192,6 +197,8 @@ class Ready:
         rest = self._rest
         if rest > 0:
             self._rest = rest - 1
+            return None
+        if not self.is_current():
             return None
         same = path2 is None or path2 is path1
         if self._in_place:
