@@ -3,8 +3,8 @@
 #
 # One would guess that a wheel tagged musllinux_1_2 loads wherever musl is of version 1.2, as Debian 12's musl 1.2.3 is. But
 # the libgcc_s and libstdc++ in the wheel have their relocations in the packed form DT_RELR, which musl reads from 1.2.4 on.
-# With musl 1.2.3 pip installs the wheel, and a Python built with that musl ends with a segmentation fault when it imports
-# NumPy. The same Python with musl 1.2.6 imports it.
+# With musl 1.2.3 pip installs the wheel, and a Python built with that musl cannot import NumPy. The same Python with musl
+# 1.2.6 can.
 # The script only reads the headers of the libraries. Nothing is loaded.
 # Run: bash findings/numpy_musl_wheel_that_needs_a_later_musl.sh   Exit status 0: the behaviour is as described.
 set -euo pipefail
