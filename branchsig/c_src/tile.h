@@ -9,10 +9,11 @@
 
 enum { PAGE = 4096 };
 
-/* For the backward pass all rows of K are kept where they fit into so many bytes, or alone, with no increments beside them, into more. Otherwise they are recovered: block by block from their
-   edges, of which so many bytes are kept, and the rows above those band by band. Increments and slopes that take longer to make than
-   to fetch are remembered where they fit. Over ordered forests, of which no row is recovered from the one below, edges and the first rows
-   of bands are kept, of a segment of rows at a time, which the way up sweeps downwards again from its first row. */
+/* For the backward pass all rows of K are kept where they fit into so many bytes, or into more where no increments are kept beside them.
+   Otherwise they are recovered: block by block from their edges, of which so many bytes are kept, and the rows above those band by band.
+   Increments and slopes that take longer to make than to fetch are remembered where they fit. Over ordered forests, of which no row is
+   recovered from the one below, edges and the first rows of bands are kept, of a segment of rows at a time, which the way up sweeps
+   downwards again from its first row. */
 enum { KEPT_BYTES = 6 << 20, KEPT_ALONE_BYTES = 10 << 20, EDGE_BYTES = 16 << 20, REMEMBERED_BYTES = 10 << 20 };
 
 /* E (in a tile, of the row of sub-cells above) and K on the left edge of a block */
